@@ -1,0 +1,26 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check
+
+# Searches sharing plans for MiniLM on BBC News and writes runs/bbc-news/report.html.
+demo: $(INSTALLED)
+	$(BIN)/python examples/bbc-news/prepare.py
+	$(BIN)/sharetune search examples/bbc-news/study.yaml
+
+# The default suite, `make check` included. `make test MARK=slow` runs the slow tests.
+test: $(INSTALLED)
+	$(if $(MARK),,$(MAKE) check)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(MARK),-m $(MARK))
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev]'
+	touch $@

@@ -1,0 +1,57 @@
+"""What a run folder holds, and the names under which the Optuna storage keeps it.
+
+`search` writes by these names and `results` reads by them; nothing else is stored anywhere.
+
+A run folder: ``study.db`` (the storage, SQLite), ``study.yaml`` (the study file as given),
+``trials/<number>/model`` (weights of the trials on the front), ``report.html``.
+
+Attributes of the study
+    config          the validated study file, as plain data
+    objectives      list of objective names, in the order of the trials' values
+    model           {"name", "stacks": {stack: layers}, "labels": [...]}
+    reference       {objective: value}: the fixed reference point of the hypervolume
+    circumstances   {"versions": {...}, "commit", "dirty", "device", "threads", "host", "started"}
+    latency:<n>     latency of trial n, measured after the search: {"forms": {"stored": L,
+                    "materialised": L}, "unshared_ms", "batch_size", "max_length", "rounds",
+                    "device", "threads"} with L = {"median_ms", "low_ms", "high_ms", "ratio",
+                    "ratio_low", "ratio_high"} (95 % bootstrap intervals; ratio to unshared)
+
+Attributes of a trial
+    candidate       plan, compression and recipe, as `Candidate.written` gives them
+    anchor          the anchor's name, for anchors only
+    facts           known before training: {"parameters", "stack_parameters", "flops", "bytes",
+                    "effective_ratio"}
+    metrics         measured: {"accuracy", "macro_f1", "eval_loss", ...}
+    per_class       {label: {"precision", "recall", "f1", "support"}}
+    confusion       rows are true labels, columns predicted ones
+    curve           [[step, training loss], ...]
+    started         true once a worker was asked for; only such trials count in the budget
+    seconds         {"train", "evaluate", "total"}
+    circumstances   {"seed", "steps", "device", "threads", "host", "pid"}
+    same_as         number of the equal trial whose values were told again
+    reason          why a PRUNED trial was not completed: over budget, NaN, out of memory
+    error           {"kind", "message", "traceback"} of a FAILED or PRUNED trial
+
+States: COMPLETE has true values; PRUNED is the candidate's own fault; FAIL is a fault of the
+machinery (an interrupted trial has ``reason: interrupted`` and was put back in the queue).
+"""
+
+STORAGE = "study.db"
+CONFIG = "config"
+OBJECTIVES = "objectives"
+MODEL = "model"
+REFERENCE = "reference"
+CIRCUMSTANCES = "circumstances"
+LATENCY = "latency:"
+CANDIDATE = "candidate"
+ANCHOR = "anchor"
+FACTS = "facts"
+METRICS = "metrics"
+PER_CLASS = "per_class"
+CONFUSION = "confusion"
+CURVE = "curve"
+STARTED = "started"
+SECONDS = "seconds"
+SAME_AS = "same_as"
+REASON = "reason"
+ERROR = "error"

@@ -1,0 +1,288 @@
+"""A study as a table: one row a trial, read from the run folder's Optuna storage.
+
+Reading never changes the storage and may happen at any time, also while a search writes it.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from sqlalchemy.exc import SQLAlchemyError
+
+from results import record
+from spaces.errors import RunError
+from spaces.objectives import OBJECTIVES, Objective
+from spaces.plan import SharingPlan
+
+BUSY_TIMEOUT_S = 30.0
+NUMBERS = (
+    *(name for name in OBJECTIVES if name != "latency_ms"),
+    "effective_ratio",
+    *(
+        f"{form}latency_{number}"
+        for form in ("", "materialised_")
+        for number in ("ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
+    ),
+    "latency_unshared_ms",
+    "train_s",
+    "evaluate_s",
+    "total_s",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRecord:
+    """All that a run folder says about its study.
+
+    `frame` has one row a trial, see :func:`load`. `reference` gives the hypervolume's fixed
+    reference point by objective; it is empty where the study states none.
+    """
+
+    path: Path
+    name: str
+    objectives: tuple[Objective, ...]
+    reference: dict[str, float]
+    model: dict[str, Any]
+    circumstances: dict[str, Any]
+    config: dict[str, Any]
+    frame: pd.DataFrame
+
+    @property
+    def quality(self) -> Objective:
+        """The first objective that is maximised, or the first of all."""
+        return next((o for o in self.objectives if o.direction == "maximize"), self.objectives[0])
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the reference point has a place in every objective."""
+        return {objective.name for objective in self.objectives} <= set(self.reference)
+
+
+def load(run: Path | str) -> pd.DataFrame:
+    """The trials of a run folder, one row each, in order of their numbers.
+
+    Columns that are missing for a trial hold NaN, NaT or None:
+
+    - ``number``, ``state``, ``anchor``, ``plan`` (short text), ``same_as``, ``reason``,
+      ``error_kind``, ``error_message``, ``error_traceback``, ``values``
+    - every fact and metric by its name: ``accuracy`` (0..1), ``parameters``, ``bytes``, ...,
+      ``effective_ratio`` (0..1)
+    - ``latency_ms`` as stored, ``latency_low_ms`` and ``latency_high_ms`` (95 % interval),
+      ``latency_ratio`` (to unshared), ``latency_ratio_low``, ``latency_ratio_high``, and the
+      same six materialised, as ``materialised_latency_ms``, ...
+    - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
+    - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
+    - ``recipe.<key>``, and as plain data ``candidate``, ``per_class``, ``confusion``, ``curve``
+      and ``circumstances``
+
+    Raises:
+        RunError: if `run` holds no study, or one that cannot be read.
+    """
+    return read_study(run).frame
+
+
+def read_study(run: Path | str) -> StudyRecord:
+    """The study of a run folder.
+
+    Raises:
+        RunError: if `run` holds no study, or one that cannot be read.
+    """
+    run = Path(run)
+    with _opened(run / record.STORAGE) as study:
+        return _read(run, study)
+
+
+def _read(run: Path, study: optuna.Study) -> StudyRecord:
+    attributes = study.user_attrs
+    objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions)
+    trials = study.get_trials(deepcopy=False)
+    rows = [_row(trial, attributes, objectives) for trial in trials]
+    return StudyRecord(
+        path=run,
+        name=study.study_name,
+        objectives=objectives,
+        reference=_mapping(attributes, record.REFERENCE),
+        model=_mapping(attributes, record.MODEL),
+        circumstances=_mapping(attributes, record.CIRCUMSTANCES),
+        config=_mapping(attributes, record.CONFIG),
+        frame=_frame(rows, objectives),
+    )
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each as a dict by column."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+@contextmanager
+def _opened(storage: Path) -> Iterator[optuna.Study]:
+    if not storage.is_file():
+        raise RunError(
+            f"a run folder holds {record.STORAGE}, but there is no {storage}",
+            "give the folder that `sharetune search` wrote, such as runs/NAME",
+        )
+    try:
+        database = RDBStorage(
+            "sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(storage)}
+        )
+        try:
+            yield optuna.load_study(study_name=_only_name(database), storage=database)
+        finally:
+            database.remove_session()
+            database.engine.dispose()
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
+        raise RunError(f"{storage} cannot be read: {_first_line(error)}", _RETRY) from error
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise RunError(f"{storage} is not the storage of one study: {error}", _RETRY) from error
+
+
+def _only_name(database: RDBStorage) -> str:
+    names: list[str] = [study.study_name for study in database.get_all_studies()]
+    if len(names) != 1:
+        raise ValueError(f"it holds {len(names)} studies")
+    return names[0]
+
+
+_RETRY = "a file that a search is writing can be read again in a moment; else it is damaged"
+
+
+def _connect(storage: Path) -> sqlite3.Connection:
+    """A connection that may roll back what a killed writer left, and changes nothing else."""
+    connection = sqlite3.connect(
+        f"{storage.resolve().as_uri()}?mode=rw",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return str(getattr(cause, "orig", None) or cause).split("\n")[0]
+
+
+def _mapping(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = attributes.get(key)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _objectives(
+    names: Sequence[str] | None, directions: Sequence[StudyDirection]
+) -> tuple[Objective, ...]:
+    """The study's objectives; what the registry does not know goes by its own name."""
+    names = names or [f"value_{i}" for i in range(len(directions))]
+    return tuple(
+        OBJECTIVES[name]
+        if name in OBJECTIVES
+        else Objective(name, name.replace("_", " "), _direction(direction))
+        for name, direction in zip(names, directions, strict=False)
+    )
+
+
+def _direction(direction: StudyDirection) -> Any:
+    return "maximize" if direction == StudyDirection.MAXIMIZE else "minimize"
+
+
+def _row(
+    trial: FrozenTrial, study: Mapping[str, Any], objectives: Sequence[Objective]
+) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    names = [objective.name for objective in objectives]
+    values = dict(zip(names, trial.values or (), strict=False))
+    return {
+        **values,
+        **_mapping(attributes, record.FACTS),
+        **_mapping(attributes, record.METRICS),
+        **_latency(study.get(f"{record.LATENCY}{trial.number}") or {}),
+        **{f"{key}_s": value for key, value in _mapping(attributes, record.SECONDS).items()},
+        **_outcome(trial),
+        **_candidate(_mapping(attributes, record.CANDIDATE)),
+        **{key: attributes.get(key) for key in (record.PER_CLASS, record.CONFUSION, record.CURVE)},
+        record.CIRCUMSTANCES: attributes.get(record.CIRCUMSTANCES),
+    }
+
+
+def _outcome(trial: FrozenTrial) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    error = _mapping(attributes, record.ERROR)
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "anchor": attributes.get(record.ANCHOR),
+        "same_as": attributes.get(record.SAME_AS),
+        "reason": attributes.get(record.REASON),
+        "error_kind": error.get("kind"),
+        "error_message": error.get("message"),
+        "error_traceback": error.get("traceback"),
+        "values": tuple(trial.values) if trial.values else None,
+        "started": trial.datetime_start,
+        "completed": trial.datetime_complete,
+    }
+
+
+def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
+    forms = measured.get("forms") or {}
+    numbers = {
+        f"{prefix}latency_{key.removeprefix('median_')}": value
+        for form, prefix in (("stored", ""), ("materialised", "materialised_"))
+        for key, value in (forms.get(form) or {}).items()
+    }
+    conditions = {key: measured[key] for key in measured if key not in ("forms", "unshared_ms")}
+    return {
+        **numbers,
+        "latency_unshared_ms": measured.get("unshared_ms"),
+        "latency_conditions": conditions or None,
+    }
+
+
+def _candidate(candidate: dict[str, Any]) -> dict[str, Any]:
+    recipe = _mapping(candidate, "recipe")
+    return {
+        "candidate": candidate or None,
+        "plan": _plan_text(candidate["plan"]) if "plan" in candidate else None,
+        **{f"recipe.{key}": value for key, value in recipe.items()},
+    }
+
+
+def _plan_text(plan: Any) -> str:
+    """The plan in one line; a plan that this version cannot read is shown as stored."""
+    try:
+        return str(SharingPlan.model_validate(plan))
+    except ValueError:
+        return json.dumps(plan)
+
+
+def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.DataFrame:
+    numbers = dict.fromkeys([*(objective.name for objective in objectives), *NUMBERS])
+    keys = dict.fromkeys(key for row in rows for key in row)
+    columns = [*dict.fromkeys([*_TEXTS, *numbers, *_DATA, *keys])]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    for name in numbers:
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+    for name in ("started", "completed"):
+        frame[name] = pd.to_datetime(frame[name])
+    frame["number"] = frame["number"].astype("int64")
+    frame["same_as"] = frame["same_as"].astype("Int64")
+    return frame
+
+
+_TEXTS = (
+    *("number", "state", "anchor", "plan", "same_as", "reason"),
+    *("error_kind", "error_message", "error_traceback"),
+)
+_DATA = (
+    *("started", "completed", "values", "candidate", "latency_conditions"),
+    *(record.PER_CLASS, record.CONFUSION, record.CURVE, record.CIRCUMSTANCES),
+)

@@ -1,0 +1,281 @@
+"""What a study found, in sentences and in a few large numbers, made from its numbers alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import pandas as pd
+
+from results.front import (
+    UNSHARED,
+    comparable,
+    hypervolume,
+    pareto_front,
+    smallest_within,
+)
+from results.numbers import percent, plural, quantity, ratio, short_title
+from results.study import StudyRecord, records
+from spaces.objectives import OBJECTIVES, Objective
+
+SAME_SIZE = 1.01
+TWO_SIDED_95 = 1.96
+PARAMETERS = OBJECTIVES["parameters"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One large number, what it is, and what belongs to it."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How the trials of a study ended. `answered` ones repeat a finished trial."""
+
+    trained: int
+    answered: int
+    pruned: int
+    failed: int
+    interrupted: int
+    running: int
+    waiting: int
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "Counts":
+        """Counts the trials of a table as :func:`results.load` gives it."""
+        state, repeats = frame["state"], frame["same_as"].notna()
+        interrupted = (state == "FAIL") & (frame["reason"] == "interrupted")
+        return cls(
+            trained=int(((state == "COMPLETE") & ~repeats).sum()),
+            answered=int(((state == "COMPLETE") & repeats).sum()),
+            pruned=int((state == "PRUNED").sum()),
+            failed=int(((state == "FAIL") & ~interrupted).sum()),
+            interrupted=int(interrupted.sum()),
+            running=int((state == "RUNNING").sum()),
+            waiting=int((state == "WAITING").sum()),
+        )
+
+    def __str__(self) -> str:
+        texts = [f"{self.trained:,} trained"]
+        for count, text in (
+            (self.answered, "answered from memory"),
+            (self.pruned, "pruned"),
+            (self.failed, "failed"),
+            (self.interrupted, "interrupted and queued again"),
+            (self.running, "running"),
+            (self.waiting, "waiting"),
+        ):
+            texts += [f"{count:,} {text}"] if count else []
+        return ", ".join(texts)
+
+
+@dataclass(frozen=True)
+class Rivalry:
+    """A plain layer drop and the best sharing model that is no larger; None: there is none."""
+
+    drop: dict[str, Any]
+    sharing: dict[str, Any] | None
+    gain: float | None
+
+
+def summarise(study: StudyRecord) -> list[str]:
+    """The study in a few sentences; what is not known is left out."""
+    quality = study.quality
+    sentences = [
+        _trials(study),
+        _unshared(study, quality),
+        _smallest(study, quality),
+        _against_drops(study.frame, quality),
+        _covered(study),
+    ]
+    return [text for text in sentences if text]
+
+
+def tiles(study: StudyRecord) -> list[Tile]:
+    """The study's large numbers; what is not known is left out."""
+    quality = study.quality
+    found = [
+        _unshared_tile(study.frame, quality),
+        _smallest_tile(study.frame, quality),
+        _front_tile(study),
+        _hypervolume_tile(study),
+    ]
+    return [tile for tile in found if tile]
+
+
+def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
+    """Each layer-drop anchor against the best sharing model of at most 1 % more parameters."""
+    rows = comparable(frame, [quality, PARAMETERS])
+    drops = rows[rows["anchor"].astype("string").str.startswith("drop-").fillna(False)]
+    sharing = rows[[_shares(candidate) for candidate in rows["candidate"]]]
+    return [_rivalry(drop, sharing, quality) for drop in records(drops)]
+
+
+def accuracy_margin(accuracy: float, examples: int) -> float:
+    """Half of the 95 % interval (normal approximation) of an accuracy (0..1), as a fraction."""
+    return TWO_SIDED_95 * sqrt(accuracy * (1 - accuracy) / examples)
+
+
+def unshared_trial(frame: pd.DataFrame) -> dict[str, Any] | None:
+    """The first complete unshared anchor, or None."""
+    rows = comparable(frame)
+    anchors = records(rows[rows["anchor"] == UNSHARED])
+    return anchors[0] if anchors else None
+
+
+def test_examples(trial: dict[str, Any]) -> int | None:
+    """How many examples a trial was tested on, by its per-class report; None if not stored."""
+    per_class = trial["per_class"]
+    if not isinstance(per_class, dict):
+        return None
+    return int(sum(row.get("support", 0) for row in per_class.values())) or None
+
+
+def _trials(study: StudyRecord) -> str:
+    counts = Counts.of(study.frame)
+    total = plural(len(study.frame), "trial")
+    running = " The search was still running." if counts.running else ""
+    return f"Of {total}: {counts}.{running}" if len(study.frame) else "There is no trial yet."
+
+
+def _unshared(study: StudyRecord, quality: Objective) -> str:
+    unshared = unshared_trial(study.frame)
+    if unshared is None:
+        return "The unshared model is not measured, so nothing can be compared with it."
+    value = quantity(quality, unshared[quality.name])
+    size = quantity(PARAMETERS, unshared["parameters"])
+    return f"The unshared model reaches {value} {quality.title} with {size} parameters." + _doubt(
+        unshared, quality
+    )
+
+
+def _doubt(trial: dict[str, Any], quality: Objective) -> str:
+    examples = test_examples(trial)
+    if quality.name != "accuracy" or examples is None:
+        return ""
+    margin = percent(accuracy_margin(trial["accuracy"], examples))
+    return f" On {examples:,} test examples its 95 % interval is about ±{margin} points."
+
+
+def _smallest(study: StudyRecord, quality: Objective) -> str:
+    smallest, unshared = _smallest_and_unshared(study.frame, quality)
+    if smallest is None or unshared is None:
+        return ""
+    if smallest["parameters"] >= unshared["parameters"]:
+        return "No smaller model is within one point of it."
+    size = quantity(PARAMETERS, smallest["parameters"])
+    times = ratio(smallest["parameters"], unshared["parameters"])
+    value = quantity(quality, smallest[quality.name])
+    return (
+        f"The smallest model within one point of it is trial {smallest['number']} "
+        f"({smallest['plan']}): {value} with {size} parameters, {times} the unshared model."
+    )
+
+
+def _smallest_and_unshared(
+    frame: pd.DataFrame, quality: Objective
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Both None where points mean nothing, for a quality that is minimised."""
+    if quality.direction == "minimize":
+        return None, None
+    smallest = smallest_within(frame, quality=quality.name)
+    if smallest is None:
+        return None, None
+    return {str(key): value for key, value in smallest.items()}, unshared_trial(frame)
+
+
+def _against_drops(frame: pd.DataFrame, quality: Objective) -> str:
+    if quality.direction == "minimize":
+        return ""
+    rivals = rivalries(frame, quality)
+    met = [rival for rival in rivals if rival.gain is not None]
+    if not met:
+        return "No sharing plan is as small as a plain layer drop yet." if rivals else ""
+    won = sum(rival.gain > 0 for rival in met if rival.gain is not None)
+    details = "; ".join(_duel(rival) for rival in met)
+    return (
+        f"At most 1 % larger, sharing beats plain layer drop at {won} of "
+        f"{plural(len(met), 'size')} ({details})."
+    )
+
+
+def _duel(rival: Rivalry) -> str:
+    gain = rival.gain or 0.0
+    sign = "+" if gain >= 0 else "−"
+    number = rival.sharing["number"] if rival.sharing else ""
+    return f"{rival.drop['anchor']}: {sign}{percent(abs(gain))} points by trial {number}"
+
+
+def _rivalry(drop: dict[str, Any], sharing: pd.DataFrame, quality: Objective) -> Rivalry:
+    small = sharing[sharing["parameters"] <= drop["parameters"] * SAME_SIZE]
+    if small.empty:
+        return Rivalry(drop, None, None)
+    best = records(small.sort_values(quality.name))[-1]
+    return Rivalry(drop, best, best[quality.name] - drop[quality.name])
+
+
+def _shares(candidate: Any) -> bool:
+    """Whether a stored candidate shares weights and removes no layer."""
+    plan = candidate.get("plan") if isinstance(candidate, dict) else None
+    groups = (plan or {}).get("groups") or []
+    return bool(groups) and all(group.get("form") != "drop" for group in groups)
+
+
+def _covered(study: StudyRecord) -> str:
+    if not study.has_reference or comparable(study.frame, study.objectives).empty:
+        return ""
+    share = hypervolume(study.frame, study.objectives, study.reference)
+    return (
+        f"The front covers {share:.3f} of the box between the reference point "
+        f"({reference_text(study)}) and the ideal."
+    )
+
+
+def reference_text(study: StudyRecord) -> str:
+    """The reference point of the hypervolume in words."""
+    return ", ".join(
+        f"{short_title(objective)} {quantity(objective, study.reference[objective.name])}"
+        for objective in study.objectives
+    )
+
+
+def _unshared_tile(frame: pd.DataFrame, quality: Objective) -> Tile | None:
+    unshared = unshared_trial(frame)
+    if unshared is None:
+        return None
+    size = quantity(PARAMETERS, unshared["parameters"])
+    value = quantity(quality, unshared[quality.name])
+    return Tile(f"unshared {quality.title}", value, f"{size} parameters")
+
+
+def _smallest_tile(frame: pd.DataFrame, quality: Objective) -> Tile | None:
+    smallest, unshared = _smallest_and_unshared(frame, quality)
+    if smallest is None or unshared is None:
+        return None
+    times = ratio(smallest["parameters"], unshared["parameters"])
+    value = quantity(PARAMETERS, smallest["parameters"])
+    note = f"parameters ({times}), trial {smallest['number']}"
+    return Tile("smallest within one point", value, note)
+
+
+def _front_tile(study: StudyRecord) -> Tile | None:
+    front = len(pareto_front(study.frame, study.objectives))
+    trained = Counts.of(study.frame).trained
+    return Tile("on the front", f"{front:,}", f"of {plural(trained, 'trained trial')}")
+
+
+def _hypervolume_tile(study: StudyRecord) -> Tile | None:
+    if not study.has_reference:
+        return None
+    share = hypervolume(study.frame, study.objectives, study.reference)
+    return Tile("hypervolume", f"{share:.3f}", f"reference: {reference_text(study)}")
+
+
+def names(objectives: Sequence[Objective]) -> str:
+    """The objectives with their directions, in words."""
+    arrows = {"maximize": "↑", "minimize": "↓"}
+    return ", ".join(f"{short_title(o)} {arrows[o.direction]}" for o in objectives)

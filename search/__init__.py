@@ -1,0 +1,1 @@
+"""Drives a study: configuration, Optuna study, Ray Tune, command line."""

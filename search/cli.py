@@ -1,0 +1,129 @@
+"""The `sharetune` command. Heavy libraries are imported by the commands that need them."""
+
+import sys
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from spaces.errors import SharetuneError
+
+app = typer.Typer(
+    help="AutoML search over cross-layer parameter-sharing plans for Transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
+
+
+@app.command()
+def search(
+    study: StudyFile,
+    out: Annotated[Optional[Path], typer.Option(help="run folder [default: runs/NAME]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
+    address: Annotated[Optional[str], typer.Option(help="a Ray cluster to join")] = None,
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", help="override, as budget.trials=8")
+    ] = None,
+) -> None:
+    """Search sharing plans: train candidates, measure them, write the report."""
+    from search.config import load_config
+
+    with user_errors():
+        config = load_config(study, tuple(set_ or ()))
+        folder = out or Path("runs") / config.name
+        from search.run import run
+
+        try:
+            run(config, out=folder, resume=resume, address=address)
+        except KeyboardInterrupt:
+            _say_how_to_resume(study, folder, set_ or [])
+            raise typer.Exit(130) from None
+        _print_front(folder)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+) -> None:
+    """Write RUN/report.html and print the front."""
+    from results.report import write_report
+
+    with user_errors():
+        path = write_report(run)
+        _print_front(run)
+        if open_:
+            webbrowser.open(path.resolve().as_uri())
+
+
+@app.command()
+def show(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="a plan file or a preset's name")],
+    model: Annotated[str, typer.Option(help="a model of the hub, or a folder")],
+    max_length: Annotated[int, typer.Option(help="tokens of the forward pass")] = 128,
+) -> None:
+    """Draw a plan's layers and count what it stores on a model. Trains nothing."""
+    with user_errors():
+        from search.show import describe_plan
+
+        print(describe_plan(plan, model, max_length))
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[Optional[str], typer.Argument(help="one kind only")] = None,
+) -> None:
+    """List forms, assignments, inits, anchors, objectives, presets, samplers, tasks, losses."""
+    from search.listing import listing
+
+    with user_errors():
+        print(listing(kind))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the program with one line, a hint and exit code 2 for a user's mistake."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        from search.config import describe
+
+        _fail(describe(error, error.title))
+    except SharetuneError as error:
+        _fail(error)
+
+
+def _fail(error: SharetuneError) -> None:
+    print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def _say_how_to_resume(study: Path, folder: Path, overrides: list[str]) -> None:
+    settings = "".join(f" --set {override}" for override in overrides)
+    print("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
+    print(f"sharetune search {study} --out {folder} --resume{settings}", file=sys.stderr)
+
+
+def _print_front(folder: Path) -> None:
+    from search.listing import front_table
+
+    print(front_table(folder))
+    print(f"report: {folder / 'report.html'}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of the `sharetune` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

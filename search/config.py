@@ -1,0 +1,217 @@
+"""The study file: YAML into pydantic models, all mistakes listed at once with their place."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from spaces.anchors import ANCHORS
+from spaces.errors import ConfigError, SharetuneError
+from spaces.objectives import OBJECTIVES
+from spaces.plan import SharingPlan
+from spaces.registry import did_you_mean
+from spaces.space import Space
+
+FIXED = ("model", "task", "objectives", "space", "anchors", "plans", "seed", "sampler")
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(Section):
+    """When to stop, and what not to train.
+
+    `trials` counts the candidates that are trained, anchors included. Candidates over a hard
+    limit (`max_parameters` in parameters, `max_bytes`, `max_flops`) are refused untrained.
+    """
+
+    trials: int = Field(24, ge=1)
+    max_parameters: float | None = Field(None, gt=0)
+    max_bytes: float | None = Field(None, gt=0)
+    max_flops: float | None = Field(None, gt=0)
+
+    def limits(self) -> dict[str, float]:
+        """Hard limits by the exact number they hold for."""
+        limits = {
+            "parameters": self.max_parameters,
+            "bytes": self.max_bytes,
+            "flops": self.max_flops,
+        }
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+class Resources(Section):
+    """What one trial is given, and how many run at once (`workers`; None: as many as fit).
+
+    `gpu` is a fraction of a GPU; None: one where the cluster has any, else none.
+    """
+
+    workers: int | None = Field(None, ge=1)
+    cpu: int = Field(1, ge=1)
+    gpu: float | None = Field(None, ge=0)
+
+
+class LatencyProtocol(Section):
+    """How latency is measured after the trials, on the front and the anchors. `rounds: 0`
+    turns it off."""
+
+    rounds: int = Field(40, ge=0)
+
+
+class StudyConfig(Section):
+    """One study. Paths are relative to the study file once :func:`load_config` read it."""
+
+    name: str = Field(min_length=1)
+    model: str
+    task: dict[str, Any]
+    space: Space
+    objectives: tuple[str, ...] = ("accuracy", "parameters", "flops")
+    budget: Budget = Budget()
+    resources: Resources = Resources()
+    latency: LatencyProtocol = LatencyProtocol()
+    anchors: tuple[str, ...] = tuple(ANCHORS)
+    plans: tuple[SharingPlan, ...] = ()
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    executor: Literal["ray", "local"] = "ray"
+    keep: Literal["front", "all", "none"] = "front"
+    seed: int = Field(0, ge=0)
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if OBJECTIVES[name].source == "quiet":
+                raise ConfigError(
+                    f"{name} is measured on a quiet device after the trials, so it cannot "
+                    "guide them",
+                    "search with flops; the report shows latency all the same",
+                )
+        if len(set(names)) < len(names) or not names:
+            raise ConfigError(
+                f"objectives must be different and at least one, but got {list(names)}",
+                did_you_mean("", list(OBJECTIVES)),
+            )
+        return names
+
+    @field_validator("anchors")
+    @classmethod
+    def _known_anchors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            ANCHORS[name]
+        return names
+
+
+def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
+    """The study file at `path` with ``key.key=value`` overrides applied.
+
+    Raises :class:`ConfigError` that lists every mistake with its place in the file.
+    """
+    data = _read(path)
+    for override in overrides:
+        _override(data, override)
+    data.setdefault("name", path.stem if path.stem != "study" else path.resolve().parent.name)
+    config = validate(data, str(path))
+    return config.model_copy(update=_absolute_paths(config, path.resolve().parent))
+
+
+def validate(data: dict[str, Any], source: str) -> StudyConfig:
+    """`data` as a study. Raises :class:`ConfigError` that lists every mistake."""
+    try:
+        return StudyConfig.model_validate(data)
+    except ValidationError as error:
+        raise describe(error, source) from None
+
+
+def describe(error: ValidationError, source: str) -> ConfigError:
+    """All mistakes of a file as one error, the first hint as its hint."""
+    lines, hints = [], []
+    for mistake in error.errors():
+        place = ".".join(map(str, mistake["loc"])) or source
+        cause = mistake.get("ctx", {}).get("error")
+        lines.append(f"{place}: {_text(mistake, cause)}")
+        hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake))
+    head = lines[0] if len(lines) == 1 else "; ".join(lines)
+    return ConfigError(f"{source}: {head}", next(filter(None, hints), "see the README"))
+
+
+def _text(mistake: Any, cause: Exception | None) -> str:
+    if isinstance(cause, SharetuneError):
+        return cause.message
+    if mistake["type"] == "extra_forbidden":
+        return "unknown key"
+    if mistake["type"] == "missing":
+        return "missing key"
+    return f"{mistake['msg'].lower()}, but got {mistake['input']!r}"
+
+
+def _hint(mistake: Any) -> str:
+    if mistake["type"] != "extra_forbidden":
+        return ""
+    *path, key = mistake["loc"]
+    fields = list(_section(StudyConfig, path).model_fields)
+    return did_you_mean(str(key), fields)
+
+
+def _section(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
+    """The model of the section that `path` leads to, as far as it can be followed."""
+    for step in path:
+        field = model.model_fields.get(str(step))
+        inner = _inner_model(field.annotation) if field else None
+        model = inner or model
+    return model
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_inner_model, getattr(annotation, "__args__", ()))), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no such study file: {path}", "see examples/bbc-news/study.yaml"
+        ) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML in UTF-8: {text}", "check that line") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", "name a file") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no keys", "see examples/bbc-news/study.yaml")
+    return data
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    place, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set needs key=value, but got {override!r}", "--set budget.trials=8")
+    *sections, key = place.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {override}: {section} is not a section", "check the key")
+    data[key] = yaml.safe_load(value)
+
+
+def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
+    """Keys that name existing files or folders beside the study file, made absolute."""
+
+    def absolute(value: Any) -> Any:
+        looks_like_path = isinstance(value, str) and ("/" in value or "." in value)
+        candidate = folder / value if looks_like_path else None
+        is_file = candidate is not None and (candidate.exists() or candidate.suffix in SUFFIXES)
+        return str(candidate.resolve()) if candidate is not None and is_file else value
+
+    task = {key: absolute(value) for key, value in config.task.items()}
+    local = folder / config.model
+    return {"task": task, "model": str(local.resolve()) if local.exists() else config.model}
+
+
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")

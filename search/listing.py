@@ -1,0 +1,105 @@
+"""Tables for the terminal: what is registered, and the front of a run."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from spaces.registry import Registry, summary
+
+KINDS = (
+    "forms",
+    "assignments",
+    "inits",
+    "presets",
+    "anchors",
+    "objectives",
+    "samplers",
+    "tasks",
+    "losses",
+)
+
+
+def listing(kind: str | None) -> str:
+    """Names and one line each of everything of `kind`, or of all kinds.
+
+    Raises :class:`ConfigError` for an unknown kind.
+    """
+    known: Registry[str] = Registry("kind")
+    for name in KINDS:
+        known.register(name)(name)
+    if kind is not None:
+        return _section(known[kind])
+    return "\n\n".join(f"{name}\n{_indented(_section(name))}" for name in KINDS)
+
+
+def _section(kind: str) -> str:
+    entries = _entries(kind)
+    width = max(map(len, entries))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in entries.items())
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.split("\n"))
+
+
+def _entries(kind: str) -> dict[str, str]:
+    if kind == "presets":
+        from spaces.plan import SharingPlan, presets
+
+        return {name: str(SharingPlan.preset(name)) for name in presets()}
+    if kind == "objectives":
+        from spaces.objectives import OBJECTIVES
+
+        return {o.name: f"{o.direction} {o.title}, {o.source}" for o in OBJECTIVES.values()}
+    return {name: summary(entry) for name, entry in _registry(kind).items()}
+
+
+def _registry(kind: str) -> Registry[object]:
+    """The registry of a kind; only tasks and losses load torch."""
+    from spaces import anchors, assignments, forms, inits
+
+    if kind == "samplers":
+        from search.samplers import SAMPLERS
+
+        return SAMPLERS  # type: ignore[return-value]
+    if kind == "tasks":
+        from trainers.tasks import TASKS, text_classification
+
+        assert text_classification
+        return TASKS  # type: ignore[return-value]
+    if kind == "losses":
+        from trainers.losses import LOSSES
+
+        return LOSSES  # type: ignore[return-value]
+    light: dict[str, Registry[object]] = {
+        "forms": forms.FORMS,  # type: ignore[dict-item]
+        "assignments": assignments.ASSIGNMENTS,  # type: ignore[dict-item]
+        "inits": inits.INITS,  # type: ignore[dict-item]
+        "anchors": anchors.ANCHORS,  # type: ignore[dict-item]
+    }
+    return light[kind]
+
+
+def front_table(run: Path) -> str:
+    """The Pareto front of a run as a table, best first."""
+    from results.front import pareto_front
+    from results.numbers import quantity
+    from results.study import read_study
+
+    study = read_study(run)
+    front = pareto_front(study.frame, study.objectives)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("trial", justify="right")
+    for objective in study.objectives:
+        table.add_column(objective.title, justify="right")
+    table.add_column("plan")
+    first = study.objectives[0]
+    rows = front.sort_values(first.name, ascending=first.direction == "minimize")
+    for row in rows.to_dict("records"):
+        numbers = [quantity(objective, row[objective.name]) for objective in study.objectives]
+        table.add_row(str(row["number"]), *numbers, row["anchor"] or row["plan"])
+    console = Console(width=120, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()

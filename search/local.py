@@ -1,0 +1,12 @@
+"""Runs jobs one after another in this process: for tests, debugging and one device."""
+
+from search.config import StudyConfig
+from search.driver import Driver
+from search.jobs import attempt
+
+
+def execute(driver: Driver, config: StudyConfig) -> None:
+    """Trains until the driver has nothing more."""
+    while (job := driver.next()) is not None:
+        outcome = attempt(driver.trainee, job, driver.facts, config.resources.cpu)
+        driver.finish(job, outcome)

@@ -1,0 +1,111 @@
+"""What a person sees while a search runs: one line a finished trial, and where it stands."""
+
+import time
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.status import Status
+
+from results import record
+from search.driver import Driver
+from spaces.recipe import Candidate
+
+WITHIN_POINTS = 1.0
+MARKS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+class Progress:
+    """Writes to stderr: plain lines, and on a terminal a status line that is kept up to date."""
+
+    def __init__(self, driver: Driver, console: Console | None = None) -> None:
+        self.driver = driver
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.began = time.monotonic()
+        self.status: Status | None = None
+
+    def __enter__(self) -> "Progress":
+        self.driver.tell_user = self.trial_finished
+        if self.console.is_terminal:
+            self.status = self.console.status(self.standing())
+            self.status.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.status is not None:
+            self.status.stop()
+
+    def trial_finished(self, trial: FrozenTrial) -> None:
+        """One line for the trial; where the search stands follows it or is kept below."""
+        line = finished_line(trial)
+        if self.status is None:
+            self.console.print(f"{line} | {self.standing()}", markup=False)
+        else:
+            self.console.print(line, markup=False)
+            self.status.update(self.standing())
+
+    def standing(self) -> str:
+        """Trials done and running, front, best accuracy, smallest good model, time left."""
+        driver = self.driver
+        total = driver.config.budget.trials
+        parts = [f"{driver.started - len(driver.running)}/{total} trials"]
+        parts.append(f"{len(driver.running)} running")
+        if driver.complete:
+            parts.append(f"front {len(driver.front())}")
+            parts += best_lines(driver.complete)
+        left = self.seconds_left()
+        if left is not None:
+            parts.append(f"about {clock(left)} left")
+        return ", ".join(parts)
+
+    def seconds_left(self) -> float | None:
+        """From the pace of this session's trials; None before the first is finished."""
+        finished = len(self.driver.finished_at)
+        remaining = self.driver.config.budget.trials - self.driver.started
+        remaining += len(self.driver.running)
+        if not finished or not remaining:
+            return None
+        return (self.driver.finished_at[-1] - self.began) / finished * remaining
+
+
+def finished_line(trial: FrozenTrial) -> str:
+    """``trial 7 done in 23 s: accuracy 0.912, 18,0M parameters: 1..4 bank 0.7 ...``."""
+    attributes = trial.user_attrs
+    head = f"trial {trial.number} {MARKS[trial.state]}"
+    seconds = attributes.get(record.SECONDS, {}).get("total")
+    took = f" in {seconds:.0f} s" if seconds else ""
+    name = attributes.get(record.ANCHOR)
+    plan = name or str(Candidate.model_validate(attributes[record.CANDIDATE]).plan)
+    if trial.state is not TrialState.COMPLETE:
+        error = attributes.get(record.ERROR, {})
+        why = attributes.get(record.REASON) or f"{error.get('kind')}: {error.get('message')}"
+        return f"{head}{took}: {plan}: {why}"
+    numbers = attributes.get(record.METRICS, {}) | attributes.get(record.FACTS, {})
+    accuracy = f"accuracy {numbers['accuracy']:.3f}, " if "accuracy" in numbers else ""
+    return f"{head}{took}: {accuracy}{numbers['parameters'] / 1e6:.1f}M parameters: {plan}"
+
+
+def best_lines(trials: list[FrozenTrial]) -> list[str]:
+    """The best accuracy so far, and the smallest model within a point of the unshared one."""
+    scored = [t for t in trials if "accuracy" in t.user_attrs.get(record.METRICS, {})]
+    if not scored:
+        return []
+    lines = [f"best accuracy {max(map(_accuracy, scored)):.3f}"]
+    unshared = [t for t in scored if t.user_attrs.get(record.ANCHOR) == "unshared"]
+    if unshared:
+        floor = _accuracy(unshared[0]) - WITHIN_POINTS / 100
+        good = [t for t in scored if _accuracy(t) >= floor]
+        smallest = min(t.user_attrs[record.FACTS]["parameters"] for t in good)
+        lines.append(f"smallest within 1 point of unshared {smallest / 1e6:.1f}M")
+    return lines
+
+
+def _accuracy(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs[record.METRICS]["accuracy"])
+
+
+def clock(seconds: float) -> str:
+    """``m:ss``, or ``h:mm:ss`` from an hour on."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

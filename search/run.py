@@ -1,0 +1,232 @@
+"""Runs a study from its configuration to its report."""
+
+import os
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from results import record
+from results.report import write_report
+from search import local
+from search.config import FIXED, StudyConfig
+from search.driver import Driver
+from search.jobs import Trainee
+from search.progress import Progress
+from search.store import Store
+from spaces.errors import RunError
+from spaces.objectives import OBJECTIVES, Objective
+from spaces.plan import StackShape
+from spaces.recipe import Candidate
+
+VERSIONS = ("sharetune", "torch", "transformers", "ray", "optuna", "datasets", "numpy")
+STUDY_FILE = "study.yaml"
+CACHE = "cache"
+
+
+def run(
+    config: StudyConfig,
+    *,
+    out: Path,
+    resume: bool = False,
+    address: str | None = None,
+    trainee: Trainee | None = None,
+) -> Path:
+    """Searches until the budget is spent, measures latency, writes the report; returns `out`.
+
+    `resume` continues the study in `out` to exactly its budget. `trainee` replaces the model
+    and its task, for tests. Raises :class:`SharetuneError` for a user's mistake, before
+    anything is trained, and ``KeyboardInterrupt`` when told to stop; what is finished is kept.
+    """
+    _check_folder(out, resume=resume)
+    with _stopped_by_sigterm(), ExitStack() as cleanup:
+        with _cluster(config, address):
+            driver = _prepare(config, out, trainee or _trainee(config, out), resume=resume)
+            cleanup.callback(driver.store.close)
+            with Progress(driver):
+                _execute(driver, config)
+        _measure_latency(driver)
+        write_report(out)
+    return out
+
+
+def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) -> Driver:
+    """Everything that can be wrong is found here, before a run folder is made."""
+    facts = trainee.prepare(config.space.reference_recipe().max_length)
+    shapes = {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
+    config.space.check(shapes)
+    for plan in config.plans:
+        plan.bound(shapes)
+    store = _open_store(config, out, trainee, facts, resume=resume)
+    return Driver(config, store, trainee, facts=facts, shapes=shapes, run=out)
+
+
+def _execute(driver: Driver, config: StudyConfig) -> None:
+    if config.executor == "local":
+        local.execute(driver, config)
+    else:
+        from search import tune
+
+        tune.execute(driver, config)
+
+
+@contextmanager
+def _cluster(config: StudyConfig, address: str | None) -> Iterator[None]:
+    """Connected to the workers, which are gone or left alone afterwards."""
+    if config.executor == "local":
+        yield
+        return
+    from search import tune
+
+    tune.connect(address, config)
+    try:
+        yield
+    finally:
+        tune.disconnect()
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the search as Ctrl-C does."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread, where signals are nobody's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_folder(out: Path, *, resume: bool) -> None:
+    holds = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if not resume and (out.is_file() or holds - {CACHE}):
+        raise RunError(
+            f"run folder {out} exists already",
+            "continue it with --resume, or choose another with --out",
+        )
+    if resume and not (out / record.STORAGE).exists():
+        raise RunError(f"no study in {out}", "start it without --resume")
+
+
+def _trainee(config: StudyConfig, out: Path) -> Trainee:
+    from trainers.evaluation import Trainee as RealTrainee
+    from trainers.tasks import read_task
+
+    return RealTrainee(config.model, read_task(config.task), out.resolve() / CACHE)
+
+
+def _open_store(
+    config: StudyConfig, out: Path, trainee: Trainee, facts: dict[str, Any], *, resume: bool
+) -> Store:
+    if resume:
+        store = Store.open(out)
+        _check_same_study(config, store.attributes[record.CONFIG])
+        store.requeue_interrupted()
+        return store
+    unshared = trainee.inspect(Candidate(recipe=config.space.reference_recipe()), facts)
+    store = Store.create(out, config.name, _attributes(config, facts, unshared))
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    (out / STUDY_FILE).write_text(text, "utf-8")
+    return store
+
+
+def _check_same_study(config: StudyConfig, stored: dict[str, Any]) -> None:
+    given = config.model_dump(mode="json")
+    changed = [key for key in FIXED if given[key] != stored[key]]
+    if changed:
+        raise RunError(
+            f"the study file is not the one this run was started with: {', '.join(changed)} differ",
+            "undo the change, or start a new run with --out",
+        )
+
+
+def _attributes(
+    config: StudyConfig, facts: dict[str, Any], unshared: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        record.CONFIG: config.model_dump(mode="json"),
+        record.OBJECTIVES: list(config.objectives),
+        record.MODEL: {
+            "name": config.model,
+            "stacks": {name: shape["depth"] for name, shape in facts["stacks"].items()},
+            "labels": facts.get("labels", []),
+        },
+        record.REFERENCE: {
+            name: reference_value(OBJECTIVES[name], unshared) for name in config.objectives
+        },
+        record.CIRCUMSTANCES: _circumstances(config),
+    }
+
+
+def reference_value(objective: Objective, unshared: dict[str, float]) -> float:
+    """The hypervolume's reference in one objective: 0 for what is maximised, for exact sizes
+    1.1 times the unshared model's, for a loss 10."""
+    if objective.direction == "maximize":
+        return 0.0
+    return 1.1 * unshared[objective.name] if objective.name in unshared else 10.0
+
+
+def _circumstances(config: StudyConfig) -> dict[str, Any]:
+    return {
+        "versions": {"python": platform.python_version()} | dict(_versions()),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "threads": config.resources.cpu,
+        "device": platform.machine(),
+        "cpus": os.cpu_count(),
+        "host": platform.node(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in VERSIONS:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield name, "not installed"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout this code runs from; None outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except OSError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _measure_latency(driver: Driver) -> None:
+    """Latency of the front's and the anchors' kept models that have none yet."""
+    config, store = driver.config, driver.store
+    if not config.latency.rounds:
+        return
+    wanted = {trial.number: trial for trial in driver.front()}
+    wanted |= {t.number: t for t in driver.complete if record.ANCHOR in t.user_attrs}
+    for number, trial in sorted(wanted.items()):
+        folder = driver.run / "trials" / str(number) / "model"
+        if f"{record.LATENCY}{number}" in store.attributes or not folder.exists():
+            continue
+        recipe = trial.user_attrs[record.CANDIDATE]["recipe"]
+        found = driver.trainee.latency(
+            folder,
+            driver.facts,
+            max_length=recipe["max_length"],
+            threads=config.resources.cpu,
+            rounds=config.latency.rounds,
+        )
+        store.study.set_user_attr(f"{record.LATENCY}{number}", found)

@@ -1,0 +1,159 @@
+"""Runs jobs on Ray Tune workers. The only file that imports ray.
+
+Ray Tune is a disposable executor: it is asked for nothing but to run jobs on warm workers
+and to retry those whose worker died. What happened is in the study.
+"""
+
+import os
+import tempfile
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from search.config import StudyConfig
+from search.driver import Driver
+from search.jobs import Job, Outcome, attempt
+
+WORKER_RETRIES = 2
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+class JobSearcher(Searcher):
+    """Hands the driver's jobs to Ray Tune, at most `workers` at once."""
+
+    def __init__(self, driver: Driver, workers: int) -> None:
+        super().__init__()
+        self.driver, self.workers = driver, workers
+        self.jobs: dict[str, Job] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles its searcher, and ours is not to be restored."""
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next job; None while all workers are busy; FINISHED when there are no more."""
+        if len(self.jobs) >= self.workers:
+            return None
+        job = self.driver.next()
+        if job is None:
+            return Searcher.FINISHED if self.driver.done else None
+        self.jobs[trial_id] = job
+        return {"job": job}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Tells the driver; a worker that died too often gives a failed outcome."""
+        job = self.jobs.pop(trial_id)
+        outcome = (result or {}).get("outcome")
+        if error or not isinstance(outcome, Outcome):
+            lost = {"kind": "WorkerLost", "message": f"worker died {WORKER_RETRIES + 1} times"}
+            outcome = Outcome("failed", {}, reason="worker lost", error=lost | {"traceback": ""})
+        self.driver.finish(job, outcome)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the only record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a resumed search is a new run over the same study."""
+
+
+class Worker(tune.Trainable):
+    """A process that keeps libraries and data loaded and runs one job after another."""
+
+    def setup(self, config: dict[str, Any], *, shared: dict[str, Any]) -> None:
+        """`shared` is what all jobs have in common."""
+        self.shared = shared
+        self.job: Job = config["job"]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes the next job into the same process."""
+        self.job = new_config["job"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Runs the job."""
+        shared = self.shared
+        outcome = attempt(shared["trainee"], self.job, shared["facts"], shared["threads"])
+        return {"outcome": outcome, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to keep: a job is run whole."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing was kept."""
+
+
+def connect(address: str | None, config: StudyConfig) -> None:
+    """Joins the cluster at `address`, or starts one on this machine."""
+    os.environ.update(QUIET)
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options |= {"include_dashboard": False, "num_cpus": _local_cpus(config)}
+    ray.init(address=address, **options)
+
+
+def disconnect() -> None:
+    """Ends the workers of a local cluster; a joined cluster goes on."""
+    ray.shutdown()
+
+
+def execute(driver: Driver, config: StudyConfig) -> None:
+    """Trains on the connected cluster until the driver has nothing more."""
+    resources = trial_resources(config)
+    workers = config.resources.workers or capacity(resources)
+    shared = {
+        "trainee": driver.trainee,
+        "facts": driver.facts,
+        "threads": config.resources.cpu,
+    }
+    trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), resources)
+    with tempfile.TemporaryDirectory(prefix="sharetune-") as scratch:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=JobSearcher(driver, workers),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="jobs",
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+
+
+def trial_resources(config: StudyConfig) -> dict[str, float]:
+    """CPUs and the fraction of a GPU that one trial is given on the connected cluster."""
+    gpu = config.resources.gpu
+    if gpu is None:
+        gpu = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+    return {"cpu": float(config.resources.cpu), "gpu": gpu}
+
+
+def capacity(resources: dict[str, float]) -> int:
+    """How many trials the connected cluster can run at once."""
+    total = ray.cluster_resources()
+    fits = [total.get(kind.upper(), 0) // need for kind, need in resources.items() if need]
+    return max(1, int(min(fits)))
+
+
+def _local_cpus(config: StudyConfig) -> int:
+    wanted = (config.resources.workers or 1) * config.resources.cpu
+    return max(os.cpu_count() or 1, wanted)

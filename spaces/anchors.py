@@ -1,0 +1,45 @@
+"""The candidates every study runs for reference, before any other."""
+
+from collections.abc import Callable, Mapping
+
+from spaces.forms import Drop
+from spaces.plan import Group, SharingPlan, StackShape
+from spaces.registry import Registry
+
+Stacks = Mapping[str, StackShape]
+ANCHORS: Registry[Callable[[Stacks], SharingPlan]] = Registry("anchor")
+
+
+@ANCHORS.register("unshared")
+def unshared(_: Stacks) -> SharingPlan:
+    """the model as it is"""
+    return SharingPlan()
+
+
+@ANCHORS.register("tied")
+def tied(stacks: Stacks) -> SharingPlan:
+    """all layers of each stack read one bank"""
+    return SharingPlan(groups=tuple(Group(layers="all", stack=name) for name in stacks))
+
+
+@ANCHORS.register("drop-third")
+def drop_third(stacks: Stacks) -> SharingPlan:
+    """the middle third of each stack is removed"""
+    return _drop_middle(stacks, 3)
+
+
+@ANCHORS.register("drop-half")
+def drop_half(stacks: Stacks) -> SharingPlan:
+    """the middle half of each stack is removed"""
+    return _drop_middle(stacks, 2)
+
+
+def _drop_middle(stacks: Stacks, divisor: int) -> SharingPlan:
+    groups = []
+    for name, shape in stacks.items():
+        count = shape.depth // divisor
+        first = (shape.depth - count) // 2
+        if count:
+            layers = tuple(range(first, first + count))
+            groups.append(Group(layers=layers, stack=name, form=Drop()))
+    return SharingPlan(groups=tuple(groups))

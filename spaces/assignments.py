@@ -1,0 +1,121 @@
+"""Which layers of a group read the same bank: the owner map.
+
+An assignment is one registered function ``(n_layers, argument) -> owners``: `owners[i]` is
+the number of the bank that the i-th layer of the group reads. Registering one makes it
+usable in plans, spaces, the command line's listing and the contract tests.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from spaces.errors import PlanError
+from spaces.registry import Registry
+
+Owners = tuple[int, ...]
+ASSIGNMENTS: Registry[Callable[[int, Any], Sequence[int]]] = Registry("assignment")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A registered assignment and its argument: `count` of banks, or the owners themselves."""
+
+    name: str = "one"
+    argument: int | Owners | None = None
+
+    def owners(self, n_layers: int) -> Owners:
+        """The bank of each of `n_layers` layers, numbered in order of first use."""
+        numbers: dict[int, int] = {}
+        owners = ASSIGNMENTS[self.name](n_layers, self.argument)
+        return tuple(numbers.setdefault(owner, len(numbers)) for owner in owners)
+
+
+@ASSIGNMENTS.register("one")
+def one(n_layers: int, _: None) -> Sequence[int]:
+    """all layers read one bank"""
+    return [0] * n_layers
+
+
+@ASSIGNMENTS.register("sequence")
+def sequence(n_layers: int, banks: int) -> Sequence[int]:
+    """M runs of adjacent layers: i -> floor(i M / n) (Takase & Kiyono, arXiv 2104.06022)"""
+    _at_most(n_layers, banks, "sequence")
+    return [i * banks // n_layers for i in range(n_layers)]
+
+
+@ASSIGNMENTS.register("cycle")
+def cycle(n_layers: int, banks: int) -> Sequence[int]:
+    """M banks over and over: i -> i mod M (Takase & Kiyono, arXiv 2104.06022)"""
+    _at_most(n_layers, banks, "cycle")
+    return [i % banks for i in range(n_layers)]
+
+
+@ASSIGNMENTS.register("cycle_rev")
+def cycle_rev(n_layers: int, banks: int) -> Sequence[int]:
+    """cycle with the last M positions reversed (Takase & Kiyono, arXiv 2104.06022)"""
+    _at_most(n_layers, banks, "cycle_rev")
+    turn = banks * (ceil(Fraction(n_layers, banks)) - 1)
+    return [i % banks if i < turn else banks - 1 - i % banks for i in range(n_layers)]
+
+
+@ASSIGNMENTS.register("repeat")
+def repeat(n_layers: int, times: int) -> Sequence[int]:
+    """each bank K times in a row: i -> floor(i / K) (MobileLLM, arXiv 2402.14905)"""
+    _at_most(n_layers, times, "repeat")
+    return [i // times for i in range(n_layers)]
+
+
+@ASSIGNMENTS.register("owners")
+def explicit(n_layers: int, owners: Owners) -> Sequence[int]:
+    """an explicit list: the bank's number for each layer"""
+    if not isinstance(owners, tuple):
+        raise PlanError(f"owners must be a list, but got {owners!r}", "write owners: [0, 0, 1]")
+    if len(owners) != n_layers:
+        raise PlanError(
+            f"owners must name a bank for each of the group's {n_layers} layers, "
+            f"but got {len(owners)}: {list(owners)}",
+            f"list {n_layers} numbers, one a layer",
+        )
+    return owners
+
+
+def _at_most(n_layers: int, count: Any, name: str) -> None:
+    if not isinstance(count, int) or not 1 <= count <= n_layers:
+        raise PlanError(
+            f"`1 <= {name} <= {n_layers}` must hold for a group of {n_layers} layers, "
+            f"but got {name}={count!r}",
+            f"write {name}: M with M at most the number of layers",
+        )
+
+
+def read_assignment(value: Any) -> Assignment:
+    """An assignment as written: ``one``, ``{cycle: 3}`` or ``{owners: [0, 0, 1]}``."""
+    if isinstance(value, Assignment):
+        return value
+    if isinstance(value, str):
+        value = {value: None}
+    if not isinstance(value, dict) or len(value) != 1:
+        raise PlanError(
+            f"an assignment is a name or one `name: argument`, but got {value!r}",
+            f"available: {', '.join(ASSIGNMENTS)}",
+        )
+    ((name, argument),) = value.items()
+    ASSIGNMENTS[name]
+    return Assignment(name, tuple(argument) if isinstance(argument, list) else argument)
+
+
+def write_assignment(assignment: Assignment) -> str | dict[str, Any]:
+    """The inverse of :func:`read_assignment`."""
+    argument = assignment.argument
+    if argument is None:
+        return assignment.name
+    return {assignment.name: list(argument) if isinstance(argument, tuple) else argument}
+
+
+AssignmentField = Annotated[
+    Assignment, BeforeValidator(read_assignment), PlainSerializer(write_assignment)
+]

@@ -1,0 +1,138 @@
+"""How the layers of a group read their bank, and what of it they store.
+
+A form is one registered pydantic class whose fields are its native knobs. Only what can be
+said without tensors stands here; `trainers.forms` builds the modules.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import ValidationError as PydanticError
+
+from spaces.errors import PlanError
+from spaces.registry import Registry
+
+FORMS: Registry[type["Form"]] = Registry("form")
+
+
+class Form(BaseModel):
+    """Base of all forms. `name` is the word used in plans."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+    removes_layers: ClassVar[bool] = False
+
+    def canonical(self) -> "Form | None":
+        """The simplest form that builds the same model; None where nothing is shared."""
+        return self
+
+    def rounded(self, units: tuple[int, ...]) -> "Form":
+        """The form with its knobs at values that a model with these unit counts can have."""
+        return self
+
+    def share(self) -> float:
+        """The fraction of a layer that is read from the bank, for drawings: 0..1."""
+        return 1.0
+
+
+@FORMS.register("bank")
+class Bank(Form):
+    """a fraction of heads and FFN neurons reads the bank, the rest stays private
+
+    `ratio` is the fraction of units (attention heads or KV groups, FFN neurons in
+    multiples of 8), 0..1: 0 is no sharing, 1 a tie.
+    """
+
+    name: ClassVar[str] = "bank"
+    ratio: float = Field(ge=0, le=1, allow_inf_nan=False)
+
+    def canonical(self) -> Form | None:
+        if self.ratio == 0:
+            return None
+        return Tie() if self.ratio == 1 else self
+
+    def rounded(self, units: tuple[int, ...]) -> "Bank":
+        return Bank(ratio=_shortest_ratio(self.ratio, units))
+
+    def share(self) -> float:
+        return self.ratio
+
+
+@FORMS.register("tie")
+class Tie(Form):
+    """every unit reads the bank: one stored copy (ALBERT, arXiv 1909.11942)"""
+
+    name: ClassVar[str] = "tie"
+
+
+@FORMS.register("drop")
+class Drop(Form):
+    """the layers are removed: the plain rival of every sharing plan (ShortGPT, LaCo)"""
+
+    name: ClassVar[str] = "drop"
+    removes_layers: ClassVar[bool] = True
+
+    def share(self) -> float:
+        return 0.0
+
+
+def _shortest_ratio(ratio: float, units: tuple[int, ...]) -> float:
+    """The shortest decimal that rounds to the same whole units as `ratio` does."""
+    shared = [round_half_up(ratio * count) for count in units]
+    if all(s == 0 for s in shared):
+        return 0.0
+    if all(s == count for s, count in zip(shared, units, strict=True)):
+        return 1.0
+    for digits in range(1, 7):
+        scale = 10**digits
+        middle = int(ratio * scale)
+        near = range(max(0, middle - 10), min(scale, middle + 10) + 1)
+        same = [n / scale for n in near if _same_units(n / scale, units, shared)]
+        if same:
+            return same[0]
+    return ratio
+
+
+def _same_units(ratio: float, units: tuple[int, ...], shared: list[int]) -> bool:
+    return [round_half_up(ratio * count) for count in units] == shared
+
+
+def round_half_up(value: float) -> int:
+    """The nearest whole number; a half goes up, whatever the parity."""
+    return int(value + 0.5)
+
+
+def read_form(value: Any) -> Form:
+    """A form as written: ``tie``, ``drop`` or ``{bank: {ratio: 0.7}}``."""
+    if isinstance(value, Form):
+        return value
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, dict) or len(value) != 1:
+        raise PlanError(
+            f"a form is a name or one `name: knobs`, but got {value!r}",
+            f"available: {', '.join(FORMS)}; for example {{bank: {{ratio: 0.7}}}}",
+        )
+    ((name, knobs),) = value.items()
+    form = FORMS[name]
+    try:
+        return form(**(knobs or {}))
+    except PydanticError as error:
+        raise _knob_error(form, error) from None
+
+
+def _knob_error(form: type[Form], error: PydanticError) -> PlanError:
+    first = error.errors()[0]
+    where = ".".join([form.name, *map(str, first["loc"])])
+    knobs = ", ".join(form.model_fields) or "none"
+    got = "" if first["type"] == "missing" else f", but got {first['input']!r}"
+    return PlanError(f"{where}: {first['msg'].lower()}{got}", f"knobs of {form.name}: {knobs}")
+
+
+def write_form(form: Form) -> str | dict[str, Any]:
+    """The inverse of :func:`read_form`."""
+    knobs = form.model_dump()
+    return {form.name: knobs} if knobs else form.name
+
+
+FormField = Annotated[Form, BeforeValidator(read_form), PlainSerializer(write_form)]

@@ -1,0 +1,64 @@
+"""The plan as a table of layers, for drawings: what each part of each layer reads."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from spaces.plan import PARTS, SharingPlan
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one part of one layer reads: `share` (0..1) of the units of its `roles` come from
+    the bank; None for roles means the whole part."""
+
+    bank: str
+    share: float
+    form: str
+    roles: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a stack, by its index in the unshared model, and what its attention and
+    its FFN read. An empty tuple: private."""
+
+    stack: str
+    index: int
+    removed: bool
+    attention: tuple[Reading, ...]
+    ffn: tuple[Reading, ...]
+
+
+def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
+    """All layers of all stacks in order. `plan` is bound; `depths` gives layers a stack."""
+    readings: dict[tuple[str, int, str], list[Reading]] = defaultdict(list)
+    removed: set[tuple[str, int]] = set()
+    sharing = [group for group in plan.groups if not group.form.removes_layers]
+    for group in set(plan.groups) - set(sharing):
+        removed |= {(group.stack or "", int(layer)) for layer in group.layers}
+    for number, group in enumerate(sharing):
+        for part, roles in PARTS.items():
+            covered = tuple(role for role in roles if role in group.parts)
+            whole = None if covered == roles else covered
+            reading = Reading(bank_name(number), group.form.share(), group.form.name, whole)
+            for layer in group.layers if covered else ():
+                readings[group.stack or "", int(layer), part].append(reading)
+    return [
+        Layer(
+            stack,
+            index,
+            (stack, index) in removed,
+            tuple(readings[stack, index, "attention"]),
+            tuple(readings[stack, index, "ffn"]),
+        )
+        for stack, depth in depths.items()
+        for index in range(depth)
+    ]
+
+
+def bank_name(index: int) -> str:
+    """A, B, ..., Z, A1, B1, ..."""
+    turn, letter = divmod(index, len(ascii_uppercase))
+    return ascii_uppercase[letter] + (str(turn) if turn else "")

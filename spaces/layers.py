@@ -1,0 +1,106 @@
+"""Which layers of a stack a group covers, as users write it and as tuples of indices."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from spaces.errors import PlanError
+
+WRITTEN = "write a range such as 1..4 (inclusive, negatives count from the end) or a list"
+RANGE = re.compile(r"^(-?\d+)\s*\.\.\s*(-?\d+)$")
+
+LayerSpec = str | tuple[int, ...]
+
+
+def read_layers(value: Any) -> LayerSpec:
+    """Layers as written: ``"1..4"``, ``"all"``, one index or a list of indices.
+
+    Returns a sorted tuple of indices where none of them counts from the end, else the
+    range's text or the tuple as given. Raises :class:`PlanError` for anything else.
+    """
+    if isinstance(value, bool):
+        raise PlanError(f"layers must be indices, but got {value!r}", WRITTEN)
+    if isinstance(value, int):
+        return (value,)
+    if isinstance(value, str):
+        return _read_range(value)
+    if isinstance(value, Iterable):
+        return _read_list(list(value))
+    raise PlanError(f"layers must be indices, but got {value!r}", WRITTEN)
+
+
+def _read_range(text: str) -> LayerSpec:
+    match = RANGE.match("0..-1" if text.strip() == "all" else text.strip())
+    if not match:
+        raise PlanError(f"layers must be a range or a list, but got {text!r}", WRITTEN)
+    first, last = int(match[1]), int(match[2])
+    if (first < 0) != (last < 0):
+        return f"{first}..{last}"
+    if first > last:
+        raise PlanError(f"`first <= last` must hold for layers, but got {text!r}", WRITTEN)
+    return tuple(range(first, last + 1))
+
+
+def _read_list(values: list[Any]) -> tuple[int, ...]:
+    if not values or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
+        raise PlanError(f"layers must be a non-empty list of indices, but got {values!r}", WRITTEN)
+    if len(set(values)) < len(values):
+        raise PlanError(f"layers must not repeat, but got {values!r}", "name each layer once")
+    return tuple(sorted(values)) if min(values) >= 0 else tuple(values)
+
+
+def write_layers(layers: LayerSpec) -> str | list[int]:
+    """The shortest way to write `layers`: a range where they are adjacent, else a list."""
+    if isinstance(layers, str):
+        return layers
+    first, last = layers[0], layers[-1]
+    if len(layers) > 1 and layers == tuple(range(first, last + 1)):
+        return f"{first}..{last}"
+    return list(layers)
+
+
+def is_absolute(layers: LayerSpec) -> bool:
+    """Whether no index counts from the end, so that the depth need not be known."""
+    return not isinstance(layers, str) and min(layers) >= 0
+
+
+def resolve_layers(layers: LayerSpec, depth: int, stack: str) -> tuple[int, ...]:
+    """Indices ``0..depth-1`` in order. Raises :class:`PlanError` for one beyond the stack."""
+    if isinstance(layers, str):
+        first, last = (_absolute(int(end), depth, stack) for end in layers.split(".."))
+        if first > last:
+            raise PlanError(
+                f"`first <= last` must hold for layers, but {layers!r} is {first}..{last} "
+                f"in stack {stack!r} of {depth} layers",
+                WRITTEN,
+            )
+        return tuple(range(first, last + 1))
+    indices = sorted(_absolute(index, depth, stack) for index in layers)
+    if len(set(indices)) < len(indices):
+        raise PlanError(f"layers must not repeat, but got {list(layers)}", "name each layer once")
+    return tuple(indices)
+
+
+def _absolute(index: int, depth: int, stack: str) -> int:
+    if not -depth <= index < depth:
+        raise PlanError(
+            f"layer {index} is beyond stack {stack!r}, which has {depth} layers",
+            f"use 0..{depth - 1}, or {-depth}..-1 counted from the end",
+        )
+    return index % depth
+
+
+def runs(layers: Sequence[int]) -> str:
+    """Layers for reading: ``"0, 2..5"``."""
+    parts: list[list[int]] = []
+    for layer in layers:
+        if parts and layer == parts[-1][-1] + 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}..{p[-1]}" for p in parts)
+
+
+Layers = Annotated[LayerSpec, BeforeValidator(read_layers), PlainSerializer(write_layers)]

@@ -1,0 +1,317 @@
+"""Sharing plans: which layers of which stack share which weights, in which form.
+
+A plan is canonical from birth where its layers are absolute, and in any case once it is
+bound to a model's stacks: every group is one bank, groups that share nothing are gone, and
+ratios are those that whole units can reach. Two plans that build the same model are equal.
+
+    >>> plan = SharingPlan.range(2, 7, 0.7)
+    >>> plan == SharingPlan.model_validate(
+    ...     {"groups": [{"layers": "2..7", "form": {"bank": {"ratio": 0.7}}}]}
+    ... )
+    True
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
+
+from spaces.assignments import Assignment, AssignmentField
+from spaces.errors import PlanError
+from spaces.forms import Bank, Drop, FormField, Tie
+from spaces.inits import INITS
+from spaces.layers import Layers, is_absolute, resolve_layers, runs
+from spaces.registry import did_you_mean
+
+ATTENTION = ("q", "k", "v", "o")
+FFN = ("fc_in", "gate", "fc_out")
+PARTS: dict[str, tuple[str, ...]] = {"attention": ATTENTION, "ffn": FFN}
+ROLES = (*ATTENTION, *FFN, "norms", "biases")
+
+
+def read_parts(value: Any) -> tuple[str, ...]:
+    """Roles from ``attention``, ``ffn``, ``norms``, ``biases`` or single matrices, in order."""
+    names = [value] if isinstance(value, str) else list(value)
+    roles: set[str] = set()
+    for name in names:
+        if name not in PARTS and name not in ROLES:
+            raise PlanError(f"unknown part: {name!r}", did_you_mean(str(name), [*PARTS, *ROLES]))
+        roles.update(PARTS.get(name, (name,)))
+    if not roles & {*ATTENTION, *FFN}:
+        raise PlanError(
+            f"a group must share at least one matrix, but got parts {names}",
+            f"add attention, ffn or one of {', '.join(ATTENTION + FFN)}",
+        )
+    return tuple(role for role in ROLES if role in roles)
+
+
+def write_parts(roles: tuple[str, ...]) -> list[str]:
+    """The shortest list of names that :func:`read_parts` reads as `roles`."""
+    names: list[str] = []
+    rest = list(roles)
+    for part, members in PARTS.items():
+        if set(members) <= set(rest):
+            names.append(part)
+            rest = [role for role in rest if role not in members]
+    return names + rest
+
+
+Parts = Annotated[tuple[str, ...], BeforeValidator(read_parts), PlainSerializer(write_parts)]
+
+
+@dataclass(frozen=True)
+class StackShape:
+    """What a plan must know of one stack of layers.
+
+    `heads` are the units of attention (KV groups under grouped-query attention), `neurons`
+    the width of the FFN's intermediate layer.
+    """
+
+    depth: int
+    heads: int
+    neurons: int
+
+    def units(self, roles: Iterable[str]) -> tuple[int, ...]:
+        """Counts of the units a ratio is rounded to: heads, and neurons in eights."""
+        roles = set(roles)
+        attention = (self.heads,) if roles & set(ATTENTION) else ()
+        return attention + ((self.neurons // 8,) if roles & set(FFN) else ())
+
+
+class Group(BaseModel):
+    """A set of layers of one stack that share by one rule.
+
+    `stack` may be left out where the model has one. `init` says which of the bank's layers
+    its weights start from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: Layers
+    stack: str | None = None
+    parts: Parts = (*ATTENTION, *FFN)
+    assign: AssignmentField = Assignment()
+    form: FormField = Tie()
+    init: str = "middle"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Group":
+        INITS[self.init]
+        if "norms" in self.parts and not isinstance(self.form.canonical(), Tie | None):
+            raise PlanError(
+                f"norms can only be shared whole, but the form is {self.form.name}",
+                "use form: tie, or leave norms out of parts",
+            )
+        if is_absolute(self.layers):
+            self.assign.owners(len(self.layers))
+        return self
+
+    def bound(self, stack: str, shape: StackShape) -> "Group":
+        """The group with absolute layers and reachable knobs for a stack of this shape."""
+        return self.model_copy(
+            update={
+                "stack": stack,
+                "layers": resolve_layers(self.layers, shape.depth, stack),
+                "form": self.form.rounded(shape.units(self.parts)),
+            }
+        )
+
+    def banks(self) -> "list[Group]":
+        """One group a bank; layers that share with no other are left out."""
+        form = self.form.canonical()
+        if form is None:
+            return []
+        if form.removes_layers:
+            whole = {"form": form, "init": "middle", "parts": (*ATTENTION, *FFN)}
+            return [self.model_copy(update=whole | {"assign": Assignment()})]
+        readers: dict[int, list[int]] = defaultdict(list)
+        layers = cast(tuple[int, ...], self.layers)
+        owners = self.assign.owners(len(layers))
+        for layer, owner in zip(layers, owners, strict=True):
+            readers[owner].append(layer)
+        return [
+            self.model_copy(update={"layers": tuple(own), "assign": Assignment(), "form": form})
+            for own in readers.values()
+            if len(own) > 1
+        ]
+
+    def __str__(self) -> str:
+        where = self.layers if isinstance(self.layers, str) else runs(self.layers)
+        stack = f"{self.stack} " if self.stack else ""
+        if self.form.removes_layers:
+            return f"{stack}{where} {self.form.name}"
+        knobs = " ".join(f"{value:g}" for value in self.form.model_dump().values())
+        form = f"{self.form.name} {knobs}".strip()
+        return f"{stack}{where} {form} {'+'.join(write_parts(self.parts))} from {self.init}"
+
+
+class SharingPlan(BaseModel):
+    """Which layers read which bank. No groups: the unshared model.
+
+    Raises ``pydantic.ValidationError`` (whose causes are :class:`PlanError`) for groups that
+    overlap: two groups of one stack may not share the same role of the same layer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    groups: tuple[Group, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _canonical(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("groups"), list | tuple):
+            return data
+        groups = [g if isinstance(g, Group) else Group.model_validate(g) for g in data["groups"]]
+        _refuse_overlap(groups)
+        return {**data, "groups": _canonical_groups(groups)}
+
+    @classmethod
+    def range(cls, first: int, last: int, ratio: float, **group: Any) -> "SharingPlan":
+        """Layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
+        layers = f"{first}..{last}"
+        return cls(groups=(Group(layers=layers, form=Bank(ratio=ratio), **group),))
+
+    @classmethod
+    def drop(cls, layers: Iterable[int], stack: str | None = None) -> "SharingPlan":
+        """The plan that removes these layers."""
+        return cls(groups=(Group(layers=tuple(layers), stack=stack, form=Drop()),))
+
+    @classmethod
+    def preset(cls, name: str) -> "SharingPlan":
+        """A plan from the literature, by the name that `sharetune list presets` prints."""
+        if name not in presets():
+            raise PlanError(f"unknown preset: {name!r}", did_you_mean(name, presets()))
+        return cls.from_yaml((files("spaces") / "presets" / f"{name}.yaml").read_text("utf-8"))
+
+    @classmethod
+    def from_yaml(cls, text: str) -> "SharingPlan":
+        """Reads what :meth:`to_yaml` writes; JSON is YAML too."""
+        return cls.model_validate(yaml.safe_load(text) or {})
+
+    @classmethod
+    def load(cls, path: Path) -> "SharingPlan":
+        """Reads a plan file. Raises :class:`PlanError` if it is missing or not YAML."""
+        try:
+            return cls.from_yaml(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise PlanError(
+                f"no such plan file: {path}", f"write one, or use a preset: {', '.join(presets())}"
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise PlanError(f"{path} is not YAML: {error}", "see spaces/presets/*.yaml") from None
+
+    def to_yaml(self) -> str:
+        """The plan as users write it; defaults are left out."""
+        return yaml.safe_dump(self.written(), sort_keys=False, default_flow_style=None)
+
+    def written(self) -> dict[str, Any]:
+        """The plan as plain data, defaults left out."""
+        return self.model_dump(mode="json", exclude_defaults=True) or {"groups": []}
+
+    def bound(self, stacks: Mapping[str, StackShape]) -> "SharingPlan":
+        """The canonical plan for a model with these stacks.
+
+        Raises :class:`PlanError` for a stack the model lacks, a layer beyond it, or groups
+        that overlap once their layers are known.
+        """
+        names = [_stack_of(group, stacks) for group in self.groups]
+        return SharingPlan(
+            groups=tuple(
+                group.bound(name, stacks[name])
+                for group, name in zip(self.groups, names, strict=True)
+            )
+        )
+
+    def keeping_top(self, k: int, stacks: Mapping[str, StackShape]) -> "SharingPlan":
+        """The bound plan with the top `k` layers of each stack left private and in place."""
+        groups = []
+        for group in self.bound(stacks).groups:
+            depth = stacks[group.stack or ""].depth
+            layers = tuple(layer for layer in group.layers if int(layer) < depth - k)
+            if layers:
+                groups.append(group.model_copy(update={"layers": layers}))
+        return SharingPlan(groups=tuple(groups))
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.groups)) or "unshared"
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.written(), sort_keys=True))
+
+
+def presets() -> list[str]:
+    """Names of the plans that come with the package."""
+    folder = files("spaces") / "presets"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[0] != "_")
+
+
+def _stack_of(group: Group, stacks: Mapping[str, StackShape]) -> str:
+    if group.stack is None and len(stacks) == 1:
+        return next(iter(stacks))
+    if group.stack is None or group.stack not in stacks:
+        asked = "no stack is named" if group.stack is None else f"no stack {group.stack!r}"
+        raise PlanError(
+            f"the plan does not fit the model: {asked}, and the model has "
+            f"{', '.join(f'{n!r} of {s.depth} layers' for n, s in stacks.items())}",
+            "name one of the model's stacks in each group, as `stack: NAME`",
+        )
+    return group.stack
+
+
+def _canonical_groups(groups: list[Group]) -> tuple[Group, ...]:
+    """One group a bank, groups over the same layers merged, in order of layers."""
+    merged: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for bank in (b for g in groups for b in (g.banks() if is_absolute(g.layers) else [g])):
+        merged[bank.stack, bank.layers, bank.assign, bank.form, bank.init] |= set(bank.parts)
+    canonical = [
+        Group(
+            stack=key[0], layers=key[1], assign=key[2], form=key[3], init=key[4], parts=tuple(roles)
+        )
+        for key, roles in merged.items()
+    ]
+    return tuple(sorted(_one_drop_a_stack(canonical), key=_order))
+
+
+def _one_drop_a_stack(groups: list[Group]) -> list[Group]:
+    kept: list[Group] = []
+    dropped: dict[str | None, list[int]] = defaultdict(list)
+    for group in groups:
+        if group.form.removes_layers and is_absolute(group.layers):
+            dropped[group.stack].extend(cast(tuple[int, ...], group.layers))
+        else:
+            kept.append(group)
+    return kept + [
+        Group(stack=stack, layers=tuple(layers), form=Drop()) for stack, layers in dropped.items()
+    ]
+
+
+def _order(group: Group) -> tuple[Any, ...]:
+    absolute = is_absolute(group.layers)
+    return (
+        group.stack or "",
+        not absolute,
+        group.layers if absolute else str(group.layers),
+        group.parts,
+    )
+
+
+def _refuse_overlap(groups: list[Group]) -> None:
+    for one, two in combinations(groups, 2):
+        if one.stack != two.stack or not (is_absolute(one.layers) and is_absolute(two.layers)):
+            continue
+        layers = sorted({int(i) for i in one.layers} & {int(i) for i in two.layers})
+        removes = one.form.removes_layers or two.form.removes_layers
+        roles = write_parts(tuple(r for r in ROLES if r in one.parts and r in two.parts))
+        if layers and (removes or roles):
+            raise PlanError(
+                f"groups must not overlap, but {'layers' if removes else ' and '.join(roles)} "
+                f"{runs(layers)} are in two groups",
+                "give each layer's part to one group only",
+            )

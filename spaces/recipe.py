@@ -1,0 +1,92 @@
+"""How a candidate is trained, and the candidate itself."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from spaces.errors import ConfigError
+from spaces.plan import SharingPlan, StackShape
+
+
+class Recipe(BaseModel):
+    """Training settings of one candidate. Give `steps` or `epochs`, not both.
+
+    `learning_rate` is AdamW's peak, reached after `warmup_ratio` of the steps and falling
+    linearly to 0. `weight_decay` is AdamW's decoupled decay of every matrix. `bank_l2` adds
+    ``bank_l2 / 2 * sum ||B||^2`` over the shared weights to the loss. The top `kept_top`
+    layers of each stack stay private and learn at ``learning_rate * kept_top_lr_scale``.
+    `max_length` is in tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(5e-5, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    bank_l2: float = Field(0.0, ge=0)
+    kept_top: int = Field(0, ge=0)
+    kept_top_lr_scale: float = Field(1.0, gt=0, le=1)
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    batch_size: int = Field(16, ge=1)
+    max_length: int = Field(128, ge=4)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _three_epochs_by_default(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("steps") is None and data.get("epochs") is None:
+            return {**data, "epochs": 3.0}
+        return data
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> "Recipe":
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError(
+                f"a recipe has steps or epochs, but got steps={self.steps} and "
+                f"epochs={self.epochs:g}",
+                "remove one of the two",
+            )
+        return self
+
+
+class Compression(BaseModel):
+    """What is pruned or quantised after training. Empty: nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Candidate(BaseModel):
+    """All that is proposed for one trial: plan, compression and recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plan: SharingPlan = SharingPlan()
+    compression: Compression = Compression()
+    recipe: Recipe = Recipe()
+
+    def bound(self, stacks: Mapping[str, StackShape]) -> "Candidate":
+        """The canonical candidate for a model with these stacks.
+
+        Candidates that build the same model and train it in the same way are equal.
+        """
+        recipe = self.recipe
+        inert = {} if recipe.kept_top else {"kept_top_lr_scale": 1.0}
+        plan = self.plan.keeping_top(recipe.kept_top, stacks)
+        if all(group.form.removes_layers for group in plan.groups):
+            inert["bank_l2"] = 0.0
+        return self.model_copy(update={"plan": plan, "recipe": recipe.model_copy(update=inert)})
+
+    def written(self) -> dict[str, Any]:
+        """The candidate as plain data that ``Candidate.model_validate`` reads."""
+        return {
+            "plan": self.plan.written(),
+            "compression": self.compression.model_dump(mode="json"),
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+
+    def key(self) -> str:
+        """Text that is the same for equal candidates, in this process and in any other."""
+        return json.dumps(self.written(), sort_keys=True)

@@ -1,0 +1,300 @@
+"""The ranges from which candidates are drawn, in Optuna's define-by-run style.
+
+Every leaf of a plan or a recipe is a value, a range ``{low, high, step | log}`` or
+``{choices: [...]}``, whose choices may hold ranges themselves. Groups are placed from left to
+right inside their region, so that no draw can overlap.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from spaces.errors import ConfigError
+from spaces.layers import Layers, LayerSpec, resolve_layers
+from spaces.plan import Group, SharingPlan, StackShape
+from spaces.recipe import Candidate, Recipe
+from spaces.registry import did_you_mean
+
+LEAF = "write a value, {low: .., high: ..} with step or log, or {choices: [..]}"
+
+
+class Trial(Protocol):
+    """What a space asks of an Optuna trial."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None, log: bool
+    ) -> float: ...
+    def suggest_categorical(self, name: str, choices: list[str]) -> str: ...
+
+
+class Corner:
+    """A trial that draws every range's lowest, or highest, value and first, or last, choice."""
+
+    def __init__(self, *, high: bool) -> None:
+        self.high = high
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        return high if self.high else low
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None, log: bool
+    ) -> float:
+        return high if self.high else low
+
+    def suggest_categorical(self, name: str, choices: list[str]) -> str:
+        return choices[-1 if self.high else 0]
+
+
+def is_range(leaf: Any) -> bool:
+    """Whether `leaf` is a range of numbers."""
+    return isinstance(leaf, dict) and "low" in leaf
+
+
+def is_choice(leaf: Any) -> bool:
+    """Whether `leaf` is a choice among templates."""
+    return isinstance(leaf, dict) and "choices" in leaf
+
+
+def check_leaf(leaf: Any, name: str) -> Any:
+    """`leaf` with all ranges and choices inside it checked; raises :class:`ConfigError`."""
+    if is_choice(leaf):
+        if set(leaf) != {"choices"} or not isinstance(leaf["choices"], list) or not leaf["choices"]:
+            raise ConfigError(f"{name}: choices must be a non-empty list, but got {leaf}", LEAF)
+        for choice in leaf["choices"]:
+            check_leaf(choice, name)
+    elif is_range(leaf) or (isinstance(leaf, dict) and "high" in leaf):
+        _check_range(leaf, name)
+    elif isinstance(leaf, dict):
+        for key, child in leaf.items():
+            check_leaf(child, f"{name}.{key}")
+    return leaf
+
+
+def _check_range(leaf: dict[str, Any], name: str) -> None:
+    unknown = set(leaf) - {"low", "high", "step", "log"}
+    if unknown:
+        raise ConfigError(
+            f"{name}: unknown key in a range: {min(unknown)!r}",
+            did_you_mean(min(unknown), ["low", "high", "step", "log"]),
+        )
+    low, high = leaf.get("low"), leaf.get("high")
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
+    if not numbers or low > high:  # type: ignore[operator]
+        raise ConfigError(f"{name}: `low <= high` must hold, but got {leaf}", LEAF)
+    if leaf.get("log") and (leaf.get("step") or low <= 0):  # type: ignore[operator]
+        raise ConfigError(f"{name}: log needs `0 < low` and no step, but got {leaf}", LEAF)
+    if leaf.get("step") is not None and leaf["step"] <= 0:
+        raise ConfigError(f"{name}: `0 < step` must hold, but got {leaf}", LEAF)
+
+
+def draw(leaf: Any, trial: Trial, name: str) -> Any:
+    """A value of `leaf`; parameters are named by their dotted place under `name`."""
+    if is_choice(leaf):
+        labels = choice_labels(leaf["choices"])
+        picked = trial.suggest_categorical(name, labels)
+        return draw(leaf["choices"][labels.index(picked)], trial, name)
+    if is_range(leaf):
+        return _draw_number(leaf, trial, name)
+    if isinstance(leaf, dict):
+        return {key: draw(child, trial, f"{name}.{key}") for key, child in leaf.items()}
+    return leaf
+
+
+def _draw_number(leaf: dict[str, Any], trial: Trial, name: str) -> int | float:
+    low, high, log = leaf["low"], leaf["high"], bool(leaf.get("log"))
+    step = leaf.get("step")
+    if all(isinstance(v, int) for v in (low, high, step or 1)):
+        return trial.suggest_int(name, low, high, step=step or 1, log=log)
+    value = trial.suggest_float(name, float(low), float(high), step=step, log=log)
+    return round(value, 12) if step else value
+
+
+def choice_labels(choices: list[Any]) -> list[str]:
+    """A short, unique text for each choice, as stored with the trial."""
+    labels = [_label(choice) for choice in choices]
+    return [label if labels.count(label) == 1 else f"{label}#{i}" for i, label in enumerate(labels)]
+
+
+def _label(choice: Any) -> str:
+    if isinstance(choice, dict) and len(choice) == 1:
+        (key, value) = next(iter(choice.items()))
+        return f"{key} {value}" if isinstance(value, int | float | str) else str(key)
+    if isinstance(choice, list | tuple):
+        return "+".join(map(str, choice))
+    return yaml.safe_dump(choice, default_flow_style=True).strip().removesuffix("...").strip()
+
+
+class Region(BaseModel):
+    """Where a template's groups may lie, and their least and greatest number of layers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    within: Layers
+    min: int = Field(2, ge=1)
+    max: int | None = Field(None, ge=1)
+
+
+def _read_layers_leaf(value: Any) -> Any:
+    if isinstance(value, dict) and "within" in value:
+        return Region.model_validate(value)
+    return value
+
+
+def _write_layers_leaf(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, Region) else value
+
+
+LayersLeaf = Annotated[Any, BeforeValidator(_read_layers_leaf), PlainSerializer(_write_layers_leaf)]
+
+
+class GroupTemplate(BaseModel):
+    """Groups to be drawn: each key of :class:`Group`, as a value, a range or choices.
+
+    `count` is how many; more than one, or a searched number, needs ``layers: {within: ..}``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: LayersLeaf
+    count: Any = 1
+    stack: str | None = None
+    parts: Any = ["attention", "ffn"]
+    assign: Any = "one"
+    form: Any = "tie"
+    init: Any = "middle"
+
+    @model_validator(mode="after")
+    def _check(self) -> "GroupTemplate":
+        for key in ("count", "parts", "assign", "form", "init"):
+            check_leaf(getattr(self, key), key)
+        if not isinstance(self.layers, Region):
+            check_leaf(self.layers, "layers")
+            if self.count not in (0, 1):
+                raise ConfigError(
+                    f"several groups need room to be placed in, but layers is {self.layers!r}",
+                    "write layers: {within: 0..-1}, or one entry for each group",
+                )
+        return self
+
+    def suggest(self, trial: Trial, name: str, stacks: Mapping[str, StackShape]) -> list[Group]:
+        """The groups of one draw, unbound."""
+        count = int(draw(self.count, trial, f"{name}.count"))
+        places = self._places(trial, name, count, stacks)
+        return [self._group(trial, f"{name}.{i}", layers) for i, layers in enumerate(places)]
+
+    def _group(self, trial: Trial, name: str, layers: LayerSpec) -> Group:
+        keys = ("parts", "assign", "form", "init")
+        drawn = {key: draw(getattr(self, key), trial, f"{name}.{key}") for key in keys}
+        return Group.model_validate({"layers": layers, "stack": self.stack, **drawn})
+
+    def _places(
+        self, trial: Trial, name: str, count: int, stacks: Mapping[str, StackShape]
+    ) -> list[Any]:
+        if not isinstance(self.layers, Region):
+            return [draw(self.layers, trial, f"{name}.layers")] * count
+        stack, shape = self._stack(stacks)
+        free = resolve_layers(self.layers.within, shape.depth, stack)
+        return place(trial, name, free, count, self.layers)
+
+    def _stack(self, stacks: Mapping[str, StackShape]) -> tuple[str, StackShape]:
+        bound = SharingPlan(groups=(Group(layers=(0, 1), stack=self.stack),)).bound(stacks)
+        stack = bound.groups[0].stack or ""
+        return stack, stacks[stack]
+
+
+def place(
+    trial: Trial, name: str, free: tuple[int, ...], count: int, region: Region
+) -> list[tuple[int, ...]]:
+    """`count` disjoint ranges inside `free`, drawn from left to right.
+
+    Two numbers in 0..1 a group, `start` and `length`, are spread over what is still possible,
+    so that the parameters' own ranges never change. Raises :class:`ConfigError` if `count`
+    groups do not fit.
+    """
+    if count * region.min > len(free):
+        raise ConfigError(
+            f"{count} groups of at least {region.min} layers do not fit into {len(free)} layers",
+            "lower count or min, or widen within",
+        )
+    places, start = [], 0
+    for i in range(count):
+        reserved = (count - i - 1) * region.min
+        starts = len(free) - reserved - region.min - start + 1
+        start += _spread(trial, f"{name}.{i}.start", starts)
+        longest = min(region.max or len(free), len(free) - reserved - start)
+        length = region.min + _spread(trial, f"{name}.{i}.length", longest - region.min + 1)
+        places.append(free[start : start + length])
+        start += length
+    return places
+
+
+def _spread(trial: Trial, name: str, count: int) -> int:
+    """One of ``0..count-1``, from a parameter in 0..1."""
+    fraction = trial.suggest_float(name, 0.0, 1.0, step=None, log=False)
+    return min(int(fraction * count), count - 1)
+
+
+class Space(BaseModel):
+    """All candidates a study may try: templates of groups, and a recipe of leaves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plan: tuple[GroupTemplate, ...] = ()
+    recipe: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Space":
+        for key, leaf in self.recipe.items():
+            if key not in Recipe.model_fields:
+                raise ConfigError(
+                    f"unknown key in recipe: {key!r}", did_you_mean(key, [*Recipe.model_fields])
+                )
+            check_leaf(leaf, f"recipe.{key}")
+        for high in (False, True):
+            self.suggest_recipe(Corner(high=high))
+        return self
+
+    def suggest(self, trial: Trial, stacks: Mapping[str, StackShape]) -> Candidate:
+        """The candidate of one draw, bound to a model with these stacks."""
+        groups = [
+            group
+            for i, template in enumerate(self.plan)
+            for group in template.suggest(trial, f"plan.{i}", stacks)
+        ]
+        plan = SharingPlan(groups=tuple(groups))
+        return Candidate(plan=plan, recipe=self.suggest_recipe(trial)).bound(stacks)
+
+    def suggest_recipe(self, trial: Trial) -> Recipe:
+        """The recipe of one draw."""
+        leaves = self.recipe.items()
+        return Recipe(**{key: draw(leaf, trial, f"recipe.{key}") for key, leaf in leaves})
+
+    def reference_recipe(self) -> Recipe:
+        """The recipe of the anchors: fixed values as they are, and of what is searched the
+        default where it is allowed, else the (geometric) middle or the first choice."""
+        return Recipe(
+            **{
+                key: _reference(leaf, Recipe.model_fields[key].default)
+                for key, leaf in self.recipe.items()
+            }
+        )
+
+    def check(self, stacks: Mapping[str, StackShape]) -> None:
+        """Raises :class:`SharetuneError` if the space's corners do not fit the model."""
+        for high in (False, True):
+            self.suggest(Corner(high=high), stacks)
+
+
+def _reference(leaf: Any, default: Any) -> Any:
+    if is_choice(leaf):
+        return default if default in leaf["choices"] else leaf["choices"][0]
+    if not is_range(leaf):
+        return leaf
+    low, high = leaf["low"], leaf["high"]
+    if default is not None and low <= default <= high:
+        return default
+    middle = (low * high) ** 0.5 if leaf.get("log") else (low + high) / 2
+    return int(middle) if isinstance(low, int) and isinstance(high, int) else middle

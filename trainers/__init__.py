@@ -1,0 +1,11 @@
+"""Turns a candidate into a measured model: share, train, compress, measure, export.
+
+Importing this package makes ``AutoModelFor...from_pretrained`` read shared models.
+"""
+
+from trainers.checkpoints import load_shared, register_auto_classes
+from trainers.sharing import is_shared, materialize_, share_, share_params
+
+register_auto_classes()
+
+__all__ = ["is_shared", "load_shared", "materialize_", "share_", "share_params"]

@@ -1,0 +1,161 @@
+"""Trains and measures one candidate: all that happens to a trial on a worker.
+
+>>> trainee = Trainee(model="bert-base-uncased", task=task, cache=Path("cache"))
+>>> facts = trainee.prepare(max_length=128)                      # doctest: +SKIP
+>>> trainee.evaluate(Candidate(), facts, save_to=Path("trials/0"))   # doctest: +SKIP
+"""
+
+import copy
+import os
+import platform
+import socket
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, set_seed
+
+from spaces.plan import StackShape
+from spaces.recipe import Candidate
+from trainers import latency, sizes
+from trainers.checkpoints import load_shared
+from trainers.sharing import materialize_, share_
+from trainers.structure import stack_shapes
+from trainers.tasks import Split, Task
+from trainers.training import optimiser_steps, predict, train
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """The checkpoint and the task of a study. `cache` holds the tokenised data."""
+
+    model: str
+    task: Task
+    cache: Path
+
+    def prepare(self, max_length: int) -> dict[str, Any]:
+        """Reads the data and the model's shape once a study; returns plain facts.
+
+        Raises :class:`SharetuneError` for data or a model that does not fit.
+        """
+        _quiet_library()
+        facts = self.task.prepare(self.model, self.cache, max_length)
+        shapes = stack_shapes(self.task.skeleton(self.model, facts))
+        return facts | {"stacks": {name: vars(shape) for name, shape in shapes.items()}}
+
+    def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]:
+        """What is exact before training; see :func:`trainers.sizes.facts`."""
+        unshared = _skeleton(self, _frozen(facts))
+        shared = share_(copy.deepcopy(unshared), candidate.plan)
+        sample = self.task.sample(1, candidate.recipe.max_length)
+        return sizes.facts(unshared, shared, {k: v.to("meta") for k, v in sample.items()})
+
+    def evaluate(
+        self, candidate: Candidate, facts: dict[str, Any], *, save_to: Path, threads: int = 1
+    ) -> dict[str, Any]:
+        """Trains `candidate`, measures it on the test split and saves it in `save_to`.
+
+        Returns metrics, the per-class report, the curve, seconds and circumstances as plain
+        data. Raises :class:`CandidateFault` if the candidate cannot be trained.
+        """
+        _quiet_library()
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        set_seed(candidate.recipe.seed)
+        model = self.task.load(self.model, facts)
+        share_(model, candidate.plan)
+        train_split, test_split = _splits(self, candidate.recipe.max_length)
+        steps = optimiser_steps(candidate.recipe, len(train_split.labels))
+        curve = train(
+            model,
+            candidate.recipe,
+            data=train_split.rows,
+            collate=train_split.collate,
+            total_steps=steps,
+        )
+        trained = time.perf_counter()
+        logits = predict(model, data=test_split.rows, collate=test_split.collate)
+        scores = self.task.score(logits, test_split.labels, facts)
+        evaluated = time.perf_counter()
+        model.save_pretrained(save_to)
+        return scores | {
+            "curve": curve,
+            "seconds": {
+                "train": round(trained - start, 3),
+                "evaluate": round(evaluated - trained, 3),
+                "total": round(time.perf_counter() - start, 3),
+            },
+            "circumstances": circumstances(threads)
+            | {"seed": candidate.recipe.seed, "steps": steps},
+        }
+
+    def latency(
+        self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
+    ) -> dict[str, Any]:
+        """Latency of the model saved in `folder`, stored and materialised, for one example of
+        `max_length` tokens, in turns with the unshared model. Call it on a quiet device."""
+        torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        stored = load_shared(folder).to(device)
+        models: dict[str, PreTrainedModel] = {
+            "unshared": self.task.load(self.model, facts).to(device),
+            "stored": stored,
+            "materialised": materialize_(copy.deepcopy(stored)),
+        }
+        sample = self.task.sample(1, max_length)
+        found = latency.compare(models, "unshared", sample, rounds=rounds)
+        return {
+            "forms": {name: found[name].written() for name in ("stored", "materialised")},
+            "unshared_ms": found["unshared"].written()["median_ms"],
+            "batch_size": 1,
+            "max_length": max_length,
+            "rounds": rounds,
+            "device": device_name(),
+            "threads": threads,
+        }
+
+
+def shapes(facts: dict[str, Any]) -> dict[str, StackShape]:
+    """The stacks' shapes out of what :meth:`Trainee.prepare` returned."""
+    return {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
+
+
+def circumstances(threads: int) -> dict[str, Any]:
+    """Where a number comes from: device, threads, host, process."""
+    return {
+        "device": device_name(),
+        "threads": threads,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's architecture."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+
+
+def _quiet_library() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    import datasets
+
+    datasets.disable_progress_bars()
+
+
+def _frozen(facts: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(facts["labels"])
+
+
+@lru_cache(maxsize=4)
+def _skeleton(trainee: Trainee, labels: tuple[str, ...]) -> PreTrainedModel:
+    return trainee.task.skeleton(trainee.model, {"labels": list(labels)})
+
+
+@lru_cache(maxsize=4)
+def _splits(trainee: Trainee, max_length: int) -> tuple[Split, Split]:
+    return trainee.task.splits(trainee.model, trainee.cache, max_length)

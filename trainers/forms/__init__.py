@@ -1,0 +1,38 @@
+"""How each form builds its bank and its readers out of the layers' matrices.
+
+A new form is one file here: a :class:`spaces.forms.Form` registered under its name, a
+:class:`SharedLinear` that composes the weight, and a builder registered in `BUILDERS`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from spaces.registry import Registry
+from trainers.modules import SharedLinear
+from trainers.structure import Slot
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """One role's matrices over the layers of a group, in layer order.
+
+    `weights` are out x in, `biases` out or None. `start` makes one tensor from all the
+    layers' tensors. `share_biases` says whether the plan shares biases too.
+    """
+
+    slot: Slot
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor | None]
+    start: Callable[[Sequence[Tensor]], Tensor]
+    share_biases: bool
+    transposed: bool
+
+
+Builder = Callable[[Any, Matrices, nn.ModuleDict, str], list[SharedLinear]]
+"""``(form, matrices, bank, key)``: enters the shared tensors into ``bank[key]`` and returns
+one reader a layer."""
+
+BUILDERS: Registry[Builder] = Registry("form")

@@ -1,0 +1,63 @@
+"""The unit bank and the tie: a fraction of the units is read, the rest stays private."""
+
+from torch import Tensor, nn
+
+from spaces.forms import Bank, Tie
+from trainers.forms import BUILDERS, Matrices
+from trainers.modules import SharedLinear, linear
+from trainers.units import Cut, shared_units
+
+
+class BankLinear(SharedLinear):
+    """A matrix whose first units are the bank's and whose other units are its own."""
+
+    def __init__(
+        self,
+        banks: nn.ModuleDict,
+        key: str,
+        cut: Cut,
+        private: Tensor,
+        bias: Tensor | None,
+        *,
+        transposed: bool,
+    ) -> None:
+        super().__init__(banks, key, bias, transposed=transposed)
+        self.cut = cut
+        self.private = None if cut.is_whole else linear(private)
+
+    @property
+    def weight(self) -> Tensor:
+        """The bank's units followed by the private ones, out x in."""
+        shared: Tensor = self.entry.weight  # type: ignore[assignment]
+        return shared if self.private is None else self.cut.join(shared, self.private.weight)
+
+
+@BUILDERS.register("bank")
+def build_bank(form: Bank, matrices: Matrices, bank: nn.ModuleDict, key: str) -> list[SharedLinear]:
+    """One bank of ``ratio * P`` parameters, ``(1 - ratio) * P`` private ones a layer."""
+    slot = matrices.slot
+    units = shared_units(slot, form.ratio)
+    if units == 0:
+        return []
+    cut = Cut.at(slot, units)
+    parts = [cut.split(weight) for weight in matrices.weights]
+    shares_bias = matrices.share_biases and cut.is_whole and matrices.biases[0] is not None
+    bias = matrices.start([b for b in matrices.biases if b is not None]) if shares_bias else None
+    bank[key] = linear(matrices.start([shared for shared, _ in parts]), bias)
+    return [
+        BankLinear(
+            bank,
+            key,
+            cut,
+            private,
+            None if shares_bias else own_bias,
+            transposed=matrices.transposed,
+        )
+        for (_, private), own_bias in zip(parts, matrices.biases, strict=True)
+    ]
+
+
+@BUILDERS.register("tie")
+def build_tie(_: Tie, matrices: Matrices, bank: nn.ModuleDict, key: str) -> list[SharedLinear]:
+    """One bank of P parameters and nothing private."""
+    return build_bank(Bank(ratio=1), matrices, bank, key)

@@ -1,0 +1,100 @@
+"""How long a forward pass takes, against the unshared model, on a quiet device.
+
+Models run in turns (A B C, A B C, ...), so that whatever slows the machine slows all of them.
+Medians and ratios come with 95 % bootstrap intervals over the rounds; no round is left out.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median of the rounds and ratio to the reference's median, with 95 % intervals."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+    def written(self) -> dict[str, float]:
+        """As plain data, rounded to what can be meant."""
+        return {name: round(value, 5) for name, value in asdict(self).items()}
+
+
+def time_in_turns(
+    runs: dict[str, Callable[[], object]], *, rounds: int, warmup: int, cuda: bool = False
+) -> dict[str, list[float]]:
+    """Milliseconds of each run in each round, after `warmup` rounds that are not counted."""
+    clock = _cuda_ms if cuda else _wall_ms
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warmup + rounds):
+        for name, run in runs.items():
+            elapsed = clock(run)
+            if turn >= warmup:
+                times[name].append(elapsed)
+    return times
+
+
+def _wall_ms(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return 1000 * (time.perf_counter() - start)
+
+
+def _cuda_ms(run: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def summarise(times: list[float], reference: list[float]) -> Latency:
+    """Medians with bootstrap intervals over rounds; rounds are resampled in pairs."""
+    rng = np.random.default_rng(0)
+    mine, theirs = np.asarray(times), np.asarray(reference)
+    picks = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
+    medians = np.median(mine[picks], axis=1)
+    ratios = medians / np.median(theirs[picks], axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    ratio_low, ratio_high = np.percentile(ratios, [2.5, 97.5])
+    median = float(np.median(mine))
+    ratio = median / float(np.median(theirs))
+    return Latency(median, float(low), float(high), ratio, float(ratio_low), float(ratio_high))
+
+
+def compare(
+    models: dict[str, PreTrainedModel],
+    reference: str,
+    inputs: dict[str, Tensor],
+    *,
+    rounds: int = 40,
+    warmup: int = 5,
+) -> dict[str, Latency]:
+    """Latency of every model for one forward pass of `inputs`, against `models[reference]`."""
+    device = next(models[reference].parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in inputs.items()}
+    with torch.inference_mode():
+        times = time_in_turns(
+            {name: _forward(model.eval(), batch) for name, model in models.items()},
+            rounds=rounds,
+            warmup=warmup,
+            cuda=device.type == "cuda",
+        )
+    return {name: summarise(own, times[reference]) for name, own in times.items()}
+
+
+def _forward(model: PreTrainedModel, batch: dict[str, Tensor]) -> Callable[[], object]:
+    return lambda: model(**batch)

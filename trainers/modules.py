@@ -1,0 +1,108 @@
+"""Modules that read their weights from a bank.
+
+A bank is a ``ModuleDict`` at the model's root. Readers hold it without registering it, so no
+tensor has two names, and look their entry up at every use, so that replacing an entry (by
+quantisation, for one) reaches every reader.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+
+def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """An ``nn.Linear`` around copies of `weight` (out x in) and `bias` (out)."""
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    module.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+    if bias is not None:
+        module.bias = nn.Parameter(bias.detach().clone())
+    return module
+
+
+class BankReader(nn.Module):
+    """Holds an unregistered reference to the entry `key` of `banks`."""
+
+    def __init__(self, banks: nn.ModuleDict, key: str) -> None:
+        super().__init__()
+        self._banks = (banks,)
+        self._key = key
+
+    @property
+    def entry(self) -> nn.Module:
+        """The module whose tensors all readers of this entry share."""
+        return self._banks[0][self._key]
+
+    def extra_repr(self) -> str:
+        return f"reads {self._key}"
+
+
+class SharedNorm(BankReader):
+    """A normalisation layer that is the bank's."""
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        output: Tensor = self.entry(*args, **kwargs)
+        return output
+
+    @property
+    def weight(self) -> Tensor:
+        """The bank's scale."""
+        return self.entry.weight  # type: ignore[return-value]
+
+    def materialize(self) -> nn.Module:
+        """A private copy of the bank's layer."""
+        from copy import deepcopy
+
+        return deepcopy(self.entry)
+
+
+class SharedLinear(BankReader):
+    """A linear layer whose matrix is made from a bank and private tensors.
+
+    Subclasses say how, by the property :attr:`weight`. `own_bias` (out) is the layer's own;
+    without one the entry's bias is used. `transposed` remembers a Conv1D to go back to.
+    """
+
+    own_bias: nn.Parameter | None
+
+    def __init__(
+        self, banks: nn.ModuleDict, key: str, bias: Tensor | None, *, transposed: bool = False
+    ) -> None:
+        super().__init__(banks, key)
+        own = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.register_parameter("own_bias", own)
+        self.transposed = transposed
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's matrix, out x in."""
+        raise NotImplementedError
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias (out), its own or the bank's."""
+        return self.entry.bias if self.own_bias is None else self.own_bias  # type: ignore[return-value]
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the matrix."""
+        return int(self.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the matrix."""
+        return int(self.weight.shape[0])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
+        return functional.linear(hidden, self.weight, self.bias)
+
+    def materialize(self) -> nn.Module:
+        """The dense layer of the kind that stood here before, with the same function."""
+        dense = linear(self.weight, self.bias)
+        if not self.transposed:
+            return dense
+        conv = Conv1D(dense.out_features, dense.in_features)
+        conv.weight = nn.Parameter(dense.weight.detach().T.contiguous())
+        conv.bias = dense.bias
+        return conv

@@ -1,0 +1,39 @@
+"""Loads checkpoints of the library, from the hub or a folder, with errors that say what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from spaces.errors import ModelError
+
+
+def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
+    """``auto.from_pretrained(model)``. Raises :class:`ModelError` if there is no such model."""
+    try:
+        return auto.from_pretrained(model, **kwargs)
+    except (OSError, ValueError) as error:
+        raise _no_model(model, error) from error
+
+
+def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
+    """The model's architecture on the meta device, in eval mode, with plain attention.
+
+    Plain (eager) attention, because the FLOP counter sees its products.
+    """
+    config = from_library(AutoConfig, model, **kwargs)
+    with torch.device("meta"):
+        shell: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
+    return shell.eval()
+
+
+def _no_model(model: str, error: Exception) -> ModelError:
+    looks_local = model.startswith(("/", "./", "../", "~")) or Path(model).exists()
+    if looks_local and not (Path(model) / "config.json").exists():
+        return ModelError(f"no model in folder {model}", "the folder must hold a config.json")
+    first = str(error).strip().splitlines()[0]
+    return ModelError(
+        f"cannot load model {model!r}: {first}",
+        "name a folder with a saved model, or a model of the hub (needs network or its cache)",
+    )

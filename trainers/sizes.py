@@ -1,0 +1,110 @@
+"""What is known of a candidate before it is trained: parameters, bytes, FLOPs, sharing."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from trainers.structure import Slot, Stack, find_stacks, weight_out_in
+
+
+def parameters(modules: Iterable[nn.Module]) -> int:
+    """Stored parameters of these modules, each tensor counted once."""
+    tensors = {id(p): p for module in modules for p in module.parameters()}
+    return sum(p.numel() for p in tensors.values())
+
+
+def stack_parameters(model: PreTrainedModel, stacks: Iterable[Stack]) -> int:
+    """Parameters of all stacks' layers and of the banks they read."""
+    banks = [model.banks] if hasattr(model, "banks") else []
+    return parameters([model.get_submodule(stack.path) for stack in stacks] + banks)
+
+
+def saved_bytes(model: PreTrainedModel) -> int:
+    """Size of the model's safetensors file in bytes, header included."""
+    tensors = dict(_saved_tensors(model))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        end = offset + tensor.numel() * tensor.itemsize
+        header[name] = {
+            "dtype": _dtype_name(tensor.dtype),
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":"))
+    return 8 + -(-len(text) // 8) * 8 + offset
+
+
+def _saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    seen: set[int] = set()
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and name not in tied:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    kind = "F" if dtype.is_floating_point else "I"
+    name = "BF16" if dtype == torch.bfloat16 else f"{kind}{8 * dtype.itemsize}"
+    return "BOOL" if dtype == torch.bool else name
+
+
+def forward_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
+    """Floating-point operations of one forward pass, a multiply-add counted as two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs)
+    return int(counter.get_total_flops())
+
+
+def matrix_parameters(layer: nn.Module, slots: Iterable[Slot]) -> int:
+    """P: the shareable parameters of one layer, which are those of its matrices."""
+    return sum(weight_out_in(layer.get_submodule(slot.path)).numel() for slot in slots)
+
+
+def shareable(stacks: Iterable[Stack]) -> tuple[int, int]:
+    """``(n P, P)`` summed over the stacks of an unshared model."""
+    whole = single = 0
+    for stack in stacks:
+        one_layer = matrix_parameters(stack.layers[0], stack.slots)
+        whole, single = whole + one_layer * len(stack.layers), single + one_layer
+    return whole, single
+
+
+def facts(
+    unshared: PreTrainedModel, shared: PreTrainedModel, inputs: dict[str, Tensor]
+) -> dict[str, float]:
+    """Everything exact about `shared`, which was made from an equal of `unshared`.
+
+    ``effective_ratio`` is ``(n P - stored) / (n P - P)`` over all matrices of all stacks: 0
+    for no sharing, 1 when every stack stores one layer. Runs on the meta device.
+    """
+    stacks = list(find_stacks(unshared).values())
+    before, after = stack_parameters(unshared, stacks), stack_parameters(shared, stacks)
+    whole, single = shareable(stacks)
+    other = _unshareable_lost(unshared, shared, stacks)
+    return {
+        "parameters": parameters([shared]),
+        "stack_parameters": after,
+        "bytes": saved_bytes(shared),
+        "flops": forward_flops(shared, inputs),
+        "effective_ratio": round((before - after - other) / (whole - single), 6),
+    }
+
+
+def _unshareable_lost(
+    unshared: PreTrainedModel, shared: PreTrainedModel, stacks: Iterable[Stack]
+) -> int:
+    """Vectors (norms, biases) that sharing or dropping saved beside the matrices."""
+
+    def vectors(model: PreTrainedModel) -> int:
+        roots = [model.get_submodule(stack.path) for stack in stacks]
+        roots += [model.banks] if hasattr(model, "banks") else []
+        return sum(p.numel() for root in roots for p in root.parameters() if p.dim() < 2)
+
+    return vectors(unshared) - vectors(shared)

@@ -1,0 +1,76 @@
+"""Reads a user's table - CSV, JSON Lines, Parquet or a `datasets` name - and says what is wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from spaces.errors import DataError
+
+READERS: dict[str, Callable[..., pd.DataFrame]] = {
+    ".csv": lambda path: pd.read_csv(path, encoding="utf-8", keep_default_na=False),
+    ".tsv": lambda path: pd.read_csv(path, encoding="utf-8", sep="\t", keep_default_na=False),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, encoding="utf-8"),
+    ".json": lambda path: pd.read_json(path, lines=True, dtype=False, encoding="utf-8"),
+    ".parquet": pd.read_parquet,
+}
+
+
+def read_table(source: str, split: str) -> pd.DataFrame:
+    """The rows of a file, or of one `split` of a data set's name on the hub.
+
+    Raises :class:`DataError` for a missing, empty, undecodable or malformed file.
+    """
+    path = Path(source)
+    is_file = path.suffix.lower() in READERS
+    frame = _read_file(path) if is_file else _read_hub(source, split)
+    if frame.empty:
+        raise DataError(f"{source} has no rows", "give a file with a header and at least one row")
+    return frame
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise DataError(f"no such data file: {path}", "paths are relative to the study file")
+    try:
+        return READERS[path.suffix.lower()](path)
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path} is empty", "give a file with a header and rows") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}",
+            f"convert it, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
+        ) from None
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as {path.suffix[1:].upper()}: {str(error).splitlines()[0]}",
+            f"known kinds of file: {', '.join(READERS)}",
+        ) from None
+
+
+def _read_hub(name: str, split: str) -> pd.DataFrame:
+    import datasets
+
+    try:
+        frame = datasets.load_dataset(name, split=split).to_pandas()
+    except Exception as error:  # the library raises a dozen kinds for one missing name
+        raise DataError(
+            f"no data set {name!r} with split {split!r}: {str(error).splitlines()[0]}",
+            f"name a file ({', '.join(READERS)}) or a data set of the hub and its split",
+        ) from error
+    assert isinstance(frame, pd.DataFrame)
+    return frame
+
+
+def column(frame: pd.DataFrame, given: str | None, usual: tuple[str, ...], what: str) -> str:
+    """The column's name: `given`, or the first of the `usual` ones that the table has."""
+    names = [given] if given else usual
+    for name in names:
+        if name in frame.columns:
+            return str(name)
+    asked = repr(given) if given else f"among {', '.join(usual)}"
+    raise DataError(
+        f"no {what} column: looked for {asked}, and the table has "
+        f"{', '.join(map(repr, frame.columns))}",
+        f"set task.{what} to the column's name",
+    )
