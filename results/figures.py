@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from results.front import comparable, hypervolume_over_trials, pareto_front
-from results.numbers import is_fraction, quantity, short_title
+from results.numbers import THIN, is_fraction, quantity, short_title
 from results.study import StudyRecord, records
 from spaces.objectives import OBJECTIVES, Objective
 
@@ -172,7 +172,7 @@ class FrontPlot:
     def _latency_note(self) -> str:
         conditions = conditions_text(self.study.frame)
         measured = f" Measured with {conditions}." if conditions else ""
-        return f" Bars are 95 % intervals.{measured}"
+        return f" Bars are 95{THIN}% intervals.{measured}"
 
 
 def draw_hypervolume(study: StudyRecord) -> Drawing:

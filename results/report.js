@@ -5,16 +5,17 @@ const PRINT_WIDTH = 640;
 
 function theme(narrow) {
   const style = getComputedStyle(document.documentElement);
+  const family = getComputedStyle(document.body).fontFamily;
   const colour = (name) => style.getPropertyValue(name).trim();
   const axis = {
     gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false,
     automargin: true, tickfont: { color: colour("--muted"), size: 12 }, title: { font: { size: 13 } },
   };
   return {
-    font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 12 : 13, color: colour("--ink") },
+    font: { family, size: narrow ? 12 : 13, color: colour("--ink") },
     hoverlabel: {
       bgcolor: colour("--paper"), bordercolor: colour("--line"),
-      font: { color: colour("--ink"), size: 13 }, align: "left",
+      font: { family, color: colour("--ink"), size: 13 }, align: "left",
     },
     legend: { font: { size: narrow ? 11 : 12 } },
     xaxis: { ...axis, showgrid: false, ticks: "outside", tickcolor: colour("--line"), showline: true }, yaxis: axis,
@@ -33,11 +34,12 @@ function merged(base, extra) {
 function draw(plot, width) {
   const { data, layout } = figures[plot.dataset.figure];
   const themed = merged(layout, theme(plot.clientWidth < 480));
+  const size = width ? { width, height: plot.clientHeight } : { autosize: true };
   const config = {
     responsive: !width, displaylogo: false, displayModeBar: width ? false : undefined,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
   };
-  return Plotly.react(plot, data, { ...themed, width, autosize: !width }, config);
+  return Plotly.react(plot, data, { ...themed, ...size }, config);
 }
 
 function show(number) {
@@ -46,10 +48,12 @@ function show(number) {
   card?.focus({ preventScroll: true });
 }
 
-for (const plot of plots) {
+function start(plot) {
   draw(plot);
   plot.on("plotly_click", (event) => show(event.points[0].customdata));
 }
+
+plots.forEach((plot, i) => (i ? setTimeout(start, 0, plot) : start(plot)));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach((p) => draw(p)));
 matchMedia("print").addEventListener("change", (event) =>
   plots.forEach((plot) => draw(plot, event.matches ? PRINT_WIDTH : undefined)));

@@ -14,7 +14,7 @@ from results.front import (
     pareto_front,
     smallest_within,
 )
-from results.numbers import percent, plural, quantity, ratio, short_title
+from results.numbers import THIN, percent, plural, quantity, ratio, short_title
 from results.study import StudyRecord, records
 from spaces.objectives import OBJECTIVES, Objective
 
@@ -158,7 +158,7 @@ def _doubt(trial: dict[str, Any], quality: Objective) -> str:
     if quality.name != "accuracy" or examples is None:
         return ""
     margin = percent(accuracy_margin(trial["accuracy"], examples))
-    return f" On {examples:,} test examples its 95 % interval is about ±{margin} points."
+    return f" On {examples:,} test examples its 95{THIN}% interval is about ±{margin} points."
 
 
 def _smallest(study: StudyRecord, quality: Objective) -> str:
@@ -198,7 +198,7 @@ def _against_drops(frame: pd.DataFrame, quality: Objective) -> str:
     won = sum(rival.gain > 0 for rival in met if rival.gain is not None)
     details = "; ".join(_duel(rival) for rival in met)
     return (
-        f"At most 1 % larger, sharing beats plain layer drop at {won} of "
+        f"At most 1{THIN}% larger, sharing beats plain layer drop at {won} of "
         f"{plural(len(met), 'size')} ({details})."
     )
 

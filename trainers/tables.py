@@ -36,9 +36,9 @@ def _read_file(path: Path) -> pd.DataFrame:
         return READERS[path.suffix.lower()](path)
     except pd.errors.EmptyDataError:
         raise DataError(f"{path} is empty", "give a file with a header and rows") from None
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError:
         raise DataError(
-            f"{path} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}",
+            f"{path} is not UTF-8: line {_first_undecodable_line(path)} cannot be decoded",
             f"convert it, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
         ) from None
     except (ValueError, OSError) as error:
@@ -46,6 +46,13 @@ def _read_file(path: Path) -> pd.DataFrame:
             f"{path} cannot be read as {path.suffix[1:].upper()}: {str(error).splitlines()[0]}",
             f"known kinds of file: {', '.join(READERS)}",
         ) from None
+
+
+def _first_undecodable_line(path: Path) -> int:
+    content = path.read_bytes()
+    decodable = content.decode("utf-8", errors="surrogateescape")
+    escaped = next(i for i, letter in enumerate(decodable) if "\udc80" <= letter <= "\udcff")
+    return decodable.count("\n", 0, escaped) + 1
 
 
 def _read_hub(name: str, split: str) -> pd.DataFrame:

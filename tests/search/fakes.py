@@ -1,0 +1,115 @@
+"""A trainee that answers in microseconds, so that search, store and report are tested fast."""
+
+import json
+import math
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.config import StudyConfig, validate
+from spaces.errors import CandidateFault
+from spaces.recipe import Candidate
+
+DEPTH = 6
+
+
+@dataclass(frozen=True)
+class FakeTrainee:
+    """Accuracy falls with what is shared. `faults` gives special ways to end by learning rate
+    (rounded up to one digit), and `folder`, where given, counts the trainings."""
+
+    faults: tuple[tuple[str, str], ...] = ()
+    folder: Path | None = None
+    seconds: float = 0.0
+
+    def prepare(self, max_length):
+        return {
+            "labels": ["a", "b"],
+            "stacks": {"layers": {"depth": DEPTH, "heads": 12, "neurons": 1536}},
+        }
+
+    def inspect(self, candidate: Candidate, facts):
+        saved = sum(
+            (len(g.layers) - (0 if g.form.removes_layers else 1)) * (g.form.share() or 1.0)
+            for g in candidate.plan.groups
+        )
+        removed = sum(len(g.layers) for g in candidate.plan.groups if g.form.removes_layers)
+        stored = 22_000_000 - 1_700_000 * saved
+        return {
+            "parameters": stored,
+            "stack_parameters": stored - 12_000_000,
+            "bytes": 4 * stored,
+            "flops": 1e9 * (DEPTH - removed) / DEPTH,
+            "effective_ratio": saved / (DEPTH - 1),
+        }
+
+    def evaluate(self, candidate: Candidate, facts, *, save_to: Path, threads: int):
+        time.sleep(self.seconds)
+        if self.folder is not None:
+            (self.folder / f"{time.time_ns()}.json").write_text(json.dumps(candidate.written()))
+        stored = self.inspect(candidate, facts)["parameters"]
+        accuracy = (
+            0.95 - (22e6 - stored) / 22e6 - abs(math.log10(candidate.recipe.learning_rate) + 4) / 50
+        )
+        accuracy = self._fault(str(candidate.plan), accuracy)
+        save_to.mkdir(parents=True, exist_ok=True)
+        (save_to / "weights").write_text(str(stored))
+        return {
+            "metrics": {"accuracy": accuracy, "macro_f1": accuracy},
+            "per_class": {"a": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 10}},
+            "confusion": [[10, 0], [0, 10]],
+            "curve": [[1, 0.7]],
+            "seconds": {"train": 0.1, "evaluate": 0.1, "total": 0.2},
+            "circumstances": {"seed": 0, "steps": 1},
+        }
+
+    def latency(self, folder, facts, *, max_length, threads, rounds):
+        one = {"median_ms": 10.0, "low_ms": 9.0, "high_ms": 11.0}
+        one |= {"ratio": 1.0, "ratio_low": 0.9, "ratio_high": 1.1}
+        return {
+            "forms": {"stored": one, "materialised": one},
+            "unshared_ms": 10.0,
+            "batch_size": 1,
+            "max_length": max_length,
+            "rounds": rounds,
+            "device": "fake",
+            "threads": threads,
+        }
+
+    def _fault(self, plan: str, accuracy):
+        for part, fault in self.faults:
+            if part not in plan:
+                continue
+            if fault == "raise":
+                raise RuntimeError("matrix on fire")
+            if fault == "fault":
+                raise CandidateFault("the loss is nan at step 3")
+            if fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "interrupt":
+                raise KeyboardInterrupt
+            return {"nan": math.nan, "none": None}[fault]
+        return accuracy
+
+
+def study(**changes) -> StudyConfig:
+    """A small study over the fake, run in this process."""
+    data = {
+        "name": "fake",
+        "model": "fake-model",
+        "task": {"name": "text-classification", "train": "t.csv"},
+        "executor": "local",
+        "budget": {"trials": 10},
+        "space": {
+            "plan": [
+                {
+                    "layers": {"within": "0..-1", "min": 2},
+                    "form": {"choices": ["tie", {"bank": {"ratio": {"low": 0.1, "high": 0.9}}}]},
+                }
+            ],
+            "recipe": {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}, "steps": 1},
+        },
+    }
+    return validate(data | changes, "study.yaml")

@@ -1,0 +1,223 @@
+"""A search from start to report with the fake trainee: budget, memory, faults, resuming."""
+
+import json
+import math
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+import results
+from results import record
+from search.run import run
+from search.store import Store
+from spaces.errors import RunError
+from tests.search.fakes import FakeTrainee, study
+
+
+def trials(folder):
+    store = Store.open(folder)
+    found = store.study.get_trials()
+    store.close()
+    return found
+
+
+def states(folder):
+    return [trial.state for trial in trials(folder)]
+
+
+def test_anchors_come_first_and_the_budget_is_exact(tmp_path):
+    run(study(), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    found = trials(tmp_path / "run")
+    assert [t.user_attrs.get("anchor") for t in found[:4]] == [
+        "unshared",
+        "tied",
+        "drop-third",
+        "drop-half",
+    ]
+    assert len([t for t in found if "started" in t.user_attrs]) == 10
+    assert len(list(tmp_path.glob("*.json"))) == 10
+    assert (tmp_path / "run" / "report.html").stat().st_size > 100_000
+
+
+def test_every_trial_carries_what_was_found(tmp_path):
+    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    frame = results.load(tmp_path / "run")
+    complete = frame[frame["state"] == "COMPLETE"]
+    assert len(complete) == 10
+    for column in ("accuracy", "macro_f1", "parameters", "flops", "bytes", "effective_ratio"):
+        assert complete[column].notna().all(), column
+    unshared = complete[complete["anchor"] == "unshared"].iloc[0]
+    assert (unshared["parameters"], unshared["latency_ms"]) == (22_000_000, 10.0)
+
+
+def test_the_same_seed_gives_the_same_candidates(tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        run(study(seed=seed), out=tmp_path / name, trainee=FakeTrainee())
+    keys = [
+        [json.dumps(t.user_attrs["candidate"], sort_keys=True) for t in trials(tmp_path / name)]
+        for name in ("one", "two", "three")
+    ]
+    assert keys[0] == keys[1] != keys[2]
+    assert [t.values for t in trials(tmp_path / "one")] == [
+        t.values for t in trials(tmp_path / "two")
+    ]
+
+
+def test_an_equal_candidate_is_answered_from_memory(tmp_path):
+    space = {
+        "plan": [{"layers": "1..4", "init": {"choices": ["first", "last"]}}],
+        "recipe": {"steps": 1},
+    }
+    run(study(space=space), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    found = trials(tmp_path / "run")
+    repeats = [t for t in found if "same_as" in t.user_attrs]
+    assert len(list(tmp_path.glob("*.json"))) == 4 + 2
+    assert repeats
+    for repeat in repeats:
+        original = found[repeat.user_attrs["same_as"]]
+        assert repeat.values == original.values
+        assert repeat.user_attrs["candidate"] == original.user_attrs["candidate"]
+
+
+def test_a_candidate_over_budget_is_refused_before_training(tmp_path):
+    budget = {"trials": 8, "max_parameters": 20_000_000}
+    run(study(budget=budget), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    found = trials(tmp_path / "run")
+    refused = [t for t in found if "over budget" in t.user_attrs.get("reason", "")]
+    assert found[0] in refused
+    assert found[0].user_attrs["reason"] == (
+        "over budget: 22,000,000 parameters, at most 20,000,000 allowed"
+    )
+    assert all(t.state is TrialState.PRUNED for t in refused)
+    assert len(list(tmp_path.glob("*.json"))) == 8
+    trained = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert all(item["plan"]["groups"] for item in trained)
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "reason"),
+    [
+        ("nan", TrialState.PRUNED, "accuracy is nan"),
+        ("none", TrialState.PRUNED, "accuracy is None"),
+        ("fault", TrialState.PRUNED, "the loss is nan at step 3"),
+        ("raise", TrialState.FAIL, None),
+    ],
+)
+def test_a_faulty_trial_ends_in_the_right_state_and_the_search_goes_on(
+    tmp_path, fault, state, reason
+):
+    trainee = FakeTrainee(faults=(("0..5 tie", fault),))
+    run(study(), out=tmp_path / "run", trainee=trainee)
+    tied = trials(tmp_path / "run")[1]
+    assert tied.user_attrs["anchor"] == "tied"
+    assert (tied.state, tied.user_attrs.get("reason")) == (state, reason)
+    if fault == "raise":
+        assert tied.user_attrs["error"]["message"] == "matrix on fire"
+        assert "RuntimeError: matrix on fire" in tied.user_attrs["error"]["traceback"]
+    assert TrialState.RUNNING not in states(tmp_path / "run")
+    assert len([t for t in trials(tmp_path / "run") if "started" in t.user_attrs]) == 10
+
+
+def test_an_interrupted_search_resumes_to_exactly_its_budget(tmp_path):
+    out = tmp_path / "run"
+    stopping = FakeTrainee(faults=(("bank", "interrupt"),), folder=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(study(), out=out, trainee=stopping)
+    before = trials(out)
+    assert before[-1].state is TrialState.RUNNING
+    run(study(), out=out, resume=True, trainee=FakeTrainee(folder=tmp_path))
+
+    after = trials(out)
+    interrupted = after[before[-1].number]
+    assert (interrupted.state, interrupted.user_attrs["reason"]) == (TrialState.FAIL, "interrupted")
+    finished = [
+        t for t in after if t.state is TrialState.COMPLETE and "same_as" not in t.user_attrs
+    ]
+    assert len(finished) == 10
+    wanted = before[-1].user_attrs["candidate"]
+    assert [t.user_attrs["candidate"] for t in finished].count(wanted) == 1
+    assert [t.values for t in before[:-1]] == [t.values for t in after[: len(before) - 1]]
+
+
+def test_a_finished_search_resumed_trains_nothing(tmp_path):
+    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    before = trials(tmp_path / "run")
+    run(study(), out=tmp_path / "run", resume=True, trainee=FakeTrainee(folder=tmp_path))
+    assert not list(tmp_path.glob("*.json"))
+    assert trials(tmp_path / "run") == before
+
+
+def test_a_larger_budget_goes_on(tmp_path):
+    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    larger = study(budget={"trials": 13})
+    run(larger, out=tmp_path / "run", resume=True, trainee=FakeTrainee(folder=tmp_path))
+    assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+def test_an_exhausted_space_ends_the_search(tmp_path):
+    space = {"plan": [{"layers": "1..4"}], "recipe": {"steps": 1}}
+    run(study(space=space), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    assert len(list(tmp_path.glob("*.json"))) == 5
+
+
+def test_plans_of_the_user_run_after_the_anchors(tmp_path):
+    plan = {"groups": [{"layers": "2..3"}]}
+    run(study(plans=[plan]), out=tmp_path / "run", trainee=FakeTrainee())
+    assert trials(tmp_path / "run")[4].user_attrs["anchor"] == "plan-0"
+
+
+def test_weights_are_kept_for_the_front_and_the_anchors(tmp_path):
+    out = tmp_path / "run"
+    run(study(), out=out, trainee=FakeTrainee())
+    kept = {int(path.name) for path in (out / "trials").iterdir()}
+    frame = results.load(out)
+    objectives = [results.study.OBJECTIVES[name] for name in ("accuracy", "parameters", "flops")]
+    front = set(results.pareto_front(frame, objectives)["number"])
+    assert kept == front | {0, 1, 2, 3}
+
+
+def test_an_existing_run_folder_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="exists already") as caught:
+        run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    assert "--resume" in caught.value.hint
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
+
+
+def test_resuming_nothing_is_a_mistake(tmp_path):
+    with pytest.raises(RunError, match="no study in"):
+        run(study(), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+
+
+def test_resuming_another_study_is_a_mistake(tmp_path):
+    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    with pytest.raises(RunError, match=r"started with: objectives, seed differ"):
+        run(
+            study(seed=5, objectives=["accuracy"]),
+            out=tmp_path / "run",
+            resume=True,
+            trainee=FakeTrainee(),
+        )
+
+
+def test_a_second_driver_is_refused(tmp_path):
+    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    store = Store.open(tmp_path / "run")
+    with pytest.raises(RunError, match="another search is running"):
+        run(study(), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+    store.close()
+
+
+def test_the_storage_is_an_ordinary_optuna_study(tmp_path):
+    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    storage = f"sqlite:///{tmp_path / 'run' / record.STORAGE}"
+    found = optuna.load_study(study_name="fake", storage=storage)
+    assert [d.name for d in found.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
+    assert all(not math.isnan(v) for t in found.best_trials for v in t.values)
+    assert found.user_attrs["reference"] == {
+        "accuracy": 0.0,
+        "parameters": pytest.approx(24_200_000),
+        "flops": pytest.approx(1.1e9),
+    }

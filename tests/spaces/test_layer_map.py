@@ -1,0 +1,28 @@
+"""The table that drawings are made from."""
+
+from spaces import SharingPlan
+from spaces.layer_map import Reading, bank_name, layer_map
+from spaces.plan import StackShape
+
+STACKS = {"layers": StackShape(depth=4, heads=12, neurons=1536)}
+
+
+def rows(text):
+    return layer_map(SharingPlan.from_yaml(text).bound(STACKS), {"layers": 4})
+
+
+def test_private_shared_and_removed_layers():
+    first, second, third, fourth = rows(
+        "groups: [{layers: 0..1, parts: [ffn, q], form: {bank: {ratio: 0.5}}},"
+        "{layers: [3], form: drop}]"
+    )
+    assert first.ffn == second.ffn == (Reading("A", 0.5, "bank"),)
+    assert first.attention == (Reading("A", 0.5, "bank", ("q",)),)
+    assert (third.attention, third.ffn, third.removed) == ((), (), False)
+    assert fourth.removed
+
+
+def test_each_bank_has_a_letter():
+    layers = rows("groups: [{layers: 0..3, assign: {cycle: 2}}]")
+    assert [layer.ffn[0].bank for layer in layers] == ["A", "B", "A", "B"]
+    assert [bank_name(i) for i in (0, 25, 26, 52)] == ["A", "Z", "A1", "A2"]

@@ -1,0 +1,140 @@
+"""Plans: canonical form, equality, round trip, and errors that say what to do."""
+
+import pytest
+from pydantic import ValidationError
+
+from spaces import Group, SharingPlan
+from spaces.errors import PlanError
+from spaces.plan import StackShape, presets
+
+BERT = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
+MINILM = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
+
+
+def plan(text: str) -> SharingPlan:
+    return SharingPlan.from_yaml(f"groups: [{text}]")
+
+
+def test_ratio_zero_is_no_sharing():
+    assert plan("{layers: 1..4, form: {bank: {ratio: 0}}}") == SharingPlan()
+
+
+def test_ratio_one_is_a_tie():
+    assert plan("{layers: 1..4, form: {bank: {ratio: 1}}}") == plan("{layers: 1..4, form: tie}")
+
+
+def test_cycle_of_all_layers_is_no_sharing():
+    assert plan("{layers: 0..3, assign: {cycle: 4}}") == SharingPlan()
+
+
+def test_owner_maps_are_the_banks_they_make():
+    cycle = plan("{layers: 0..5, assign: {cycle: 3}}")
+    owners = plan("{layers: 0..5, assign: {owners: [7, 1, 9, 7, 1, 9]}}")
+    by_hand = plan("{layers: [2, 5]}, {layers: [0, 3]}, {layers: [1, 4]}")
+    assert cycle == owners == by_hand
+    assert hash(cycle) == hash(by_hand)
+
+
+def test_attention_and_ffn_of_the_same_layers_are_one_group():
+    split = plan("{layers: 1..4, parts: ffn}, {layers: 1..4, parts: [q, k, v, o]}")
+    assert split == plan("{layers: 1..4}")
+
+
+def test_layers_counted_from_the_end():
+    assert plan("{layers: 1..-2}").bound(MINILM) == plan("{layers: 1..4}").bound(MINILM)
+    assert plan("{layers: -2..-1}").bound(MINILM) == plan("{layers: [4, 5]}").bound(MINILM)
+
+
+def test_ratios_are_those_that_whole_units_reach():
+    reached = plan("{layers: 1..4, parts: attention, form: {bank: {ratio: 0.7}}}").bound(MINILM)
+    same = plan("{layers: 1..4, parts: attention, form: {bank: {ratio: 0.66}}}").bound(MINILM)
+    other = plan("{layers: 1..4, parts: attention, form: {bank: {ratio: 0.75}}}").bound(MINILM)
+    assert reached == same
+    assert reached != other
+
+
+def test_tiny_ratio_rounds_to_no_sharing_and_large_to_a_tie():
+    assert SharingPlan.range(1, 4, 0.001).bound(MINILM) == SharingPlan()
+    tie = plan("{layers: 1..4}").bound(MINILM)
+    assert SharingPlan.range(1, 4, 0.9999).bound(MINILM) == tie
+
+
+def test_kept_top_layers_leave_their_group():
+    kept = plan("{layers: 0..5}").keeping_top(2, MINILM)
+    assert kept == plan("{layers: 0..3}").bound(MINILM)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_round_trip_and_are_idempotent(name):
+    bound = SharingPlan.preset(name).bound(BERT)
+    assert SharingPlan.from_yaml(bound.to_yaml()) == bound
+    assert SharingPlan.model_validate_json(bound.model_dump_json()) == bound
+    assert bound.bound(BERT) == bound
+
+
+def test_there_is_a_preset_for_each_named_method():
+    assert presets() == [
+        "albert-all",
+        "albert-attention",
+        "albert-ffn",
+        "cycle",
+        "cycle-rev",
+        "immediate-repeat",
+        "sandwich",
+        "sequence",
+    ]
+
+
+def test_range_and_ratio_in_one_call():
+    assert SharingPlan.range(2, 7, 0.7) == plan("{layers: 2..7, form: {bank: {ratio: 0.7}}}")
+    assert SharingPlan.range(2, 7, 0.7).to_yaml() == (
+        "groups:\n- layers: 2..7\n  form:\n    bank: {ratio: 0.7}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{layers: 1..4, form: {bank: {ratio: 1.3}}}", "less than or equal to 1, but got 1.3"),
+        ("{layers: 1..4}, {layers: 3..5}", "groups must not overlap, but attention and ffn 3..4"),
+        ("{layers: 1..4, parts: q}, {layers: 4..5}", "must not overlap, but q 4 are in two"),
+        ("{layers: 1..4, form: drop}, {layers: 4..5, parts: ffn}", "but layers 4 are in two"),
+        ("{layers: 4..1}", "`first <= last` must hold for layers, but got '4..1'"),
+        ("{layers: [1, 1]}", "layers must not repeat, but got [1, 1]"),
+        ("{layers: 1..4, form: bnk}", "unknown form: 'bnk'"),
+        ("{layers: 1..4, assign: {cycel: 2}}", "unknown assignment: 'cycel'"),
+        ("{layers: 1..4, assign: {cycle: 5}}", "`1 <= cycle <= 4` must hold"),
+        ("{layers: 1..4, assign: {owners: [0, 1]}}", "each of the group's 4 layers, but got 2"),
+        ("{layers: 1..4, init: mena}", "unknown init: 'mena'"),
+        ("{layers: 1..4, parts: atention}", "unknown part: 'atention'"),
+        ("{layers: 1..4, parts: norms}", "must share at least one matrix"),
+        ("{layers: 1..4, parts: [ffn, norms], form: {bank: {ratio: 0.5}}}", "only be shared whole"),
+    ],
+)
+def test_mistakes_name_the_rule_and_the_value(text, message):
+    with pytest.raises((ValidationError, PlanError)) as caught:
+        plan(text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "message", "hint"),
+    [
+        (Group(layers="3..6"), "layer 6 is beyond stack 'layers', which has 6", "use 0..5"),
+        (
+            Group(layers="0..1", stack="decoder"),
+            "no stack 'decoder', and the model has",
+            "name one",
+        ),
+    ],
+)
+def test_a_plan_for_another_model(group, message, hint):
+    with pytest.raises(PlanError, match=message) as caught:
+        SharingPlan(groups=(group,)).bound(MINILM)
+    assert hint in caught.value.hint
+
+
+def test_overlap_that_shows_only_once_the_depth_is_known():
+    overlapping = plan("{layers: 3..-1}, {layers: 0..3}")
+    with pytest.raises(ValidationError, match="attention and ffn 3 are in two groups"):
+        overlapping.bound(MINILM)

@@ -1,0 +1,168 @@
+"""One candidate, trained and measured for real, on a tiny checkpoint."""
+
+import math
+
+import pytest
+import torch
+
+from spaces import Candidate, Recipe, SharingPlan
+from spaces.errors import CandidateFault, DataError, ModelError
+from tests.checkpoint import write_checkpoint, write_rows
+from trainers import load_shared
+from trainers.evaluation import Trainee, shapes
+from trainers.tasks import read_task
+from trainers.training import optimiser_steps, parameter_groups, predict, top_parameters
+
+RECIPE = Recipe(steps=60, learning_rate=3e-3, batch_size=8, max_length=12)
+
+
+@pytest.fixture(scope="module")
+def trainee(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trainee")
+    task = {
+        "name": "text-classification",
+        "train": str(write_rows(folder / "train.csv", 90)),
+        "test": str(write_rows(folder / "test.csv", 30, seed=1)),
+    }
+    model = str(write_checkpoint(folder / "model"))
+    return Trainee(model, read_task(task), folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def facts(trainee):
+    return trainee.prepare(12)
+
+
+def candidate(facts, plan=None, **changes):
+    recipe = RECIPE.model_copy(update=changes)
+    return Candidate(plan=plan or SharingPlan(), recipe=recipe).bound(shapes(facts))
+
+
+def test_facts_say_what_workers_need(facts):
+    assert facts == {
+        "labels": ["food", "sea", "sky"],
+        "rows": {"train": 90, "test": 30},
+        "stacks": {"layers": {"depth": 4, "heads": 4, "neurons": 64}},
+    }
+
+
+def test_a_candidate_learns_and_its_saved_model_is_the_measured_one(trainee, facts, tmp_path):
+    shared = candidate(facts, SharingPlan.range(1, 2, 0.5))
+    found = trainee.evaluate(shared, facts, save_to=tmp_path / "model")
+    assert found["metrics"]["accuracy"] > 0.6
+    assert found["curve"][-1][1] < 0.9 * found["curve"][0][1]
+    assert sum(map(sum, found["confusion"])) == 30
+    assert set(found["per_class"]) == {"food", "sea", "sky"}
+    assert found["circumstances"]["steps"] == 60
+
+    _, test = trainee.task.splits(trainee.model, trainee.cache, 12)
+    logits = predict(load_shared(tmp_path / "model"), data=test.rows, collate=test.collate)
+    accuracy = (logits.argmax(-1) == torch.tensor(test.labels)).float().mean().item()
+    assert accuracy == found["metrics"]["accuracy"]
+
+
+def test_the_same_seed_gives_the_same_numbers(trainee, facts, tmp_path):
+    twice = [
+        trainee.evaluate(candidate(facts, steps=5), facts, save_to=tmp_path / str(i))
+        for i in range(2)
+    ]
+    other = trainee.evaluate(candidate(facts, steps=5, seed=1), facts, save_to=tmp_path / "2")
+    assert twice[0]["metrics"] == twice[1]["metrics"]
+    assert twice[0]["curve"] == twice[1]["curve"] != other["curve"]
+
+
+def test_exact_numbers_are_those_of_the_trained_model(trainee, facts, tmp_path):
+    tied = candidate(facts, SharingPlan.range(0, 3, 1.0), steps=1)
+    exact = trainee.inspect(tied, facts)
+    trainee.evaluate(tied, facts, save_to=tmp_path)
+    model = load_shared(tmp_path)
+    assert exact["parameters"] == sum(p.numel() for p in model.parameters())
+    assert exact["bytes"] == (tmp_path / "model.safetensors").stat().st_size
+
+
+def test_a_loss_that_is_no_number_is_the_candidates_fault(trainee, facts, tmp_path):
+    with pytest.raises(CandidateFault, match="the loss is nan at step"):
+        trainee.evaluate(candidate(facts, learning_rate=1e30, steps=10), facts, save_to=tmp_path)
+
+
+def test_l2_on_shared_weights_shrinks_the_bank(trainee, facts, tmp_path):
+    plan = SharingPlan.range(1, 2, 1.0)
+    norms = []
+    for strength in (0.0, 1.0):
+        trained = candidate(facts, plan, bank_l2=strength)
+        trainee.evaluate(trained, facts, save_to=tmp_path / str(strength))
+        bank = load_shared(tmp_path / str(strength)).banks.parameters()
+        norms.append(math.sqrt(sum(p.square().sum().item() for p in bank)))
+    assert norms[1] < 0.5 * norms[0]
+
+
+def test_kept_top_layers_learn_at_their_own_rate(trainee, facts):
+    model = trainee.task.load(trainee.model, facts)
+    recipe = Recipe(learning_rate=1e-3, kept_top=1, kept_top_lr_scale=0.1, weight_decay=0.5)
+    groups = parameter_groups(model, recipe, top_parameters(model, 1))
+    found = {
+        (round(g["lr"], 9), g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups
+    }
+    # one layer: 8,192 in matrices, 352 in biases and norms
+    assert found[1e-4, 0.5] == 8192
+    assert found[1e-4, 0.0] == 352
+    assert sum(found.values()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "examples", "steps"),
+    [
+        (Recipe(steps=7), 1000, 7),
+        (Recipe(epochs=2, batch_size=16), 100, 14),
+        (Recipe(epochs=0.5, batch_size=16), 100, 4),
+    ],
+)
+def test_steps_of_a_recipe(recipe, examples, steps):
+    assert optimiser_steps(recipe, examples) == steps
+
+
+def test_latency_is_measured_against_the_unshared_model(trainee, facts, tmp_path):
+    dropped = candidate(facts, SharingPlan.drop([0, 1, 2]), steps=1)
+    trainee.evaluate(dropped, facts, save_to=tmp_path)
+    found = trainee.latency(tmp_path, facts, max_length=12, threads=1, rounds=20)
+    stored = found["forms"]["stored"]
+    assert stored["low_ms"] <= stored["median_ms"] <= stored["high_ms"]
+    assert stored["ratio_low"] <= stored["ratio"] <= stored["ratio_high"] < 0.8
+    assert found["unshared_ms"] > stored["median_ms"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("text,label\na,x\nb,x\n", "has one class only: 'x'"),
+        ("text,label\na,x\n,y\n", "has 1 rows without text, the first at row 2"),
+        ("words,label\na,x\n", "no text column"),
+        ("text,topic\na,x\n", "no label column"),
+    ],
+)
+def test_data_that_does_not_fit(trainee, tmp_path, rows, message):
+    path = tmp_path / "train.csv"
+    path.write_text(rows)
+    task = read_task({"name": "text-classification", "train": str(path), "test": str(path)})
+    with pytest.raises(DataError, match=message):
+        Trainee(trainee.model, task, tmp_path / "cache").prepare(12)
+
+
+def test_a_label_that_training_never_saw(trainee, tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\n")
+    (tmp_path / "test.csv").write_text("text,label\na,z\n")
+    paths = {split: str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+    task = read_task({"name": "text-classification", **paths})
+    with pytest.raises(DataError, match=r"test.csv has labels that .*train.csv lacks: 'z'"):
+        Trainee(trainee.model, task, tmp_path / "cache").prepare(12)
+
+
+def test_a_fifth_is_held_out_where_no_test_split_is_given(trainee, tmp_path):
+    task = read_task({"name": "text-classification", "train": trainee.task.train})
+    assert Trainee(trainee.model, task, tmp_path).prepare(12)["rows"] == {"train": 72, "test": 18}
+
+
+@pytest.mark.parametrize("name", ["no-such-org/no-such-model", "./missing-folder"])
+def test_a_model_that_is_not_there(trainee, tmp_path, name):
+    with pytest.raises(ModelError, match="missing-folder|cannot load model 'no-such-org"):
+        Trainee(name, trainee.task, tmp_path).prepare(12)
