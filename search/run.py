@@ -46,14 +46,15 @@ def run(
     anything is trained, and ``KeyboardInterrupt`` when told to stop; what is finished is kept.
     """
     _check_folder(out, resume=resume)
-    with _stopped_by_sigterm(), ExitStack() as cleanup:
-        with _cluster(config, address):
+    with ExitStack() as cleanup:
+        with _cluster(config, address), _stopped_by_sigterm():
             driver = _prepare(config, out, trainee or _trainee(config, out), resume=resume)
             cleanup.callback(driver.store.close)
             with Progress(driver):
                 _execute(driver, config)
-        _measure_latency(driver)
-        write_report(out)
+        with _stopped_by_sigterm():
+            _measure_latency(driver)
+            write_report(out)
     return out
 
 
@@ -94,7 +95,7 @@ def _cluster(config: StudyConfig, address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the search as Ctrl-C does."""
+    """SIGTERM ends the search as Ctrl-C does. Entered after Ray set a handler of its own."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

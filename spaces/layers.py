@@ -77,7 +77,8 @@ def resolve_layers(layers: LayerSpec, depth: int, stack: str) -> tuple[int, ...]
                 WRITTEN,
             )
         return tuple(range(first, last + 1))
-    indices = sorted(_absolute(index, depth, stack) for index in layers)
+    farthest_first = sorted(layers, key=abs, reverse=True)
+    indices = sorted(_absolute(index, depth, stack) for index in farthest_first)
     if len(set(indices)) < len(indices):
         raise PlanError(f"layers must not repeat, but got {list(layers)}", "name each layer once")
     return tuple(indices)

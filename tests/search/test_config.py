@@ -1,0 +1,86 @@
+"""Study files: what is read, and mistakes listed with their place."""
+
+import pytest
+import yaml
+
+from search.config import load_config
+from spaces.errors import ConfigError
+
+GOOD = {
+    "model": "model",
+    "task": {"name": "text-classification", "train": "data/train.csv"},
+    "space": {"recipe": {"steps": 5}},
+}
+
+
+def write(tmp_path, data):
+    path = tmp_path / "study.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+    return path
+
+
+def test_paths_are_relative_to_the_study_file(tmp_path):
+    (tmp_path / "model").mkdir()
+    config = load_config(write(tmp_path, GOOD))
+    assert config.model == str(tmp_path / "model")
+    assert config.task["train"] == str(tmp_path / "data" / "train.csv")
+    assert config.name == tmp_path.name
+
+
+def test_a_hub_name_stays_one(tmp_path):
+    config = load_config(write(tmp_path, GOOD | {"model": "google/electra-small"}))
+    assert config.model == "google/electra-small"
+
+
+def test_overrides(tmp_path):
+    config = load_config(write(tmp_path, GOOD), ("budget.trials=3", "space.recipe.steps=9"))
+    assert config.budget.trials == 3
+    assert config.space.recipe["steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        ({"modle": 1}, "modle: unknown key", "did you mean 'model'?"),
+        ({"budget": {"trails": 1}}, "budget.trails: unknown key", "did you mean 'trials'?"),
+        ({"budget": {"trials": 0}}, "budget.trials: input should be greater", ""),
+        ({"objectives": ["acuracy"]}, "unknown objective: 'acuracy'", "did you mean 'accuracy'?"),
+        ({"objectives": ["accuracy", "latency_ms"]}, "on a quiet device", "search with flops"),
+        ({"anchors": ["untied"]}, "unknown anchor: 'untied'", "available"),
+        ({"space": {"recipe": {"lr": 1}}}, "unknown key in recipe: 'lr'", "available"),
+        ({"space": {"plan": [{"layers": "1..4", "ration": 1}]}}, "unknown key", "available"),
+        ({"sampler": "tpee"}, "sampler: input should be", ""),
+        ({"plans": [{"groups": [{"layers": "4..1"}]}]}, "`first <= last` must hold", ""),
+    ],
+)
+def test_mistakes(tmp_path, change, message, hint):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, GOOD | change))
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_all_mistakes_are_listed_at_once(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, GOOD | {"modle": 1, "budget": {"trials": 0}, "seed": -1}))
+    for place in ("modle", "budget.trials", "seed"):
+        assert place in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [1", "is not YAML"),
+        ("", "holds no keys"),
+        ("- 1", "holds no keys"),
+        ("model: !!python/object/apply:os.system ['true']", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_study(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, content))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="no such study file"):
+        load_config(tmp_path / "nothing.yaml")

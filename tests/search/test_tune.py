@@ -1,0 +1,70 @@
+"""Ray Tune workers, for real, on one cluster a session."""
+
+import json
+import os
+
+import pytest
+from optuna.trial import TrialState
+
+from search import tune
+from search.run import run
+from tests.search.fakes import FakeTrainee, study
+from tests.search.test_run import trials
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    tune.connect(None, study(executor="ray"))
+    yield
+    tune.disconnect()
+
+
+@pytest.fixture(autouse=True)
+def keep_cluster(monkeypatch):
+    """The run's own disconnecting would end the session's cluster."""
+    monkeypatch.setattr(tune, "disconnect", lambda: None)
+
+
+def test_workers_train_the_whole_budget_and_stay_warm(tmp_path):
+    class Pid(FakeTrainee):
+        def evaluate(self, candidate, facts, **kwargs):
+            found = super().evaluate(candidate, facts, **kwargs)
+            return found | {"circumstances": {"pid": os.getpid()}}
+
+    run(study(executor="ray"), out=tmp_path / "run", trainee=Pid())
+    found = [t for t in trials(tmp_path / "run") if "started" in t.user_attrs]
+    assert [t.state for t in found] == [TrialState.COMPLETE] * 10
+    pids = {t.user_attrs["circumstances"]["pid"] for t in found}
+    assert 1 <= len(pids) <= 2
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize(("fault", "state"), [("nan", "PRUNED"), ("raise", "FAIL")])
+def test_faults_on_workers_end_in_the_right_state(tmp_path, fault, state):
+    trainee = FakeTrainee(faults=(("0..5 tie", fault),))
+    run(study(executor="ray"), out=tmp_path / "run", trainee=trainee)
+    found = trials(tmp_path / "run")
+    assert found[1].state.name == state
+    assert TrialState.RUNNING not in {t.state for t in found}
+    assert len([t for t in found if "started" in t.user_attrs]) == 10
+
+
+def test_a_candidate_that_kills_its_worker_fails_and_the_search_goes_on(tmp_path):
+    trainee = FakeTrainee(faults=(("0..5 tie", "kill"),), folder=tmp_path)
+    run(study(executor="ray", budget={"trials": 6}), out=tmp_path / "run", trainee=trainee)
+    tied = trials(tmp_path / "run")[1]
+    assert (tied.state, tied.user_attrs["reason"]) == (TrialState.FAIL, "worker lost")
+    complete = [t for t in trials(tmp_path / "run") if t.state is TrialState.COMPLETE]
+    assert len(complete) == 5
+    attempts = [json.loads(path.read_text())["plan"] for path in tmp_path.glob("*.json")]
+    assert attempts.count(tied.user_attrs["candidate"]["plan"]) == 3
+
+
+def test_one_worker_gives_the_same_search_twice(tmp_path):
+    one = study(executor="ray", resources={"workers": 1}, budget={"trials": 8})
+    for name in ("a", "b"):
+        run(one, out=tmp_path / name, trainee=FakeTrainee())
+    runs = [
+        [(t.user_attrs["candidate"], t.values) for t in trials(tmp_path / name)] for name in "ab"
+    ]
+    assert runs[0] == runs[1]

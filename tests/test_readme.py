@@ -1,0 +1,66 @@
+"""What the README and the examples say is true."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from search.cli import app
+from search.config import load_config, validate
+from spaces import SharingPlan
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_the_study_is_a_study():
+    (study,) = [text for text in blocks("yaml") if "space:" in text]
+    assert validate(yaml.safe_load(study) | {"name": "readme"}, "README").budget.trials == 40
+
+
+def test_the_plan_is_a_plan():
+    (plan,) = [text for text in blocks("yaml") if text.startswith("groups:")]
+    assert str(SharingPlan.from_yaml(plan)) == "1..4 bank 0.7 attention+ffn from middle"
+
+
+def test_the_python_lines_name_things_that_exist():
+    import trainers
+
+    (code,) = blocks("python")
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module == "trainers":
+            assert all(hasattr(trainers, alias.name) for alias in node.names)
+
+
+def test_make_knows_the_commands():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    for command in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.M):
+        assert command in targets
+
+
+def test_the_commands_and_options_exist():
+    (usage,) = [text for text in re.findall(r"```\n(.*?)```", README, re.S) if "STUDY.yaml" in text]
+    for line in usage.strip().split("\n"):
+        command, *rest = line.removeprefix("sharetune ").split("#")[0].split()
+        help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+        for option in re.findall(r"--\w+", " ".join(rest)):
+            assert option in help_text, (command, option)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "study", sorted(ROOT.glob("examples/*/study.yaml")), ids=lambda p: p.parent.name
+)
+def test_examples_are_studies(study):
+    assert load_config(study).space.plan
