@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -47,11 +48,11 @@ def run(
     """
     _check_folder(out, resume=resume)
     with ExitStack() as cleanup:
-        with _cluster(config, address), _stopped_by_sigterm():
+        with _cluster(config, address) as connected, _stopped_by_sigterm():
             driver = _prepare(config, out, trainee or _trainee(config, out), resume=resume)
             cleanup.callback(driver.store.close)
             with Progress(driver):
-                _execute(driver, config)
+                _execute(driver, config, connected)
         with _stopped_by_sigterm():
             _measure_latency(driver)
             write_report(out)
@@ -69,28 +70,34 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
     return Driver(config, store, trainee, facts=facts, shapes=shapes, run=out)
 
 
-def _execute(driver: Driver, config: StudyConfig) -> None:
-    if config.executor == "local":
+def _execute(driver: Driver, config: StudyConfig, connected: Future[None] | None) -> None:
+    if connected is None:
         local.execute(driver, config)
-    else:
-        from search import tune
-
-        tune.execute(driver, config)
-
-
-@contextmanager
-def _cluster(config: StudyConfig, address: str | None) -> Iterator[None]:
-    """Connected to the workers, which are gone or left alone afterwards."""
-    if config.executor == "local":
-        yield
         return
     from search import tune
 
-    tune.connect(address, config)
-    try:
-        yield
-    finally:
-        tune.disconnect()
+    connected.result()
+    tune.execute(driver, config)
+
+
+@contextmanager
+def _cluster(config: StudyConfig, address: str | None) -> Iterator[Future[None] | None]:
+    """Being connected to the workers while the study is prepared; None to run in this process.
+
+    Afterwards the workers of a local cluster are gone.
+    """
+    if config.executor == "local":
+        yield None
+        return
+    from search import tune
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        connected = pool.submit(tune.connect, address, config)
+        try:
+            yield connected
+        finally:
+            connected.exception()
+            tune.disconnect()
 
 
 @contextmanager

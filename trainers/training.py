@@ -73,7 +73,7 @@ class CandidateTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the recipe's parameter groups."""
         groups = parameter_groups(model or self.model, self.recipe, self.kept_top)
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
 
 
