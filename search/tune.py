@@ -106,7 +106,7 @@ def connect(address: str | None, config: StudyConfig) -> None:
         cpus = _local_cpus(config)
         options |= {"include_dashboard": False, "num_cpus": cpus}
         if cpus <= MOST_PRELOADED:
-            os.environ["RAY_preload_python_modules"] = "trainers.evaluation"
+            os.environ["RAY_preload_python_modules"] = "trainers.evaluation"  # noqa: SIM112
             _let_trials_use_started_workers()
     ray.init(address=address, **options)
 

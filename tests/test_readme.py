@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M)
 
 
 def test_the_study_is_a_study():
@@ -46,7 +46,7 @@ def test_make_knows_the_commands():
 
 
 def test_the_commands_and_options_exist():
-    (usage,) = [text for text in re.findall(r"```\n(.*?)```", README, re.S) if "STUDY.yaml" in text]
+    (usage,) = re.findall(r"```\n(sharetune search.*?)```", README, re.S)
     for line in usage.strip().split("\n"):
         command, *rest = line.removeprefix("sharetune ").split("#")[0].split()
         help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
