@@ -47,6 +47,7 @@ def run(
     anything is trained, and ``KeyboardInterrupt`` when told to stop; what is finished is kept.
     """
     _check_folder(out, resume=resume)
+    out = out.resolve()  # workers have a working directory of their own
     with ExitStack() as cleanup:
         with _cluster(config, address) as connected, _stopped_by_sigterm():
             driver = _prepare(config, out, trainee or _trainee(config, out), resume=resume)
@@ -133,7 +134,7 @@ def _trainee(config: StudyConfig, out: Path) -> Trainee:
     from trainers.evaluation import Trainee as RealTrainee
     from trainers.tasks import read_task
 
-    return RealTrainee(config.model, read_task(config.task), out.resolve() / CACHE)
+    return RealTrainee(config.model, read_task(config.task), out / CACHE)
 
 
 def _open_store(

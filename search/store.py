@@ -141,7 +141,7 @@ def _storage(run: Path) -> optuna.storages.RDBStorage:
 
 
 def _lock(run: Path) -> int:
-    handle = os.open(run / ".lock", os.O_CREAT | os.O_RDWR)
+    handle = os.open(run / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
@@ -89,7 +89,9 @@ class Group(BaseModel):
     """A set of layers of one stack that share by one rule.
 
     `stack` may be left out where the model has one. `init` says which of the bank's layers
-    its weights start from.
+    its weights start from. `units` says which heads and neurons are shared: the `first` as they
+    lie, those that match best across the layers, or, by `importance`, the least important ones,
+    matched, so that the important ones stay private.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,6 +102,7 @@ class Group(BaseModel):
     assign: AssignmentField = Assignment()
     form: FormField = Tie()
     init: str = "middle"
+    units: Literal["first", "best-match", "importance"] = "first"
 
     @model_validator(mode="after")
     def _check(self) -> "Group":
@@ -129,15 +132,16 @@ class Group(BaseModel):
         if form is None:
             return []
         if form.removes_layers:
-            whole = {"form": form, "init": "middle", "parts": (*ATTENTION, *FFN)}
-            return [self.model_copy(update=whole | {"assign": Assignment()})]
+            return [Group(stack=self.stack, layers=self.layers, form=form)]
+        units = "importance" if isinstance(form, Tie) and self.units != "first" else self.units
+        bank = {"assign": Assignment(), "form": form, "units": units}
         readers: dict[int, list[int]] = defaultdict(list)
         layers = cast(tuple[int, ...], self.layers)
         owners = self.assign.owners(len(layers))
         for layer, owner in zip(layers, owners, strict=True):
             readers[owner].append(layer)
         return [
-            self.model_copy(update={"layers": tuple(own), "assign": Assignment(), "form": form})
+            self.model_copy(update=bank | {"layers": tuple(own)})
             for own in readers.values()
             if len(own) > 1
         ]
@@ -149,7 +153,8 @@ class Group(BaseModel):
             return f"{stack}{where} {self.form.name}"
         knobs = " ".join(f"{value:g}" for value in self.form.model_dump().values())
         form = f"{self.form.name} {knobs}".strip()
-        return f"{stack}{where} {form} {'+'.join(write_parts(self.parts))} from {self.init}"
+        units = "" if self.units == "first" else f" by {self.units}"
+        return f"{stack}{where} {form} {'+'.join(write_parts(self.parts))} from {self.init}{units}"
 
 
 class SharingPlan(BaseModel):
@@ -267,14 +272,11 @@ def _stack_of(group: Group, stacks: Mapping[str, StackShape]) -> str:
 
 def _canonical_groups(groups: list[Group]) -> tuple[Group, ...]:
     """One group a bank, groups over the same layers merged, in order of layers."""
-    merged: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    merged: dict[Group, set[str]] = defaultdict(set)
     for bank in (b for g in groups for b in (g.banks() if is_absolute(g.layers) else [g])):
-        merged[bank.stack, bank.layers, bank.assign, bank.form, bank.init] |= set(bank.parts)
+        merged[bank.model_copy(update={"parts": ()})] |= set(bank.parts)
     canonical = [
-        Group(
-            stack=key[0], layers=key[1], assign=key[2], form=key[3], init=key[4], parts=tuple(roles)
-        )
-        for key, roles in merged.items()
+        rule.model_copy(update={"parts": read_parts(roles)}) for rule, roles in merged.items()
     ]
     return tuple(sorted(_one_drop_a_stack(canonical), key=_order))
 

@@ -165,10 +165,11 @@ class GroupTemplate(BaseModel):
     assign: Any = "one"
     form: Any = "tie"
     init: Any = "middle"
+    units: Any = "first"
 
     @model_validator(mode="after")
     def _check(self) -> "GroupTemplate":
-        for key in ("count", "parts", "assign", "form", "init"):
+        for key in ("count", "parts", "assign", "form", "init", "units"):
             check_leaf(getattr(self, key), key)
         if not isinstance(self.layers, Region):
             check_leaf(self.layers, "layers")
@@ -186,7 +187,7 @@ class GroupTemplate(BaseModel):
         return [self._group(trial, f"{name}.{i}", layers) for i, layers in enumerate(places)]
 
     def _group(self, trial: Trial, name: str, layers: LayerSpec) -> Group:
-        keys = ("parts", "assign", "form", "init")
+        keys = ("parts", "assign", "form", "init", "units")
         drawn = {key: draw(getattr(self, key), trial, f"{name}.{key}") for key in keys}
         return Group.model_validate({"layers": layers, "stack": self.stack, **drawn})
 

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, set_seed
 from spaces.plan import StackShape
 from spaces.recipe import Candidate
 from trainers import latency, sizes
+from trainers.calibration import Activations, record_activations
 from trainers.checkpoints import load_shared
 from trainers.sharing import materialize_, share_
 from trainers.structure import stack_shapes
@@ -67,8 +68,8 @@ class Trainee:
         start = time.perf_counter()
         set_seed(candidate.recipe.seed)
         model = self.task.load(self.model, facts)
-        share_(model, candidate.plan)
         train_split, test_split = _splits(self, candidate.recipe.max_length)
+        share_(model, candidate.plan, self._activations(candidate, _frozen(facts)))
         steps = optimiser_steps(candidate.recipe, len(train_split.labels))
         curve = train(
             model,
@@ -92,6 +93,12 @@ class Trainee:
             "circumstances": circumstances(threads)
             | {"seed": candidate.recipe.seed, "steps": steps},
         }
+
+    def _activations(self, candidate: Candidate, labels: tuple[str, ...]) -> Activations | None:
+        """What the pretrained units do on training text, if the plan asks; kept for the next."""
+        if all(group.units == "first" for group in candidate.plan.groups):
+            return None
+        return _recorded(self, labels, candidate.recipe.max_length)
 
     def latency(
         self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
@@ -154,6 +161,16 @@ def _frozen(facts: dict[str, Any]) -> tuple[str, ...]:
 @lru_cache(maxsize=4)
 def _skeleton(trainee: Trainee, labels: tuple[str, ...]) -> PreTrainedModel:
     return trainee.task.skeleton(trainee.model, {"labels": list(labels)})
+
+
+@lru_cache(maxsize=1)
+def _recorded(trainee: Trainee, labels: tuple[str, ...], max_length: int) -> Activations:
+    split, _ = _splits(trainee, max_length)
+    model = trainee.task.load(trainee.model, {"labels": list(labels)})
+    rows = [split.rows[i] for i in range(0, len(split.labels), max(1, len(split.labels) // 64))]
+    batches = [split.collate(rows[i : i + 16]) for i in range(0, len(rows), 16)]
+    inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
+    return record_activations(model, inputs)
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,7 @@
 """
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable
 
 from torch import nn
@@ -14,17 +15,24 @@ from transformers.pytorch_utils import Conv1D
 from spaces.errors import ModelError, PlanError
 from spaces.inits import INITS
 from spaces.plan import Group, SharingPlan, write_parts
+from trainers.alignment import ORDERS, align_, can_align
+from trainers.calibration import Activations
 from trainers.checkpoints import Sharing, shared_class, unshared_class
 from trainers.forms import BUILDERS, Matrices, bank
 from trainers.modules import SharedLinear, SharedNorm
-from trainers.structure import Stack, find_stacks, weight_out_in
+from trainers.structure import Slot, Stack, family, find_stacks, weight_out_in
+from trainers.units import shared_units
 
 assert bank, "importing a form's file registers it"
 
 
-def share_(model: PreTrainedModel, plan: SharingPlan) -> PreTrainedModel:
+def share_(
+    model: PreTrainedModel, plan: SharingPlan, activations: Activations | None = None
+) -> PreTrainedModel:
     """Shares `model`'s weights in place as `plan` says, and returns it.
 
+    `activations` (see :func:`record_activations`) tell groups whose units are chosen and matched
+    what the units do on real inputs; without them the weights alone decide.
     Each group's weights lie once in ``model.banks``; layers keep what is private. Works on
     the meta device too, where nothing but shapes is made.
 
@@ -40,6 +48,9 @@ def share_(model: PreTrainedModel, plan: SharingPlan) -> PreTrainedModel:
     bound = plan.bound({name: stack.shape for name, stack in stacks.items()})
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()))
     model.banks = nn.ModuleList()
+    for group in bound.groups if not _is_shape_only(model) else ():
+        if group.units != "first":
+            _align(stacks[group.stack or ""], group, bound, activations)
     for group in bound.groups:
         if not group.form.removes_layers:
             model.banks.append(_share_group(stacks[group.stack or ""], group))
@@ -76,6 +87,31 @@ def materialize_(model: PreTrainedModel) -> PreTrainedModel:
         del model.banks, model.sharing
         model.__class__ = unshared_class(type(model))
     return model
+
+
+def _is_shape_only(model: PreTrainedModel) -> bool:
+    return next(model.parameters()).is_meta
+
+
+def _align(stack: Stack, group: Group, plan: SharingPlan, activations: Activations | None) -> None:
+    """Permutes the units of each family that only this group shares."""
+    families: dict[str, list[Slot]] = defaultdict(list)
+    for slot in stack.slots:
+        families[family(slot.path)].append(slot)
+    for slots in families.values():
+        roles = {slot.role for slot in slots}
+        others = [
+            other
+            for other in plan.groups
+            if other is not group
+            and other.stack == group.stack
+            and set(other.layers) & set(group.layers)
+            and set(other.parts) & roles
+        ]
+        if roles & set(group.parts) and not others and can_align(stack, slots):
+            shared = shared_units(slots[0], group.form.share())
+            indices = [int(index) for index in group.layers]
+            align_(stack, indices, slots, ORDERS[group.units], shared, activations)
 
 
 def _share_group(stack: Stack, group: Group) -> nn.ModuleDict:

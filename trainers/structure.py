@@ -100,6 +100,13 @@ def matrices(layer: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(p, m) for p, m in layer.named_modules() if isinstance(m, nn.Linear | Conv1D)]
 
 
+def family(path: str) -> str:
+    """The attention that a matrix of a layer belongs to; empty for the FFN."""
+    words = path.split(".")
+    attention = [i for i, word in enumerate(words) if ATTENTION_WORD.search(word)]
+    return ".".join(words[: attention[0] + 1]) if attention else ""
+
+
 def _stack_paths(module: nn.Module, path: str) -> Iterator[str]:
     if isinstance(module, nn.ModuleList) and _is_stack(module):
         yield path
@@ -133,9 +140,10 @@ def _is_norm(path: str, module: nn.Module) -> bool:
 
 def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
     found = matrices(layer)
-    attention = [(p, m) for p, m in found if ATTENTION_WORD.search(p)]
-    yield from _attention_slots(layer, attention, model)
-    yield from _ffn_slots([pair for pair in found if pair not in attention])
+    attentions = dict.fromkeys(family(path) for path, _ in found if family(path))
+    for name in attentions:
+        yield from _attention_slots(layer, [(p, m) for p, m in found if family(p) == name], model)
+    yield from _ffn_slots([(p, m) for p, m in found if not family(p)])
 
 
 def _attention_slots(

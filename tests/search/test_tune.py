@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
@@ -25,13 +26,16 @@ def keep_cluster(monkeypatch):
     monkeypatch.setattr(tune, "disconnect", lambda: None)
 
 
-def test_workers_train_the_whole_budget_and_stay_warm(tmp_path):
+def test_workers_train_the_whole_budget_and_stay_warm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     class Pid(FakeTrainee):
         def evaluate(self, candidate, facts, **kwargs):
             found = super().evaluate(candidate, facts, **kwargs)
             return found | {"circumstances": {"pid": os.getpid()}}
 
-    run(study(executor="ray"), out=tmp_path / "run", trainee=Pid())
+    run(study(executor="ray"), out=Path("run"), trainee=Pid())
+    assert (tmp_path / "run" / "trials" / "0" / "model" / "weights").exists()
     found = [t for t in trials(tmp_path / "run") if "started" in t.user_attrs]
     assert [t.state for t in found] == [TrialState.COMPLETE] * 10
     pids = {t.user_attrs["circumstances"]["pid"] for t in found}

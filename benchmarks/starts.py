@@ -1,0 +1,107 @@
+"""Which start of a bank is best: choice of units x init, and plain layer drop beside them.
+
+    python examples/bbc-news/prepare.py
+    python benchmarks/starts.py [--out FILE.jsonl] [--seeds 3] [--steps 40] [--shard 0/2]
+
+Trains MiniLM on BBC News with every start and appends one JSON line a training to the file;
+what is there already is not run again, and several shards may run at once. ``--table`` prints
+the mean accuracy over seeds with its range.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+
+from spaces import Candidate, Group, Recipe, SharingPlan
+from trainers.evaluation import Trainee, shapes
+from trainers.tasks import read_task
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
+LEARNING_RATE, BATCH, TOKENS = 3e-4, 16, 48
+
+
+def plans() -> Iterator[tuple[str, SharingPlan]]:
+    """Everything compared, by name."""
+    yield "unshared", SharingPlan()
+    yield "drop 2, 3", SharingPlan.drop([2, 3])
+    yield "drop 1, 2, 3", SharingPlan.drop([1, 2, 3])
+    for ratio in (0.7, 1.0):
+        for units in ("first", "best-match", "importance"):
+            for init in ("first", "middle", "last", "mean"):
+                if ratio < 1 or units != "best-match":
+                    plan = SharingPlan.range(1, 4, ratio, units=units, init=init)
+                    yield f"1..4 ratio {ratio:g} | {units} | {init}", plan
+    for units in ("first", "importance"):
+        pairs = Group(layers="0..5", assign={"sequence": 3}, units=units, init="mean")
+        yield f"pairs tied | {units} | mean", SharingPlan(groups=(pairs,))
+
+
+def train_all(out: Path, seeds: int, steps: int, shard: int, shards: int) -> None:
+    """Runs what is missing in `out`, every `shards`-th plan from `shard` on."""
+    task = {
+        "name": "text-classification",
+        "train": str(EXAMPLE / "data" / "train.csv"),
+        "test": str(EXAMPLE / "data" / "test.csv"),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        trainee = Trainee(str(EXAMPLE / "model"), read_task(task), Path(scratch) / "cache")
+        facts = trainee.prepare(TOKENS)
+        jobs = [(seed, name, plan) for seed in range(seeds) for name, plan in plans()]
+        for seed, name, plan in jobs[shard::shards]:
+            if (name, seed, steps) in {(r["name"], r["seed"], r["steps"]) for r in rows(out)}:
+                continue
+            recipe = Recipe(
+                steps=steps,
+                learning_rate=LEARNING_RATE,
+                batch_size=BATCH,
+                max_length=TOKENS,
+                seed=seed,
+            )
+            candidate = Candidate(plan=plan, recipe=recipe).bound(shapes(facts))
+            exact = trainee.inspect(candidate, facts)
+            found = trainee.evaluate(candidate, facts, save_to=Path(scratch) / "model")
+            row = {
+                "name": name,
+                "seed": seed,
+                "steps": steps,
+                "accuracy": found["metrics"]["accuracy"],
+                "parameters": exact["parameters"],
+                "seconds": found["seconds"]["total"],
+            }
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def rows(out: Path) -> list[dict]:
+    """What is in the file."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def print_table(out: Path) -> None:
+    """Mean accuracy and range over seeds, as Markdown."""
+    print("| start | parameters | accuracy | lowest..highest | seeds |\n|---|---|---|---|---|")
+    found = rows(out)
+    for name in dict.fromkeys(row["name"] for row in found):
+        own = [row for row in found if row["name"] == name]
+        scores = [row["accuracy"] for row in own]
+        print(
+            f"| {name.replace('|', ',')} | {own[0]['parameters'] / 1e6:.2f}M | {mean(scores):.3f} "
+            f"| {min(scores):.3f}..{max(scores):.3f} | {len(scores)} |"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("starts.jsonl"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if not options.table:
+        position, count = map(int, options.shard.split("/"))
+        train_all(options.out, options.seeds, options.steps, position, count)
+    print_table(options.out)
