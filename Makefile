@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Searches sharing plans for MiniLM on BBC News and writes runs/bbc-news/report.html.
 demo: $(INSTALLED)
 	$(BIN)/python examples/bbc-news/prepare.py
-	$(BIN)/sharetune search examples/bbc-news/study.yaml
+	$(BIN)/sharetune search examples/bbc-news/study.yaml $(if $(wildcard runs/bbc-news/study.db),--resume)
 
 # The default suite, `make check` included. `make test MARK=slow` runs the slow tests.
 test: $(INSTALLED)

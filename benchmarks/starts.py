@@ -1,11 +1,11 @@
-"""Which start of a bank is best: choice of units x init, and plain layer drop beside them.
+"""Which start of a bank is best, and whether sharing beats dropping layers of the same size.
 
     python examples/bbc-news/prepare.py
-    python benchmarks/starts.py [--out FILE.jsonl] [--seeds 3] [--steps 40] [--shard 0/2]
+    python benchmarks/starts.py [starts|drop] [--out FILE.jsonl] [--seeds 3] [--shard 0/2]
 
-Trains MiniLM on BBC News with every start and appends one JSON line a training to the file;
-what is there already is not run again, and several shards may run at once. ``--table`` prints
-the mean accuracy over seeds with its range.
+Trains MiniLM on BBC News with every plan of the set and appends one JSON line a training to
+the file; what is there already is not run again, and several shards may run at once. ``--table``
+prints the mean accuracy over seeds with its range.
 """
 
 import argparse
@@ -16,30 +16,64 @@ from pathlib import Path
 from statistics import mean
 
 from spaces import Candidate, Group, Recipe, SharingPlan
+from spaces.forms import Atoms, Bank, Basis, LowRank
 from trainers.evaluation import Trainee, shapes
+from trainers.schedules import SCHEDULES
 from trainers.tasks import read_task
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
 LEARNING_RATE, BATCH, TOKENS = 3e-4, 16, 48
+Trained = tuple[str, SharingPlan, dict[str, str]]
+"""A name, a plan and changes of the recipe."""
 
 
-def plans() -> Iterator[tuple[str, SharingPlan]]:
-    """Everything compared, by name."""
-    yield "unshared", SharingPlan()
-    yield "drop 2, 3", SharingPlan.drop([2, 3])
-    yield "drop 1, 2, 3", SharingPlan.drop([1, 2, 3])
+def starts() -> Iterator[Trained]:
+    """Choice of units x init, for a bank and a tie."""
+    yield "unshared", SharingPlan(), {}
+    yield "drop 2, 3", SharingPlan.drop([2, 3]), {}
+    yield "drop 1, 2, 3", SharingPlan.drop([1, 2, 3]), {}
     for ratio in (0.7, 1.0):
         for units in ("first", "best-match", "importance"):
             for init in ("first", "middle", "last", "mean"):
                 if ratio < 1 or units != "best-match":
                     plan = SharingPlan.range(1, 4, ratio, units=units, init=init)
-                    yield f"1..4 ratio {ratio:g} | {units} | {init}", plan
+                    yield f"1..4 ratio {ratio:g} | {units} | {init}", plan, {}
     for units in ("first", "importance"):
         pairs = Group(layers="0..5", assign={"sequence": 3}, units=units, init="mean")
-        yield f"pairs tied | {units} | mean", SharingPlan(groups=(pairs,))
+        yield f"pairs tied | {units} | mean", SharingPlan(groups=(pairs,)), {}
 
 
-def train_all(out: Path, seeds: int, steps: int, shard: int, shards: int) -> None:
+def against_drop() -> Iterator[Trained]:
+    """Plans that store as much as the unshared model without two, or three, of its layers."""
+    yield "drop 2, 3", SharingPlan.drop([2, 3]), {}
+    yield "drop 1, 2, 3", SharingPlan.drop([1, 2, 3]), {}
+    for first, last, ratios in ((1, 4, (0.67, 1.0)), (1, 5, (0.5, 0.75)), (0, 5, (0.4, 0.6))):
+        for ratio in ratios:
+            plan = SharingPlan.range(first, last, ratio, units="importance", init="mean")
+            yield f"{first}..{last} ratio {ratio:g}", plan, {}
+
+
+def forms() -> Iterator[Trained]:
+    """All six layers, by every form and schedule, each storing three layers' worth of matrices."""
+    everywhere = {
+        "bank 0.6 from mean": Group(layers="0..5", form=Bank(ratio=0.6), init="mean"),
+        "bank 0.6 from first": Group(layers="0..5", form=Bank(ratio=0.6), init="first"),
+        "lowrank 85 from mean": Group(layers="0..5", form=LowRank(rank=85), init="mean"),
+        "basis 177": Group(layers="0..5", form=Basis(rank=177)),
+        "atoms 3": Group(layers="0..5", form=Atoms(count=3)),
+    }
+    yield "drop 1, 2, 3", SharingPlan.drop([1, 2, 3]), {}
+    for name, group in everywhere.items():
+        yield name, SharingPlan(groups=(group,)), {}
+    for schedule in SCHEDULES:
+        plan = SharingPlan(groups=(everywhere["bank 0.6 from mean"],))
+        yield f"bank 0.6 from mean, {schedule}", plan, {"soften": schedule}
+
+
+SETS = {"starts": starts, "drop": against_drop, "forms": forms}
+
+
+def train_all(plans: str, out: Path, seeds: int, steps: int, shard: int, shards: int) -> None:
     """Runs what is missing in `out`, every `shards`-th plan from `shard` on."""
     task = {
         "name": "text-classification",
@@ -49,8 +83,8 @@ def train_all(out: Path, seeds: int, steps: int, shard: int, shards: int) -> Non
     with tempfile.TemporaryDirectory() as scratch:
         trainee = Trainee(str(EXAMPLE / "model"), read_task(task), Path(scratch) / "cache")
         facts = trainee.prepare(TOKENS)
-        jobs = [(seed, name, plan) for seed in range(seeds) for name, plan in plans()]
-        for seed, name, plan in jobs[shard::shards]:
+        jobs = [(seed, *item) for seed in range(seeds) for item in SETS[plans]()]
+        for seed, name, plan, changes in jobs[shard::shards]:
             if (name, seed, steps) in {(r["name"], r["seed"], r["steps"]) for r in rows(out)}:
                 continue
             recipe = Recipe(
@@ -59,6 +93,7 @@ def train_all(out: Path, seeds: int, steps: int, shard: int, shards: int) -> Non
                 batch_size=BATCH,
                 max_length=TOKENS,
                 seed=seed,
+                **changes,
             )
             candidate = Candidate(plan=plan, recipe=recipe).bound(shapes(facts))
             exact = trainee.inspect(candidate, facts)
@@ -95,6 +130,7 @@ def print_table(out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("plans", choices=SETS, nargs="?", default="starts")
     parser.add_argument("--out", type=Path, default=Path("starts.jsonl"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
@@ -103,5 +139,5 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if not options.table:
         position, count = map(int, options.shard.split("/"))
-        train_all(options.out, options.seeds, options.steps, position, count)
+        train_all(options.plans, options.out, options.seeds, options.steps, position, count)
     print_table(options.out)

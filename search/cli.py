@@ -76,11 +76,29 @@ def show(
         print(describe_plan(plan, model, max_length))
 
 
+@app.command()
+def export(
+    run: RunFolder,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="the trial's number")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="a folder that does not exist")],
+    format_: Annotated[
+        str, typer.Option("--format", help="shared, dense, albert or onnx")
+    ] = "shared",
+) -> None:
+    """Write a trial's model for others to load, check it, and print how to load it."""
+    with user_errors():
+        from search.export import export_trial
+
+        exported = export_trial(run, trial, out, format_)
+        print(exported.load(out))
+        print(exported.summary(out), file=sys.stderr)
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[Optional[str], typer.Argument(help="one kind only")] = None,
 ) -> None:
-    """List forms, assignments, inits, anchors, objectives, presets, samplers, tasks, losses."""
+    """List what is registered: forms, assignments, presets, objectives, exports and more."""
     from search.listing import listing
 
     with user_errors():

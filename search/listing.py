@@ -17,6 +17,8 @@ KINDS = (
     "samplers",
     "tasks",
     "losses",
+    "schedules",
+    "exports",
 )
 
 
@@ -56,7 +58,7 @@ def _entries(kind: str) -> dict[str, str]:
 
 
 def _registry(kind: str) -> Registry[object]:
-    """The registry of a kind; only tasks and losses load torch."""
+    """The registry of a kind; tasks, losses and exports load torch."""
     from spaces import anchors, assignments, forms, inits
 
     if kind == "samplers":
@@ -68,10 +70,18 @@ def _registry(kind: str) -> Registry[object]:
 
         assert text_classification
         return TASKS  # type: ignore[return-value]
+    if kind == "exports":
+        from trainers.exports import formats
+
+        return formats()  # type: ignore[return-value]
     if kind == "losses":
         from trainers.losses import LOSSES
 
         return LOSSES  # type: ignore[return-value]
+    if kind == "schedules":
+        from trainers.schedules import SCHEDULES
+
+        return SCHEDULES  # type: ignore[return-value]
     light: dict[str, Registry[object]] = {
         "forms": forms.FORMS,  # type: ignore[dict-item]
         "assignments": assignments.ASSIGNMENTS,  # type: ignore[dict-item]

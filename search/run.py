@@ -62,7 +62,10 @@ def run(
 
 def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) -> Driver:
     """Everything that can be wrong is found here, before a run folder is made."""
-    facts = trainee.prepare(config.space.reference_recipe().max_length)
+    written = config.model_dump_json()
+    facts = trainee.prepare(
+        config.space.reference_recipe().max_length, similarity='"similar"' in written
+    )
     shapes = {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
     config.space.check(shapes)
     for plan in config.plans:
@@ -169,7 +172,7 @@ def _attributes(
         record.CONFIG: config.model_dump(mode="json"),
         record.OBJECTIVES: list(config.objectives),
         record.MODEL: {
-            "name": config.model,
+            "name": _model_name(config.model),
             "stacks": {name: shape["depth"] for name, shape in facts["stacks"].items()},
             "labels": facts.get("labels", []),
         },
@@ -178,6 +181,11 @@ def _attributes(
         },
         record.CIRCUMSTANCES: _circumstances(config),
     }
+
+
+def _model_name(model: str) -> str:
+    """A hub name as it is; of a folder its last two parts, which mean something elsewhere too."""
+    return "/".join(Path(model).parts[-2:]) if Path(model).is_absolute() else model
 
 
 def reference_value(objective: Objective, unshared: dict[str, float]) -> float:

@@ -1,6 +1,7 @@
 """Draws a plan on a model's layers and counts what is stored. Needs a configuration, no weights."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ def describe_plan(plan: str, model: str, max_length: int) -> str:
     shapes = stack_shapes(unshared)
     bound = read.bound(shapes)
     depths = {name: shape.depth for name, shape in shapes.items()}
-    drawing = "\n".join(map(_layer_line, layer_map(bound, depths)))
+    drawing = draw_layers(bound, depths)
     return f"{drawing}\n\n{_counts(unshared, bound, max_length)}"
 
 
@@ -48,6 +49,11 @@ class _Named:
 
     def from_config(self, config: object, **kwargs: object) -> PreTrainedModel:
         return self.architecture._from_config(config, **kwargs)
+
+
+def draw_layers(plan: SharingPlan, depths: Mapping[str, int]) -> str:
+    """One line a layer of a bound plan, with letters for banks; `depths` gives layers a stack."""
+    return "\n".join(map(_layer_line, layer_map(plan, depths)))
 
 
 def _layer_line(layer: Layer) -> str:

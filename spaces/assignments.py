@@ -8,7 +8,9 @@ usable in plans, spaces, the command line's listing and the contract tests.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from math import ceil
+from statistics import mean
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -81,6 +83,34 @@ def explicit(n_layers: int, owners: Owners) -> Sequence[int]:
             f"list {n_layers} numbers, one a layer",
         )
     return owners
+
+
+@ASSIGNMENTS.register("similar")
+def similar(n_layers: int, banks: int) -> Sequence[int]:
+    """M banks, each for the layers that are most alike on the task's own text"""
+    _at_most(n_layers, banks, "similar")
+    raise PlanError(
+        f"similar: {banks} is not known before the model's layers are compared",
+        "bind the plan to stack_shapes(model, batches), with batches of the task's inputs",
+    )
+
+
+def most_alike(similarity: Sequence[Sequence[float]], banks: int) -> Owners:
+    """The owner map of `banks` groups of layers, merged by mean similarity, highest first.
+
+    `similarity[i][j]` is how alike layers i and j are, for one CKA of their outputs.
+    """
+    groups = [[i] for i in range(len(similarity))]
+
+    def likeness(pair: tuple[list[int], list[int]]) -> float:
+        return mean(similarity[i][j] for i in pair[0] for j in pair[1])
+
+    while len(groups) > banks:
+        one, two = max(combinations(groups, 2), key=likeness)
+        groups = [group for group in groups if group is not one and group is not two]
+        groups.append(sorted(one + two))
+    owners = {layer: min(group) for group in groups for layer in group}
+    return tuple(owners[i] for i in range(len(similarity)))
 
 
 def _at_most(n_layers: int, count: Any, name: str) -> None:

@@ -16,11 +16,17 @@ FORMS: Registry[type["Form"]] = Registry("form")
 
 
 class Form(BaseModel):
-    """Base of all forms. `name` is the word used in plans."""
+    """Base of all forms. `name` is the word used in plans.
+
+    `heeds` says which of a group's rules for making a bank the form goes by. A `calibrated` form
+    starts better with what enters the matrices on the task's own text.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
     removes_layers: ClassVar[bool] = False
+    heeds: ClassVar[frozenset[str]] = frozenset({"init", "units"})
+    calibrated: ClassVar[bool] = False
 
     def canonical(self) -> "Form | None":
         """The simplest form that builds the same model; None where nothing is shared."""
@@ -44,7 +50,7 @@ class Bank(Form):
     """
 
     name: ClassVar[str] = "bank"
-    ratio: float = Field(ge=0, le=1, allow_inf_nan=False)
+    ratio: float = Field(ge=0, le=1, allow_inf_nan=False, examples=[0.5])
 
     def canonical(self) -> Form | None:
         if self.ratio == 0:
@@ -71,9 +77,53 @@ class Drop(Form):
 
     name: ClassVar[str] = "drop"
     removes_layers: ClassVar[bool] = True
+    heeds: ClassVar[frozenset[str]] = frozenset()
 
     def share(self) -> float:
         return 0.0
+
+
+@FORMS.register("lowrank")
+class LowRank(Form):
+    """every layer adds a low-rank matrix of its own to the bank (RRT, arXiv 2410.20672)
+
+    `rank` is that of the addition; 0 adds nothing, and from the matrix's smaller side on the
+    start is exact. With `diagonal` each layer scales the rows of the bank's matrix, too.
+    """
+
+    name: ClassVar[str] = "lowrank"
+    heeds: ClassVar[frozenset[str]] = frozenset({"init"})
+    calibrated: ClassVar[bool] = True
+    rank: int = Field(ge=0, examples=[8])
+    diagonal: bool = False
+
+    def canonical(self) -> Form:
+        return self if self.rank or self.diagonal else Tie()
+
+
+@FORMS.register("basis")
+class Basis(Form):
+    """layers combine shared basis vectors by coefficients of their own (arXiv 2410.03765)
+
+    `rank` is the number of basis vectors of each matrix, at most what makes it exact.
+    """
+
+    name: ClassVar[str] = "basis"
+    heeds: ClassVar[frozenset[str]] = frozenset()
+    calibrated: ClassVar[bool] = True
+    rank: int = Field(ge=1, examples=[8])
+
+
+@FORMS.register("atoms")
+class Atoms(Form):
+    """layers mix shared matrices by a number each (MASA, arXiv 2508.04581)
+
+    `count` is the number of shared matrices, at most that of the group's layers.
+    """
+
+    name: ClassVar[str] = "atoms"
+    heeds: ClassVar[frozenset[str]] = frozenset({"units"})
+    count: int = Field(ge=1, examples=[2])
 
 
 def _shortest_ratio(ratio: float, units: tuple[int, ...]) -> float:
@@ -131,7 +181,7 @@ def _knob_error(form: type[Form], error: PydanticError) -> PlanError:
 
 def write_form(form: Form) -> str | dict[str, Any]:
     """The inverse of :func:`read_form`."""
-    knobs = form.model_dump()
+    knobs = form.model_dump(exclude_defaults=True)
     return {form.name: knobs} if knobs else form.name
 
 

@@ -23,9 +23,9 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
 
-from spaces.assignments import Assignment, AssignmentField
+from spaces.assignments import Assignment, AssignmentField, most_alike
 from spaces.errors import PlanError
-from spaces.forms import Bank, Drop, FormField, Tie
+from spaces.forms import Bank, Drop, Form, FormField, Tie
 from spaces.inits import INITS
 from spaces.layers import Layers, is_absolute, resolve_layers, runs
 from spaces.registry import did_you_mean
@@ -71,12 +71,14 @@ class StackShape:
     """What a plan must know of one stack of layers.
 
     `heads` are the units of attention (KV groups under grouped-query attention), `neurons`
-    the width of the FFN's intermediate layer.
+    the width of the FFN's intermediate layer. `similarity`, where it was measured, says how
+    alike each two layers' outputs are (linear CKA, 0..1).
     """
 
     depth: int
     heads: int
     neurons: int
+    similarity: tuple[tuple[float, ...], ...] | None = None
 
     def units(self, roles: Iterable[str]) -> tuple[int, ...]:
         """Counts of the units a ratio is rounded to: heads, and neurons in eights."""
@@ -101,8 +103,8 @@ class Group(BaseModel):
     parts: Parts = (*ATTENTION, *FFN)
     assign: AssignmentField = Assignment()
     form: FormField = Tie()
-    init: str = "middle"
-    units: Literal["first", "best-match", "importance"] = "first"
+    init: str = "mean"
+    units: Literal["first", "best-match", "importance"] = "importance"
 
     @model_validator(mode="after")
     def _check(self) -> "Group":
@@ -112,19 +114,36 @@ class Group(BaseModel):
                 f"norms can only be shared whole, but the form is {self.form.name}",
                 "use form: tie, or leave norms out of parts",
             )
-        if is_absolute(self.layers):
+        if self.is_settled:
             self.assign.owners(len(self.layers))
         return self
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether its banks are known without a model."""
+        return is_absolute(self.layers) and self.assign.name != "similar"
+
     def bound(self, stack: str, shape: StackShape) -> "Group":
         """The group with absolute layers and reachable knobs for a stack of this shape."""
+        layers = resolve_layers(self.layers, shape.depth, stack)
         return self.model_copy(
             update={
                 "stack": stack,
-                "layers": resolve_layers(self.layers, shape.depth, stack),
+                "layers": layers,
+                "assign": self._found_assignment(layers, shape),
                 "form": self.form.rounded(shape.units(self.parts)),
             }
         )
+
+    def _found_assignment(self, layers: tuple[int, ...], shape: StackShape) -> Assignment:
+        """The assignment, with an owner map in place of one that is found by similarity."""
+        if self.assign.name != "similar":
+            return self.assign
+        if shape.similarity is None:
+            self.assign.owners(len(layers))
+        assert shape.similarity is not None
+        alike = [[shape.similarity[i][j] for j in layers] for i in layers]
+        return Assignment("owners", most_alike(alike, cast(int, self.assign.argument)))
 
     def banks(self) -> "list[Group]":
         """One group a bank; layers that share with no other are left out."""
@@ -133,8 +152,7 @@ class Group(BaseModel):
             return []
         if form.removes_layers:
             return [Group(stack=self.stack, layers=self.layers, form=form)]
-        units = "importance" if isinstance(form, Tie) and self.units != "first" else self.units
-        bank = {"assign": Assignment(), "form": form, "units": units}
+        bank = {"assign": Assignment(), "form": form} | self._heeded(form)
         readers: dict[int, list[int]] = defaultdict(list)
         layers = cast(tuple[int, ...], self.layers)
         owners = self.assign.owners(len(layers))
@@ -146,15 +164,28 @@ class Group(BaseModel):
             if len(own) > 1
         ]
 
+    def _heeded(self, form: Form) -> dict[str, str]:
+        """`init` and `units` as far as the form goes by them, else their defaults."""
+        defaults = {name: Group.model_fields[name].default for name in ("init", "units")}
+        heeded = {name: getattr(self, name) for name in defaults if name in form.heeds}
+        if isinstance(form, Tie) and self.units != "first":
+            heeded["units"] = "importance"
+        return defaults | heeded
+
     def __str__(self) -> str:
         where = self.layers if isinstance(self.layers, str) else runs(self.layers)
         stack = f"{self.stack} " if self.stack else ""
         if self.form.removes_layers:
             return f"{stack}{where} {self.form.name}"
-        knobs = " ".join(f"{value:g}" for value in self.form.model_dump().values())
+        knobs = " ".join(map(_knob_text, self.form.model_dump(exclude_defaults=True).items()))
         form = f"{self.form.name} {knobs}".strip()
-        units = "" if self.units == "first" else f" by {self.units}"
+        units = "" if self.units == "importance" else f" by {self.units}"
         return f"{stack}{where} {form} {'+'.join(write_parts(self.parts))} from {self.init}{units}"
+
+
+def _knob_text(knob: tuple[str, Any]) -> str:
+    name, value = knob
+    return name if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class SharingPlan(BaseModel):
@@ -273,7 +304,7 @@ def _stack_of(group: Group, stacks: Mapping[str, StackShape]) -> str:
 def _canonical_groups(groups: list[Group]) -> tuple[Group, ...]:
     """One group a bank, groups over the same layers merged, in order of layers."""
     merged: dict[Group, set[str]] = defaultdict(set)
-    for bank in (b for g in groups for b in (g.banks() if is_absolute(g.layers) else [g])):
+    for bank in (b for g in groups for b in (g.banks() if g.is_settled else [g])):
         merged[bank.model_copy(update={"parts": ()})] |= set(bank.parts)
     canonical = [
         rule.model_copy(update={"parts": read_parts(roles)}) for rule, roles in merged.items()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,10 @@ class Recipe(BaseModel):
     ``bank_l2 / 2 * sum ||B||^2`` over the shared weights to the loss. The top `kept_top`
     layers of each stack stay private and learn at ``learning_rate * kept_top_lr_scale``.
     `max_length` is in tokens.
+
+    With `soften` (``interpolate``, ``replace`` or ``pull``) layers keep their own weights beside
+    the bank's while a schedule leads from the one to the other over the first `soften_until` of
+    the steps; `pull` is then the strength of the mean square between both in the loss.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +29,9 @@ class Recipe(BaseModel):
     learning_rate: float = Field(5e-5, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     bank_l2: float = Field(0.0, ge=0)
+    soften: Literal["interpolate", "replace", "pull"] | None = None
+    soften_until: float = Field(0.5, gt=0, le=1)
+    pull: float = Field(0.0, ge=0)
     kept_top: int = Field(0, ge=0)
     kept_top_lr_scale: float = Field(1.0, gt=0, le=1)
     steps: int | None = Field(None, ge=1)
@@ -73,10 +80,13 @@ class Candidate(BaseModel):
         Candidates that build the same model and train it in the same way are equal.
         """
         recipe = self.recipe
-        inert = {} if recipe.kept_top else {"kept_top_lr_scale": 1.0}
+        inert: dict[str, Any] = {} if recipe.kept_top else {"kept_top_lr_scale": 1.0}
         plan = self.plan.keeping_top(recipe.kept_top, stacks)
-        if all(group.form.removes_layers for group in plan.groups):
-            inert["bank_l2"] = 0.0
+        shares = any(not group.form.removes_layers for group in plan.groups)
+        if not shares:
+            inert |= {"bank_l2": 0.0, "soften": None}
+        if not shares or recipe.soften is None:
+            inert |= {"soften_until": 0.5, "pull": 0.0}
         return self.model_copy(update={"plan": plan, "recipe": recipe.model_copy(update=inert)})
 
     def written(self) -> dict[str, Any]:

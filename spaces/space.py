@@ -164,8 +164,8 @@ class GroupTemplate(BaseModel):
     parts: Any = ["attention", "ffn"]
     assign: Any = "one"
     form: Any = "tie"
-    init: Any = "middle"
-    units: Any = "first"
+    init: Any = "mean"
+    units: Any = "importance"
 
     @model_validator(mode="after")
     def _check(self) -> "GroupTemplate":

@@ -27,7 +27,7 @@ def test_the_study_is_a_study():
 
 def test_the_plan_is_a_plan():
     (plan,) = [text for text in blocks("yaml") if text.startswith("groups:")]
-    assert str(SharingPlan.from_yaml(plan)) == "1..4 bank 0.7 attention+ffn from middle"
+    assert str(SharingPlan.from_yaml(plan)) == "1..4 bank 0.7 attention+ffn from mean"
 
 
 def test_the_python_lines_name_things_that_exist():

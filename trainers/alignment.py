@@ -6,6 +6,8 @@ private matters more than how a bank is made: keeping the units with the largest
 private cuts the error of a shared FFN to a third (docs/log.md).
 """
 
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +16,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spaces.plan import FFN
 from spaces.registry import Registry
 from trainers.calibration import Activations
-from trainers.structure import Slot, Stack, family, weight_out_in
+from trainers.structure import Slot, Stack, family, is_norm, matrices, weight_out_in
 
 HEAD_TOKENS = 512
+HEAD_BIAS_WORD = re.compile(r"alibi|position_bias")
+HEADS_WORD = re.compile(r"(q|k|v|query|key|value)_")
 
 
 @dataclass(frozen=True)
@@ -110,21 +115,45 @@ def align_(
 def can_align(stack: Stack, slots: Sequence[Slot]) -> bool:
     """Whether permuting this family's units leaves the model's function as it is.
 
-    It does not where a layer holds anything else with one entry a head, such as T5's and
-    Swin's relative position biases.
+    It does not where there is anything else with one entry a unit: T5's and Swin's relative
+    position biases, ALiBi's slopes, a norm over all heads or over the FFN's neurons.
     """
     if not any(slot.axis == 1 for slot in slots):
         return False
-    if slots[0].role in ("fc_in", "gate", "fc_out"):
-        return True
-    known = {slot.path for slot in slots}
+    per_unit = _has_neurons if slots[0].role in FFN else _has_heads
+    return not any(per_unit(layer, slots) for layer in stack.layers)
+
+
+def _has_neurons(layer: nn.Module, slots: Sequence[Slot]) -> bool:
+    """Whether a tensor beside the matrices is as long as the FFN is wide."""
+    known = {path for path, _ in matrices(layer)}
+    tensors = [p for n, p in layer.named_parameters() if n.rpartition(".")[0] not in known]
+    return any(slots[0].units in tensor.shape for tensor in tensors)
+
+
+def _has_heads(layer: nn.Module, slots: Sequence[Slot]) -> bool:
+    """Whether the attention holds, or is handed, anything that may differ between heads."""
     prefix = family(slots[0].path)
-    for layer in stack.layers:
-        for name, parameter in layer.get_submodule(prefix).named_parameters():
-            path = f"{prefix}.{name}".rpartition(".")[0]
-            if path not in known and slots[0].units in parameter.shape:
-                return False
-    return True
+    attention = layer.get_submodule(prefix)
+    known = {slot.path for slot in slots}
+    width = min(size // slot.units for slot in slots if slot.axis == 0 for size in slot.sections)
+    return any(
+        HEAD_BIAS_WORD.search(argument)
+        for module in attention.modules()
+        for argument in inspect.signature(module.forward).parameters
+    ) or any(
+        f"{prefix}.{path}" not in known and not _ignores_heads(path, module, width)
+        for path, module in attention.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    )
+
+
+def _ignores_heads(path: str, module: nn.Module, width: int) -> bool:
+    """Whether this is a norm after all heads are mixed, or one of `width` that all heads use."""
+    words = path.split(".")
+    of_heads = [word for word in words if HEADS_WORD.match(word)]
+    sizes = {parameter.numel() for parameter in module.parameters(recurse=False)}
+    return is_norm(path, module) and (not of_heads or (of_heads == words[-1:] and sizes == {width}))
 
 
 def _view(layer: nn.Module, slots: Sequence[Slot], activations: Tensor | None) -> UnitView:

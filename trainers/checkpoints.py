@@ -14,7 +14,8 @@ from typing import Any
 
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from spaces.errors import ModelError
 from spaces.plan import SharingPlan
@@ -43,7 +44,12 @@ class SharedModel:
     sharing: Sharing
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Writes weights (each bank once) and configuration; see the library's method."""
+        """Writes weights (each bank once) and configuration; see the library's method.
+
+        Tensors keep the names they have in the model. Older names, under which the library writes
+        some families, it can only read back into an unshared model.
+        """
+        kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         config = {
             "model_type": MODEL_TYPE,
@@ -68,10 +74,15 @@ def unshared_class(shared: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return unshared
 
 
-def load_shared(folder: str | Path) -> PreTrainedModel:
-    """The shared model saved in `folder`, in eval mode.
+def never_saved(model: PreTrainedModel) -> set[str]:
+    """Names of tensors that the model computes when it is built, such as Marian's positions."""
+    return set(model._keys_to_ignore_on_save or ())
 
-    Raises :class:`ModelError` if the folder holds no shared model or tensors are missing.
+
+def load_shared(folder: str | Path) -> PreTrainedModel:
+    """The shared model saved in `folder`, in the dtypes it was saved in, in eval mode.
+
+    Raises :class:`ModelError` if the folder holds no shared model, or not exactly its tensors.
     """
     from trainers.sharing import share_
 
@@ -80,18 +91,40 @@ def load_shared(folder: str | Path) -> PreTrainedModel:
     architecture = getattr(transformers, config["architectures"][0])
     base = dict(config["base"])
     model = architecture(AutoConfig.for_model(base.pop("model_type"), **base))
+    _forget_weights(model)
     share_(model, SharingPlan.model_validate(config["plan"]))
-    missing, unexpected = model.load_state_dict(_tensors(folder), strict=False)
-    missing = [name for name in missing if name not in _tied_names(model)]
-    if missing or unexpected:
+    _load_exactly(model, _tensors(folder), folder)
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
+
+
+def _forget_weights(model: nn.Module) -> None:
+    """Moves what a file will fill to the meta device, where to share costs nothing."""
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if f"{path}.{name}" not in never_saved(model):
+                empty = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+                module.register_parameter(name, empty)
+
+
+def _load_exactly(model: PreTrainedModel, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Fills `model` with `tensors`, in their dtypes. Raises :class:`ModelError` if any lacks, is
+    too many or has another shape; only a tensor tied to one that is there may lack."""
+    wanted = {n: t for n, t in model.state_dict().items() if n not in never_saved(model)}
+    tied = model.all_tied_weights_keys
+    wrong = [n for n in tensors if n in wanted and wanted[n].shape != tensors[n].shape]
+    missing = [n for n in wanted if n not in tensors and tied.get(n) not in tensors]
+    unexpected = [n for n in tensors if n not in wanted]
+    if wrong or missing or unexpected:
         raise ModelError(
-            f"{folder} does not hold the tensors of its plan: "
-            f"{len(missing)} missing, {len(unexpected)} unexpected, "
-            f"such as {(missing + unexpected)[0]}",
+            f"{folder} does not hold the tensors of its plan: {len(missing)} missing, "
+            f"{len(unexpected)} unexpected, {len(wrong)} of another shape, "
+            f"such as {(missing + unexpected + wrong)[0]}",
             "the folder is damaged or was edited; export the model again",
         )
+    model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
-    return model.eval()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -107,16 +140,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _tensors(folder: Path) -> dict[str, Any]:
+def _tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return dict(load_file(folder / "model.safetensors"))
     shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     return {name: tensor for shard in shards for name, tensor in load_file(folder / shard).items()}
-
-
-def _tied_names(model: PreTrainedModel) -> set[str]:
-    return set(getattr(model, "all_tied_weights_keys", None) or ())
 
 
 class SharedLoader:

@@ -17,17 +17,20 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from spaces.plan import StackShape
 from spaces.recipe import Candidate
 from trainers import latency, sizes
-from trainers.calibration import Activations, record_activations
+from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpoints import load_shared
 from trainers.sharing import materialize_, share_
 from trainers.structure import stack_shapes
 from trainers.tasks import Split, Task
 from trainers.training import optimiser_steps, predict, train
+
+CALIBRATION_EXAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,26 @@ class Trainee:
     task: Task
     cache: Path
 
-    def prepare(self, max_length: int) -> dict[str, Any]:
+    def prepare(self, max_length: int, *, similarity: bool = False) -> dict[str, Any]:
         """Reads the data and the model's shape once a study; returns plain facts.
+
+        With `similarity` the layers' outputs on training text are compared, which assignments
+        found by similarity need.
 
         Raises :class:`SharetuneError` for data or a model that does not fit.
         """
         _quiet_library()
         facts = self.task.prepare(self.model, self.cache, max_length)
         shapes = stack_shapes(self.task.skeleton(self.model, facts))
-        return facts | {"stacks": {name: vars(shape) for name, shape in shapes.items()}}
+        stacks: dict[str, dict[str, Any]] = {
+            name: {"depth": shape.depth, "heads": shape.heads, "neurons": shape.neurons}
+            for name, shape in shapes.items()
+        }
+        if similarity:
+            model = self.task.load(self.model, facts)
+            found = layer_similarity(model, _calibration_batches(self, max_length))
+            stacks = {name: shape | {"similarity": found[name]} for name, shape in stacks.items()}
+        return facts | {"stacks": stacks}
 
     def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]:
         """What is exact before training; see :func:`trainers.sizes.facts`."""
@@ -69,7 +83,12 @@ class Trainee:
         set_seed(candidate.recipe.seed)
         model = self.task.load(self.model, facts)
         train_split, test_split = _splits(self, candidate.recipe.max_length)
-        share_(model, candidate.plan, self._activations(candidate, _frozen(facts)))
+        share_(
+            model,
+            candidate.plan,
+            self._activations(candidate, _frozen(facts)),
+            schedule=candidate.recipe.soften,
+        )
         steps = optimiser_steps(candidate.recipe, len(train_split.labels))
         curve = train(
             model,
@@ -96,7 +115,8 @@ class Trainee:
 
     def _activations(self, candidate: Candidate, labels: tuple[str, ...]) -> Activations | None:
         """What the pretrained units do on training text, if the plan asks; kept for the next."""
-        if all(group.units == "first" for group in candidate.plan.groups):
+        groups = candidate.plan.groups
+        if not any(group.form.calibrated or group.units != "first" for group in groups):
             return None
         return _recorded(self, labels, candidate.recipe.max_length)
 
@@ -165,12 +185,17 @@ def _skeleton(trainee: Trainee, labels: tuple[str, ...]) -> PreTrainedModel:
 
 @lru_cache(maxsize=1)
 def _recorded(trainee: Trainee, labels: tuple[str, ...], max_length: int) -> Activations:
-    split, _ = _splits(trainee, max_length)
     model = trainee.task.load(trainee.model, {"labels": list(labels)})
-    rows = [split.rows[i] for i in range(0, len(split.labels), max(1, len(split.labels) // 64))]
+    return record_activations(model, _calibration_batches(trainee, max_length))
+
+
+def _calibration_batches(trainee: Trainee, max_length: int) -> list[dict[str, Tensor]]:
+    """Inputs of 64 training examples, spread over the split."""
+    split, _ = _splits(trainee, max_length)
+    every = max(1, len(split.labels) // CALIBRATION_EXAMPLES)
+    rows = [split.rows[i] for i in range(0, len(split.labels), every)][:CALIBRATION_EXAMPLES]
     batches = [split.collate(rows[i : i + 16]) for i in range(0, len(rows), 16)]
-    inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
-    return record_activations(model, inputs)
+    return [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
 
 
 @lru_cache(maxsize=4)

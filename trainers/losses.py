@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.registry import Registry
+from trainers.schedules import soft_layers
 
 LOSSES: Registry[Callable[[nn.Module, float], Tensor]] = Registry("loss")
 
@@ -19,6 +20,13 @@ def bank_l2(model: nn.Module, strength: float) -> Tensor:
     """strength / 2 * the sum of squares of all shared weights"""
     squares = [parameter.square().sum() for parameter in bank_parameters(model)]
     return strength / 2 * torch.stack(squares).sum() if squares else torch.zeros(())
+
+
+@LOSSES.register("pull")
+def pull(model: nn.Module, strength: float) -> Tensor:
+    """strength * the mean square between layers' own weights and the bank's, summed"""
+    distances = [layer.distance() for layer in soft_layers(model)]
+    return strength * torch.stack(distances).sum() if distances else torch.zeros(())
 
 
 def bank_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -5,6 +5,9 @@ tensor has two names, and look their entry up at every use, so that replacing an
 quantisation, for one) reaches every reader.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -79,6 +82,11 @@ class SharedLinear(BankReader):
         raise NotImplementedError
 
     @property
+    def composes(self) -> bool:
+        """Whether `forward` puts the matrix together, which a materialised layer need not."""
+        return True
+
+    @property
     def bias(self) -> Tensor | None:
         """The layer's bias (out), its own or the bank's."""
         return self.entry.bias if self.own_bias is None else self.own_bias  # type: ignore[return-value]
@@ -97,6 +105,11 @@ class SharedLinear(BankReader):
         """``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
         return functional.linear(hidden, self.weight, self.bias)
 
+    def forward_apart(self, hidden: Tensor) -> Tensor:
+        """The same function with bank and private tensors in products of their own, where the
+        form allows it; the matrix is then never put together."""
+        return type(self).forward(self, hidden)
+
     def materialize(self) -> nn.Module:
         """The dense layer of the kind that stood here before, with the same function."""
         dense = linear(self.weight, self.bias)
@@ -106,3 +119,20 @@ class SharedLinear(BankReader):
         conv.weight = nn.Parameter(dense.weight.detach().T.contiguous())
         conv.bias = dense.bias
         return conv
+
+
+@contextmanager
+def products_apart(model: nn.Module) -> Iterator[None]:
+    """Inside, shared layers of `model` multiply by bank and private tensors one by one.
+
+    A runtime that computes constants ahead would put a composed matrix together once a layer
+    and keep every layer's.
+    """
+    readers = [module for module in model.modules() if isinstance(module, SharedLinear)]
+    for reader in readers:
+        reader.forward = reader.forward_apart  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for reader in readers:
+            del reader.forward

@@ -1,13 +1,17 @@
 """What is known of a candidate before it is trained: parameters, bytes, FLOPs, sharing."""
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from trainers.checkpoints import never_saved
+from trainers.modules import SharedLinear
 from trainers.structure import Slot, Stack, find_stacks, weight_out_in
 
 
@@ -42,9 +46,9 @@ def saved_bytes(model: PreTrainedModel) -> int:
 
 def _saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     seen: set[int] = set()
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    left_out = {*model.all_tied_weights_keys, *never_saved(model)}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen and name not in tied:
+        if id(tensor) not in seen and name not in left_out:
             seen.add(id(tensor))
             yield name, tensor
 
@@ -56,10 +60,32 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def forward_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
-    """Floating-point operations of one forward pass, a multiply-add counted as two."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(**inputs)
+    """Floating-point operations of one forward pass, a multiply-add counted as two.
+
+    Nothing is computed: tensors are stand-ins, which models know not to ask for values. With
+    gradients, because the counter stumbles over a bare parameter without them.
+    """
+    standing_in, counting = (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        FlopCounterMode(display=False),
+    )
+    with standing_in as fake, counting as counter:
+        model(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
     return int(counter.get_total_flops())
+
+
+def deployed_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
+    """FLOPs of one forward pass once every matrix that passes compose has been put together.
+
+    Composing costs the same whatever the number of tokens, and a materialised model does it
+    never; thin factors, by which a form multiplies instead, stay as they are.
+    """
+    ready = copy.deepcopy(model)
+    for parent in list(ready.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SharedLinear) and child.composes:
+                setattr(parent, name, child.materialize())
+    return forward_flops(ready, inputs)
 
 
 def matrix_parameters(layer: nn.Module, slots: Iterable[Slot]) -> int:
@@ -92,7 +118,7 @@ def facts(
         "parameters": parameters([shared]),
         "stack_parameters": after,
         "bytes": saved_bytes(shared),
-        "flops": forward_flops(shared, inputs),
+        "flops": deployed_flops(shared, inputs),
         "effective_ratio": round((before - after - other) / (whole - single), 6),
     }
 

@@ -23,6 +23,7 @@ from transformers import (
 from spaces.errors import CandidateFault
 from spaces.recipe import Recipe
 from trainers.losses import LOSSES
+from trainers.schedules import SoftToHard, harden_
 from trainers.structure import find_stacks
 
 CURVE_POINTS = 50
@@ -121,14 +122,19 @@ def train(
             args=arguments(recipe, scratch, total_steps),
             train_dataset=data,
             data_collator=collate,
-            callbacks=[curve],
+            callbacks=[curve, *_schedule(recipe)],
         )
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise CandidateFault(f"out of memory: {error}") from error
+    harden_(model)
     return curve.points
+
+
+def _schedule(recipe: Recipe) -> list[TrainerCallback]:
+    return [SoftToHard(recipe.soften_until)] if recipe.soften else []
 
 
 def arguments(recipe: Recipe, scratch: str, total_steps: int) -> TrainingArguments:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spaces.plan import FFN
 from trainers.structure import Slot
 
 
@@ -51,5 +52,5 @@ def shared_units(slot: Slot, ratio: float) -> int:
     """How many of the slot's units `ratio` (0..1) shares: whole heads, neurons in eights."""
     if ratio == 1:
         return slot.units
-    step = 8 if slot.role in ("fc_in", "gate", "fc_out") else 1
+    step = 8 if slot.role in FFN else 1
     return step * int(ratio * (slot.units // step) + 0.5)

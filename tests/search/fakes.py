@@ -24,7 +24,7 @@ class FakeTrainee:
     folder: Path | None = None
     seconds: float = 0.0
 
-    def prepare(self, max_length):
+    def prepare(self, max_length, *, similarity=False):
         return {
             "labels": ["a", "b"],
             "stacks": {"layers": {"depth": DEPTH, "heads": 12, "neurons": 1536}},

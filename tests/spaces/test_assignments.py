@@ -2,7 +2,10 @@
 
 import pytest
 
-from spaces.assignments import ASSIGNMENTS, Assignment
+from spaces import SharingPlan
+from spaces.assignments import ASSIGNMENTS, Assignment, most_alike
+from spaces.errors import PlanError
+from spaces.plan import StackShape
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,6 @@ def test_owner_map(assignment, layers, owners):
 
 def test_a_new_assignment_is_usable_at_once(monkeypatch):
     monkeypatch.setattr(ASSIGNMENTS, "_entries", dict(ASSIGNMENTS._entries))
-    from spaces import SharingPlan
 
     @ASSIGNMENTS.register("ends")
     def ends(n_layers, _):
@@ -34,3 +36,27 @@ def test_a_new_assignment_is_usable_at_once(monkeypatch):
 
     plan = SharingPlan.from_yaml("groups: [{layers: 0..5, assign: ends}]")
     assert plan == SharingPlan.from_yaml("groups: [{layers: [0, 5]}]")
+
+
+ALIKE = (
+    (1.0, 0.9, 0.2, 0.1),
+    (0.9, 1.0, 0.3, 0.2),
+    (0.2, 0.3, 1.0, 0.4),
+    (0.1, 0.2, 0.4, 1.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("banks", "owners"), [(4, (0, 1, 2, 3)), (3, (0, 0, 2, 3)), (2, (0, 0, 2, 2)), (1, (0,) * 4)]
+)
+def test_layers_that_are_alike_share(banks, owners):
+    assert most_alike(ALIKE, banks) == owners
+
+
+def test_similarity_settles_a_plan_when_it_is_bound():
+    plan = SharingPlan.from_yaml("groups: [{layers: 0..3, assign: {similar: 2}}]")
+    shape = StackShape(depth=4, heads=4, neurons=64, similarity=ALIKE)
+    by_hand = SharingPlan.from_yaml("groups: [{layers: [0, 1]}, {layers: [2, 3]}]")
+    assert plan.bound({"layers": shape}) == by_hand.bound({"layers": shape})
+    with pytest.raises(PlanError, match="not known before the model's layers are compared"):
+        plan.bound({"layers": StackShape(depth=4, heads=4, neurons=64)})

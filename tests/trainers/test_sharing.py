@@ -60,14 +60,14 @@ def test_a_bank_starts_as_its_init_says():
         "mean": (weights[1] + weights[2] + weights[3] + weights[4]) / 4,
     }
     for init, start in starts.items():
-        model = share_params(tiny("bert"), 1, 4, 1.0, init=init)
+        model = share_params(tiny("bert"), 1, 4, 1.0, init=init, units="first")
         shared = model.bert.encoder.layer[3].intermediate.dense.weight
         assert torch.allclose(shared, start, atol=1e-7), init
 
 
 def test_private_units_keep_their_pretrained_weights():
     dense = tiny("bert").bert.encoder.layer[3]
-    shared = share_params(tiny("bert"), 1, 4, 0.5).bert.encoder.layer[3]
+    shared = share_params(tiny("bert"), 1, 4, 0.5, units="first").bert.encoder.layer[3]
     assert torch.equal(
         shared.attention.self.query.weight[24:], dense.attention.self.query.weight[24:]
     )

@@ -1,7 +1,7 @@
 """How each form builds its bank and its readers out of the layers' matrices.
 
-A new form is one file here: a :class:`spaces.forms.Form` registered under its name, a
-:class:`SharedLinear` that composes the weight, and a builder registered in `BUILDERS`.
+A new form is one file here, with a :class:`SharedLinear` that composes the weight and a builder
+registered in `BUILDERS`, and its knobs as a :class:`spaces.forms.Form` of the same name.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,8 @@ class Matrices:
     """One role's matrices over the layers of a group, in layer order.
 
     `weights` are out x in, `biases` out or None. `start` makes one tensor from all the
-    layers' tensors. `share_biases` says whether the plan shares biases too.
+    layers' tensors. `share_biases` says whether the plan shares biases too. `inputs` (tokens x
+    in) is what entered the matrices on real inputs, where that was recorded.
     """
 
     slot: Slot
@@ -29,6 +30,7 @@ class Matrices:
     start: Callable[[Sequence[Tensor]], Tensor]
     share_biases: bool
     transposed: bool
+    inputs: Sequence[Tensor] | None = None
 
 
 Builder = Callable[[Any, Matrices, nn.ModuleDict, str], list[SharedLinear]]

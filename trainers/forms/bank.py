@@ -1,6 +1,9 @@
 """The unit bank and the tie: a fraction of the units is read, the rest stays private."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spaces.forms import Bank, Tie
 from trainers.forms import BUILDERS, Matrices
@@ -30,6 +33,20 @@ class BankLinear(SharedLinear):
         """The bank's units followed by the private ones, out x in."""
         shared: Tensor = self.entry.weight  # type: ignore[assignment]
         return shared if self.private is None else self.cut.join(shared, self.private.weight)
+
+    def forward_apart(self, hidden: Tensor) -> Tensor:
+        """Two products: units along rows are joined in the output, along columns summed."""
+        if self.private is None:
+            return super().forward(hidden)
+        bank: Tensor = self.entry.weight  # type: ignore[assignment]
+        own = self.private.weight
+        features = replace(self.cut, axis=-1)
+        if self.cut.axis == 1:
+            shared, rest = features.split(hidden)
+            return functional.linear(shared, bank, self.bias) + functional.linear(rest, own)
+        rows = functional.linear(hidden, bank), functional.linear(hidden, own)
+        joined = features.join(*rows)
+        return joined if self.bias is None else joined + self.bias
 
 
 @BUILDERS.register("bank")

@@ -1,0 +1,143 @@
+"""The model card beside exported weights: what the model is, how good, how made, how loaded.
+
+It is meant to be published, so no path or host of this machine stands in it.
+"""
+
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from results.numbers import difference, quantity, ratio, short_title
+from results.study import StudyRecord, records
+from results.summary import unshared_trial
+from search.show import draw_layers
+from spaces.objectives import OBJECTIVES
+from spaces.plan import SharingPlan
+
+SHOWN = ("accuracy", "macro_f1", "parameters", "bytes", "flops", "latency_ms")
+PRIVATE = {"host", "pid"}
+TEMPLATE = """\
+---
+base_model: {base}
+license: see the base model
+pipeline_tag: {task}
+tags: [sharetune]
+---
+
+# {base}, trial {number} of {study}
+
+{base} by the sharing plan below, trained by ShareTune; format `{format}`.
+{note}
+## Load
+
+Run this beside this folder:
+
+```python
+{load}
+```
+
+## Plan
+
+{plan}
+
+```
+{drawing}
+```
+
+```yaml
+{plan_yaml}```
+
+## Figures
+
+Metrics are of the test split, with the weights as trained; latency is of the `shared` format.
+
+{figures}
+
+## Training
+
+```yaml
+{training}```
+
+## Circumstances
+
+```yaml
+{circumstances}```
+
+## Licence
+
+See the base model, {base}.
+"""
+
+
+def model_card(
+    study: StudyRecord, number: int, plan: SharingPlan, format: str, load: str, note: str
+) -> str:
+    """Markdown with the metadata block of the hub. `plan` is bound; `load` is Python code."""
+    trial = next(row for row in records(study.frame) if row["number"] == number)
+    task = _without_paths(study.config["task"])
+    training = {
+        "data": task,
+        "study_seed": study.config.get("seed"),
+        "recipe": (trial["candidate"] or {}).get("recipe"),
+    }
+    return TEMPLATE.format(
+        base=_without_path(study.config["model"]),
+        task=task["name"],
+        number=number,
+        study=study.name,
+        format=format,
+        note=f"{note}\n" if note else "",
+        load=load,
+        plan=plan,
+        drawing=draw_layers(plan, study.model["stacks"]),
+        plan_yaml=plan.to_yaml(),
+        figures="\n".join(_figures(study, trial)),
+        training=_yaml(training),
+        circumstances=_yaml(_circumstances(study, trial)),
+    )
+
+
+def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:
+    unshared = unshared_trial(study.frame)
+    yield "| | this model | unshared | difference | ratio |"
+    yield "|---|---|---|---|---|"
+    for name in dict.fromkeys([*SHOWN, *(objective.name for objective in study.objectives)]):
+        objective, value = OBJECTIVES[name], trial[name]
+        base = _unshared_value(name, trial, unshared)
+        if isfinite(value):
+            yield (
+                f"| {short_title(objective)} | {quantity(objective, value)} "
+                f"| {quantity(objective, base)} | {difference(objective, value, base)} "
+                f"| {ratio(value, base)} |"
+            )
+
+
+def _unshared_value(
+    name: str, trial: Mapping[str, Any], unshared: Mapping[str, Any] | None
+) -> float:
+    """The unshared anchor's number; latency was measured in turns with the trial."""
+    if name == "latency_ms":
+        return float(trial["latency_unshared_ms"])
+    return float("nan") if unshared is None else float(unshared[name])
+
+
+def _circumstances(study: StudyRecord, trial: Mapping[str, Any]) -> dict[str, Any]:
+    of_trial = trial["circumstances"] if isinstance(trial["circumstances"], dict) else {}
+    found = {**study.circumstances, **of_trial}
+    return {key: value for key, value in found.items() if key not in PRIVATE}
+
+
+def _without_paths(task: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _without_path(v) for key, v in task.items() if v is not None}
+
+
+def _without_path(value: Any) -> Any:
+    """The last part of a path of this machine; anything else as it is."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _yaml(data: Any) -> str:
+    return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=88)

@@ -1,0 +1,80 @@
+"""Exports the weights that a run kept of a trial, with tokenizer and model card. Trains nothing."""
+
+from pathlib import Path
+
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel
+
+from results.study import StudyRecord, read_study
+from search.card import model_card
+from spaces.errors import RunError
+from spaces.layers import runs
+from trainers import load_shared
+from trainers.exports import Exported, check_free, formats, placed, write
+
+CARD = "README.md"
+NO_TOKENIZER = (OSError, ValueError, ImportError, KeyError)
+
+
+def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
+    """Writes the model of trial `number` into the folder `out`, and what goes with it.
+
+    Raises :class:`SharetuneError` for an unknown format or trial, weights that were not kept, a
+    model that the format cannot hold, and an `out` that is taken; `out` is then as it was.
+    """
+    formats()[format]
+    study = read_study(run)
+    weights = _weights(study, number)
+    check_free(out)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    model = _load(weights)
+    with placed(out) as folder:
+        exported = write(model, folder, format)
+        _copy_tokenizer(study.config["model"], folder)
+        load = exported.load(out.resolve().name)
+        card = model_card(study, number, model.sharing.plan, format, load, exported.note)
+        (folder / CARD).write_text(card, "utf-8")
+    return exported
+
+
+def _weights(study: StudyRecord, number: int) -> Path:
+    """The folder of the trial's weights, or of the equal trial that it repeats."""
+    trials = study.frame.set_index("number")
+    if number not in trials.index:
+        last = "no trials" if trials.empty else f"trials 0 to {trials.index.max()}"
+        raise RunError(f"no trial {number} in {study.path}", f"the run has {last}")
+    for owner in (number, *trials["same_as"].loc[[number]].dropna()):
+        folder = study.path / "trials" / str(owner) / "model"
+        if folder.is_dir():
+            return folder
+    raise _not_kept(study.path, number, str(trials["state"][number]))
+
+
+def _not_kept(run: Path, number: int, state: str) -> RunError:
+    kept = sorted(int(folder.parent.name) for folder in run.glob("trials/*/model"))
+    why = "were not kept" if state == "COMPLETE" else f"do not exist, for it is {state}"
+    others = f"of {runs(kept)} they are there" if kept else "no trial has any"
+    return RunError(
+        f"the weights of trial {number} {why}; {others}",
+        "`keep: all` in the study file keeps the weights of every trial that completes",
+    )
+
+
+def _load(weights: Path) -> PreTrainedModel:
+    try:
+        return load_shared(weights)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"the weights in {weights} cannot be read: {error}", "export another trial"
+        ) from error
+
+
+def _copy_tokenizer(model: str, folder: Path) -> None:
+    """The files of the study's tokenizer, where it has one that can be loaded."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except NO_TOKENIZER:
+        return
+    tokenizer.save_pretrained(folder)

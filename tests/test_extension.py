@@ -1,0 +1,102 @@
+"""A new form and a new assignment, each in one place, go all the way through."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+from pydantic import Field
+from typer.testing import CliRunner
+
+import results
+from search.cli import app
+from spaces import SharingPlan
+from spaces.assignments import ASSIGNMENTS
+from spaces.forms import FORMS, Form
+from tests.families import logits, tiny
+from tests.search.test_cli import study
+from trainers import load_shared, materialize_, share_
+from trainers.forms import BUILDERS
+from trainers.modules import SharedLinear, linear
+
+assert study, "a fixture"
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """What a test registers is gone after it."""
+    for registry in (FORMS, BUILDERS, ASSIGNMENTS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+def register_gain():
+    """All that a new form needs: its knobs, its reader and its builder."""
+
+    @FORMS.register("gain")
+    class Gain(Form):
+        """one bank, and a gain of each layer's own"""
+
+        name: ClassVar[str] = "gain"
+        start: float = Field(1.0, gt=0)
+
+    class GainLinear(SharedLinear):
+        def __init__(self, *args, start, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.gain = torch.nn.Parameter(torch.tensor([float(start)]))
+
+        @property
+        def weight(self):
+            return self.gain * self.entry.weight
+
+    @BUILDERS.register("gain")
+    def build(form, matrices, bank, key):
+        bank[key] = linear(matrices.start(matrices.weights))
+        return [
+            GainLinear(bank, key, bias, start=form.start, transposed=matrices.transposed)
+            for bias in matrices.biases
+        ]
+
+
+def register_ends():
+    """All that a new assignment needs."""
+
+    @ASSIGNMENTS.register("ends")
+    def ends(n_layers, _):
+        """the first and the last layer share, the others do not"""
+        return [0, *range(1, n_layers - 1), 0]
+
+
+def test_a_new_form_is_shared_saved_and_loaded(tmp_path):
+    register_gain()
+    plan = SharingPlan.from_yaml("groups: [{layers: 1..4, form: {gain: {start: 0.5}}}]")
+    model = share_(tiny("bert"), plan)
+    model.save_pretrained(tmp_path)
+    loaded = load_shared(tmp_path)
+    assert loaded.sharing.plan == model.sharing.plan
+    assert torch.equal(logits(loaded), logits(model))
+    assert torch.allclose(logits(materialize_(loaded)), logits(model), atol=1e-6)
+
+
+def test_a_new_assignment_and_a_new_form_are_searched(study, tmp_path):
+    register_gain()
+    register_ends()
+    path = study(
+        anchors=["unshared"],
+        budget={"trials": 5},
+        space={
+            "plan": [
+                {
+                    "layers": "0..-1",
+                    "assign": {"choices": ["ends", {"cycle": 2}]},
+                    "form": {"choices": ["tie", {"gain": {"start": {"low": 0.5, "high": 2.0}}}]},
+                }
+            ],
+            "recipe": {"steps": 2, "max_length": 8},
+        },
+    )
+    result = CliRunner().invoke(app, ["search", path, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    frame = results.load(tmp_path / "run")
+    assert (frame["state"] == "COMPLETE").all()
+    assert frame["plan"].str.contains("gain").any()
+    assert "gain" in CliRunner().invoke(app, ["list", "forms"]).stdout
+    assert "ends" in CliRunner().invoke(app, ["list", "assignments"]).stdout

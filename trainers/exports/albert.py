@@ -1,0 +1,213 @@
+"""A native ALBERT checkpoint of a BERT whose layers are shared whole.
+
+ALBERT (arXiv 1909.11942) runs ``num_hidden_layers`` times one of its ``num_hidden_groups``
+groups of ``inner_group_num`` layers. With the embedding size of the hidden size and an identity
+between them, it computes what BERT computes; only the dropout after the FFN is missing, so that
+further training differs.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AlbertConfig, PreTrainedModel
+
+from spaces.errors import ModelError
+from trainers.checkpoints import unshared_class
+from trainers.exports import EXPORTS, Written
+from trainers.exports.dense import save_ordinary
+from trainers.modules import SharedLinear, SharedNorm
+from trainers.sharing import is_shared, materialize_
+
+OTHERS = "export as shared, dense or onnx"
+OTHERWISE = f"{OTHERS}; or search with form: tie and parts: [attention, ffn, norms, biases]"
+SAME_NAMES = (
+    *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings"),
+    *("type_vocab_size", "initializer_range", "layer_norm_eps", "chunk_size_feed_forward"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings"),
+    *("id2label", "label2id", "problem_type", "dtype"),
+)
+LAYER_NAMES = {
+    "attention.self.query": "attention.query",
+    "attention.self.key": "attention.key",
+    "attention.self.value": "attention.value",
+    "attention.output.dense": "attention.dense",
+    "attention.output.LayerNorm": "attention.LayerNorm",
+    "intermediate.dense": "ffn",
+    "output.dense": "ffn_output",
+    "output.LayerNorm": "full_layer_layer_norm",
+}
+OUTER_NAMES = {
+    "bert.pooler.dense.": "albert.pooler.",
+    "bert.": "albert.",
+    "pooler.dense.": "pooler.",
+    "cls.predictions.transform.": "predictions.",
+    "cls.predictions.": "predictions.",
+}
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """ALBERT's three numbers, and for each of its stored layers, group by group, the first
+    position where it runs."""
+
+    num_hidden_layers: int
+    num_hidden_groups: int
+    inner_group_num: int
+    positions: tuple[int, ...]
+
+
+@EXPORTS.register("albert")
+def export_albert(model: PreTrainedModel, folder: Path) -> Written:
+    """a native ALBERT checkpoint, for BERT models whose groups share whole layers"""
+    kind = _albert_class(model)
+    owners = layer_owners(model)
+    arrangement = arrange(owners)
+    albert = kind(_config(model, arrangement))
+    _load(albert, materialize_(copy.deepcopy(model)), arrangement)
+    stored, shared = len(arrangement.positions), len(set(owners))
+    note = f"ALBERT stores {stored} layers for this order, the plan {shared}."
+    return save_ordinary(albert, folder, note if stored > shared else "")
+
+
+def _albert_class(model: PreTrainedModel) -> Any:
+    """ALBERT's class with the model's head. Raises :class:`ModelError` if there is none."""
+    own = unshared_class(type(model)) if is_shared(model) else type(model)  # type: ignore[arg-type]
+    config = model.config
+    if config.model_type != "bert" or config.is_decoder or config.add_cross_attention:
+        raise ModelError(
+            f"only BERT encoders can become ALBERT, and {own.__name__} is none: its positions, "
+            "embeddings or attention differ",
+            OTHERS,
+        )
+    albert = getattr(transformers, own.__name__.replace("Bert", "Albert"), None)
+    if albert is None:
+        raise ModelError(f"ALBERT has no head like {own.__name__}", OTHERS)
+    return albert
+
+
+def layer_owners(model: PreTrainedModel) -> list[int]:
+    """For each layer of a BERT, the number of the whole layer it reads.
+
+    Raises :class:`ModelError` for layers that share some of their tensors only.
+    """
+    layers = [dict(_tensors(i, layer)) for i, layer in enumerate(model.base_model.encoder.layer)]
+    for (i, one), (j, two) in combinations(enumerate(layers), 2):
+        private = [name for name in one if one[name] is not two[name]]
+        if 0 < len(private) < len(one):
+            raise ModelError(
+                f"ALBERT's layers are whole, but layers {i} and {j} share some tensors and not "
+                f"others, such as {private[0]}",
+                OTHERWISE,
+            )
+    keys = [tuple(map(id, layer.values())) for layer in layers]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [numbers[key] for key in keys]
+
+
+def _tensors(index: int, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for path, module in layer.named_modules():
+        if isinstance(module, SharedLinear):
+            _refuse_composed(index, path, module)
+        source = module.entry if isinstance(module, SharedNorm) else module
+        if isinstance(module, SharedLinear | SharedNorm | nn.Linear | nn.LayerNorm):
+            yield f"{path}.weight", source.weight  # type: ignore[misc]
+            yield f"{path}.bias", source.bias  # type: ignore[misc]
+
+
+def _refuse_composed(index: int, path: str, module: SharedLinear) -> None:
+    if module.weight is not getattr(module.entry, "weight", None):
+        raise ModelError(
+            f"ALBERT's layers are whole, but {path} of layer {index} is put together from a bank "
+            "and private weights",
+            OTHERWISE,
+        )
+
+
+def arrange(owners: Sequence[int]) -> Arrangement:
+    """The arrangement of the fewest stored layers that runs `owners` in their order.
+
+    There is always one: as many groups as layers, which stores them all.
+    """
+    depth = len(owners)
+    inner_sizes = [size for size in range(1, depth + 1) if depth % size == 0]
+    found = (
+        _arrangement(owners, groups, inner)
+        for inner in inner_sizes
+        for groups in range(1, depth // inner + 1)
+    )
+    return min(filter(None, found), key=lambda a: len(a.positions))
+
+
+def _arrangement(owners: Sequence[int], groups: int, inner: int) -> Arrangement | None:
+    """The arrangement in so many groups of so many layers; None if it runs another order."""
+    turns = len(owners) // inner
+    first: dict[tuple[int, int], int] = {}
+    for position, owner in enumerate(owners):
+        turn, place = divmod(position, inner)
+        group = int(turn / (turns / groups))  # as ALBERT's forward computes it, rounding and all
+        if owners[first.setdefault((group, place), position)] != owner:
+            return None
+    if len(first) < groups * inner:
+        return None
+    return Arrangement(turns, groups, inner, tuple(first[key] for key in sorted(first)))
+
+
+def _config(model: PreTrainedModel, arrangement: Arrangement) -> AlbertConfig:
+    bert = model.config
+    own_dropout = bert.classifier_dropout
+    return AlbertConfig(
+        **{name: getattr(bert, name) for name in SAME_NAMES},
+        embedding_size=bert.hidden_size,
+        num_hidden_layers=arrangement.num_hidden_layers,
+        num_hidden_groups=arrangement.num_hidden_groups,
+        inner_group_num=arrangement.inner_group_num,
+        classifier_dropout_prob=bert.hidden_dropout_prob if own_dropout is None else own_dropout,
+    )
+
+
+def _load(albert: PreTrainedModel, bert: PreTrainedModel, arrangement: Arrangement) -> None:
+    """Fills `albert` with the tensors of the dense `bert`, under ALBERT's names."""
+    prefix = f"{bert.base_model_prefix}." if bert.base_model is not bert else ""
+    layers = f"{prefix}encoder.layer."
+    state = {
+        _renamed(name, OUTER_NAMES): tensor
+        for name, tensor in bert.state_dict().items()
+        if not name.startswith(layers)
+    }
+    outer = _renamed(f"{prefix}encoder.", OUTER_NAMES)
+    for place, position in enumerate(arrangement.positions):
+        group, inner = divmod(place, arrangement.inner_group_num)
+        target = f"{outer}albert_layer_groups.{group}.albert_layers.{inner}."
+        layer = bert.base_model.encoder.layer[position].state_dict()
+        state |= {target + _renamed(name, LAYER_NAMES): t for name, t in layer.items()}
+    identity = torch.eye(bert.config.hidden_size)
+    state[f"{outer}embedding_hidden_mapping_in.weight"] = identity
+    state[f"{outer}embedding_hidden_mapping_in.bias"] = torch.zeros(len(identity))
+    _load_all(albert, state)
+
+
+def _load_all(albert: PreTrainedModel, state: dict[str, Tensor]) -> None:
+    missing, unexpected = albert.load_state_dict(state, strict=False)
+    wrong = [*missing, *unexpected]
+    if wrong:
+        raise ModelError(
+            f"the model does not map to {type(albert).__name__}, which lacks or needs {wrong[0]}",
+            OTHERS,
+        )
+    albert.eval()
+
+
+def _renamed(name: str, names: dict[str, str]) -> str:
+    """`name` with its start replaced by the first of `names` that fits."""
+    for old, new in names.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name

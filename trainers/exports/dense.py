@@ -1,0 +1,29 @@
+"""An ordinary model of the class it was shared from: larger, and at home everywhere."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from trainers.exports import EXPORTS, FOLDER, Written, answering
+from trainers.sharing import materialize_
+
+
+@EXPORTS.register("dense")
+def export_dense(model: PreTrainedModel, folder: Path) -> Written:
+    """every layer with weights of its own: as large as unshared, loads without ShareTune"""
+    return save_ordinary(materialize_(copy.deepcopy(model)), folder)
+
+
+def save_ordinary(model: PreTrainedModel, folder: Path, note: str = "") -> Written:
+    """Saves a model of a class of the library."""
+    model.save_pretrained(folder)
+    kind: Any = type(model)
+    return Written(
+        reload=lambda path: answering(kind.from_pretrained(path).eval()),
+        load=f"from transformers import {kind.__name__}\n"
+        f'model = {kind.__name__}.from_pretrained("{FOLDER}")',
+        tolerance=1e-5,
+        note=note,
+    )

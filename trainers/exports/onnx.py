@@ -1,0 +1,128 @@
+"""An ONNX file with each shared tensor once, for onnxruntime. Needs `sharetune[onnx]`."""
+
+import copy
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from spaces.errors import ModelError
+from trainers.exports import EXPORTS, FOLDER, Answer, Written, answering
+from trainers.exports.samples import Inputs, samples
+from trainers.modules import products_apart
+from trainers.sizes import parameters
+
+FILE = "model.onnx"
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+ONE_FILE_BYTES = 1.9e9  # a protobuf message ends at 2 GiB
+NAMES_OF_AXES = {"decoder_input_ids": "decoder_sequence"}
+
+
+class Logits(nn.Module):
+    """A model as a function of unnamed tensors, without a cache."""
+
+    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Logits for the tensors of `names`."""
+        return answering(self.model)(dict(zip(self.names, tensors, strict=True)))
+
+
+@EXPORTS.register("onnx")
+def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
+    """an ONNX file for onnxruntime, each shared tensor stored once"""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"the onnx format needs {', '.join(missing)}", "pip install 'sharetune[onnx]'"
+        )
+    program = _program(model, samples(model)[0])
+    _tidy(program.model)
+    large = 4 * parameters([model]) > ONE_FILE_BYTES
+    program.save(folder / FILE, external_data=large)
+    copy.deepcopy(model.config).save_pretrained(folder)
+    return Written(
+        reload=_reload,
+        load=f'import onnxruntime\nmodel = onnxruntime.InferenceSession("{FOLDER}/{FILE}")',
+        tolerance=1e-4,
+    )
+
+
+def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
+    """The traced model. Batch, and the length of text, stay free."""
+    axes = tuple(_free_axes(name, tensor) for name, tensor in inputs.items())
+    plain = copy.deepcopy(model).eval()
+    plain.config.use_cache = False
+    with products_apart(plain), _quiet():
+        try:
+            return torch.onnx.export(
+                Logits(plain, list(inputs)).eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=["logits"],
+                dynamic_shapes=(axes,),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ModelError(
+                f"{type(model).__name__} cannot be written as ONNX: {_first_line(error)}",
+                "export as dense, and convert that with optimum",
+            ) from error
+
+
+def _tidy(graph: Any) -> None:
+    """Drops what names this machine's source files, and merges equal constants: the exporter
+    may have transposed a shared matrix ahead, once for every layer."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
+
+    ClearMetadataAndDocStringPass()(graph)
+    DeduplicateInitializersPass(size_limit=sys.maxsize)(graph)
+
+
+def _free_axes(name: str, tensor: Tensor) -> dict[int, torch.export.Dim]:
+    axes = {0: torch.export.Dim("batch")} if len(tensor) > 1 else {}
+    if tensor.dim() == 2 and not tensor.is_floating_point():
+        axes[1] = torch.export.Dim(NAMES_OF_AXES.get(name, "sequence"))
+    return axes
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on operators of packages that are not there."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reload(folder: Path) -> Answer:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / FILE)
+
+    def answer(inputs: Inputs) -> Tensor:
+        arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+        return torch.from_numpy(session.run(["logits"], arrays)[0])
+
+    return answer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
