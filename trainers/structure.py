@@ -198,6 +198,7 @@ def _attention_slots(shapes: dict[str, tuple[int, int]], heads: int) -> Iterator
         units = heads * rows["k"] // rows["q"]
         ins = [Slot(path, (role,), 0, units, (rows[role],)) for role, path in named.items()]
     elif not named and len(rest) == 2:
+        rest.sort(key=lambda path: -shapes[path][0])
         ins = [_fused_slot(rest[0], shapes[rest[0]][0], shapes[rest[1]][1], heads)]
     else:
         return

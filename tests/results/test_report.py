@@ -95,7 +95,7 @@ def test_the_summary_is_made_from_the_numbers(make_run):
     ) in text
     assert "The unshared model reaches 90.0 % accuracy with 200 parameters." in text
     assert "On 100 test examples its 95 % interval is about ±5.9 points." in text
-    assert "trial 4 (1..4 bank 0.5 attention+ffn from middle): 89.5 % with 120" in text
+    assert "trial 4 (1..4 bank 0.5 attention+ffn from mean): 89.5 % with 120" in text
     assert "0.60× the unshared model" in text
     assert "beats plain layer drop at 1 of 1 size (drop-1: +4.5 points by trial 4)" in text
     assert "reference point (accuracy 50.0 %, parameters 200)" in text

@@ -31,7 +31,7 @@ def test_a_complete_trial_is_a_row_with_all_its_numbers(make_run):
     )
     row = results.load(run).iloc[0]
     assert (row["number"], row["state"], row["anchor"]) == (0, "COMPLETE", "half")
-    assert row["plan"] == "1..4 bank 0.5 attention+ffn from middle"
+    assert row["plan"] == "1..4 bank 0.5 attention+ffn from mean"
     assert (row["accuracy"], row["parameters"], row["bytes"]) == (0.9, 150.0, 600.0)
     assert (row["effective_ratio"], row["train_s"], row["total_s"]) == (0.25, 4.0, 5.5)
     assert (row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"]) == (12.0, 11.5, 12.5)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AlbertConfig, AlbertModel, GenerationConfig
+from transformers import AlbertConfig, AlbertModel, GenerationConfig, Phi3Config, Phi3ForCausalLM
 
 from spaces import SharingPlan
 from spaces.errors import ModelError, PlanError
@@ -84,6 +84,18 @@ def test_stacks_roles_and_units(family):
 )
 def test_fused_matrices_have_a_section_a_role_unless_they_go_by_head(family, sections):
     assert find_stacks(tiny(family))["layers"].slots[0].sections == sections
+
+
+def test_a_family_nobody_thought_of_is_found_by_structure():
+    config = Phi3Config(**SHALLOW, num_key_value_heads=2, pad_token_id=0)
+    slots = find_stacks(Phi3ForCausalLM(config))["layers"].slots
+    found = [("+".join(s.roles), s.axis, s.units, s.sections) for s in slots]
+    assert found == [
+        ("q+k+v", 0, 2, (48, 24, 24)),
+        ("o", 1, 2, (48,)),
+        ("fc_in+gate", 0, 96, (96, 96)),
+        ("fc_out", 1, 96, (96,)),
+    ]
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0])

@@ -11,7 +11,7 @@ from trainers.losses import LOSSES
 from trainers.schedules import SCHEDULES, harden_, soft_layers
 
 OWN, SHARED = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -2.0]])
-PLAN = SharingPlan.range(1, 4, 0.5)
+PLAN = SharingPlan.range(1, 4, 0.5, units="first")
 
 
 def soft(schedule):
