@@ -15,6 +15,7 @@ from tests.search.test_run import trials
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
+    tune.MOST_PRELOADED = 0  # the fake trainee needs no torch
     tune.connect(None, study(executor="ray"))
     yield
     tune.disconnect()

@@ -40,6 +40,20 @@ CASES = [
     for form in FORMS
     for assignment in assignments(family, form)
 ]
+
+
+def quick_and_slow(cases: list[tuple[str, str, str]]) -> list[Any]:
+    """The cases as parameters; beside BERT's, those of forms other than the bank are slow."""
+    return [
+        pytest.param(
+            case,
+            id="-".join(case),
+            marks=[] if case[0] == "bert" or case[1] in ("bank", "drop") else pytest.mark.slow,
+        )
+        for case in cases
+    ]
+
+
 WRITERS = [case for case in CASES if tiny(case[0]).can_generate()]
 
 
@@ -85,7 +99,7 @@ def can_be_copied(model: PreTrainedModel) -> bool:
     return not any(hasattr(module, "parametrizations") for module in model.modules())
 
 
-@pytest.fixture(params=CASES, ids="-".join, scope="module")
+@pytest.fixture(params=quick_and_slow(CASES), scope="module")
 def shared(request):
     """A model for tests that leave it as it is."""
     return share_case(request.param)
@@ -154,7 +168,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(shared):
     assert all(torch.allclose(plain[n], replayed[n], atol=1e-5) for n in plain)
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("case", quick_and_slow(CASES))
 def test_dtype_moves_keep_the_sharing_and_materialised_equals_shared(case):
     model = share_case(case)
     single, count = logits(model), parameters([model])
@@ -168,7 +182,7 @@ def test_dtype_moves_keep_the_sharing_and_materialised_equals_shared(case):
     assert not any("banks" in name for name in dense.state_dict())
 
 
-@pytest.mark.parametrize("case", WRITERS, ids="-".join)
+@pytest.mark.parametrize("case", quick_and_slow(WRITERS))
 def test_generation_with_cache_equals_generation_without(case):
     model = share_case(case)
     given = {name: t for name, t in inputs_of(model).items() if "decoder" not in name}

@@ -139,7 +139,8 @@ def test_residuals_start_from_what_the_bank_lacks():
 
 def test_a_scale_alone_starts_as_a_tie():
     scaled = share_(tiny("bert"), plan({"lowrank": {"rank": 0, "diagonal": True}}))
-    assert torch.equal(logits(scaled), logits(share_(tiny("bert"), plan("tie"))))
+    tied = share_(tiny("bert"), plan("tie", units="first"))
+    assert torch.equal(logits(scaled), logits(tied))
     assert plan({"lowrank": {"rank": 0}}) == plan("tie")
 
 
