@@ -9,6 +9,7 @@ from rich.status import Status
 
 from results import record
 from search.driver import Driver
+from spaces.anchors import ANCHORS
 from spaces.recipe import Candidate
 
 WITHIN_POINTS = 1.0
@@ -75,7 +76,8 @@ def finished_line(trial: FrozenTrial) -> str:
     seconds = attributes.get(record.SECONDS, {}).get("total")
     took = f" in {seconds:.0f} s" if seconds else ""
     name = attributes.get(record.ANCHOR)
-    plan = name or str(Candidate.model_validate(attributes[record.CANDIDATE]).plan)
+    written = str(Candidate.model_validate(attributes[record.CANDIDATE]).plan)
+    plan = written if name is None else name if name in ANCHORS else f"{name}, {written}"
     if trial.state is not TrialState.COMPLETE:
         error = attributes.get(record.ERROR, {})
         why = attributes.get(record.REASON) or f"{error.get('kind')}: {error.get('message')}"
