@@ -2,6 +2,7 @@
 
 import copy
 import os
+import time
 
 import pytest
 import torch
@@ -343,21 +344,38 @@ def gradients_of_half_a_batch(rank, folder):
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     for name, form in FORMS_TRAINED_TOGETHER.items():
-        model = share_(tiny("bert"), plan(tiny("bert"), form))
-        together = DistributedDataParallel(model)
-        mine = {key: tensor.chunk(2)[rank] for key, tensor in inputs(4).items()}
-        for _ in range(2):
-            # the second pass fails if any parameter took no part in the first
-            model.zero_grad()
-            together(**mine, labels=labels_of(model, 4).chunk(2)[rank]).loss.backward()
+        gradients = train_on_half(rank, form)
         if rank == 0:
-            torch.save({n: p.grad for n, p in model.named_parameters()}, f"{folder}/{name}.pt")
+            torch.save(gradients, f"{folder}/{name}.pt")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def train_on_half(rank, form):
+    """The wrapper is gone when this returns, before the group it talks through is ended."""
+    model = share_(tiny("bert"), plan(tiny("bert"), form))
+    together = DistributedDataParallel(model)
+    mine = {key: tensor.chunk(2)[rank] for key, tensor in inputs(4).items()}
+    for _ in range(2):
+        # the second pass fails if any parameter took no part in the first
+        model.zero_grad()
+        together(**mine, labels=labels_of(model, 4).chunk(2)[rank]).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def run_two_processes(function, *arguments, limit_s=120):
+    """Ends both after `limit_s`: gloo's threads have been seen waiting at a process's end."""
+    context = torch.multiprocessing.spawn(function, arguments, nprocs=2, join=False)
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and not context.join(timeout=1):
+        pass
+    for process in context.processes:
+        process.kill()
 
 
 @pytest.mark.slow
 def test_two_processes_find_the_gradients_of_the_joined_batch(tmp_path):
-    torch.multiprocessing.spawn(gradients_of_half_a_batch, (str(tmp_path),), nprocs=2)
+    run_two_processes(gradients_of_half_a_batch, str(tmp_path))
     for name, form in FORMS_TRAINED_TOGETHER.items():
         model = share_(tiny("bert"), plan(tiny("bert"), form))
         model(**inputs(4), labels=labels_of(model, 4)).loss.backward()
