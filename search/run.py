@@ -49,11 +49,13 @@ def run(
     _check_folder(out, resume=resume)
     out = out.resolve()  # workers have a working directory of their own
     with ExitStack() as cleanup:
-        with _cluster(config, address) as connected, _stopped_by_sigterm():
+        with _cluster(config, address) as connected:
             driver = _prepare(config, out, trainee or _trainee(config, out), resume=resume)
             cleanup.callback(driver.store.close)
-            with Progress(driver):
-                _execute(driver, config, connected)
+            if connected is not None:
+                connected.result()
+            with _stopped_by_sigterm(), Progress(driver):
+                _execute(driver, config)
         with _stopped_by_sigterm():
             _measure_latency(driver)
             write_report(out)
@@ -74,13 +76,12 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
     return Driver(config, store, trainee, facts=facts, shapes=shapes, run=out)
 
 
-def _execute(driver: Driver, config: StudyConfig, connected: Future[None] | None) -> None:
-    if connected is None:
+def _execute(driver: Driver, config: StudyConfig) -> None:
+    if config.executor == "local":
         local.execute(driver, config)
         return
     from search import tune
 
-    connected.result()
     tune.execute(driver, config)
 
 

@@ -190,7 +190,14 @@ def test_report_of_no_run(tmp_path):
 def start_search(path, out, *options):
     command = [sys.executable, "-m", "search.cli", "search", path, "--out", str(out), *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
+    )
+
+
+def heed_ctrl_c():
+    """Shells let background jobs ignore SIGINT, and so would a search of a test run by one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_trials(out, count, limit_s=120):
