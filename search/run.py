@@ -21,7 +21,7 @@ from search.config import FIXED, StudyConfig
 from search.driver import Driver
 from search.jobs import Trainee
 from search.progress import Progress
-from search.store import Store
+from search.store import Store, require_study
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES, Objective
 from spaces.plan import StackShape
@@ -130,8 +130,8 @@ def _check_folder(out: Path, *, resume: bool) -> None:
             f"run folder {out} exists already",
             "continue it with --resume, or choose another with --out",
         )
-    if resume and not (out / record.STORAGE).exists():
-        raise RunError(f"no study in {out}", "start it without --resume")
+    if resume:
+        require_study(out)
 
 
 def _trainee(config: StudyConfig, out: Path) -> Trainee:

@@ -53,8 +53,7 @@ class Store:
 
         Raises :class:`RunError` if there is none or another driver holds it.
         """
-        if not (run / record.STORAGE).exists():
-            raise RunError(f"no study in {run}", "start it without --resume")
+        require_study(run)
         lock = _lock(run)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = _storage(run)
@@ -122,6 +121,12 @@ class Store:
                 self.study.enqueue_trial(trial.params)
             self.fail(trial.number, Outcome("failed", {}, reason=INTERRUPTED))
         return len(interrupted)
+
+
+def require_study(run: Path) -> None:
+    """Raises :class:`RunError` if the folder holds no study."""
+    if not (run / record.STORAGE).exists():
+        raise RunError(f"no study in {run}", "start it without --resume")
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:

@@ -7,6 +7,7 @@ quantisation, for one) reaches every reader.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,6 @@ class SharedNorm(BankReader):
 
     def materialize(self) -> nn.Module:
         """A private copy of the bank's layer."""
-        from copy import deepcopy
-
         return deepcopy(self.entry)
 
 
