@@ -2,7 +2,6 @@
 
 import os
 import platform
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from search.config import FIXED, StudyConfig
 from search.driver import Driver
 from search.jobs import Trainee
 from search.progress import Progress
+from search.stopping import stopped_at_once
 from search.store import Store, require_study
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES, Objective
@@ -54,9 +54,9 @@ def run(
             cleanup.callback(driver.store.close)
             if connected is not None:
                 connected.result()
-            with _stopped_by_sigterm(), Progress(driver):
+            with stopped_at_once(), Progress(driver):
                 _execute(driver, config)
-        with _stopped_by_sigterm():
+        with stopped_at_once():
             _measure_latency(driver)
             write_report(out)
     return out
@@ -103,24 +103,6 @@ def _cluster(config: StudyConfig, address: str | None) -> Iterator[Future[None] 
         finally:
             connected.exception()
             tune.disconnect()
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the search as Ctrl-C does. Entered after Ray set a handler of its own."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread, where signals are nobody's business
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _check_folder(out: Path, *, resume: bool) -> None:

@@ -231,7 +231,7 @@ def test_a_stopped_search_resumes_to_exactly_its_budget(study, tmp_path, executo
     search.send_signal(death)
     _, errors = search.communicate(timeout=60)
     if death != signal.SIGKILL:
-        assert search.returncode == 130
+        assert search.returncode == 130, errors
         assert errors.rstrip().split("\n")[-1] == f"sharetune search {path} --out {out} --resume"
     before = results.load(out)
     finished = before[before["state"] == "COMPLETE"].set_index("number")["accuracy"].to_dict()

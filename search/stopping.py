@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM end a search alike.
+
+Raised at any instant, the exception may find native code of a library half way through a call
+and abort the process; where a loop has safe places, it is raised there.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Either signal raises ``KeyboardInterrupt`` where it arrives."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with _handled_by(interrupt):
+        yield
+
+
+@contextmanager
+def stopped_when_safe() -> Iterator[Callable[[], None]]:
+    """The first signal raises ``KeyboardInterrupt`` at the next call of what is yielded.
+
+    A second one does not wait.
+    """
+    asked = False
+
+    def remember(*_: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def stop_if_asked() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    with _handled_by(remember):
+        yield stop_if_asked
+
+
+@contextmanager
+def _handled_by(handler: Callable[..., None]) -> Iterator[None]:
+    heeded = [kind for kind in SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN]
+    try:
+        before = {kind: signal.signal(kind, handler) for kind in heeded}
+    except ValueError:  # not in the main thread, where signals are nobody's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        for kind, earlier in before.items():
+            signal.signal(kind, earlier or signal.SIG_DFL)  # None: not set by Python
