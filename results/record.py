@@ -28,12 +28,14 @@ Attributes of a trial
     started         true once a worker was asked for; only such trials count in the budget
     seconds         {"train", "evaluate", "total"}
     circumstances   {"seed", "steps", "device", "threads", "host", "pid"}
+    rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics on the way, rungs from 0
     same_as         number of the equal trial whose values were told again
-    reason          why a PRUNED trial was not completed: over budget, NaN, out of memory
+    reason          why a PRUNED trial was not completed: over budget, NaN, out of memory,
+                    stopped at a rung
     error           {"kind", "message", "traceback"} of a FAILED or PRUNED trial
 
-States: COMPLETE has true values; PRUNED is the candidate's own fault; FAIL is a fault of the
-machinery (an interrupted trial has ``reason: interrupted`` and was put back in the queue).
+States: COMPLETE has true values; PRUNED was stopped early or is the candidate's own fault; FAIL is
+a fault of the machinery (an interrupted trial has ``reason: interrupted`` and is run again).
 """
 
 STORAGE = "study.db"
@@ -52,6 +54,7 @@ CONFUSION = "confusion"
 CURVE = "curve"
 STARTED = "started"
 SECONDS = "seconds"
+RUNGS = "rungs"
 SAME_AS = "same_as"
 REASON = "reason"
 ERROR = "error"

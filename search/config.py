@@ -44,6 +44,29 @@ class Budget(Section):
         return {name: limit for name, limit in limits.items() if limit is not None}
 
 
+class EarlyStopping(Section):
+    """When a training that cannot enter the front any more is stopped. Off without rungs.
+
+    `rungs` are fractions of a training, rising, after which it is measured on the test split and
+    compared; of all that reach a rung, those not among the first ``1 / eta`` may be stopped (see
+    :mod:`search.scheduler`).
+    """
+
+    rungs: tuple[float, ...] = ()
+    eta: float = Field(3.0, gt=1)
+
+    @field_validator("rungs")
+    @classmethod
+    def _rising_fractions(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < rung < 1 for rung in rungs) or list(rungs) != sorted(set(rungs)):
+            raise ConfigError(
+                f"rungs must be rising fractions of a training between 0 and 1, but got "
+                f"{list(rungs)}",
+                "write rungs: [0.125, 0.25, 0.5]",
+            )
+        return rungs
+
+
 class Resources(Section):
     """What one trial is given, and how many run at once (`workers`; None: as many as fit).
 
@@ -71,6 +94,7 @@ class StudyConfig(Section):
     space: Space
     objectives: tuple[str, ...] = ("accuracy", "parameters", "flops")
     budget: Budget = Budget()
+    early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     latency: LatencyProtocol = LatencyProtocol()
     anchors: tuple[str, ...] = tuple(ANCHORS)

@@ -1,14 +1,16 @@
 """Decides what is trained next and what is told to the study. Knows no Ray and no torch.
 
-An executor asks :meth:`Driver.next` for jobs while workers are free and hands outcomes to
+An executor asks :meth:`Driver.next` for jobs while workers are free, tells
+:meth:`Driver.reached` what a job has come to at its rungs and hands outcomes to
 :meth:`Driver.finish`; everything else follows.
 """
 
+import copy
 import shutil
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 from results import record
 from search.config import StudyConfig
 from search.jobs import Job, Outcome, Trainee, missing_value
-from search.samplers import make_sampler
-from search.store import Store, is_interrupted
+from search.samplers import Proposer, draw_of
+from search.scheduler import Scheduler
+from search.store import NO_DRAW, Draw, Store, is_interrupted
 from spaces.anchors import ANCHORS
 from spaces.errors import PlanError
 from spaces.objectives import OBJECTIVES
@@ -31,10 +34,17 @@ DRAWS_IN_VAIN = 100
 
 @dataclass(frozen=True)
 class Given:
-    """A candidate that was not drawn: an anchor, or a plan from the study file."""
+    """A candidate that is not to be drawn: an anchor, a plan from the study file, or one whose
+    training was interrupted."""
 
-    name: str
     candidate: Candidate
+    name: str | None = None
+    draw: Draw = NO_DRAW
+
+    def attributes(self) -> dict[str, Any]:
+        """What the trial's attributes say of it."""
+        name = {} if self.name is None else {record.ANCHOR: self.name}
+        return {record.CANDIDATE: self.candidate.written(), **name}
 
 
 class Driver:
@@ -61,12 +71,20 @@ class Driver:
         self.exhausted = False
         self.finished_at: list[float] = []
         self.tell_user: Callable[[FrozenTrial], None] = lambda trial: None
+        objectives = [OBJECTIVES[name] for name in config.objectives]
+        self.scheduler = Scheduler(objectives, eta=config.early_stopping.eta)
+        self.proposer = Proposer(
+            config.sampler, objectives, seed=config.seed, budget=config.budget.trials
+        )
+        self._drawn = 0
         self._known: dict[str, int] = {}
-        self._twins: dict[int, list[int]] = defaultdict(list)
+        self._twins: dict[int, list[Given]] = defaultdict(list)
         self._exact: dict[int, dict[str, float]] = {}
+        self._rungs: dict[int, list[dict[str, float]]] = {}
         self._complete: dict[int, FrozenTrial] = {}
-        self._read_history()
-        self._given = deque(self._missing_givens())
+        self._front: dict[int, FrozenTrial] = {}
+        self._stored = _numbers_in(run / "trials")
+        self._given = deque([*self._read_history(), *self._missing_givens()])
 
     @property
     def done(self) -> bool:
@@ -75,28 +93,21 @@ class Driver:
 
     @property
     def complete(self) -> list[FrozenTrial]:
-        """Completed trials, repeats left out."""
+        """Completed trials, repeats left out, without what is only for the report."""
         return list(self._complete.values())
 
     def front(self) -> list[FrozenTrial]:
         """Completed trials that no other beats in every objective."""
-        trials = self.complete
-        if not trials:
-            return []
-        larger = [OBJECTIVES[name].direction == "maximize" for name in self.config.objectives]
-        kept = moocore.is_nondominated(
-            [trial.values for trial in trials], maximise=larger, keep_weakly=True
-        )
-        return [trial for trial, keep in zip(trials, kept, strict=True) if keep]
+        return list(self._front.values())
 
     def next(self) -> Job | None:
         """A job to start now, or None if nothing is to be started."""
         draws = 0
         while self.started < self.config.budget.trials and not self.exhausted:
             if self._given:
-                job = self._start_given(self._given.popleft())
+                job = self._start(self._given.popleft())
             else:
-                job = self._start_drawn()
+                job = self._start(self._draw())
                 draws += 1
             if job is not None:
                 return job
@@ -104,95 +115,108 @@ class Driver:
                 self.exhausted = True
         return None
 
+    def reached(self, job: Job, rung: int, metrics: dict[str, float]) -> bool:
+        """Notes what `job` has come to at `rung`; whether it goes on."""
+        self._rungs[job.number].append({"rung": rung, **metrics})
+        return self.scheduler.reached(job.number, rung, metrics | self._exact[job.number])
+
     def finish(self, job: Job, outcome: Outcome) -> None:
         """Records how `job` ended, and the same for its repeats that waited for it."""
         del self.running[job.number]
         self.finished_at.append(time.monotonic())
-        metrics = outcome.found.get(record.METRICS, {}) | self._exact.pop(job.number)
-        fault = missing_value(metrics, self.config.objectives)
-        if outcome.state == "complete" and fault is not None:
-            outcome = Outcome("pruned", outcome.found, reason=fault)
-        trial = self._record(job.number, outcome, metrics)
+        trial = self._record(job, outcome)
         if trial.state is TrialState.COMPLETE:
-            self._complete[job.number] = trial
+            self._note_complete(trial)
+        self.proposer.ended(job.number, trial.state, trial.values)
+        twins = self._twins.pop(job.number, [])
         if trial.state is TrialState.FAIL:
             del self._known[job.candidate.key()]
-        for number in self._twins.pop(job.number, []):
-            self.store.attach(number, **{record.SAME_AS: job.number})
-            self._record(number, outcome, metrics)
-        self._forget_weights()
+            self._given.extend(twins)
+        else:
+            for given in twins:
+                self._repeat(trial, given)
+        self._forget_weights(job.number)
         self.tell_user(trial)
 
-    def _record(self, number: int, outcome: Outcome, metrics: dict[str, Any]) -> FrozenTrial:
-        if outcome.state == "complete":
+    def _record(self, job: Job, outcome: Outcome) -> FrozenTrial:
+        """Tells the outcome with the job's rungs; without a value it is not complete."""
+        rungs, exact = self._rungs.pop(job.number), self._exact.pop(job.number)
+        found = outcome.found | ({record.RUNGS: rungs} if rungs else {})
+        metrics = found.get(record.METRICS, {}) | exact
+        fault = missing_value(metrics, self.config.objectives)
+        if outcome.state == "complete" and fault is None:
             values = [float(metrics[name]) for name in self.config.objectives]
-            return self.store.complete(number, values, outcome.found)
-        tell = self.store.prune if outcome.state == "pruned" else self.store.fail
-        return tell(number, outcome)
+            return self.store.complete(job.number, values, found)
+        reason = fault if outcome.state == "complete" else outcome.reason
+        tell = self.store.fail if outcome.state == "failed" else self.store.prune
+        return tell(job.number, replace(outcome, found=found, reason=reason))
 
-    def _start_given(self, given: Given) -> Job | None:
-        trial = self.store.ask(self._sampler())
-        self.store.attach(trial.number, **{record.ANCHOR: given.name})
-        return self._start(trial.number, given.candidate)
+    def _note_complete(self, trial: FrozenTrial) -> None:
+        slim = copy.copy(trial)
+        slim.user_attrs = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
+        self._complete[trial.number] = self._front[trial.number] = slim
+        larger = [OBJECTIVES[name].direction == "maximize" for name in self.config.objectives]
+        values = [kept.values for kept in self._front.values()]
+        stays = moocore.is_nondominated(values, maximise=larger, keep_weakly=True)
+        members = zip(list(self._front.items()), stays, strict=True)
+        self._front = {number: kept for (number, kept), stay in members if stay}
+        named = dict(zip(self.config.objectives, trial.values, strict=True))
+        self.scheduler.finished(trial.number, named)
 
-    def _start_drawn(self) -> Job | None:
-        trial = self.store.ask(self._sampler())
-        return self._start(trial.number, self.config.space.suggest(trial, self.shapes))
+    def _draw(self) -> Given:
+        candidate, draw = self.proposer.draw(self.config.space, self.shapes, self._drawn)
+        return Given(candidate, draw=draw)
 
-    def _start(self, number: int, candidate: Candidate) -> Job | None:
-        """A job for the candidate, or None where its trial could be answered without one."""
-        self.store.attach(number, **{record.CANDIDATE: candidate.written()})
-        known = self._known.get(candidate.key())
+    def _start(self, given: Given) -> Job | None:
+        """A job for the candidate, or None where it could be answered without one."""
+        self._drawn += 1
+        known = self._known.get(given.candidate.key())
         if known is not None:
-            self._answer_from_memory(number, known)
+            if known in self.running:
+                self._twins[known].append(given)
+            else:
+                self._repeat(self.store.trial(known), given)
             return None
         try:
-            exact = self.trainee.inspect(candidate, self.facts)
+            exact = self.trainee.inspect(given.candidate, self.facts)
         except PlanError as error:
-            self.store.prune(number, Outcome("pruned", {}, reason=error.message))
+            self._answer(given, {record.REASON: error.message})
             return None
-        self.store.attach(number, **{record.FACTS: exact})
         over = self._over_budget(exact)
         if over:
-            self.store.prune(number, Outcome("pruned", {}, reason=over))
+            self._answer(given, {record.FACTS: exact, record.REASON: over})
             return None
-        self.store.attach(number, **{record.STARTED: True})
-        return self._run(number, candidate, exact)
+        return self._run(given, exact)
 
-    def _run(self, number: int, candidate: Candidate, exact: dict[str, float]) -> Job:
-        job = Job(number, candidate, self.run / "trials" / str(number) / "model")
+    def _run(self, given: Given, exact: dict[str, float]) -> Job:
+        attributes = given.attributes() | {record.FACTS: exact, record.STARTED: True}
+        number = self.store.start(given.draw, attributes)
+        folder = self.run / "trials" / str(number) / "model"
+        job = Job(number, given.candidate, folder, self.config.early_stopping.rungs)
         self.running[number] = job
         self.started += 1
-        self._known[candidate.key()] = number
-        self._exact[number] = exact
+        self._known[given.candidate.key()] = number
+        self._exact[number], self._rungs[number] = exact, []
+        self.proposer.started(number, given.draw)
         return job
 
-    def _answer_from_memory(self, number: int, known: int) -> None:
-        if known in self.running:
-            self._twins[known].append(number)
-            return
-        twin = self.store.study.trials[known]
-        attributes = {key: twin.user_attrs[key] for key in REPEATED if key in twin.user_attrs}
-        attributes[record.SAME_AS] = known
-        if twin.state is TrialState.COMPLETE:
-            self.store.complete(number, list(twin.values), attributes)
-        else:
-            self.store.attach(number, **attributes)
-            self.store.prune(number, Outcome("pruned", {}, twin.user_attrs.get(record.REASON)))
+    def _answer(
+        self, given: Given, attributes: dict[str, Any], values: list[float] | None = None
+    ) -> None:
+        """Records a trial that needs no worker."""
+        trial = self.store.answer(given.draw, attributes | given.attributes(), values)
+        self.proposer.remember(trial)
+
+    def _repeat(self, twin: FrozenTrial, given: Given) -> None:
+        """A trial that is told what an equal one found."""
+        told = {key: twin.user_attrs[key] for key in REPEATED if key in twin.user_attrs}
+        self._answer(given, told | {record.SAME_AS: twin.number}, twin.values)
 
     def _over_budget(self, exact: dict[str, float]) -> str | None:
         for name, limit in self.config.budget.limits().items():
             if exact[name] > limit:
                 return f"over budget: {exact[name]:,.0f} {name}, at most {limit:,.0f} allowed"
         return None
-
-    def _sampler(self) -> Any:
-        return make_sampler(
-            self.config.sampler,
-            seed=self.config.seed,
-            trials_present=len(self.store.trials()),
-            budget=self.config.budget.trials,
-        )
 
     def _missing_givens(self) -> Iterable[Given]:
         present = {
@@ -207,28 +231,55 @@ class Driver:
         plans = {name: ANCHORS[name](self.shapes) for name in self.config.anchors}
         plans |= {f"plan-{i}": plan for i, plan in enumerate(self.config.plans)}
         for name, plan in plans.items():
-            yield Given(name, Candidate(plan=plan, recipe=recipe).bound(self.shapes))
+            yield Given(Candidate(plan=plan, recipe=recipe).bound(self.shapes), name)
 
-    def _read_history(self) -> None:
+    def _read_history(self) -> list[Given]:
+        """Takes up what the study holds; returns drawn candidates whose training a dead driver
+        left behind."""
+        interrupted: dict[str, Given] = {}
         for trial in self.store.trials():
-            if is_interrupted(trial) or record.STARTED not in trial.user_attrs:
+            self._drawn += 1
+            written = Candidate.model_validate(trial.user_attrs[record.CANDIDATE])
+            if is_interrupted(trial):
+                if record.ANCHOR not in trial.user_attrs:
+                    interrupted[written.key()] = Given(written, draw=draw_of(trial))
                 continue
-            self.started += 1
-            if trial.state is not TrialState.FAIL:
-                written = Candidate.model_validate(trial.user_attrs[record.CANDIDATE])
-                self._known[written.key()] = trial.number
-            if trial.state is TrialState.COMPLETE:
-                self._complete[trial.number] = trial
+            self.proposer.remember(trial)
+            if record.STARTED in trial.user_attrs:
+                self._take_up(trial, written.key())
+        return [given for key, given in interrupted.items() if key not in self._known]
 
-    def _forget_weights(self) -> None:
-        """Removes the weights of trials that are neither on the front nor anchors."""
-        if self.config.keep == "all":
-            return
-        kept = {trial.number for trial in self.front()} if self.config.keep == "front" else set()
-        for number, trial in self._complete.items():
-            folder = self.run / "trials" / str(number)
-            if number not in kept and record.ANCHOR not in trial.user_attrs and folder.exists():
-                shutil.rmtree(folder)
+    def _take_up(self, trial: FrozenTrial, key: str) -> None:
+        self.started += 1
+        for reached in trial.user_attrs.get(record.RUNGS, ()):
+            values = reached | trial.user_attrs[record.FACTS]
+            self.scheduler.reached(trial.number, int(reached["rung"]), values)
+        if trial.state is not TrialState.FAIL:
+            self._known[key] = trial.number
+        if trial.state is TrialState.COMPLETE:
+            self._note_complete(trial)
+
+    def _forget_weights(self, latest: int) -> None:
+        """Removes what lies in the folders of trials that are neither on the front nor anchors."""
+        self._stored.add(latest)
+        for number in [n for n in self._stored if n not in self.running and not self._keeps(n)]:
+            shutil.rmtree(self.run / "trials" / str(number), ignore_errors=True)
+            self._stored.remove(number)
+
+    def _keeps(self, number: int) -> bool:
+        trial = self._complete.get(number)
+        if trial is None:
+            return False
+        if self.config.keep == "all" or record.ANCHOR in trial.user_attrs:
+            return True
+        return self.config.keep == "front" and number in self._front
 
 
-REPEATED = (record.FACTS, record.METRICS, record.PER_CLASS, record.CONFUSION)
+def _numbers_in(folder: Path) -> set[int]:
+    """Trials that left something in the folder."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return {int(path.name) for path in found if path.name.isdigit()}
+
+
+REPEATED = (record.FACTS, record.METRICS, record.PER_CLASS, record.CONFUSION, record.REASON)
+KEPT = (record.ANCHOR, record.CANDIDATE, record.FACTS, record.METRICS)

@@ -1,15 +1,20 @@
 """What passes between the driver and a worker, and how a worker runs one job."""
 
 import math
+import queue
+import threading
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from spaces.errors import CandidateFault
+from spaces.errors import CandidateFault, StoppedAtRung
 from spaces.recipe import Candidate
 
 State = Literal["complete", "pruned", "failed"]
+Report = Callable[[int, dict[str, float]], bool]
+"""Told a rung and what was measured there; says whether the training goes on."""
 
 
 class Trainee(Protocol):
@@ -18,7 +23,14 @@ class Trainee(Protocol):
     def prepare(self, max_length: int, *, similarity: bool = False) -> dict[str, Any]: ...
     def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]: ...
     def evaluate(
-        self, candidate: Candidate, facts: dict[str, Any], *, save_to: Path, threads: int
+        self,
+        candidate: Candidate,
+        facts: dict[str, Any],
+        *,
+        save_to: Path,
+        threads: int,
+        rungs: Sequence[float] = (),
+        report: Report | None = None,
     ) -> dict[str, Any]: ...
     def latency(
         self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
@@ -27,11 +39,13 @@ class Trainee(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One candidate to train: its trial's number and where its weights go."""
+    """One candidate to train: its trial's number, where its weights go, and after which
+    fractions of its training it reports."""
 
     number: int
     candidate: Candidate
     save_to: Path
+    rungs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,15 +58,75 @@ class Outcome:
     error: dict[str, str] | None = None
 
 
-def attempt(trainee: Trainee, job: Job, facts: dict[str, Any], threads: int) -> Outcome:
-    """Runs `job` and never raises, so that the worker stays warm whatever the candidate does."""
+@dataclass(frozen=True)
+class Reached:
+    """What a training has come to at a rung."""
+
+    rung: int
+    metrics: dict[str, float]
+
+    def described(self) -> str:
+        """Why a trial that was stopped here is not complete."""
+        return f"stopped at rung {self.rung}, step {self.metrics['step']}"
+
+
+class Paused:
+    """A job in a thread of its own that waits at each rung until it is told to go on.
+
+    So that a worker can hand its rungs over one by one, and a job in the middle of the library's
+    training loop can wait for an answer.
+    """
+
+    def __init__(self, run: Callable[[Report], Outcome]) -> None:
+        self._events: queue.Queue[Reached | Outcome] = queue.Queue()
+        self._answers: queue.Queue[bool] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, args=(run,), daemon=True)
+
+    def resume(self) -> Reached | Outcome:
+        """Runs on to the next rung or to the end."""
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._answers.put(True)
+        return self._events.get()
+
+    def stop(self) -> None:
+        """Ends the job at the rung where it waits."""
+        self._answers.put(False)
+        self._thread.join()
+
+    def _work(self, run: Callable[[Report], Outcome]) -> None:
+        self._events.put(run(self._report))
+
+    def _report(self, rung: int, metrics: dict[str, float]) -> bool:
+        self._events.put(Reached(rung, metrics))
+        return self._answers.get()
+
+
+def attempt(
+    trainee: Trainee, job: Job, facts: dict[str, Any], threads: int, report: Report | None = None
+) -> Outcome:
+    """Runs `job` and never raises, so that the worker stays warm whatever the candidate does.
+
+    A job with rungs tells them to `report`.
+    """
+    stops: dict[str, Any] = {"rungs": job.rungs, "report": report} if job.rungs else {}
     try:
-        found = trainee.evaluate(job.candidate, facts, save_to=job.save_to, threads=threads)
+        found = trainee.evaluate(
+            job.candidate, facts, save_to=job.save_to, threads=threads, **stops
+        )
+    except StoppedAtRung as stop:
+        return stopped(stop)
     except CandidateFault as fault:
         return Outcome("pruned", {}, reason=str(fault), error=describe(fault))
     except Exception as error:
         return Outcome("failed", {}, reason=None, error=describe(error))
     return Outcome("complete", found)
+
+
+def stopped(why: object) -> Outcome:
+    """How a job ended that the search stopped at a rung."""
+    return Outcome("pruned", {}, reason=str(why))
 
 
 def describe(error: BaseException) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Runs jobs one after another in this process: for tests, debugging and one device."""
 
+from functools import partial
+
 from search.config import StudyConfig
 from search.driver import Driver
 from search.jobs import attempt
@@ -8,5 +10,6 @@ from search.jobs import attempt
 def execute(driver: Driver, config: StudyConfig) -> None:
     """Trains until the driver has nothing more."""
     while (job := driver.next()) is not None:
-        outcome = attempt(driver.trainee, job, driver.facts, config.resources.cpu)
+        report = partial(driver.reached, job)
+        outcome = attempt(driver.trainee, job, driver.facts, config.resources.cpu, report)
         driver.finish(job, outcome)

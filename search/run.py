@@ -129,7 +129,7 @@ def _open_store(
     if resume:
         store = Store.open(out)
         _check_same_study(config, store.attributes[record.CONFIG])
-        store.requeue_interrupted()
+        store.end_interrupted()
         return store
     unshared = trainee.inspect(Candidate(recipe=config.space.reference_recipe()), facts)
     store = Store.create(out, config.name, _attributes(config, facts, unshared))
@@ -229,4 +229,4 @@ def _measure_latency(driver: Driver) -> None:
             threads=config.resources.cpu,
             rounds=config.latency.rounds,
         )
-        store.study.set_user_attr(f"{record.LATENCY}{number}", found)
+        store.note(f"{record.LATENCY}{number}", found)

@@ -1,17 +1,24 @@
 """The study's Optuna storage in its run folder: the only record of what happened.
 
-Nothing here decides anything; it opens, asks, tells and attaches. Names of attributes are in
-`results.record`.
+Nothing here decides anything; it opens, starts, tells and attaches. Names of attributes are in
+`results.record`. A trial is started with one transaction and ended with one, so whatever kills
+the driver finds it either RUNNING or finished with everything that was found.
 """
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import orm
 
 from results import record
 from search.jobs import Outcome
@@ -21,13 +28,26 @@ from spaces.objectives import OBJECTIVES
 INTERRUPTED = "interrupted"
 
 
+@dataclass(frozen=True)
+class Draw:
+    """A sampler's answer: parameters with the ranges they come from, and its own notes."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+    system_attrs: dict[str, Any] = field(default_factory=dict)
+
+
+NO_DRAW = Draw()
+
+
 class Store:
     """An open study. `lock` is held until the process ends, so that no other driver joins."""
 
-    def __init__(self, study: optuna.Study, lock: int) -> None:
-        self.study = study
+    def __init__(self, storage: BaseStorage, name: str, lock: int | None = None) -> None:
+        self.storage, self.name = storage, name
+        self._study_id = storage.get_study_id_from_name(name)
         self._lock = lock
-        self._live: dict[int, Trial] = {}
+        self._ids: dict[int, int] = {}
 
     @classmethod
     def create(cls, run: Path, name: str, attributes: dict[str, Any]) -> "Store":
@@ -37,15 +57,20 @@ class Store:
         """
         run.mkdir(parents=True, exist_ok=True)
         lock = _lock(run)
+        return cls.create_in(_storage(run), name, attributes, lock)
+
+    @classmethod
+    def create_in(
+        cls, storage: BaseStorage, name: str, attributes: dict[str, Any], lock: int | None = None
+    ) -> "Store":
+        """A new study in any Optuna storage."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            study_name=name,
-            storage=_storage(run),
-            directions=[OBJECTIVES[o].direction for o in attributes[record.OBJECTIVES]],
-        )
+        directions = [OBJECTIVES[o].direction.upper() for o in attributes[record.OBJECTIVES]]
+        storage.create_new_study([StudyDirection[d] for d in directions], name)
+        store = cls(storage, name, lock)
         for key, value in attributes.items():
-            study.set_user_attr(key, value)
-        return cls(study, lock)
+            store.note(key, value)
+        return store
 
     @classmethod
     def open(cls, run: Path) -> "Store":
@@ -57,70 +82,101 @@ class Store:
         lock = _lock(run)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = _storage(run)
-        names = optuna.get_all_study_names(storage)
-        if not names:
+        studies = storage.get_all_studies()
+        if not studies:
             raise RunError(f"the study in {run} was never created", f"remove {run} and start again")
-        return cls(optuna.load_study(study_name=names[0], storage=storage), lock)
+        return cls(storage, studies[0].study_name, lock)
 
     def close(self) -> None:
         """Lets another driver have the study."""
-        os.close(self._lock)
+        self.storage.remove_session()
+        if self._lock is not None:
+            os.close(self._lock)
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study as Optuna's users know it."""
+        return optuna.load_study(study_name=self.name, storage=self.storage)
 
     @property
     def attributes(self) -> dict[str, Any]:
         """Attributes of the study."""
-        return self.study.user_attrs
+        return self.storage.get_study_user_attrs(self._study_id)
+
+    def note(self, key: str, value: Any) -> None:
+        """An attribute of the study."""
+        self.storage.set_study_user_attr(self._study_id, key, value)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """The study's trials in these states, or all."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
+        """The study's trials in these states, or all: read from the storage at every call."""
+        return self.storage.get_all_trials(self._study_id, deepcopy=False, states=states or None)
 
-    def ask(self, sampler: BaseSampler) -> Trial:
-        """A new RUNNING trial whose parameters `sampler` proposes, or a queued one."""
-        self.study.sampler = sampler
-        trial = self.study.ask()
-        self._live[trial.number] = trial
-        return trial
+    def trial(self, number: int) -> FrozenTrial:
+        """One trial."""
+        return self.storage.get_trial(self._id(number))
 
-    def attach(self, number: int, **attributes: Any) -> None:
-        """Attributes of a trial that is not finished yet."""
-        for key, value in attributes.items():
-            self._live[number].set_user_attr(key, value)
+    def start(self, draw: Draw, attributes: dict[str, Any]) -> int:
+        """A new RUNNING trial; returns its number."""
+        return self._new(draw, attributes, state=TrialState.RUNNING)
+
+    def answer(
+        self, draw: Draw, attributes: dict[str, Any], values: list[float] | None
+    ) -> FrozenTrial:
+        """A new trial that is finished at once: COMPLETE with `values`, or PRUNED."""
+        state = TrialState.PRUNED if values is None else TrialState.COMPLETE
+        return self.trial(self._new(draw, attributes, state=state, values=values))
 
     def complete(self, number: int, values: list[float], found: dict[str, Any]) -> FrozenTrial:
         """Tells true values and what was measured beside them."""
-        self.attach(number, **found)
-        return self._tell(number, values=values)
+        return self._tell(number, TrialState.COMPLETE, found, values)
 
     def prune(self, number: int, outcome: Outcome) -> FrozenTrial:
-        """Tells that the candidate itself is at fault, so that the sampler avoids its like."""
-        self.attach(number, reason=outcome.reason, **_error(outcome))
-        return self._tell(number, state=TrialState.PRUNED)
+        """Tells that the trial was stopped or the candidate itself is at fault, so that the
+        sampler avoids its like."""
+        return self._tell(number, TrialState.PRUNED, _why(outcome))
 
     def fail(self, number: int, outcome: Outcome) -> FrozenTrial:
-        """Tells that the trial failed, with its error."""
-        reason = {record.REASON: outcome.reason} if outcome.reason else {}
-        self.attach(number, **reason, **_error(outcome))
-        return self._tell(number, state=TrialState.FAIL)
+        """Tells that the machinery failed, with its error."""
+        return self._tell(number, TrialState.FAIL, _why(outcome))
 
-    def _tell(self, number: int, **result: Any) -> FrozenTrial:
-        trial = self.study.tell(number, **result)
-        self._live.pop(number, None)
-        return trial
-
-    def requeue_interrupted(self) -> int:
-        """Ends all RUNNING trials as interrupted and queues their parameters again.
-
-        Trials without parameters (anchors and given plans) are not queued: the driver starts
-        those that are missing. Returns how many there were.
-        """
-        interrupted = self.trials(TrialState.RUNNING)
-        for trial in interrupted:
-            self._live[trial.number] = Trial(self.study, trial._trial_id)
-            if trial.params:
-                self.study.enqueue_trial(trial.params)
+    def end_interrupted(self) -> None:
+        """Ends all RUNNING trials as interrupted."""
+        for trial in self.trials(TrialState.RUNNING):
             self.fail(trial.number, Outcome("failed", {}, reason=INTERRUPTED))
-        return len(interrupted)
+
+    def _new(self, draw: Draw, attributes: dict[str, Any], **ended: Any) -> int:
+        template = create_trial(
+            params=draw.params,
+            distributions=draw.distributions,
+            system_attrs=draw.system_attrs,
+            user_attrs=attributes,
+            **ended,
+        )
+        trial_id = self.storage.create_new_trial(self._study_id, template_trial=template)
+        number = self.storage.get_trial_number_from_id(trial_id)
+        self._ids[number] = trial_id
+        return number
+
+    def _tell(
+        self,
+        number: int,
+        state: TrialState,
+        attributes: dict[str, Any],
+        values: list[float] | None = None,
+    ) -> FrozenTrial:
+        trial_id = self._id(number)
+        with _one_transaction(self.storage):
+            for key, value in attributes.items():
+                self.storage.set_trial_user_attr(trial_id, key, value)
+            self.storage.set_trial_state_values(trial_id, state, values)
+        self._ids.pop(number, None)
+        return self.storage.get_trial(trial_id)
+
+    def _id(self, number: int) -> int:
+        known = self._ids.get(number)
+        if known is not None:
+            return known
+        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
 def require_study(run: Path) -> None:
@@ -134,15 +190,52 @@ def is_interrupted(trial: FrozenTrial) -> bool:
     return trial.user_attrs.get(record.REASON) == INTERRUPTED
 
 
-def _error(outcome: Outcome) -> dict[str, Any]:
-    return {record.ERROR: outcome.error} if outcome.error else {}
+def _why(outcome: Outcome) -> dict[str, Any]:
+    reason = {record.REASON: outcome.reason} if outcome.reason else {}
+    error = {record.ERROR: outcome.error} if outcome.error else {}
+    return outcome.found | reason | error
 
 
-def _storage(run: Path) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(
+class _Session(orm.Session):
+    """A session whose commits wait while `held`: Optuna commits after every attribute."""
+
+    held = False
+
+    def commit(self) -> None:
+        if not self.held:
+            super().commit()
+
+    def close(self) -> None:
+        if not self.held:
+            super().close()
+
+
+@contextmanager
+def _one_transaction(storage: BaseStorage) -> Iterator[None]:
+    """All that is written within is committed at once, or not at all."""
+    if not isinstance(storage, RDBStorage):
+        yield
+        return
+    session = storage.scoped_session()
+    session.held = True
+    try:
+        yield
+    except BaseException:
+        session.held = False
+        session.rollback()
+        raise
+    session.held = False
+    session.commit()
+
+
+def _storage(run: Path) -> RDBStorage:
+    storage = RDBStorage(
         f"sqlite:///{(run / record.STORAGE).resolve()}",
         engine_kwargs={"connect_args": {"timeout": 60}},
     )
+    sessions = orm.sessionmaker(bind=storage.engine, class_=_Session)
+    storage.scoped_session = orm.scoped_session(sessions)
+    return storage
 
 
 def _lock(run: Path) -> int:

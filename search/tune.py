@@ -12,11 +12,12 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.execution import class_cache
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.config import StudyConfig
 from search.driver import Driver
-from search.jobs import Job, Outcome, attempt
+from search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped
 from search.stopping import stopped_when_safe
 
 WORKER_RETRIES = 2
@@ -57,10 +58,17 @@ class JobSearcher(Searcher):
         """Tells the driver; a worker that died too often gives a failed outcome."""
         job = self.jobs.pop(trial_id)
         outcome = (result or {}).get("outcome")
+        reached = (result or {}).get("reached")
+        if isinstance(reached, Reached) and not error:
+            outcome = stopped(reached.described())
         if error or not isinstance(outcome, Outcome):
             lost = {"kind": "WorkerLost", "message": f"worker died {WORKER_RETRIES + 1} times"}
             outcome = Outcome("failed", {}, reason="worker lost", error=lost | {"traceback": ""})
         self.driver.finish(job, outcome)
+
+    def reached(self, trial_id: str, at: Reached) -> bool:
+        """Tells the driver what a job has come to; whether it goes on."""
+        return self.driver.reached(self.jobs[trial_id], at.rung, at.metrics)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the only record."""
@@ -80,24 +88,57 @@ class StopBetweenSteps(tune.Callback):
         self.stop_if_asked()
 
 
+class RungScheduler(FIFOScheduler):
+    """Asks the driver at every rung whether the training goes on."""
+
+    def __init__(self, searcher: JobSearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as the searcher."""
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE, or STOP; Ray Tune does not ask about a job's end."""
+        goes_on = self.searcher.reached(trial.trial_id, result["reached"])
+        return str(FIFOScheduler.CONTINUE if goes_on else FIFOScheduler.STOP)
+
+
 class Worker(tune.Trainable):
     """A process that keeps libraries and data loaded and runs one job after another."""
 
     def setup(self, config: dict[str, Any], *, shared: dict[str, Any]) -> None:
         """`shared` is what all jobs have in common."""
         self.shared = shared
+        self.running: Paused | None = None
         self.job: Job = config["job"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next job into the same process."""
+        self.cleanup()
         self.job = new_config["job"]
         return True
 
+    def cleanup(self) -> None:
+        """Ends a job that waits at a rung."""
+        if self.running is not None:
+            self.running.stop()
+            self.running = None
+
     def step(self) -> dict[str, Any]:
-        """Runs the job."""
+        """Runs the job to its next rung, or to its end."""
+        if self.running is None:
+            self.running = Paused(self._attempt)
+        found = self.running.resume()
+        if isinstance(found, Reached):
+            return {"reached": found}
+        self.running = None
+        return {"outcome": found, "done": True}
+
+    def _attempt(self, report: Report) -> Outcome:
         shared = self.shared
-        outcome = attempt(shared["trainee"], self.job, shared["facts"], shared["threads"])
-        return {"outcome": outcome, "done": True}
+        return attempt(shared["trainee"], self.job, shared["facts"], shared["threads"], report)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a job is run whole."""
@@ -138,6 +179,7 @@ def execute(driver: Driver, config: StudyConfig) -> None:
         "facts": driver.facts,
         "threads": config.resources.cpu,
     }
+    searcher = JobSearcher(driver)
     trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), resources)
     with (
         tempfile.TemporaryDirectory(prefix="sharetune-") as scratch,
@@ -146,7 +188,8 @@ def execute(driver: Driver, config: StudyConfig) -> None:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=JobSearcher(driver),
+                search_alg=searcher,
+                scheduler=RungScheduler(searcher),
                 max_concurrent_trials=workers,
                 num_samples=-1,
                 reuse_actors=True,

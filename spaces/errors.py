@@ -52,3 +52,7 @@ class CandidateFault(Exception):
 
     Nobody's mistake: the sampler is told, so that it learns to stay away.
     """
+
+
+class StoppedAtRung(Exception):
+    """A training that the search stopped on its way. Nobody's mistake either."""

@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from spaces.recipe import Candidate
 from trainers import latency, sizes
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpoints import load_shared
+from trainers.rungs import Report, Rungs
 from trainers.sharing import materialize_, share_
 from trainers.structure import stack_shapes
 from trainers.tasks import Split, Task
@@ -70,12 +72,21 @@ class Trainee:
         return sizes.facts(unshared, shared, {k: v.to("meta") for k, v in sample.items()})
 
     def evaluate(
-        self, candidate: Candidate, facts: dict[str, Any], *, save_to: Path, threads: int = 1
+        self,
+        candidate: Candidate,
+        facts: dict[str, Any],
+        *,
+        save_to: Path,
+        threads: int = 1,
+        rungs: Sequence[float] = (),
+        report: Report | None = None,
     ) -> dict[str, Any]:
         """Trains `candidate`, measures it on the test split and saves it in `save_to`.
 
         Returns metrics, the per-class report, the curve, seconds and circumstances as plain
-        data. Raises :class:`CandidateFault` if the candidate cannot be trained.
+        data. Raises :class:`CandidateFault` if the candidate cannot be trained, and
+        :class:`StoppedAtRung` if `report`, which is told the metrics after each of `rungs`
+        (fractions of the training), says to stop.
         """
         _quiet_library()
         torch.set_num_threads(threads)
@@ -90,12 +101,19 @@ class Trainee:
             schedule=candidate.recipe.soften,
         )
         steps = optimiser_steps(candidate.recipe, len(train_split.labels))
+
+        def measure(model: PreTrainedModel) -> dict[str, float]:
+            found = predict(model, data=test_split.rows, collate=test_split.collate)
+            metrics: dict[str, float] = self.task.score(found, test_split.labels, facts)["metrics"]
+            return metrics
+
         curve = train(
             model,
             candidate.recipe,
             data=train_split.rows,
             collate=train_split.collate,
             total_steps=steps,
+            rungs=Rungs(rungs, measure, report) if report else None,
         )
         trained = time.perf_counter()
         logits = predict(model, data=test_split.rows, collate=test_split.collate)

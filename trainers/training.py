@@ -106,12 +106,19 @@ def top_parameters(model: PreTrainedModel, k: int) -> set[str]:
 
 
 def train(
-    model: PreTrainedModel, recipe: Recipe, *, data: Any, collate: Any, total_steps: int
+    model: PreTrainedModel,
+    recipe: Recipe,
+    *,
+    data: Any,
+    collate: Any,
+    total_steps: int,
+    rungs: TrainerCallback | None = None,
 ) -> list[list[float]]:
     """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
 
-    `total_steps` is the number of optimiser steps. Raises :class:`CandidateFault` if the loss
-    is not finite or memory runs out.
+    `total_steps` is the number of optimiser steps; `rungs` measures on the way (see
+    :class:`trainers.rungs.Rungs`). Raises :class:`CandidateFault` if the loss is not finite or
+    memory runs out.
     """
     curve = Curve()
     with tempfile.TemporaryDirectory() as scratch:
@@ -122,7 +129,7 @@ def train(
             args=arguments(recipe, scratch, total_steps),
             train_dataset=data,
             data_collator=collate,
-            callbacks=[curve, *_schedule(recipe)],
+            callbacks=[curve, *_schedule(recipe), *([rungs] if rungs else [])],
         )
         trainer.remove_callback(PrinterCallback)
         try:
@@ -167,8 +174,13 @@ def optimiser_steps(recipe: Recipe, examples: int) -> int:
 
 
 def predict(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> Tensor:
-    """Logits of `model` over `data`, in order: (examples, ...). The model is left in eval mode."""
-    loader = torch.utils.data.DataLoader(data, batch_size=batch_size, collate_fn=collate)
+    """Logits of `model` over `data`, in order: (examples, ...). The model is left in eval mode.
+
+    The random generators are left as they were: a loader without one of its own draws a seed.
+    """
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=batch_size, collate_fn=collate, generator=torch.Generator()
+    )
     device = next(model.parameters()).device
     model.eval()
     with torch.no_grad():

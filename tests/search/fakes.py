@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.config import StudyConfig, validate
-from spaces.errors import CandidateFault
+from spaces.errors import CandidateFault, StoppedAtRung
 from spaces.recipe import Candidate
 
 DEPTH = 6
@@ -18,11 +18,13 @@ DEPTH = 6
 @dataclass(frozen=True)
 class FakeTrainee:
     """Accuracy falls with what is shared. `faults` gives special ways to end by learning rate
-    (rounded up to one digit), and `folder`, where given, counts the trainings."""
+    (rounded up to one digit), and `folder`, where given, counts the trainings. A learning rate a
+    decade from 1e-4 does this `harm` to accuracy."""
 
     faults: tuple[tuple[str, str], ...] = ()
     folder: Path | None = None
     seconds: float = 0.0
+    harm: float = 0.02
 
     def prepare(self, max_length, *, similarity=False):
         return {
@@ -45,14 +47,19 @@ class FakeTrainee:
             "effective_ratio": saved / (DEPTH - 1),
         }
 
-    def evaluate(self, candidate: Candidate, facts, *, save_to: Path, threads: int):
+    def evaluate(
+        self, candidate: Candidate, facts, *, save_to: Path, threads: int, rungs=(), report=None
+    ):
         time.sleep(self.seconds)
         if self.folder is not None:
             (self.folder / f"{time.time_ns()}.json").write_text(json.dumps(candidate.written()))
         stored = self.inspect(candidate, facts)["parameters"]
-        accuracy = (
-            0.95 - (22e6 - stored) / 22e6 - abs(math.log10(candidate.recipe.learning_rate) + 4) / 50
-        )
+        decades = abs(math.log10(candidate.recipe.learning_rate) + 4)
+        accuracy = 0.95 - (22e6 - stored) / 22e6 - self.harm * decades
+        for rung, fraction in enumerate(rungs):
+            metrics = {"accuracy": accuracy * fraction, "step": round(8 * fraction)}
+            if not report(rung, metrics):
+                raise StoppedAtRung(f"stopped at rung {rung}, step {metrics['step']}")
         accuracy = self._fault(str(candidate.plan), accuracy)
         save_to.mkdir(parents=True, exist_ok=True)
         (save_to / "weights").write_text(str(stored))

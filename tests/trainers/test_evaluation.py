@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spaces import Candidate, Recipe, SharingPlan
-from spaces.errors import CandidateFault, DataError, ModelError
+from spaces.errors import CandidateFault, DataError, ModelError, StoppedAtRung
 from tests.checkpoint import write_checkpoint, write_rows
 from trainers import load_shared
 from trainers.evaluation import Trainee, shapes
@@ -69,6 +69,26 @@ def test_the_same_seed_gives_the_same_numbers(trainee, facts, tmp_path):
     other = trainee.evaluate(candidate(facts, steps=5, seed=1), facts, save_to=tmp_path / "2")
     assert twice[0]["metrics"] == twice[1]["metrics"]
     assert twice[0]["curve"] == twice[1]["curve"] != other["curve"]
+
+
+def test_measuring_at_rungs_changes_nothing_and_stopping_stops(trainee, facts, tmp_path):
+    seen = []
+
+    def note(rung, metrics):
+        seen.append((rung, metrics["step"]))
+        return True
+
+    shared = candidate(facts, SharingPlan.range(1, 2, 0.5), steps=20)
+    plain = trainee.evaluate(shared, facts, save_to=tmp_path / "0")
+    rungs = {"rungs": (0.1, 0.25, 0.5), "report": note}
+    measured = trainee.evaluate(shared, facts, save_to=tmp_path / "1", **rungs)
+    assert seen == [(0, 2), (1, 5), (2, 10)]
+    assert (plain["metrics"], plain["curve"]) == (measured["metrics"], measured["curve"])
+
+    with pytest.raises(StoppedAtRung, match="stopped at rung 1, step 5"):
+        only_first = {"rungs": (0.1, 0.25, 0.5), "report": lambda rung, _: rung < 1}
+        trainee.evaluate(shared, facts, save_to=tmp_path / "2", **only_first)
+    assert not (tmp_path / "2").exists()
 
 
 def test_exact_numbers_are_those_of_the_trained_model(trainee, facts, tmp_path):

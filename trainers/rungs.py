@@ -1,0 +1,52 @@
+"""Measures a model at rungs of its training, where a search may stop it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from spaces.errors import StoppedAtRung
+
+Report = Callable[[int, dict[str, float]], bool]
+"""Told ``(rung, metrics)`` at each rung, counted from 0; says whether to go on."""
+
+
+@dataclass
+class Rungs(TrainerCallback):
+    """Pauses a training for `measure` and `report` after each of `fractions` (0..1) of it.
+
+    Metrics are those of `measure` and ``step``. Raises :class:`StoppedAtRung` if `report` says
+    not to go on. Training goes on as if it had not been measured: nothing here draws from the
+    random generators.
+    """
+
+    fractions: Sequence[float]
+    measure: Callable[[Any], dict[str, float]]
+    report: Report
+    reached: dict[int, int] = field(default_factory=dict)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The step at which each rung lies. Rungs that fall on one step, or the last, are one."""
+        steps = {max(1, round(f * state.max_steps)): i for i, f in enumerate(self.fractions)}
+        self.reached = {step: rung for step, rung in steps.items() if step < state.max_steps}
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: Any,
+    ) -> None:
+        """Called by the Trainer after every optimiser step."""
+        rung = self.reached.get(state.global_step)
+        if rung is None or model is None:
+            return
+        metrics = self.measure(model)
+        model.train()
+        if not self.report(rung, metrics | {"step": state.global_step}):
+            raise StoppedAtRung(f"stopped at rung {rung}, step {state.global_step}")
