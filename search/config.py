@@ -99,7 +99,7 @@ class StudyConfig(Section):
     latency: LatencyProtocol = LatencyProtocol()
     anchors: tuple[str, ...] = tuple(ANCHORS)
     plans: tuple[SharingPlan, ...] = ()
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    sampler: Literal["auto", "guided", "tpe", "nsga2", "random"] = "auto"
     executor: Literal["ray", "local"] = "ray"
     keep: Literal["front", "all", "none"] = "front"
     seed: int = Field(0, ge=0)

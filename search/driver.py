@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from results import record
 from search.config import StudyConfig
 from search.jobs import Job, Outcome, Trainee, missing_value
-from search.samplers import Proposer, draw_of
+from search.samplers import Ask, Past, Setting, draw_of, make_sampler
 from search.scheduler import Scheduler
 from search.store import NO_DRAW, Draw, Store, is_interrupted
 from spaces.anchors import ANCHORS
@@ -71,11 +71,11 @@ class Driver:
         self.exhausted = False
         self.finished_at: list[float] = []
         self.tell_user: Callable[[FrozenTrial], None] = lambda trial: None
-        objectives = [OBJECTIVES[name] for name in config.objectives]
+        objectives = tuple(OBJECTIVES[name] for name in config.objectives)
         self.scheduler = Scheduler(objectives, eta=config.early_stopping.eta)
-        self.proposer = Proposer(
-            config.sampler, objectives, seed=config.seed, budget=config.budget.trials
-        )
+        reference = store.attributes[record.REFERENCE]
+        setting = Setting(objectives, config.seed, config.budget.trials, reference)
+        self.sampler = make_sampler(config.sampler, setting)
         self._drawn = 0
         self._known: dict[str, int] = {}
         self._twins: dict[int, list[Given]] = defaultdict(list)
@@ -127,7 +127,7 @@ class Driver:
         trial = self._record(job, outcome)
         if trial.state is TrialState.COMPLETE:
             self._note_complete(trial)
-        self.proposer.ended(job.number, trial.state, trial.values)
+        self._tell_sampler(trial, job.candidate)
         twins = self._twins.pop(job.number, [])
         if trial.state is TrialState.FAIL:
             del self._known[job.candidate.key()]
@@ -163,9 +163,29 @@ class Driver:
         named = dict(zip(self.config.objectives, trial.values, strict=True))
         self.scheduler.finished(trial.number, named)
 
+    def _tell_sampler(self, trial: FrozenTrial, candidate: Candidate) -> None:
+        values = None if trial.values is None else tuple(trial.values)
+        expected = None
+        if trial.state is TrialState.PRUNED and record.RUNGS in trial.user_attrs:
+            expected = self.scheduler.expected(trial.number)
+        exact = None if record.SAME_AS in trial.user_attrs else trial.user_attrs.get(record.FACTS)
+        past = Past(trial.number, candidate, draw_of(trial), trial.state, exact, values, expected)
+        self.sampler.note(past)
+
     def _draw(self) -> Given:
-        candidate, draw = self.proposer.draw(self.config.space, self.shapes, self._drawn)
+        ask = Ask(self.config.space, self.shapes, self._drawn, self._is_known, self._weigh)
+        candidate, draw = self.sampler.draw(ask)
         return Given(candidate, draw=draw)
+
+    def _is_known(self, candidate: Candidate) -> bool:
+        return candidate.key() in self._known
+
+    def _weigh(self, candidate: Candidate) -> dict[str, float] | None:
+        try:
+            exact = self.trainee.inspect(candidate, self.facts)
+        except PlanError:
+            return None
+        return None if self._over_budget(exact) else exact
 
     def _start(self, given: Given) -> Job | None:
         """A job for the candidate, or None where it could be answered without one."""
@@ -197,7 +217,8 @@ class Driver:
         self.started += 1
         self._known[given.candidate.key()] = number
         self._exact[number], self._rungs[number] = exact, []
-        self.proposer.started(number, given.draw)
+        running = Past(number, given.candidate, given.draw, TrialState.RUNNING, exact)
+        self.sampler.note(running)
         return job
 
     def _answer(
@@ -205,7 +226,7 @@ class Driver:
     ) -> None:
         """Records a trial that needs no worker."""
         trial = self.store.answer(given.draw, attributes | given.attributes(), values)
-        self.proposer.remember(trial)
+        self._tell_sampler(trial, given.candidate)
 
     def _repeat(self, twin: FrozenTrial, given: Given) -> None:
         """A trial that is told what an equal one found."""
@@ -244,9 +265,9 @@ class Driver:
                 if record.ANCHOR not in trial.user_attrs:
                     interrupted[written.key()] = Given(written, draw=draw_of(trial))
                 continue
-            self.proposer.remember(trial)
             if record.STARTED in trial.user_attrs:
                 self._take_up(trial, written.key())
+            self._tell_sampler(trial, written)
         return [given for key, given in interrupted.items() if key not in self._known]
 
     def _take_up(self, trial: FrozenTrial, key: str) -> None:

@@ -62,7 +62,10 @@ def _registry(kind: str) -> Registry[object]:
     from spaces import anchors, assignments, forms, inits
 
     if kind == "samplers":
+        from search import guide
         from search.samplers import SAMPLERS
+
+        assert guide, "importing a sampler's file registers it"
 
         return SAMPLERS  # type: ignore[return-value]
     if kind == "tasks":

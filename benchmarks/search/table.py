@@ -86,19 +86,21 @@ class Fixed:
 
 
 def candidates(stacks: dict[str, StackShape]) -> list[Candidate]:
-    """All distinct candidates of the space, in a fixed order."""
+    """All distinct candidates of the space that leave a layer, in a fixed order."""
     found: dict[str, Candidate] = {}
     axes = {
         "count": range(2),
         "start": [(i + 0.5) / 5 for i in range(5)],
-        "length": [(i + 0.5) / 60 for i in range(60)],
+        "length": [i / 20 for i in range(20)],
         "parts": range(len(PARTS)),
         "form": range(len(FORMS)),
         "learning_rate": range(len(LEARNING_RATES)),
     }
     for values in itertools.product(*axes.values()):
         drawn = SPACE.suggest(Fixed(dict(zip(axes, values, strict=True))), stacks)
-        found.setdefault(drawn.key(), drawn)
+        removed = [g for g in drawn.plan.groups if g.form.removes_layers]
+        if all(len(group.layers) < stacks["layers"].depth for group in removed):
+            found.setdefault(drawn.key(), drawn)
     return list(found.values())
 
 
@@ -231,13 +233,16 @@ def rows() -> list[dict[str, Any]]:
 
 def pack() -> None:
     """Writes the table as it is kept: one column a rung, sorted."""
-    frame = pd.DataFrame(rows())
+    frame = pd.DataFrame(rows()).drop_duplicates(["key", "seed"])
+    frame["plan"] = [json.dumps(json.loads(key)["plan"]) for key in frame["key"]]
     for name in ("accuracy", "seconds"):
         for rung in range(len(RUNGS) + 1):
             frame[f"{name}_{rung}"] = [values[rung] for values in frame[name]]
-    frame = frame.drop(columns=["accuracy", "seconds"]).sort_values(["key", "seed"])
+    frame = frame.drop(columns=["key", "accuracy", "seconds"])
+    frame = frame.sort_values(["plan", "learning_rate", "seed"])
     frame.to_csv(PACKED, index=False, compression={"method": "gzip", "mtime": 0})
-    print(f"wrote {len(frame)} trainings of {frame['key'].nunique()} candidates to {PACKED}")
+    candidates = frame.groupby(["plan", "learning_rate"]).ngroups
+    print(f"wrote {len(frame)} trainings of {candidates} candidates to {PACKED}")
 
 
 def main(shard: int, shards: int, limit: int | None) -> None:

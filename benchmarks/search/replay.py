@@ -1,0 +1,274 @@
+"""What each search method costs until it has found the front, on the table of real trainings.
+
+    python benchmarks/search/replay.py [--seeds 30] [--workers 4] [--out FILE.jsonl] [METHOD ...]
+    python benchmarks/search/replay.py --summary FILE.jsonl [FILE.jsonl ...]
+
+A virtual clock replays every search with its workers: a training takes the seconds it took, and
+its rungs come when they came. Only trainings that were run to their end count for the front. A
+candidate that was trained already is answered at no cost, for every method. Costs are seconds of
+training on one thread, summed over workers, until the completed trainings' hypervolume is 95 % and
+99 % of the whole table's; the reference point is the worst of the table in each objective, and the
+objectives are scaled by no one. `syne_tune.py` and `neps.py` beside write lines of the same kind.
+"""
+
+import argparse
+import heapq
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import moocore
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.storages import InMemoryStorage
+
+from results import record
+from search.config import StudyConfig
+from search.driver import Driver
+from search.jobs import Outcome, stopped
+from search.store import Store
+from spaces.errors import PlanError
+from spaces.plan import SharingPlan, StackShape
+from spaces.recipe import Candidate
+
+HERE = Path(__file__).parent
+PACKED = HERE / "table.csv.gz"
+SHAPES = {"layers": StackShape(depth=6, heads=4, neurons=64)}
+RUNGS = (0.125, 0.25, 0.5)
+TARGETS = (0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training of the table: accuracy and seconds since its start at each rung."""
+
+    accuracy: tuple[float, ...]
+    seconds: tuple[float, ...]
+    exact: dict[str, float]
+
+    @property
+    def point(self) -> tuple[float, float, float]:
+        """Its objectives, less being better."""
+        return (-self.accuracy[-1], self.exact["parameters"], self.exact["flops"])
+
+
+class Table:
+    """All trainings of seed 0, by plan and learning rate."""
+
+    def __init__(self, path: Path = PACKED) -> None:
+        frame = pd.read_csv(path)
+        self.trained: dict[tuple[str, float], Trained] = {}
+        for row in frame[frame["seed"] == 0].to_dict("records"):
+            plan = SharingPlan.model_validate(json.loads(row["plan"])).bound(SHAPES)
+            self.trained[str(plan), row["learning_rate"]] = Trained(
+                tuple(row[f"accuracy_{i}"] for i in range(len(RUNGS) + 1)),
+                tuple(row[f"seconds_{i}"] for i in range(len(RUNGS) + 1)),
+                {"parameters": row["parameters"], "flops": row["flops"]},
+            )
+        points = np.array([t.point for t in self.trained.values()])
+        self.reference = points.max(axis=0)
+        self._hypervolume = moocore.Hypervolume(ref=self.reference)
+        self.whole = self._hypervolume(points)
+
+    def of(self, candidate: Candidate) -> Trained:
+        """The training of a candidate. Raises :class:`PlanError` if it was never run."""
+        key = str(candidate.plan), candidate.recipe.learning_rate
+        if key not in self.trained:
+            raise PlanError(f"not in the table: {key}", "train it")
+        return self.trained[key]
+
+    def share(self, points: Sequence[tuple[float, ...]]) -> float:
+        """Hypervolume of `points` as a fraction of the table's."""
+        return float(self._hypervolume(np.array(points)) / self.whole)
+
+
+@dataclass
+class Account:
+    """Seconds spent and what they bought."""
+
+    table: Table
+    spent: float = 0.0
+    trainings: int = 0
+    front: list[tuple[float, ...]] = field(default_factory=list)
+    reached: dict[str, float] = field(default_factory=dict)
+
+    def pay(self, seconds: float) -> None:
+        """Seconds of one worker."""
+        self.spent += seconds
+
+    def earn(self, trained: Trained) -> None:
+        """A training that was run to its end."""
+        self.trainings += 1
+        points = np.array([*self.front, trained.point])
+        self.front = [tuple(point) for point in points[moocore.is_nondominated(points)]]
+        share = self.table.share(self.front)
+        for target in TARGETS:
+            if share >= target:
+                self.reached.setdefault(str(target), round(self.spent, 2))
+
+    @property
+    def done(self) -> bool:
+        """Whether the last target is reached, or the whole table paid for."""
+        whole = sum(trained.seconds[-1] for trained in self.table.trained.values())
+        return len(self.reached) == len(TARGETS) or self.spent > whole
+
+
+class TableTrainee:
+    """What the driver asks of a model, answered from the table."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]:
+        """Exact sizes."""
+        return self.table.of(candidate).exact
+
+
+def ours(table: Table, seed: int, workers: int, sampler: str, rungs: Sequence[float]) -> Account:
+    """A search by the project's own driver, sampler and scheduler."""
+    driver = _driver(table, seed, sampler, rungs)
+    account, clock = Account(table), itertools.count()
+    events: list[tuple[float, int, Any, int]] = []
+    now = 0.0
+    while not account.done:
+        while len(events) < workers and (job := driver.next()) is not None:
+            first = 0 if rungs else len(RUNGS)
+            length = table.of(job.candidate).seconds[first]
+            heapq.heappush(events, (now + length, next(clock), job, first))
+        if not events:
+            break
+        now, _, job, rung = heapq.heappop(events)
+        trained = table.of(job.candidate)
+        account.pay(trained.seconds[rung] - (trained.seconds[rung - 1] if rung and rungs else 0.0))
+        if rung == len(RUNGS):
+            account.earn(trained)
+            driver.finish(job, Outcome("complete", {record.METRICS: _metrics(trained, rung)}))
+        elif driver.reached(job, rung, _metrics(trained, rung)):
+            length = trained.seconds[rung + 1] - trained.seconds[rung]
+            heapq.heappush(events, (now + length, next(clock), job, rung + 1))
+        else:
+            driver.finish(job, stopped(f"stopped at rung {rung}"))
+    return account
+
+
+def _metrics(trained: Trained, rung: int) -> dict[str, float]:
+    return {"accuracy": trained.accuracy[rung]}
+
+
+def _driver(table: Table, seed: int, sampler: str, rungs: Sequence[float]) -> Driver:
+    from table import SPACE
+
+    config = StudyConfig(
+        name="replay",
+        model="table",
+        task={"name": "table"},
+        space=SPACE,
+        anchors=(),
+        sampler=sampler,
+        seed=seed,
+        budget={"trials": len(table.trained)},
+        early_stopping={"rungs": list(rungs)},
+        executor="local",
+        keep="none",
+    )
+    worst = dict(zip(config.objectives, table.reference * [-1, 1, 1], strict=True))
+    attributes = {record.OBJECTIVES: list(config.objectives), record.REFERENCE: worst}
+    store = Store.create_in(InMemoryStorage(), f"replay-{seed}", attributes)
+    trainee: Any = TableTrainee(table)
+    return Driver(config, store, trainee, facts={}, shapes=SHAPES, run=Path("/nonexistent"))
+
+
+def with_optuna(
+    table: Table, seed: int, workers: int, make: Callable[[int], optuna.samplers.BaseSampler]
+) -> Account:
+    """A search by one of Optuna's samplers as it comes, every training run to its end."""
+    from table import SPACE
+
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make(seed))
+    account, clock = Account(table), itertools.count()
+    events: list[tuple[float, int, optuna.Trial, Trained]] = []
+    seen: set[int] = set()
+    now, asked = 0.0, 0
+    while not account.done and asked < 5 * len(table.trained):
+        while len(events) < workers:
+            trial = study.ask()
+            asked += 1
+            trained = table.of(SPACE.suggest(trial, SHAPES))
+            known = id(trained) in seen
+            seen.add(id(trained))
+            length = 0.0 if known else trained.seconds[-1]
+            heapq.heappush(events, (now + length, next(clock), trial, trained))
+            account.pay(0.0 if known else length)
+        now, _, trial, trained = heapq.heappop(events)
+        account.earn(trained)
+        study.tell(trial, [trained.accuracy[-1], *list(trained.exact.values())])
+    return account
+
+
+METHODS: dict[str, Callable[[Table, int, int], Account]] = {
+    "random": lambda t, s, n: with_optuna(t, s, n, lambda k: optuna.samplers.RandomSampler(k)),
+    "tpe": lambda t, s, n: with_optuna(t, s, n, lambda k: optuna.samplers.TPESampler(seed=k)),
+    "nsga2": lambda t, s, n: with_optuna(t, s, n, lambda k: optuna.samplers.NSGAIISampler(seed=k)),
+    "ours": lambda t, s, n: ours(t, s, n, "guided", RUNGS),
+    "ours, no rungs": lambda t, s, n: ours(t, s, n, "guided", ()),
+    "ours, tpe": lambda t, s, n: ours(t, s, n, "tpe", RUNGS),
+    "ours, random": lambda t, s, n: ours(t, s, n, "random", RUNGS),
+    "ours, nsga2": lambda t, s, n: ours(t, s, n, "nsga2", RUNGS),
+}
+
+
+def lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What was written."""
+    for path in paths:
+        if path.exists():
+            yield from map(json.loads, path.read_text().splitlines())
+
+
+def summary(paths: Sequence[Path], table: Table) -> None:
+    """Median seconds and their middle half, and how many trainings the median is worth."""
+    frame = pd.DataFrame(lines(paths))
+    mean = np.mean([trained.seconds[-1] for trained in table.trained.values()])
+    print("| method | seeds | 95 %: s (quartiles) | trainings | 99 %: s (quartiles) | trainings |")
+    print("|---|---|---|---|---|---|")
+    for method, own in frame.groupby("method", sort=False):
+        cells = []
+        for target in TARGETS:
+            costs = own["reached"].map(lambda found, t=target: found.get(str(t), np.inf))
+            low, middle, high = np.quantile(costs, (0.25, 0.5, 0.75), method="nearest")
+            cells += [f"{middle:.0f} ({low:.0f}..{high:.0f})", f"{middle / mean:.0f}"]
+        print(f"| {method} | {len(own)} | {' | '.join(cells)} |")
+
+
+def main(methods: Sequence[str], seeds: int, workers: int, out: Path) -> None:
+    """Runs what is missing in `out`."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    table = Table()
+    done = {(line["method"], line["seed"], line["workers"]) for line in lines([out])}
+    for seed, method in itertools.product(range(seeds), methods):
+        if (method, seed, workers) in done:
+            continue
+        account = METHODS[method](table, seed, workers)
+        row = {"method": method, "seed": seed, "workers": workers, "reached": account.reached}
+        row |= {"trainings": account.trainings, "spent": round(account.spent, 2)}
+        with out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("methods", nargs="*", metavar="METHOD")
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=HERE / "replay.jsonl")
+    parser.add_argument("--summary", nargs="+", type=Path)
+    options = parser.parse_args()
+    if options.summary:
+        summary(options.summary, Table())
+    else:
+        chosen = options.methods or list(METHODS)
+        main(chosen, options.seeds, options.workers, options.out)
+        summary([options.out], Table())

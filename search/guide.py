@@ -1,0 +1,172 @@
+"""The sampler that goes by what is exact and guesses only what is not.
+
+Sizes of a candidate cost nothing to know, accuracy costs a training. So many candidates are drawn
+and counted, a forest of randomised trees (Geurts et al., Machine Learning 63, 2006), fitted to
+all that was trained, guesses the trained objectives of each, and the one whose training is
+expected to add most hypervolume is taken. Running trainings count as what is guessed of them,
+stopped ones as what they would have come to, and faults as the reference point.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import moocore
+import numpy as np
+from optuna.trial import TrialState
+
+from search.features import Drawer, features
+from search.samplers import SAMPLERS, Ask, Past, Setting, draw_seed
+from search.store import Draw
+from spaces.recipe import Candidate
+
+LEAST_TRAINED = 8
+"""Trained trials before the forest is asked; until then draws are uniform."""
+FRESH, POOL = 12, 96
+"""Candidates drawn anew for each ask, and kept from one ask to the next."""
+MUTATED = 0.5
+"""Fraction of the fresh candidates that are changes of one on the front."""
+TREES, MOST_ROWS, REFITTED = 32, 400, 1.02
+"""The forest's trees, the trials it is fitted to, and the growth after which it is made anew."""
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Of the trees' guesses, by which a gain is averaged."""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A candidate whose sizes are known. `point` holds its objectives, less being better, where
+    they are exact."""
+
+    candidate: Candidate
+    draw: Draw
+    row: dict[str, float]
+    point: np.ndarray
+
+
+@SAMPLERS.register("guided")
+class Guided:
+    """most expected hypervolume: sizes are exact, a forest guesses accuracy"""
+
+    def __init__(self, setting: Setting) -> None:
+        objectives = setting.objectives
+        self.setting = setting
+        self._names = [objective.name for objective in objectives]
+        self._sign = np.array([-1.0 if o.direction == "maximize" else 1.0 for o in objectives])
+        self._trained = np.array([o.source == "trained" for o in objectives])
+        self._reference = self._sign * [setting.reference[name] for name in self._names]
+        self._ends: dict[int, tuple[dict[str, float], np.ndarray]] = {}
+        self._running: dict[int, Weighed] = {}
+        self._front: dict[int, tuple[np.ndarray, Draw]] = {}
+        self._pool: dict[str, Weighed] = {}
+        self._forest: Any = None
+        self._columns: list[str] = []
+        self._fitted_to = 0
+
+    def draw(self, ask: Ask) -> tuple[Candidate, Draw]:
+        """The most promising candidate of the pool."""
+        seed = draw_seed(self.setting.seed, ask.drawn)
+        rng = random.Random(seed)
+        self._fill_pool(ask, rng)
+        if not self._pool or not self._trained.any():
+            return self._drawn(ask, rng, None)
+        if len(self._ends) < LEAST_TRAINED:
+            first = next(iter(self._pool.values()))
+            return first.candidate, first.draw
+        self._fit(seed)
+        keys, weighed = list(self._pool), list(self._pool.values())
+        order = np.argsort(-self._gains(weighed), kind="stable")
+        self._pool = {keys[i]: weighed[i] for i in order[:POOL]}
+        best = weighed[order[0]]
+        return best.candidate, best.draw
+
+    def note(self, past: Past) -> None:
+        """Takes up a trial that was started, or has ended."""
+        self._running.pop(past.number, None)
+        if past.exact is None:
+            return
+        found = self._weighed(past.candidate, past.draw, past.exact)
+        if past.state is TrialState.RUNNING:
+            self._running[past.number] = found
+        elif past.state is TrialState.COMPLETE and past.values is not None:
+            end = self._sign * np.array(past.values)
+            self._ends[past.number] = found.row, end
+            self._extend_front(past.number, end, past.draw)
+        elif past.state is TrialState.PRUNED:
+            worst = np.where(self._trained, self._reference, found.point)
+            end = worst if past.expected is None else self._sign * past.expected
+            self._ends[past.number] = found.row, end
+
+    def _weighed(self, candidate: Candidate, draw: Draw, exact: dict[str, float]) -> Weighed:
+        point = self._sign * [exact.get(name, np.nan) for name in self._names]
+        return Weighed(candidate, draw, features(candidate, exact), point)
+
+    def _extend_front(self, number: int, end: np.ndarray, draw: Draw) -> None:
+        self._front[number] = end, draw
+        kept = moocore.is_nondominated(np.array([end for end, _ in self._front.values()]))
+        members = zip(list(self._front.items()), kept, strict=True)
+        self._front = {number: member for (number, member), keep in members if keep}
+
+    def _fill_pool(self, ask: Ask, rng: random.Random) -> None:
+        """Fresh candidates; what was started or refused since is taken out."""
+        kept = {key: w for key, w in self._pool.items() if not ask.is_known(w.candidate)}
+        parents = [draw for _, draw in self._front.values() if draw.params]
+        for _ in range(FRESH):
+            parent = rng.choice(parents) if parents and rng.random() < MUTATED else None
+            candidate, draw = self._drawn(ask, rng, parent)
+            if ask.is_known(candidate) or candidate.key() in kept:
+                continue
+            exact = ask.weigh(candidate)
+            if exact is not None:
+                kept[candidate.key()] = self._weighed(candidate, draw, exact)
+        self._pool = kept
+
+    def _drawn(self, ask: Ask, rng: random.Random, parent: Draw | None) -> tuple[Candidate, Draw]:
+        drawer = Drawer(rng, parent)
+        return ask.space.suggest(drawer, ask.shapes), drawer.draw
+
+    def _fit(self, seed: int) -> None:
+        """A new forest once enough more was trained than when it was made."""
+        if self._forest is not None and len(self._ends) < self._fitted_to * REFITTED:
+            return
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        numbers = list(self._ends)
+        if len(numbers) > MOST_ROWS:
+            sampled = random.Random(seed).sample(numbers, MOST_ROWS)
+            numbers = sorted({*sampled, *self._front})
+        rows = [self._ends[number][0] for number in numbers]
+        self._columns = sorted({name for row in rows for name in row})
+        ends = np.array([self._ends[number][1] for number in numbers])[:, self._trained]
+        self._forest = ExtraTreesRegressor(TREES, random_state=seed)
+        self._forest.fit(self._matrix(rows), ends[:, 0] if ends.shape[1] == 1 else ends)
+        self._fitted_to = len(self._ends)
+
+    def _matrix(self, rows: Sequence[dict[str, float]]) -> np.ndarray:
+        table = [[row.get(name, -1.0) for name in self._columns] for row in rows]
+        return np.array(table, dtype=np.float32)
+
+    def _guessed(self, weighed: Sequence[Weighed]) -> np.ndarray:
+        """The candidates' objectives at the quantiles: (quantiles, candidates, objectives)."""
+        rows = self._matrix([w.row for w in weighed])
+        trees = np.array([tree.predict(rows) for tree in self._forest.estimators_])
+        trees = trees.reshape(len(trees), len(rows), -1)
+        points = np.repeat(np.array([w.point for w in weighed])[None], len(QUANTILES), axis=0)
+        points[:, :, self._trained] = np.quantile(trees, QUANTILES, axis=0)
+        return points
+
+    def _gains(self, weighed: Sequence[Weighed]) -> np.ndarray:
+        """Hypervolume that each candidate is expected to add: (candidates,)."""
+        front = np.array([end for end, _ in self._front.values()])
+        front = front.reshape(-1, len(self._names))
+        if self._running:
+            middle = self._guessed(list(self._running.values()))[len(QUANTILES) // 2]
+            front = np.concatenate([front, middle])
+        hypervolume = moocore.Hypervolume(ref=self._reference)
+        before = hypervolume(front) if len(front) else 0.0
+        return np.array(
+            [
+                np.mean([hypervolume(np.vstack([front, point])) for point in points]) - before
+                for points in self._guessed(weighed).swapaxes(0, 1)
+            ]
+        )
