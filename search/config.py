@@ -22,14 +22,28 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Stagnation(Section):
+    """Ends a search whose hypervolume grew by at most the fraction `gain` over the last `window`
+    completed trials."""
+
+    window: int = Field(20, ge=1)
+    gain: float = Field(0.001, ge=0)
+
+
 class Budget(Section):
     """When to stop, and what not to train.
 
-    `trials` counts the candidates that are trained, anchors included. Candidates over a hard
-    limit (`max_parameters` in parameters, `max_bytes`, `max_flops`) are refused untrained.
+    `trials` counts the candidates that are trained, anchors included. After `wall_hours`,
+    `cpu_hours` or `gpu_hours` of trials, or at `stagnation`, no more are started; those that run
+    end as usual. Candidates over a hard limit (`max_parameters` in parameters, `max_bytes`,
+    `max_flops`) are refused untrained.
     """
 
     trials: int = Field(24, ge=1)
+    wall_hours: float | None = Field(None, gt=0)
+    cpu_hours: float | None = Field(None, gt=0)
+    gpu_hours: float | None = Field(None, gt=0)
+    stagnation: Stagnation | None = None
     max_parameters: float | None = Field(None, gt=0)
     max_bytes: float | None = Field(None, gt=0)
     max_flops: float | None = Field(None, gt=0)

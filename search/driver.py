@@ -11,6 +11,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from optuna.trial import FrozenTrial, TrialState
 from results import record
 from search.config import StudyConfig
 from search.jobs import Job, Outcome, Trainee, missing_value
+from search.limits import Growth, Spending, spent
 from search.samplers import Ask, Past, Setting, draw_of, make_sampler
 from search.scheduler import Scheduler
 from search.store import NO_DRAW, Draw, Store, is_interrupted
 from spaces.anchors import ANCHORS
 from spaces.errors import PlanError
-from spaces.objectives import OBJECTIVES
+from spaces.objectives import OBJECTIVES, Objective
 from spaces.plan import StackShape
 from spaces.recipe import Candidate
 
@@ -76,6 +78,8 @@ class Driver:
         reference = store.attributes[record.REFERENCE]
         setting = Setting(objectives, config.seed, config.budget.trials, reference)
         self.sampler = make_sampler(config.sampler, setting)
+        self.spending = Spending(config.resources)
+        self._growth = _growth(config, objectives, reference)
         self._drawn = 0
         self._known: dict[str, int] = {}
         self._twins: dict[int, list[Given]] = defaultdict(list)
@@ -89,7 +93,18 @@ class Driver:
     @property
     def done(self) -> bool:
         """Whether nothing runs and nothing more will be started."""
-        return not self.running and (self.exhausted or self.started >= self.config.budget.trials)
+        return not self.running and not self._may_start
+
+    @property
+    def ended(self) -> str | None:
+        """Why no more trials are started though the budget of trials is not used up."""
+        if self.exhausted:
+            return f"{DRAWS_IN_VAIN} draws in a row gave no new candidate"
+        return spent(self.config.budget, self.spending, self._growth)
+
+    @property
+    def _may_start(self) -> bool:
+        return self.started < self.config.budget.trials and self.ended is None
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -103,7 +118,7 @@ class Driver:
     def next(self) -> Job | None:
         """A job to start now, or None if nothing is to be started."""
         draws = 0
-        while self.started < self.config.budget.trials and not self.exhausted:
+        while self._may_start:
             if self._given:
                 job = self._start(self._given.popleft())
             else:
@@ -125,6 +140,7 @@ class Driver:
         del self.running[job.number]
         self.finished_at.append(time.monotonic())
         trial = self._record(job, outcome)
+        self.spending.add(trial)
         if trial.state is TrialState.COMPLETE:
             self._note_complete(trial)
         self._tell_sampler(trial, job.candidate)
@@ -162,6 +178,8 @@ class Driver:
         self._front = {number: kept for (number, kept), stay in members if stay}
         named = dict(zip(self.config.objectives, trial.values, strict=True))
         self.scheduler.finished(trial.number, named)
+        if self._growth is not None:
+            self._growth.add([kept.values for kept in self._front.values()])
 
     def _tell_sampler(self, trial: FrozenTrial, candidate: Candidate) -> None:
         values = None if trial.values is None else tuple(trial.values)
@@ -258,7 +276,7 @@ class Driver:
         """Takes up what the study holds; returns drawn candidates whose training a dead driver
         left behind."""
         interrupted: dict[str, Given] = {}
-        for trial in self.store.trials():
+        for trial in sorted(self.store.trials(), key=_when_ended):
             self._drawn += 1
             written = Candidate.model_validate(trial.user_attrs[record.CANDIDATE])
             if is_interrupted(trial):
@@ -272,6 +290,7 @@ class Driver:
 
     def _take_up(self, trial: FrozenTrial, key: str) -> None:
         self.started += 1
+        self.spending.add(trial)
         for reached in trial.user_attrs.get(record.RUNGS, ()):
             values = reached | trial.user_attrs[record.FACTS]
             self.scheduler.reached(trial.number, int(reached["rung"]), values)
@@ -294,6 +313,19 @@ class Driver:
         if self.config.keep == "all" or record.ANCHOR in trial.user_attrs:
             return True
         return self.config.keep == "front" and number in self._front
+
+
+def _growth(
+    config: StudyConfig, objectives: tuple[Objective, ...], reference: dict[str, float]
+) -> Growth | None:
+    if config.budget.stagnation is None:
+        return None
+    point = [reference[objective.name] for objective in objectives]
+    return Growth(objectives, point, config.budget.stagnation.window)
+
+
+def _when_ended(trial: FrozenTrial) -> datetime:
+    return trial.datetime_complete or datetime.max
 
 
 def _numbers_in(folder: Path) -> set[int]:

@@ -35,6 +35,8 @@ class Progress:
     def __exit__(self, *_: Any) -> None:
         if self.status is not None:
             self.status.stop()
+        if self.driver.ended is not None and self.driver.done:
+            self.console.print(f"the search ends: {self.driver.ended}", markup=False)
 
     def trial_finished(self, trial: FrozenTrial) -> None:
         """One line for the trial; where the search stands follows it or is kept below."""

@@ -25,6 +25,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
 
 from results import record
 from search.config import StudyConfig
@@ -197,7 +198,11 @@ def with_optuna(
         while len(events) < workers:
             trial = study.ask()
             asked += 1
-            trained = table.of(SPACE.suggest(trial, SHAPES))
+            try:
+                trained = table.of(SPACE.suggest(trial, SHAPES))
+            except PlanError:  # drops all layers, which costs nothing to know
+                study.tell(trial, state=TrialState.PRUNED)
+                continue
             known = id(trained) in seen
             seen.add(id(trained))
             length = 0.0 if known else trained.seconds[-1]
@@ -243,10 +248,9 @@ def summary(paths: Sequence[Path], table: Table) -> None:
         print(f"| {method} | {len(own)} | {' | '.join(cells)} |")
 
 
-def main(methods: Sequence[str], seeds: int, workers: int, out: Path) -> None:
+def main(methods: Sequence[str], seeds: int, workers: int, out: Path, table: Table) -> None:
     """Runs what is missing in `out`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table = Table()
     done = {(line["method"], line["seed"], line["workers"]) for line in lines([out])}
     for seed, method in itertools.product(range(seeds), methods):
         if (method, seed, workers) in done:
@@ -264,11 +268,12 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--out", type=Path, default=HERE / "replay.jsonl")
+    parser.add_argument("--table", type=Path, default=PACKED)
     parser.add_argument("--summary", nargs="+", type=Path)
     options = parser.parse_args()
     if options.summary:
-        summary(options.summary, Table())
+        summary(options.summary, Table(options.table))
     else:
         chosen = options.methods or list(METHODS)
-        main(chosen, options.seeds, options.workers, options.out)
-        summary([options.out], Table())
+        main(chosen, options.seeds, options.workers, options.out, Table(options.table))
+        summary([options.out], Table(options.table))
