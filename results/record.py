@@ -27,7 +27,8 @@ Attributes of a trial
     curve           [[step, training loss], ...]
     started         true once a worker was asked for; only such trials count in the budget
     seconds         {"train", "evaluate", "total"}
-    circumstances   {"seed", "steps", "device", "threads", "host", "pid"}
+    circumstances   {"seed", "steps", "device", "threads", "host", "pid"}, and "accumulation",
+                    the parts of a batch, where memory ran out with whole batches
     rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics on the way, rungs from 0
     same_as         number of the equal trial whose values were told again
     reason          why a PRUNED trial was not completed: over budget, NaN, out of memory,

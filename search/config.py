@@ -84,12 +84,15 @@ class EarlyStopping(Section):
 class Resources(Section):
     """What one trial is given, and how many run at once (`workers`; None: as many as fit).
 
-    `gpu` is a fraction of a GPU; None: one where the cluster has any, else none.
+    `gpu` is a fraction of a GPU; None: one where the cluster has any, else none. A trial that
+    takes longer than `time_limit_s` seconds is ended with its worker and told as pruned; on
+    Ray workers only.
     """
 
     workers: int | None = Field(None, ge=1)
     cpu: int = Field(1, ge=1)
     gpu: float | None = Field(None, ge=0)
+    time_limit_s: float | None = Field(None, gt=0)
 
 
 class LatencyProtocol(Section):

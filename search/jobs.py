@@ -1,15 +1,17 @@
 """What passes between the driver and a worker, and how a worker runs one job."""
 
+import faulthandler
 import math
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from spaces.errors import CandidateFault, StoppedAtRung
+from spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
 from spaces.recipe import Candidate
 
 State = Literal["complete", "pruned", "failed"]
@@ -31,6 +33,7 @@ class Trainee(Protocol):
         threads: int,
         rungs: Sequence[float] = (),
         report: Report | None = None,
+        accumulation: int = 1,
     ) -> dict[str, Any]: ...
     def latency(
         self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
@@ -108,13 +111,24 @@ def attempt(
 ) -> Outcome:
     """Runs `job` and never raises, so that the worker stays warm whatever the candidate does.
 
-    A job with rungs tells them to `report`.
+    A job with rungs tells them to `report`. One that runs out of memory is tried once more with
+    its batches in parts.
     """
-    stops: dict[str, Any] = {"rungs": job.rungs, "report": report} if job.rungs else {}
+    options: dict[str, Any] = {"save_to": job.save_to, "threads": threads}
+    if job.rungs:
+        options |= {"rungs": job.rungs, "report": report}
+    outcome = _attempt_once(trainee, job, facts, options)
+    parts = _parts(job.candidate.recipe.batch_size)
+    if (outcome.error or {}).get("kind") != OutOfMemory.__name__ or parts == 1:
+        return outcome
+    return _attempt_once(trainee, job, facts, options | {"accumulation": parts})
+
+
+def _attempt_once(
+    trainee: Trainee, job: Job, facts: dict[str, Any], options: dict[str, Any]
+) -> Outcome:
     try:
-        found = trainee.evaluate(
-            job.candidate, facts, save_to=job.save_to, threads=threads, **stops
-        )
+        found = trainee.evaluate(job.candidate, facts, **options)
     except StoppedAtRung as stop:
         return stopped(stop)
     except CandidateFault as fault:
@@ -122,6 +136,41 @@ def attempt(
     except Exception as error:
         return Outcome("failed", {}, reason=None, error=describe(error))
     return Outcome("complete", found)
+
+
+def _parts(batch_size: int) -> int:
+    """The fewest equal parts, more than one, of a batch: two if it is even."""
+    return next((k for k in range(2, batch_size + 1) if batch_size % k == 0), 1)
+
+
+@contextmanager
+def time_limit(job: Job, seconds: float | None) -> Iterator[Outcome | None]:
+    """Ends this process, wherever it hangs, if what is done within takes longer than `seconds`.
+
+    Where every thread of it stands is written beside the job's weights; when the job comes back
+    to another worker, the outcome that says so is yielded instead of None.
+    """
+    if seconds is None:
+        yield None
+        return
+    trace = job.save_to.parent / "hung.txt"
+    if trace.exists() and trace.stat().st_size:
+        yield _hung(seconds, trace.read_text("utf-8", "replace"))
+        return
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    with trace.open("w") as file:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+        try:
+            yield None
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    trace.unlink(missing_ok=True)
+
+
+def _hung(seconds: float, trace: str) -> Outcome:
+    reason = f"took longer than {seconds:g} s"
+    error = {"kind": "TimeLimit", "message": reason, "traceback": trace}
+    return Outcome("pruned", {}, reason=reason, error=error)
 
 
 def stopped(why: object) -> Outcome:

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from search.config import StudyConfig
 from search.driver import Driver
-from search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped
+from search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped, time_limit
 from search.stopping import stopped_when_safe
 
 WORKER_RETRIES = 2
@@ -138,7 +138,10 @@ class Worker(tune.Trainable):
 
     def _attempt(self, report: Report) -> Outcome:
         shared = self.shared
-        return attempt(shared["trainee"], self.job, shared["facts"], shared["threads"], report)
+        with time_limit(self.job, shared["time_limit_s"]) as overdue:
+            if overdue is not None:
+                return overdue
+            return attempt(shared["trainee"], self.job, shared["facts"], shared["threads"], report)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a job is run whole."""
@@ -178,6 +181,7 @@ def execute(driver: Driver, config: StudyConfig) -> None:
         "trainee": driver.trainee,
         "facts": driver.facts,
         "threads": config.resources.cpu,
+        "time_limit_s": config.resources.time_limit_s,
     }
     searcher = JobSearcher(driver)
     trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), resources)

@@ -54,5 +54,9 @@ class CandidateFault(Exception):
     """
 
 
+class OutOfMemory(CandidateFault):
+    """A candidate whose training needs more memory than there is, of the host or the GPU."""
+
+
 class StoppedAtRung(Exception):
     """A training that the search stopped on its way. Nobody's mistake either."""

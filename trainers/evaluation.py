@@ -80,16 +80,20 @@ class Trainee:
         threads: int = 1,
         rungs: Sequence[float] = (),
         report: Report | None = None,
+        accumulation: int = 1,
     ) -> dict[str, Any]:
         """Trains `candidate`, measures it on the test split and saves it in `save_to`.
 
         Returns metrics, the per-class report, the curve, seconds and circumstances as plain
         data. Raises :class:`CandidateFault` if the candidate cannot be trained, and
         :class:`StoppedAtRung` if `report`, which is told the metrics after each of `rungs`
-        (fractions of the training), says to stop.
+        (fractions of the training), says to stop. With `accumulation` a batch is trained in so
+        many parts, which needs less memory: :class:`OutOfMemory` tells when it runs out.
         """
         _quiet_library()
         torch.set_num_threads(threads)
+        if accumulation > 1 and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what the attempt that ran out of memory left
         start = time.perf_counter()
         set_seed(candidate.recipe.seed)
         model = self.task.load(self.model, facts)
@@ -114,6 +118,7 @@ class Trainee:
             collate=train_split.collate,
             total_steps=steps,
             rungs=Rungs(rungs, measure, report) if report else None,
+            accumulation=accumulation,
         )
         trained = time.perf_counter()
         logits = predict(model, data=test_split.rows, collate=test_split.collate)
@@ -128,7 +133,8 @@ class Trainee:
                 "total": round(time.perf_counter() - start, 3),
             },
             "circumstances": circumstances(threads)
-            | {"seed": candidate.recipe.seed, "steps": steps},
+            | {"seed": candidate.recipe.seed, "steps": steps}
+            | ({"accumulation": accumulation} if accumulation > 1 else {}),
         }
 
     def _activations(self, candidate: Candidate, labels: tuple[str, ...]) -> Activations | None:

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from spaces.errors import CandidateFault
+from spaces.errors import CandidateFault, OutOfMemory
 from spaces.recipe import Recipe
 from trainers.losses import LOSSES
 from trainers.schedules import SoftToHard, harden_
@@ -113,11 +113,13 @@ def train(
     collate: Any,
     total_steps: int,
     rungs: TrainerCallback | None = None,
+    accumulation: int = 1,
 ) -> list[list[float]]:
     """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
 
     `total_steps` is the number of optimiser steps; `rungs` measures on the way (see
-    :class:`trainers.rungs.Rungs`). Raises :class:`CandidateFault` if the loss is not finite or
+    :class:`trainers.rungs.Rungs`). A batch is made of `accumulation` equal parts, which must
+    divide it. Raises :class:`CandidateFault` if the loss is not finite, :class:`OutOfMemory` if
     memory runs out.
     """
     curve = Curve()
@@ -126,30 +128,44 @@ def train(
             recipe=recipe,
             kept_top=top_parameters(model, recipe.kept_top),
             model=model,
-            args=arguments(recipe, scratch, total_steps),
+            args=arguments(recipe, scratch, total_steps, accumulation),
             train_dataset=data,
             data_collator=collate,
             callbacks=[curve, *_schedule(recipe), *([rungs] if rungs else [])],
         )
+        # A model's loss is the mean over its part of the batch: the Trainer shall divide by the
+        # parts, which it leaves to models that take `num_items_in_batch` and ignore it.
+        trainer.model_accepts_loss_kwargs = False
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise CandidateFault(f"out of memory: {error}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"out of memory: {error}") from error
     harden_(model)
     return curve.points
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On the GPU, or on the host, where PyTorch's allocator raises a plain ``RuntimeError``."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(error)
 
 
 def _schedule(recipe: Recipe) -> list[TrainerCallback]:
     return [SoftToHard(recipe.soften_until)] if recipe.soften else []
 
 
-def arguments(recipe: Recipe, scratch: str, total_steps: int) -> TrainingArguments:
+def arguments(
+    recipe: Recipe, scratch: str, total_steps: int, accumulation: int = 1
+) -> TrainingArguments:
     """The Trainer's settings for this recipe. Nothing is written but into `scratch`."""
     return TrainingArguments(
         output_dir=scratch,
         max_steps=total_steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=recipe.batch_size // accumulation,
+        gradient_accumulation_steps=accumulation,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         warmup_steps=round(recipe.warmup_ratio * total_steps),

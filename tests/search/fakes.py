@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.config import StudyConfig, validate
-from spaces.errors import CandidateFault, StoppedAtRung
+from spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
 from spaces.recipe import Candidate
 
 DEPTH = 6
@@ -48,7 +48,15 @@ class FakeTrainee:
         }
 
     def evaluate(
-        self, candidate: Candidate, facts, *, save_to: Path, threads: int, rungs=(), report=None
+        self,
+        candidate: Candidate,
+        facts,
+        *,
+        save_to: Path,
+        threads: int,
+        rungs=(),
+        report=None,
+        accumulation=1,
     ):
         time.sleep(self.seconds)
         if self.folder is not None:
@@ -60,7 +68,7 @@ class FakeTrainee:
             metrics = {"accuracy": accuracy * fraction, "step": round(8 * fraction)}
             if not report(rung, metrics):
                 raise StoppedAtRung(f"stopped at rung {rung}, step {metrics['step']}")
-        accuracy = self._fault(str(candidate.plan), accuracy)
+        accuracy = self._fault(str(candidate.plan), accuracy, accumulation)
         save_to.mkdir(parents=True, exist_ok=True)
         (save_to / "weights").write_text(str(stored))
         return {
@@ -69,7 +77,7 @@ class FakeTrainee:
             "confusion": [[10, 0], [0, 10]],
             "curve": [[1, 0.7]],
             "seconds": {"train": 0.1, "evaluate": 0.1, "total": 0.2},
-            "circumstances": {"seed": 0, "steps": 1},
+            "circumstances": {"seed": 0, "steps": 1, "accumulation": accumulation},
         }
 
     def latency(self, folder, facts, *, max_length, threads, rounds):
@@ -85,7 +93,7 @@ class FakeTrainee:
             "threads": threads,
         }
 
-    def _fault(self, plan: str, accuracy):
+    def _fault(self, plan: str, accuracy, accumulation):
         for part, fault in self.faults:
             if part not in plan:
                 continue
@@ -95,6 +103,12 @@ class FakeTrainee:
                 raise CandidateFault("the loss is nan at step 3")
             if fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "hang":
+                time.sleep(3600)
+            if fault == "memory" or (fault == "whole batches" and accumulation == 1):
+                raise OutOfMemory("out of memory: tried to allocate 2 GiB")
+            if fault == "whole batches":
+                return accuracy
             if fault == "interrupt":
                 raise KeyboardInterrupt
             return {"nan": math.nan, "none": None}[fault]

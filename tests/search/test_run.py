@@ -101,6 +101,7 @@ def test_a_candidate_over_budget_is_refused_before_training(tmp_path):
         ("nan", TrialState.PRUNED, "accuracy is nan"),
         ("none", TrialState.PRUNED, "accuracy is None"),
         ("fault", TrialState.PRUNED, "the loss is nan at step 3"),
+        ("memory", TrialState.PRUNED, "out of memory: tried to allocate 2 GiB"),
         ("raise", TrialState.FAIL, None),
     ],
 )
@@ -117,6 +118,15 @@ def test_a_faulty_trial_ends_in_the_right_state_and_the_search_goes_on(
         assert "RuntimeError: matrix on fire" in tied.user_attrs["error"]["traceback"]
     assert TrialState.RUNNING not in states(tmp_path / "run")
     assert len([t for t in trials(tmp_path / "run") if "started" in t.user_attrs]) == 10
+
+
+def test_a_trial_out_of_memory_is_tried_again_with_half_batches(tmp_path):
+    trainee = FakeTrainee(faults=(("0..5 tie", "whole batches"),), folder=tmp_path)
+    run(study(budget={"trials": 3}), out=tmp_path / "run", trainee=trainee)
+    found = trials(tmp_path / "run")
+    assert [t.state for t in found] == [TrialState.COMPLETE] * 3
+    assert [t.user_attrs["circumstances"]["accumulation"] for t in found] == [1, 2, 1]
+    assert len(list(tmp_path.glob("*.json"))) == 3 + 1
 
 
 def test_an_interrupted_search_resumes_to_exactly_its_budget(tmp_path):

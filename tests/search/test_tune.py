@@ -84,3 +84,17 @@ def test_workers_stop_at_rungs_and_go_on_with_the_next_job(tmp_path):
     assert len(stopped) >= 3
     assert {t.state for t in stopped} == {TrialState.PRUNED}
     assert {t.state for t in found if t not in stopped} == {TrialState.COMPLETE}
+
+
+def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(tmp_path):
+    trainee = FakeTrainee(faults=(("0..5 tie", "hang"),), folder=tmp_path)
+    limited = {"resources": {"time_limit_s": 1}, "budget": {"trials": 4}}
+    run(study(executor="ray", **limited), out=tmp_path / "run", trainee=trainee)
+    found = trials(tmp_path / "run")
+    assert (found[1].state, found[1].user_attrs["reason"]) == (
+        TrialState.PRUNED,
+        "took longer than 1 s",
+    )
+    assert "fakes.py" in found[1].user_attrs["error"]["traceback"]
+    assert [t.state for t in found[:1] + found[2:]] == [TrialState.COMPLETE] * 3
+    assert len(list(tmp_path.glob("*.json"))) == 4  # not tried again

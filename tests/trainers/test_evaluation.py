@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spaces import Candidate, Recipe, SharingPlan
-from spaces.errors import CandidateFault, DataError, ModelError, StoppedAtRung
+from spaces.errors import CandidateFault, DataError, ModelError, OutOfMemory, StoppedAtRung
 from tests.checkpoint import write_checkpoint, write_rows
 from trainers import load_shared
 from trainers.evaluation import Trainee, shapes
@@ -89,6 +89,25 @@ def test_measuring_at_rungs_changes_nothing_and_stopping_stops(trainee, facts, t
         only_first = {"rungs": (0.1, 0.25, 0.5), "report": lambda rung, _: rung < 1}
         trainee.evaluate(shared, facts, save_to=tmp_path / "2", **only_first)
     assert not (tmp_path / "2").exists()
+
+
+def test_batches_in_parts_train_the_same_and_memory_that_runs_out_is_told(
+    trainee, facts, tmp_path, monkeypatch
+):
+    shared = candidate(facts, SharingPlan.range(1, 2, 0.5), steps=5, batch_size=8)
+    whole = trainee.evaluate(shared, facts, save_to=tmp_path / "0")
+    parts = trainee.evaluate(shared, facts, save_to=tmp_path / "1", accumulation=2)
+    assert "accumulation" not in whole["circumstances"]
+    assert parts["circumstances"]["accumulation"] == 2
+    losses = [[point[1] for point in found["curve"]] for found in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)  # dropout masks differ
+
+    def exhausted(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("trainers.training.CandidateTrainer.train", exhausted)
+    with pytest.raises(OutOfMemory, match="can't allocate memory"):
+        trainee.evaluate(shared, facts, save_to=tmp_path / "2")
 
 
 def test_exact_numbers_are_those_of_the_trained_model(trainee, facts, tmp_path):
