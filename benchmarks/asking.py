@@ -5,7 +5,7 @@
 Runs the project's driver over its SQLite storage with 8 jobs in flight; every trial carries a
 curve of 50 points and a report of 20 classes. Prints, for every thousand trials, the median
 milliseconds of choosing and recording a trial (ask) and of recording its end (tell), the process's
-resident memory, and the storage's size.
+resident memory with its growth a trial since the first thousand, and the storage's size.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def main(sampler: str, trials: int) -> None:
         run = Path(scratch)
         search = driver(run, sampler, trials)
         jobs, asks, tells = [], [], []
-        before = memory_mib()
+        first = 0.0
         for number in range(1, trials + 1):
             start = time.perf_counter()
             jobs.append(search.next())
@@ -119,7 +119,8 @@ def main(sampler: str, trials: int) -> None:
                 search.finish(job, outcome)
                 tells.append(time.perf_counter() - start)
             if number % 1000 == 0 or number == trials:
-                grown = (memory_mib() - before) * 1024 / number
+                first = first or memory_mib()
+                grown = (memory_mib() - first) * 1024 / max(1, number - 1000)
                 size = (run / record.STORAGE).stat().st_size / 2**20
                 print(
                     f"{sampler:8} {number:6} trials: ask {1e3 * median(asks[-1000:]):6.1f} ms, "

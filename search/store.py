@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Store:
         self.storage, self.name = storage, name
         self._study_id = storage.get_study_id_from_name(name)
         self._lock = lock
-        self._ids: dict[int, int] = {}
+        self._running: dict[int, FrozenTrial] = {}
 
     @classmethod
     def create(cls, run: Path, name: str, attributes: dict[str, Any]) -> "Store":
@@ -113,18 +114,21 @@ class Store:
 
     def trial(self, number: int) -> FrozenTrial:
         """One trial."""
-        return self.storage.get_trial(self._id(number))
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self.storage.get_trial(trial_id)
 
     def start(self, draw: Draw, attributes: dict[str, Any]) -> int:
         """A new RUNNING trial; returns its number."""
-        return self._new(draw, attributes, state=TrialState.RUNNING)
+        trial = self._new(draw, attributes, state=TrialState.RUNNING)
+        self._running[trial.number] = trial
+        return trial.number
 
     def answer(
         self, draw: Draw, attributes: dict[str, Any], values: list[float] | None
     ) -> FrozenTrial:
         """A new trial that is finished at once: COMPLETE with `values`, or PRUNED."""
         state = TrialState.PRUNED if values is None else TrialState.COMPLETE
-        return self.trial(self._new(draw, attributes, state=state, values=values))
+        return self._new(draw, attributes, state=state, values=values)
 
     def complete(self, number: int, values: list[float], found: dict[str, Any]) -> FrozenTrial:
         """Tells true values and what was measured beside them."""
@@ -142,20 +146,20 @@ class Store:
     def end_interrupted(self) -> None:
         """Ends all RUNNING trials as interrupted."""
         for trial in self.trials(TrialState.RUNNING):
+            self._running[trial.number] = trial
             self.fail(trial.number, Outcome("failed", {}, reason=INTERRUPTED))
 
-    def _new(self, draw: Draw, attributes: dict[str, Any], **ended: Any) -> int:
-        template = create_trial(
+    def _new(self, draw: Draw, attributes: dict[str, Any], **ended: Any) -> FrozenTrial:
+        trial = create_trial(
             params=draw.params,
             distributions=draw.distributions,
             system_attrs=draw.system_attrs,
             user_attrs=attributes,
             **ended,
         )
-        trial_id = self.storage.create_new_trial(self._study_id, template_trial=template)
-        number = self.storage.get_trial_number_from_id(trial_id)
-        self._ids[number] = trial_id
-        return number
+        trial._trial_id = self.storage.create_new_trial(self._study_id, template_trial=trial)
+        trial.number = self.storage.get_trial_number_from_id(trial._trial_id)
+        return trial
 
     def _tell(
         self,
@@ -164,19 +168,18 @@ class Store:
         attributes: dict[str, Any],
         values: list[float] | None = None,
     ) -> FrozenTrial:
-        trial_id = self._id(number)
+        """Ends a running trial; returns it as it was written."""
+        trial = self._running[number]
         with _one_transaction(self.storage):
             for key, value in attributes.items():
-                self.storage.set_trial_user_attr(trial_id, key, value)
-            self.storage.set_trial_state_values(trial_id, state, values)
-        self._ids.pop(number, None)
-        return self.storage.get_trial(trial_id)
-
-    def _id(self, number: int) -> int:
-        known = self._ids.get(number)
-        if known is not None:
-            return known
-        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+                self.storage.set_trial_user_attr(trial._trial_id, key, value)
+            self.storage.set_trial_state_values(trial._trial_id, state, values)
+        trial.user_attrs = trial.user_attrs | attributes
+        trial.state, trial.datetime_complete = state, datetime.now()
+        if values is not None:
+            trial.values = values
+        del self._running[number]
+        return trial
 
 
 def require_study(run: Path) -> None:
