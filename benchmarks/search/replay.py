@@ -16,14 +16,13 @@ import heapq
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import moocore
 import numpy as np
 import optuna
 import pandas as pd
+from lookup import PACKED, RUNGS, SHAPES, SPACE, TARGETS, Account, Table, Trained
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
@@ -33,89 +32,9 @@ from search.driver import Driver
 from search.jobs import Outcome, stopped
 from search.store import Store
 from spaces.errors import PlanError
-from spaces.plan import SharingPlan, StackShape
 from spaces.recipe import Candidate
 
 HERE = Path(__file__).parent
-PACKED = HERE / "table.csv.gz"
-SHAPES = {"layers": StackShape(depth=6, heads=4, neurons=64)}
-RUNGS = (0.125, 0.25, 0.5)
-TARGETS = (0.95, 0.99)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One training of the table: accuracy and seconds since its start at each rung."""
-
-    accuracy: tuple[float, ...]
-    seconds: tuple[float, ...]
-    exact: dict[str, float]
-
-    @property
-    def point(self) -> tuple[float, float, float]:
-        """Its objectives, less being better."""
-        return (-self.accuracy[-1], self.exact["parameters"], self.exact["flops"])
-
-
-class Table:
-    """All trainings of seed 0, by plan and learning rate."""
-
-    def __init__(self, path: Path = PACKED) -> None:
-        frame = pd.read_csv(path)
-        self.trained: dict[tuple[str, float], Trained] = {}
-        for row in frame[frame["seed"] == 0].to_dict("records"):
-            plan = SharingPlan.model_validate(json.loads(row["plan"])).bound(SHAPES)
-            self.trained[str(plan), row["learning_rate"]] = Trained(
-                tuple(row[f"accuracy_{i}"] for i in range(len(RUNGS) + 1)),
-                tuple(row[f"seconds_{i}"] for i in range(len(RUNGS) + 1)),
-                {"parameters": row["parameters"], "flops": row["flops"]},
-            )
-        points = np.array([t.point for t in self.trained.values()])
-        self.reference = points.max(axis=0)
-        self._hypervolume = moocore.Hypervolume(ref=self.reference)
-        self.whole = self._hypervolume(points)
-
-    def of(self, candidate: Candidate) -> Trained:
-        """The training of a candidate. Raises :class:`PlanError` if it was never run."""
-        key = str(candidate.plan), candidate.recipe.learning_rate
-        if key not in self.trained:
-            raise PlanError(f"not in the table: {key}", "train it")
-        return self.trained[key]
-
-    def share(self, points: Sequence[tuple[float, ...]]) -> float:
-        """Hypervolume of `points` as a fraction of the table's."""
-        return float(self._hypervolume(np.array(points)) / self.whole)
-
-
-@dataclass
-class Account:
-    """Seconds spent and what they bought."""
-
-    table: Table
-    spent: float = 0.0
-    trainings: int = 0
-    front: list[tuple[float, ...]] = field(default_factory=list)
-    reached: dict[str, float] = field(default_factory=dict)
-
-    def pay(self, seconds: float) -> None:
-        """Seconds of one worker."""
-        self.spent += seconds
-
-    def earn(self, trained: Trained) -> None:
-        """A training that was run to its end."""
-        self.trainings += 1
-        points = np.array([*self.front, trained.point])
-        self.front = [tuple(point) for point in points[moocore.is_nondominated(points)]]
-        share = self.table.share(self.front)
-        for target in TARGETS:
-            if share >= target:
-                self.reached.setdefault(str(target), round(self.spent, 2))
-
-    @property
-    def done(self) -> bool:
-        """Whether the last target is reached, or the whole table paid for."""
-        whole = sum(trained.seconds[-1] for trained in self.table.trained.values())
-        return len(self.reached) == len(TARGETS) or self.spent > whole
 
 
 class TableTrainee:
@@ -161,8 +80,6 @@ def _metrics(trained: Trained, rung: int) -> dict[str, float]:
 
 
 def _driver(table: Table, seed: int, sampler: str, rungs: Sequence[float]) -> Driver:
-    from table import SPACE
-
     config = StudyConfig(
         name="replay",
         model="table",
@@ -187,8 +104,6 @@ def with_optuna(
     table: Table, seed: int, workers: int, make: Callable[[int], optuna.samplers.BaseSampler]
 ) -> Account:
     """A search by one of Optuna's samplers as it comes, every training run to its end."""
-    from table import SPACE
-
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make(seed))
     account, clock = Account(table), itertools.count()
     events: list[tuple[float, int, optuna.Trial, Trained]] = []

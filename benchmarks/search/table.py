@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from lookup import FORMS, LEARNING_RATES, PACKED, PARTS, RUNGS, SPACE, STEPS, Fixed
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -30,7 +31,6 @@ from transformers import ViTConfig, ViTForImageClassification, logging, set_seed
 
 from spaces.plan import StackShape
 from spaces.recipe import Candidate, Recipe
-from spaces.space import Space
 from trainers import sizes
 from trainers.calibration import record_activations
 from trainers.rungs import Rungs
@@ -39,51 +39,8 @@ from trainers.structure import stack_shapes
 from trainers.training import predict, train
 
 HERE = Path(__file__).parent
-LINES, PACKED, MODEL = HERE / "table.jsonl", HERE / "table.csv.gz", HERE / "pretrained"
-STEPS, BATCH, RUNGS, SEEDS, EVERY = 32, 32, (0.125, 0.25, 0.5), 3, 10
-LEARNING_RATES = (0.0003, 0.001, 0.003, 0.006, 0.012)
-FORMS: list[Any] = [
-    "tie",
-    {"bank": {"ratio": 0.25}},
-    {"bank": {"ratio": 0.5}},
-    {"bank": {"ratio": 0.75}},
-    {"basis": {"rank": 16}},
-    "drop",
-]
-PARTS = [["attention", "ffn"], ["attention"], ["ffn"]]
-SPACE = Space.model_validate(
-    {
-        "plan": [
-            {
-                "layers": {"within": "0..-1", "min": 2},
-                "count": {"choices": [1, 0]},
-                "parts": {"choices": PARTS},
-                "form": {"choices": FORMS},
-            }
-        ],
-        "recipe": {
-            "learning_rate": {"choices": list(LEARNING_RATES)},
-            "steps": STEPS,
-            "batch_size": BATCH,
-        },
-    }
-)
-
-
-class Fixed:
-    """A trial whose answers are given in turn: categories and fractions of a grid."""
-
-    def __init__(self, answers: dict[str, Any]) -> None:
-        self.answers = answers
-
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-        return choices[self.answers[name.rsplit(".", 1)[-1]]]
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: Any, log: bool) -> float:
-        return self.answers[name.rsplit(".", 1)[-1]]
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
-        raise NotImplementedError(name)
+LINES, MODEL = HERE / "table.jsonl", HERE / "pretrained"
+SEEDS, EVERY = 3, 10
 
 
 def candidates(stacks: dict[str, StackShape]) -> list[Candidate]:

@@ -1,0 +1,142 @@
+"""The table of real trainings as something to search: its space, and what a search has paid.
+
+Needs neither torch nor optuna, so that peers can be run in environments of their own.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import moocore
+import numpy as np
+import pandas as pd
+
+from spaces.errors import PlanError
+from spaces.plan import SharingPlan, StackShape
+from spaces.recipe import Candidate
+from spaces.space import Space
+
+PACKED = Path(__file__).parent / "table.csv.gz"
+STEPS, BATCH, RUNGS = 32, 32, (0.125, 0.25, 0.5)
+LEARNING_RATES = (0.0003, 0.001, 0.003, 0.006, 0.012)
+FORMS: list[Any] = [
+    "tie",
+    {"bank": {"ratio": 0.25}},
+    {"bank": {"ratio": 0.5}},
+    {"bank": {"ratio": 0.75}},
+    {"basis": {"rank": 16}},
+    "drop",
+]
+PARTS = [["attention", "ffn"], ["attention"], ["ffn"]]
+SPACE = Space.model_validate(
+    {
+        "plan": [
+            {
+                "layers": {"within": "0..-1", "min": 2},
+                "count": {"choices": [1, 0]},
+                "parts": {"choices": PARTS},
+                "form": {"choices": FORMS},
+            }
+        ],
+        "recipe": {
+            "learning_rate": {"choices": list(LEARNING_RATES)},
+            "steps": STEPS,
+            "batch_size": BATCH,
+        },
+    }
+)
+SHAPES = {"layers": StackShape(depth=6, heads=4, neurons=64)}
+TARGETS = (0.95, 0.99)
+
+
+class Fixed:
+    """A trial whose answers are given in turn: categories and fractions of a grid."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return choices[self.answers[name.rsplit(".", 1)[-1]]]
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: Any, log: bool) -> float:
+        return self.answers[name.rsplit(".", 1)[-1]]
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        raise NotImplementedError(name)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training of the table: accuracy and seconds since its start at each rung."""
+
+    accuracy: tuple[float, ...]
+    seconds: tuple[float, ...]
+    exact: dict[str, float]
+
+    @property
+    def point(self) -> tuple[float, float, float]:
+        """Its objectives, less being better."""
+        return (-self.accuracy[-1], self.exact["parameters"], self.exact["flops"])
+
+
+class Table:
+    """All trainings of seed 0, by plan and learning rate."""
+
+    def __init__(self, path: Path = PACKED) -> None:
+        frame = pd.read_csv(path)
+        self.trained: dict[tuple[str, float], Trained] = {}
+        for row in frame[frame["seed"] == 0].to_dict("records"):
+            plan = SharingPlan.model_validate(json.loads(row["plan"])).bound(SHAPES)
+            self.trained[str(plan), row["learning_rate"]] = Trained(
+                tuple(row[f"accuracy_{i}"] for i in range(len(RUNGS) + 1)),
+                tuple(row[f"seconds_{i}"] for i in range(len(RUNGS) + 1)),
+                {"parameters": row["parameters"], "flops": row["flops"]},
+            )
+        points = np.array([t.point for t in self.trained.values()])
+        self.reference = points.max(axis=0)
+        self._hypervolume = moocore.Hypervolume(ref=self.reference)
+        self.whole = self._hypervolume(points)
+
+    def of(self, candidate: Candidate) -> Trained:
+        """The training of a candidate. Raises :class:`PlanError` if it was never run."""
+        key = str(candidate.plan), candidate.recipe.learning_rate
+        if key not in self.trained:
+            raise PlanError(f"not in the table: {key}", "train it")
+        return self.trained[key]
+
+    def share(self, points: Sequence[tuple[float, ...]]) -> float:
+        """Hypervolume of `points` as a fraction of the table's."""
+        return float(self._hypervolume(np.array(points)) / self.whole)
+
+
+@dataclass
+class Account:
+    """Seconds spent and what they bought."""
+
+    table: Table
+    spent: float = 0.0
+    trainings: int = 0
+    front: list[tuple[float, ...]] = field(default_factory=list)
+    reached: dict[str, float] = field(default_factory=dict)
+
+    def pay(self, seconds: float) -> None:
+        """Seconds of one worker."""
+        self.spent += seconds
+
+    def earn(self, trained: Trained) -> None:
+        """A training that was run to its end."""
+        self.trainings += 1
+        points = np.array([*self.front, trained.point])
+        self.front = [tuple(point) for point in points[moocore.is_nondominated(points)]]
+        share = self.table.share(self.front)
+        for target in TARGETS:
+            if share >= target:
+                self.reached.setdefault(str(target), round(self.spent, 2))
+
+    @property
+    def done(self) -> bool:
+        """Whether the last target is reached, or the whole table paid for."""
+        whole = sum(trained.seconds[-1] for trained in self.table.trained.values())
+        return len(self.reached) == len(TARGETS) or self.spent > whole

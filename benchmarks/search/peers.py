@@ -1,0 +1,193 @@
+"""Other packages' multi-objective multi-fidelity searches on the same table and clock.
+
+    python -m venv peers && peers/bin/pip install syne-tune==0.16.0 pandas moocore pydantic pyyaml
+    PYTHONPATH=. peers/bin/python benchmarks/search/peers.py syne-moasha [--seeds 30] [--out FILE]
+    ... pip install neural-pipeline-search==0.17.0 ...; peers.py neps-moasha neps-mohb
+
+Each is driven through its own ask-and-tell interface, in an environment of its own. Rungs are
+those of the table: 4, 8, 16 and 32 steps, a factor of two. Seconds that were paid for a candidate
+are never paid again: a promoted training goes on where it was, and a repeat is free.
+"""
+
+import argparse
+import heapq
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lookup import (
+    FORMS,
+    LEARNING_RATES,
+    PARTS,
+    SHAPES,
+    SPACE,
+    STEPS,
+    Account,
+    Fixed,
+    Table,
+    Trained,
+)
+
+from spaces.errors import PlanError
+
+HERE = Path(__file__).parent
+MILESTONES = (4, 8, 16, 32)
+AXES: dict[str, int] = {
+    "count": 2,
+    "parts": len(PARTS),
+    "form": len(FORMS),
+    "learning_rate": len(LEARNING_RATES),
+}
+MOST_ASKS = 20_000
+
+
+@dataclass
+class Bill:
+    """Pays each rung of each training once."""
+
+    account: Account
+    paid: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+
+    def run(self, trained: Trained, rung: int) -> float:
+        """Seconds that training on to `rung` takes now."""
+        owed = max(0.0, trained.seconds[rung] - self.paid[id(trained)])
+        self.paid[id(trained)] = max(self.paid[id(trained)], trained.seconds[rung])
+        self.account.pay(owed)
+        return owed
+
+
+def losses(trained: Trained, rung: int) -> list[float]:
+    """Objectives at a rung, less being better."""
+    return [-trained.accuracy[rung], trained.exact["parameters"], trained.exact["flops"]]
+
+
+def trained_by(table: Table, config: dict[str, Any]) -> Trained:
+    """The training of a package's configuration. Raises :class:`PlanError` if there is none."""
+    answers = {name: int(config[name]) for name in AXES}
+    answers |= {name: float(config[name]) for name in ("start", "length")}
+    return table.of(SPACE.suggest(Fixed(answers), SHAPES))
+
+
+def syne_moasha(table: Table, seed: int, workers: int) -> Account:
+    """Syne Tune's MOASHA with its default priority: non-dominated sorting with an epsilon net."""
+    from syne_tune.backend.trial_status import Trial
+    from syne_tune.config_space import choice, uniform
+    from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
+
+    np.random.seed(seed)  # the package draws from the global generator
+    space = {name: choice(list(range(count))) for name, count in AXES.items()}
+    space |= {"start": uniform(0, 0.999999), "length": uniform(0, 0.999999)}
+    names = ["error", "parameters", "flops"]
+    scheduler = MOASHA(space, names, time_attr="step", max_t=32, grace_period=4, reduction_factor=2)
+    account = Account(table)
+    bill, numbers = Bill(account), itertools.count()
+    events: list[tuple[float, int, Any, Trained, int]] = []
+    now = 0.0
+    for _ in range(MOST_ASKS):
+        while len(events) < workers:
+            trial = Trial(next(numbers), scheduler.suggest().config, None)
+            try:
+                trained = trained_by(table, trial.config)
+            except PlanError:
+                continue
+            scheduler.on_trial_add(trial)
+            heapq.heappush(events, (now + bill.run(trained, 0), trial.trial_id, trial, trained, 0))
+        now, _, trial, trained, rung = heapq.heappop(events)
+        result = dict(zip(names, losses(trained, rung), strict=True)) | {"step": MILESTONES[rung]}
+        if rung == len(MILESTONES) - 1:
+            scheduler.on_trial_complete(trial, result)
+            account.earn(trained)
+        elif scheduler.on_trial_result(trial, result) == "CONTINUE":
+            later = now + bill.run(trained, rung + 1)
+            heapq.heappush(events, (later, trial.trial_id, trial, trained, rung + 1))
+        else:
+            scheduler.on_trial_remove(trial)
+        if account.done:
+            break
+    return account
+
+
+def neps_by(name: str) -> Callable[[Table, int, int], Account]:
+    """One of NePS's optimisers through its ``AskAndTell``."""
+
+    def search(table: Table, seed: int, workers: int) -> Account:
+        import random
+
+        import neps
+        import torch
+        from neps.optimizers import algorithms
+        from neps.optimizers.ask_and_tell import AskAndTell
+
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        space = neps.SearchSpace(
+            {name: neps.HPOCategorical(list(range(count))) for name, count in AXES.items()}
+            | {name: neps.HPOFloat(0.0, 0.999999) for name in ("start", "length")}
+            | {"steps": neps.HPOInteger(4, STEPS, is_fidelity=True)}
+        )
+        optimizer = AskAndTell(getattr(algorithms, name)(space, eta=2))
+        account = Account(table)
+        bill, order = Bill(account), itertools.count()
+        events: list[tuple[float, int, Any, Trained, int]] = []
+        now = 0.0
+        for _ in range(MOST_ASKS):
+            while len(events) < workers:
+                trial = optimizer.ask()
+                rung = MILESTONES.index(
+                    min(MILESTONES, key=lambda m: abs(m - trial.config["steps"]))
+                )
+                try:
+                    trained = trained_by(table, trial.config)
+                except PlanError:
+                    worst = [0.0, *table.reference[1:]]
+                    optimizer.tell(trial, {"objective_to_minimize": worst})
+                    continue
+                heapq.heappush(
+                    events, (now + bill.run(trained, rung), next(order), trial, trained, rung)
+                )
+            now, _, trial, trained, rung = heapq.heappop(events)
+            optimizer.tell(trial, {"objective_to_minimize": losses(trained, rung)})
+            if rung == len(MILESTONES) - 1:
+                account.earn(trained)
+            if account.done:
+                break
+        return account
+
+    return search
+
+
+METHODS: dict[str, Callable[[Table, int, int], Account]] = {
+    "syne-moasha": syne_moasha,
+    "neps-moasha": neps_by("moasha"),
+    "neps-mohb": neps_by("mo_hyperband"),
+}
+
+
+def main(methods: list[str], seeds: int, workers: int, out: Path, table: Table) -> None:
+    """Runs what is missing in `out`."""
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    done = {(line["method"], line["seed"], line["workers"]) for line in lines}
+    for seed, method in itertools.product(range(seeds), methods):
+        if (method, seed, workers) in done:
+            continue
+        account = METHODS[method](table, seed, workers)
+        row = {"method": method, "seed": seed, "workers": workers, "reached": account.reached}
+        row |= {"trainings": account.trainings, "spent": round(account.spent, 2)}
+        with out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("methods", nargs="+", choices=METHODS)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=HERE / "peers.jsonl")
+    parser.add_argument("--table", type=Path)
+    options = parser.parse_args()
+    chosen = Table(options.table) if options.table else Table()
+    main(options.methods, options.seeds, options.workers, options.out, chosen)
