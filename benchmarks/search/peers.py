@@ -43,7 +43,7 @@ AXES: dict[str, int] = {
     "form": len(FORMS),
     "learning_rate": len(LEARNING_RATES),
 }
-MOST_ASKS = 20_000
+MOST_ASKS = 6_000
 
 
 @dataclass
@@ -136,10 +136,12 @@ def neps_by(name: str) -> Callable[[Table, int, int], Account]:
         now = 0.0
         for _ in range(MOST_ASKS):
             while len(events) < workers:
-                trial = optimizer.ask()
-                rung = MILESTONES.index(
-                    min(MILESTONES, key=lambda m: abs(m - trial.config["steps"]))
-                )
+                try:
+                    trial = optimizer.ask()
+                except ValueError:  # raised where all of a rung's trials are pending: ask later
+                    break
+                steps = trial.config["steps"]
+                rung = MILESTONES.index(min(MILESTONES, key=lambda m: abs(m - steps)))
                 try:
                     trained = trained_by(table, trial.config)
                 except PlanError:
