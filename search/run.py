@@ -50,6 +50,8 @@ def run(
     out = out.resolve()  # workers have a working directory of their own
     with ExitStack() as cleanup:
         with _cluster(config, address) as connected:
+            if connected is not None and address is not None:
+                connected.result()  # a wrong address is noticed before a run folder is made
             driver = _prepare(config, out, trainee or _trainee(config, out), resume=resume)
             cleanup.callback(driver.store.close)
             if connected is not None:

@@ -5,6 +5,7 @@ and to retry those whose worker died. What happened is in the study.
 """
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +20,10 @@ from search.config import StudyConfig
 from search.driver import Driver
 from search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped, time_limit
 from search.stopping import stopped_when_safe
+from spaces.errors import RunError
 
 WORKER_RETRIES = 2
+REACHED_WITHIN_S = 10.0
 MOST_PRELOADED = 16
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -165,7 +168,32 @@ def connect(address: str | None, config: StudyConfig) -> None:
         if cpus <= MOST_PRELOADED:
             os.environ["RAY_preload_python_modules"] = "trainers.evaluation"  # noqa: SIM112
             _let_trials_use_started_workers()
-    ray.init(address=address, **options)
+    else:
+        _require_listener(address)
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError) as error:
+        raise _unreachable(address, str(error).strip().split("\n")[0]) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raises :class:`RunError` if nothing listens at a ``host:port``: Ray's own attempt takes
+    minutes and may end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        with socket.create_connection((host, int(port)), timeout=REACHED_WITHIN_S):
+            pass
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, str(error)) from None
+
+
+def _unreachable(address: str | None, why: str) -> RunError:
+    return RunError(
+        f"no Ray cluster at {address}: {why}",
+        "start one with `ray start --head`, which prints its address, or leave --address out",
+    )
 
 
 def disconnect() -> None:

@@ -231,3 +231,11 @@ def test_the_storage_is_an_ordinary_optuna_study(tmp_path):
         "parameters": pytest.approx(24_200_000),
         "flops": pytest.approx(1.1e9),
     }
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+def test_a_wrong_address_is_noticed_before_a_run_folder_is_made(tmp_path, address):
+    with pytest.raises(RunError, match=f"no Ray cluster at {address}: ") as caught:
+        run(study(executor="ray"), out=tmp_path / "run", address=address, trainee=FakeTrainee())
+    assert "\n" not in caught.value.message
+    assert not (tmp_path / "run").exists()
