@@ -23,8 +23,11 @@ from spaces.recipe import Candidate
 
 LEAST_TRAINED = 8
 """Trained trials before the forest is asked; until then draws are uniform."""
-FRESH, POOL = 8, 48
-"""Candidates drawn anew for each ask, and kept from one ask to the next."""
+FRESH, LEAST_FRESH, POOL = 32, 4, 128
+"""Candidates drawn anew for each ask while there are few trials, and for each of very many; and
+those kept from one ask to the next."""
+FEW = 50
+"""Trained trials from which on the fewer are drawn anew the more there are."""
 MUTATED = 0.5
 """Fraction of the fresh candidates that are changes of one on the front."""
 TREES, MOST_ROWS, REFITTED = 32, 400, 1.02
@@ -111,7 +114,8 @@ class Guided:
         """Fresh candidates; what was started or refused since is taken out."""
         kept = {key: w for key, w in self._pool.items() if not ask.is_known(w.candidate)}
         parents = [draw for _, draw in self._front.values() if draw.params]
-        for _ in range(FRESH):
+        fresh = max(LEAST_FRESH, FRESH * FEW // max(FEW, len(self._ends)))
+        for _ in range(fresh):
             parent = rng.choice(parents) if parents and rng.random() < MUTATED else None
             candidate, draw = self._drawn(ask, rng, parent)
             if ask.is_known(candidate) or candidate.key() in kept:

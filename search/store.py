@@ -67,10 +67,11 @@ class Store:
         """A new study in any Optuna storage."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = [OBJECTIVES[o].direction.upper() for o in attributes[record.OBJECTIVES]]
-        storage.create_new_study([StudyDirection[d] for d in directions], name)
-        store = cls(storage, name, lock)
-        for key, value in attributes.items():
-            store.note(key, value)
+        with _one_transaction(storage):
+            storage.create_new_study([StudyDirection[d] for d in directions], name)
+            store = cls(storage, name, lock)
+            for key, value in attributes.items():
+                store.note(key, value)
         return store
 
     @classmethod

@@ -1,0 +1,239 @@
+"""Kills a search at random moments and counts what is lost, doubled or left hanging.
+
+    python benchmarks/kills.py driver [--kills 50] [--executor local|ray]
+    python benchmarks/kills.py worker [--kills 50]
+    python benchmarks/kills.py node   [--kills 50]
+
+`driver`: SIGKILL to the process that searches, again and again, each time resumed, in searches of
+30 trials. `worker`: SIGKILL to a process that trains. `node`: SIGKILL to the raylet of one of two
+worker nodes of a cluster on this machine, which is then replaced. Every search must end with
+exactly its budget. Trials take 0.2 s and train nothing; all else is real.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from results import record
+
+ROOT = Path(__file__).parent.parent
+TRIALS = 30
+SEARCH = """
+import sys
+from pathlib import Path
+from search.run import run
+from tests.search.fakes import FakeTrainee, study
+
+out, executor, address = Path(sys.argv[1]), sys.argv[2], sys.argv[3] or None
+config = study(executor=executor, budget={"trials": int(sys.argv[4])}, keep="none",
+               resources={"workers": 2}, early_stopping={"rungs": [0.5]})
+run(config, out=out, resume=(out / "study.db").exists(), address=address,
+    trainee=FakeTrainee(seconds=0.2, harm=0.3))
+"""
+
+
+@dataclass
+class Tally:
+    """What went wrong, over all searches."""
+
+    kills: int = 0
+    counts: Counter = field(default_factory=Counter)
+    ended: dict[str, dict[int, tuple]] = field(default_factory=dict)
+
+    def look(self, run: Path) -> None:
+        """Notes the ended trials after a kill; counts those that were there and are not now."""
+        before = self.ended.get(str(run), {})
+        now = {
+            trial.number: (trial.state, tuple(trial.values or ()))
+            for trial in read(run)
+            if trial.state.is_finished()
+        }
+        self.counts["lost"] += sum(now.get(number) != end for number, end in before.items())
+        self.ended[str(run)] = now
+
+    def close(self, run: Path) -> None:
+        """Checks a search that has come to its end."""
+        self.look(run)
+        trials = read(run)
+        started = [t for t in trials if record.STARTED in t.user_attrs]
+        kept = [t for t in started if t.user_attrs.get(record.REASON) != "interrupted"]
+        keys = Counter(str(t.user_attrs[record.CANDIDATE]) for t in kept)
+        self.counts["searches"] += 1
+        self.counts["running"] += sum(t.state is TrialState.RUNNING for t in trials)
+        self.counts["duplicated"] += sum(count - 1 for count in keys.values())
+        self.counts["off budget"] += abs(len(kept) - TRIALS)
+        self.counts["failed"] += sum(t.state is TrialState.FAIL for t in kept)
+        self.counts["interrupted"] += len(started) - len(kept)
+
+    def print(self) -> None:
+        """One line."""
+        print(f"{self.kills} kills: {dict(self.counts)}", flush=True)
+
+
+def read(run: Path) -> list[FrozenTrial]:
+    """The trials in the storage; none before there is a study."""
+    if not (run / record.STORAGE).exists():
+        return []
+    try:
+        storage = f"sqlite:///{run / record.STORAGE}"
+        return optuna.load_study(study_name="fake", storage=storage).get_trials(deepcopy=False)
+    except KeyError:
+        return []
+
+
+def count(run: Path) -> int:
+    """How many trials there are, asked without touching a storage that is being made."""
+    try:
+        uri = f"{(run / record.STORAGE).as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+            return connection.execute("SELECT COUNT(*) FROM trials").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def start(run: Path, executor: str, address: str = "") -> subprocess.Popen:
+    """A search in a process of its own, begun or resumed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", SEARCH, str(run), executor, address, str(TRIALS)]
+    errors = run.with_suffix(".stderr").open("w+")
+    search = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stderr=errors, stdout=subprocess.DEVNULL
+    )
+    search.errors = errors  # type: ignore[attr-defined]
+    return search
+
+
+def wait(search: subprocess.Popen) -> None:
+    """Until it ends by itself, well."""
+    if search.wait():
+        search.errors.seek(0)  # type: ignore[attr-defined]
+        sys.exit(f"the search failed:\n{search.errors.read()[-3000:]}")  # type: ignore
+
+
+def kill_drivers(folder: Path, kills: int, executor: str, tally: Tally, rng: random.Random) -> None:
+    """Searches that are killed until they are through."""
+    while tally.kills < kills:
+        run = folder / f"run-{tally.counts['searches']}"
+        while tally.kills < kills:
+            search = start(run, executor)
+            if ended_before(search, run, rng):
+                break
+            search.kill()
+            search.wait()
+            tally.kills += 1
+            tally.look(run)
+            if (run / record.STORAGE).exists() and not read(run):
+                shutil.rmtree(run)  # killed before its first trial; the study may be half made
+        wait(search if search.returncode >= 0 else start(run, executor))
+        tally.close(run)
+        tally.print()
+
+
+def ended_before(search: subprocess.Popen, run: Path, rng: random.Random) -> bool:
+    """Waits for the moment to kill: one in five while it starts, else while it trains.
+
+    Whether the search ended by itself before.
+    """
+    starting, before = rng.random() < 0.2, count(run)
+    while not starting and search.poll() is None and count(run) == before:
+        time.sleep(0.05)
+    try:
+        search.wait(timeout=rng.uniform(0.0, 3.0))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def kill_workers(folder: Path, kills: int, tally: Tally, rng: random.Random) -> None:
+    """Searches on two workers, of which one after the other dies."""
+    while tally.kills < kills:
+        run = folder / f"run-{tally.counts['searches']}"
+        search = start(run, "ray")
+        while search.poll() is None:
+            time.sleep(rng.uniform(1.0, 4.0))
+            victims = [pid for pid in descendants(search.pid) if "ray::Worker" in command_of(pid)]
+            if victims:
+                os.kill(rng.choice(victims), signal.SIGKILL)
+                tally.kills += 1
+        wait(search)
+        tally.close(run)
+        tally.print()
+
+
+def kill_nodes(folder: Path, kills: int, tally: Tally, rng: random.Random) -> None:
+    """Searches on a cluster whose worker nodes die and are replaced."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    while tally.kills < kills:
+        run = folder / f"run-{tally.counts['searches']}"
+        search = start(run, "ray", cluster.address)
+        while search.poll() is None:
+            time.sleep(rng.uniform(8.0, 20.0))
+            if count(run) and search.poll() is None:
+                cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
+                tally.kills += 1
+                nodes.append(cluster.add_node(num_cpus=1))
+        wait(search)
+        tally.close(run)
+        tally.print()
+    cluster.shutdown()
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`."""
+    listing = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        children = [int(child) for child in listing.read_text().split()]
+    except OSError:
+        return []
+    return children + [below for child in children for below in descendants(child)]
+
+
+def command_of(pid: int) -> str:
+    """A process's command line, or nothing once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def main(who: str, kills: int, executor: str, seed: int) -> int:
+    """Runs the kills; the exit code says whether anything was wrong."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    tally, rng = Tally(), random.Random(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        if who == "driver":
+            kill_drivers(Path(scratch), kills, executor, tally, rng)
+        elif who == "worker":
+            kill_workers(Path(scratch), kills, tally, rng)
+        else:
+            kill_nodes(Path(scratch), kills, tally, rng)
+    tally.print()
+    wrong = ("lost", "running", "duplicated", "off budget")
+    return int(any(tally.counts[name] for name in wrong))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("who", choices=["driver", "worker", "node"])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--executor", choices=["local", "ray"], default="ray")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    sys.exit(main(options.who, options.kills, options.executor, options.seed))
