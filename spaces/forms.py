@@ -4,7 +4,7 @@ A form is one registered pydantic class whose fields are its native knobs. Only 
 said without tensors stands here; `trainers.forms` builds the modules.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic import ValidationError as PydanticError
@@ -19,7 +19,8 @@ class Form(BaseModel):
     """Base of all forms. `name` is the word used in plans.
 
     `heeds` says which of a group's rules for making a bank the form goes by. A `calibrated` form
-    starts better with what enters the matrices on the task's own text.
+    starts better with what enters the matrices on the task's own text. One that `materializes`
+    has a dense model of the same function.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +28,11 @@ class Form(BaseModel):
     removes_layers: ClassVar[bool] = False
     heeds: ClassVar[frozenset[str]] = frozenset({"init", "units"})
     calibrated: ClassVar[bool] = False
+    materializes: ClassVar[bool] = True
+
+    def roles(self) -> tuple[str, ...] | None:
+        """The matrices it can only take together, which may lie in one with others; None: any."""
+        return None
 
     def canonical(self) -> "Form | None":
         """The simplest form that builds the same model; None where nothing is shared."""
@@ -124,6 +130,22 @@ class Atoms(Form):
     name: ClassVar[str] = "atoms"
     heeds: ClassVar[frozenset[str]] = frozenset({"units"})
     count: int = Field(ge=1, examples=[2])
+
+
+@FORMS.register("reuse")
+class Reuse(Form):
+    """layers take keys and values, or scores, of the bank's first layer (CLA, arXiv 2405.12981)
+
+    `what` is ``kv``, or ``scores``: queries and keys (Reuse Transformers, arXiv 2110.06821).
+    """
+
+    name: ClassVar[str] = "reuse"
+    heeds: ClassVar[frozenset[str]] = frozenset({"units"})
+    materializes: ClassVar[bool] = False
+    what: Literal["kv", "scores"] = Field(examples=["kv"])
+
+    def roles(self) -> tuple[str, ...]:
+        return ("k", "v") if self.what == "kv" else ("q", "k")
 
 
 def _shortest_ratio(ratio: float, units: tuple[int, ...]) -> float:

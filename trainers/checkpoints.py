@@ -15,10 +15,12 @@ from typing import Any
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from spaces.errors import ModelError
 from spaces.plan import SharingPlan
+from trainers.handover import Remembering, handovers
 
 MODEL_TYPE = "sharetune"
 UNSHARED = "_unshared_class"
@@ -26,10 +28,12 @@ UNSHARED = "_unshared_class"
 
 @dataclass(frozen=True)
 class Sharing:
-    """The bound plan of a shared model and the configuration it had before."""
+    """The bound plan of a shared model, the configuration it had before, and by stack the layer of
+    that model that runs at each position now."""
 
     plan: SharingPlan
     base: dict[str, Any]
+    orders: dict[str, tuple[int, ...]]
 
 
 class SharedConfig(PreTrainedConfig):
@@ -42,6 +46,16 @@ class SharedModel:
     """What a shared model's class has beside the class it had before."""
 
     sharing: Sharing
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
+    ) -> None:
+        held = handovers(self)  # type: ignore[arg-type]
+        if enable and held:
+            gradient_checkpointing_func = Remembering(gradient_checkpointing_func, held)
+        super()._set_gradient_checkpointing(  # type: ignore[misc]
+            enable, gradient_checkpointing_func, **kwargs
+        )
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Writes weights (each bank once) and configuration; see the library's method.

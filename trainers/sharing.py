@@ -5,32 +5,38 @@
 """
 
 import copy
+import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from spaces.assignments import Assignment
 from spaces.errors import ModelError, PlanError
 from spaces.inits import INITS
 from spaces.plan import Group, SharingPlan, write_parts
 from trainers.alignment import ORDERS, align_, can_align
 from trainers.calibration import Activations
 from trainers.checkpoints import Sharing, shared_class, unshared_class
-from trainers.forms import BUILDERS, Matrices, atoms, bank, basis, lowrank
-from trainers.modules import SharedLinear, SharedNorm
+from trainers.forms import BUILDERS, Matrices, atoms, bank, basis, lowrank, reuse
+from trainers.modules import Again, SharedLinear, SharedNorm, resolved
 from trainers.schedules import SoftLinear
 from trainers.structure import Slot, Stack, family, find_stacks, is_norm, weight_out_in
 from trainers.units import shared_units
 
-assert bank and lowrank and basis and atoms, "importing a form's file registers it"
+assert bank and lowrank and basis and atoms and reuse, "importing a form's file registers it"
 
 LAYER_INDEX = "layer_idx"
 DEPTHS = ("num_hidden_layers", "num_layers")
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 STAGE = re.compile(r"stage(\d+)$")
+LAYER_DROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+POSITION_CALL = r"self\.{}\(\s*(rel|pos)"
+INSTEAD = "share weights instead, for example with form: tie"
 
 
 def share_(
@@ -61,18 +67,22 @@ def share_(
     bound = plan.bound({name: stack.shape for name, stack in stacks.items()})
     for group in bound.groups:
         _refuse_unfit(stacks[group.stack or ""], group, model.config)
-    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()))
+    for stack in stacks.values():
+        _refuse_order(stack, bound.order(stack.name, len(stack.layers)), model.config)
+    orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
+    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders)
     model.banks = nn.ModuleList()
     for group in bound.groups if not _is_shape_only(model) else ():
         if group.units != "first" and "units" in group.form.heeds:
             _align(stacks[group.stack or ""], group, bound, activations)
+    for name, order in orders.items():
+        _arrange_layers(model, stacks[name], order)
     for group in bound.groups:
-        if not group.form.removes_layers:
-            stack = stacks[group.stack or ""]
-            model.banks.append(_share_group(stack, group, activations or {}, schedule))
-    for group in bound.groups:
-        if group.form.removes_layers:
-            _remove_layers(model, stacks[group.stack or ""], {int(i) for i in group.layers})
+        stack = stacks[group.stack or ""]
+        for own in _banks(group):
+            readers = [i for i, layer in enumerate(orders[stack.name]) if layer in own]
+            positions = Positions(model.get_submodule(stack.path), orders[stack.name], readers)
+            model.banks.append(_share_bank(stack, group, positions, activations or {}, schedule))
     model.sharing = sharing
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
@@ -93,24 +103,53 @@ def is_shared(model: nn.Module) -> bool:
 def materialize_(model: PreTrainedModel) -> PreTrainedModel:
     """Turns every shared layer back into a dense one of the same function, in place.
 
-    Layers that the plan removed stay removed.
+    Layers that the plan removed stay removed, and what it repeated becomes layers. Where layers
+    reuse what another computes there is no dense form; they stay as they are, and the model
+    stays a shared one, by a plan of these groups only.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, SharedLinear | SharedNorm):
+            if isinstance(child, SharedLinear | SharedNorm | Again):
                 setattr(parent, name, child.materialize().train(child.training))
     if is_shared(model):
+        _forget_banks(model)
+    return model
+
+
+def _forget_banks(model: PreTrainedModel) -> None:
+    kept = [g for g in model.sharing.plan.groups if not g.form.materializes]
+    if not kept:
         del model.banks, model.sharing
         model.__class__ = unshared_class(type(model))
-    return model
+        return
+    model.banks = nn.ModuleList()
+    orders = model.sharing.orders
+    plan = SharingPlan(groups=tuple(b for g in kept for b in _by_positions(g, orders)))
+    unlooped = {name: tuple(range(len(order))) for name, order in orders.items()}
+    model.sharing = Sharing(plan, copy.deepcopy(model.config.to_dict()), unlooped)
+
+
+def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
+    """The group's banks as groups over the positions at which their layers run."""
+    for own in group.readers():
+        places = tuple(i for i, layer in enumerate(orders[group.stack or ""]) if layer in own)
+        settled = {"assign": Assignment(), "times": 1, "order": "block"}
+        yield group.model_copy(update={"layers": places} | settled)
+
+
+def _banks(group: Group) -> list[tuple[int, ...]]:
+    """The layers of each bank that the group stores."""
+    return [] if group.form.removes_layers or group.only_loops else group.readers()
 
 
 def _refuse_unfit(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
     """Raises :class:`PlanError`, before anything is changed, for what the stack cannot do."""
     if group.form.removes_layers:
-        listed = any(_lists_layers(config, attribute, stack) for attribute in PER_LAYER)
-        _refuse_drop(stack, {int(index) for index in group.layers}, listed)
         return
+    if group.times > 1:
+        _refuse_loop(stack, group)
+    if group.form.roles():
+        _refuse_reuse(stack, group, config)
     roles = list(dict.fromkeys(role for slot in stack.slots for role in slot.roles))
     if not set(roles) & set(group.parts):
         raise PlanError(
@@ -119,7 +158,7 @@ def _refuse_unfit(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
         )
     for slot in stack.slots:
         named = [role for role in slot.roles if role in group.parts]
-        if named and len(named) < len(slot.roles):
+        if named and len(named) < len(slot.roles) and not group.form.roles():
             raise PlanError(
                 f"{slot.path} of stack {stack.name!r} holds {', '.join(slot.roles)} in one "
                 f"matrix, but the plan's parts name only {', '.join(named)}",
@@ -127,27 +166,79 @@ def _refuse_unfit(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
             )
 
 
-def _refuse_drop(stack: Stack, removed: set[int], listed: bool) -> None:
-    """Layers move up when others go; each must be of the kind that its new place has.
+def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) -> None:
+    """Layers move when others go or come; each must be of the kind that its new place has.
 
-    With `listed` the configuration says which kind stands where, and is told of the move.
+    Where the configuration says which kind stands where it is told of the move. Places beyond
+    the last are of the last one's kind.
     """
-    kept = [index for index in range(len(stack.layers)) if index not in removed]
-    if not kept:
+    if not order:
         raise PlanError(
             f"a plan must leave a layer, but stack {stack.name!r} would lose all "
             f"{len(stack.layers)}",
             "drop fewer layers",
         )
+    listed = any(_lists_layers(config, attribute, stack) for attribute in PER_LAYER)
     kinds = [_traits(layer, attributes=not listed) for layer in stack.layers]
-    for place, index in enumerate(kept):
-        differing = kinds[place] ^ kinds[index]
+    for place, index in enumerate(order):
+        model_layer = min(place, len(kinds) - 1)
+        differing = kinds[model_layer] ^ kinds[index]
         if differing:
             raise PlanError(
-                f"layer {index} of stack {stack.name!r} cannot take the place of layer {place}, "
-                f"because only one of them has {min(differing, key=_tensors_first)}",
-                f"keep layer {place}, drop others",
+                f"layer {index} of stack {stack.name!r} cannot take the place of layer "
+                f"{model_layer}, because only one of them has {min(differing, key=_tensors_first)}",
+                f"keep layer {model_layer}, drop others"
+                if len(order) < len(kinds)
+                else "run other layers several times, or all of them once",
             )
+
+
+def _refuse_loop(stack: Stack, group: Group) -> None:
+    """What runs again is run module by module, so tensors must lie in modules of their own."""
+    for index in group.layers:
+        for path, module in stack.layers[int(index)].named_modules():
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            if own and (not path or list(module.children())):
+                raise PlanError(
+                    f"layer {index} of stack {stack.name!r} cannot run {group.times} times, "
+                    f"because {f'{path}.{own[0]}'.lstrip('.')} lies in no module of its own",
+                    "leave out times for this model",
+                )
+
+
+def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
+    """What is reused must be made once a pass, in every pass, and from the same tokens."""
+    what = f"layers of stack {stack.name!r} cannot reuse {' and '.join(group.form.roles() or ())}"
+    for slot in stack.slots:
+        parent, _, name = slot.path.rpartition(".")
+        source = inspect.getsource(type(stack.layers[0].get_submodule(parent)))
+        if set(slot.roles) & set(group.parts) and re.search(POSITION_CALL.format(name), source):
+            raise PlanError(
+                f"{what}, because relative positions go through {slot.path}, too", INSTEAD
+            )
+    kinds = [_settings(stack.layers[int(index)]) for index in group.layers]
+    differing = kinds[0].union(*kinds) - kinds[0].intersection(*kinds)
+    if differing:
+        raise PlanError(
+            f"{what}, because they look at different tokens: {', '.join(sorted(differing))}",
+            INSTEAD,
+        )
+    skipping = [name for name in LAYER_DROPS if getattr(config, name, 0)]
+    if skipping:
+        raise PlanError(
+            f"{what}, because training skips layers at random: "
+            f"{skipping[0]}={getattr(config, skipping[0])}",
+            f"load the model with {skipping[0]}=0",
+        )
+
+
+def _settings(layer: nn.Module) -> set[str]:
+    """A layer's whole-number settings, such as Swin's shift."""
+    return {
+        f"{name}={value}"
+        for name, value in vars(layer).items()
+        if isinstance(value, int) and not isinstance(value, bool) and name != LAYER_INDEX
+    }
 
 
 def _traits(layer: nn.Module, *, attributes: bool) -> set[str]:
@@ -194,14 +285,37 @@ def _align(stack: Stack, group: Group, plan: SharingPlan, activations: Activatio
             align_(stack, indices, slots, ORDERS[group.units], shared, activations)
 
 
-def _share_group(
-    stack: Stack, group: Group, activations: Activations, schedule: str | None
+@dataclass(frozen=True)
+class Positions:
+    """The positions `readers` of a stack's `layers`, which read one bank, and by `order` the
+    unshared model's layer at every position."""
+
+    layers: nn.Module
+    order: Sequence[int]
+    readers: Sequence[int]
+
+    def modules(self, path: str) -> list[nn.Module]:
+        """What stands at `path` of each."""
+        return [self.layers.get_submodule(f"{i}.{path}") for i in self.readers]
+
+    def replace(self, path: str, readers: Iterable[nn.Module]) -> None:
+        """Puts `readers` there."""
+        for i, reader in zip(self.readers, readers, strict=False):
+            self.layers.set_submodule(f"{i}.{path}", reader.train(self.layers.training))
+
+
+def _share_bank(
+    stack: Stack,
+    group: Group,
+    positions: Positions,
+    activations: Activations,
+    schedule: str | None,
 ) -> nn.ModuleDict:
     entries = nn.ModuleDict()
-    layers = [stack.layers[int(index)] for index in group.layers]
-    slots = [slot for slot in stack.slots if slot.role in group.parts]
-    for slot in slots:
-        modules = [layer.get_submodule(slot.path) for layer in layers]
+    for slot in stack.slots:
+        if not set(slot.roles) & set(group.parts):
+            continue
+        modules = positions.modules(slot.path)
         matrices = Matrices(
             slot,
             [weight_out_in(module).detach() for module in modules],
@@ -209,40 +323,43 @@ def _share_group(
             INITS[group.init],
             "biases" in group.parts,
             isinstance(modules[0], Conv1D),
-            _inputs(activations, stack, group, slot),
+            _inputs(activations, stack, group, positions, slot),
         )
         with matrices.weights[0].device:
             readers = BUILDERS[group.form.name](group.form, matrices, entries, _key(slot.path))
-        _replace(layers, slot.path, _softened(readers, matrices.weights, schedule))
+        positions.replace(slot.path, _softened(readers, matrices.weights, schedule))
     if "norms" in group.parts:
-        _share_norms(layers, stack.norms, group, entries)
+        _share_norms(positions, stack.norms, group, entries)
     return entries
 
 
 def _inputs(
-    activations: Activations, stack: Stack, group: Group, slot: Slot
+    activations: Activations, stack: Stack, group: Group, positions: Positions, slot: Slot
 ) -> list[Tensor] | None:
     """What entered the slot's matrices, for forms whose start goes by it."""
-    keys = [(stack.name, int(index), slot.path) for index in group.layers]
+    keys = [(stack.name, positions.order[i], slot.path) for i in positions.readers]
     if not group.form.calibrated or not all(key in activations for key in keys):
         return None
     return [activations[key] for key in keys]
 
 
 def _softened(
-    readers: list[SharedLinear], weights: Sequence[Tensor], schedule: str | None
+    readers: Sequence[nn.Module], weights: Sequence[Tensor], schedule: str | None
 ) -> Sequence[nn.Module]:
     if schedule is None:
         return readers
-    return [SoftLinear(r, own, schedule) for r, own in zip(readers, weights, strict=False)]
+    return [
+        SoftLinear(reader, own, schedule) if isinstance(reader, SharedLinear) else reader
+        for reader, own in zip(readers, weights, strict=False)
+    ]
 
 
 def _share_norms(
-    layers: list[nn.Module], paths: Iterable[str], group: Group, entries: nn.ModuleDict
+    positions: Positions, paths: Iterable[str], group: Group, entries: nn.ModuleDict
 ) -> None:
     for path in paths:
-        having = [layer for layer in layers if is_norm(path, layer.get_submodule(path))]
-        norms = [layer.get_submodule(path) for layer in having]
+        standing = [resolved(module) for module in positions.modules(path)]
+        norms = [norm for norm in standing if is_norm(path, norm)]
         if len(norms) < 2:
             continue
         entry = copy.deepcopy(norms[0])
@@ -250,33 +367,47 @@ def _share_norms(
             starts = [norm.get_parameter(name).detach() for norm in norms]
             parameter.data = INITS[group.init](starts).clone()
         entries[_key(path)] = entry
-        _replace(having, path, [SharedNorm(entries, _key(path)) for _ in norms])
+        having = [
+            i
+            for i, norm in zip(positions.readers, standing, strict=True)
+            if any(norm is n for n in norms)
+        ]
+        readers = [SharedNorm(entries, _key(path)) for _ in norms]
+        replace(positions, readers=having).replace(path, readers)
 
 
 def _key(path: str) -> str:
     return path.replace(".", "_")
 
 
-def _replace(layers: list[nn.Module], path: str, readers: Iterable[nn.Module]) -> None:
-    parent, _, name = path.rpartition(".")
-    for layer, reader in zip(layers, readers, strict=False):
-        setattr(layer.get_submodule(parent), name, reader.train(layer.training))
-
-
-def _remove_layers(model: PreTrainedModel, stack: Stack, removed: set[int]) -> None:
-    kept = [index for index in range(len(stack.layers)) if index not in removed]
-    layers = nn.ModuleList(stack.layers[index] for index in kept)
-    parent, _, name = stack.path.rpartition(".")
-    setattr(model.get_submodule(parent), name, layers)
-    for index, layer in enumerate(layers):
+def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) -> None:
+    """Lays out the stack's layers in `order`: some are gone, some run again."""
+    if list(order) == list(range(len(stack.layers))):
+        return
+    layers = nn.ModuleList()
+    for place, index in enumerate(order):
+        layer = stack.layers[index]
+        layers.append(_running_again(layer) if index in order[:place] else layer)
+    model.set_submodule(stack.path, layers)
+    for place, layer in enumerate(layers):
         for module in layer.modules():
             if hasattr(module, LAYER_INDEX):
-                setattr(module, LAYER_INDEX, index)
-    _set_depth(model, stack, kept)
+                setattr(module, LAYER_INDEX, place)
+    _set_depth(model, stack, order)
 
 
-def _set_depth(model: PreTrainedModel, stack: Stack, kept: list[int]) -> None:
-    """Tells every configuration between the model and the stack which layers are left."""
+def _running_again(layer: nn.Module) -> nn.Module:
+    """A layer whose tensors are those of `layer`."""
+    kept = [*layer.parameters(), *(m.config for m in layer.modules() if hasattr(m, "config"))]
+    again = copy.deepcopy(layer, {id(one): one for one in kept})
+    for path, module in list(layer.named_modules()):
+        if next(module.parameters(recurse=False), None) is not None:
+            again.set_submodule(path, Again(layer, path).train(layer.training))
+    return again
+
+
+def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> None:
+    """Tells every configuration between the model and the stack which layers run."""
     words = stack.path.split(".")
     holders = [model.get_submodule(".".join(words[:i])) for i in range(len(words))]
     configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
