@@ -208,6 +208,7 @@ class Group(BaseModel):
         ]
 
     def _looped(self, form: Form | None) -> "list[Group]":
+        self.runs()
         layers = cast(tuple[int, ...], self.layers)
         apart = form is None or len(self.readers()) == len(layers)
         if form is None or (apart and isinstance(form, Tie)):
@@ -249,14 +250,14 @@ class Group(BaseModel):
         knobs = " ".join(map(_knob_text, self.form.model_dump(exclude_defaults=True).items()))
         form = f"{self.form.name} {knobs}".strip()
         units = "" if self.units == "importance" else f" by {self.units}"
-        start = f"{'+'.join(write_parts(self.parts))} from {self.init}{units}"
-        return f"{stack}{where} {self._loop_text()}" + (
-            "" if self.only_loops else f"{form} {start}"
-        )
+        start = f" {'+'.join(write_parts(self.parts))} from {self.init}{units}"
+        rule = f"{form}{'' if self.form.roles() else start}"
+        words = [f"{stack}{where}", self._loop_text(), "" if self.only_loops else rule]
+        return " ".join(filter(None, words))
 
     def _loop_text(self) -> str:
         each = "each " if self.order == "layer" else ""
-        return f"{each}x{self.times} " if self.times > 1 else ""
+        return f"{each}x{self.times}" if self.times > 1 else ""
 
 
 def _knob_text(knob: tuple[str, Any]) -> str:

@@ -17,6 +17,7 @@ from spaces.plan import Group, SharingPlan, StackShape
 from spaces.recipe import Candidate, Recipe
 from spaces.registry import did_you_mean
 
+DRAWN = ("parts", "assign", "form", "init", "units", "times", "order")
 LEAF = "write a value, {low: .., high: ..} with step or log, or {choices: [..]}"
 
 
@@ -166,10 +167,12 @@ class GroupTemplate(BaseModel):
     form: Any = "tie"
     init: Any = "mean"
     units: Any = "importance"
+    times: Any = 1
+    order: Any = "block"
 
     @model_validator(mode="after")
     def _check(self) -> "GroupTemplate":
-        for key in ("count", "parts", "assign", "form", "init", "units"):
+        for key in ("count", *DRAWN):
             check_leaf(getattr(self, key), key)
         if not isinstance(self.layers, Region):
             check_leaf(self.layers, "layers")
@@ -187,8 +190,7 @@ class GroupTemplate(BaseModel):
         return [self._group(trial, f"{name}.{i}", layers) for i, layers in enumerate(places)]
 
     def _group(self, trial: Trial, name: str, layers: LayerSpec) -> Group:
-        keys = ("parts", "assign", "form", "init", "units")
-        drawn = {key: draw(getattr(self, key), trial, f"{name}.{key}") for key in keys}
+        drawn = {key: draw(getattr(self, key), trial, f"{name}.{key}") for key in DRAWN}
         return Group.model_validate({"layers": layers, "stack": self.stack, **drawn})
 
     def _places(

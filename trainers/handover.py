@@ -8,6 +8,7 @@ given back what was being handed on when the layer first ran.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -55,10 +56,7 @@ class Borrower(nn.Module):
         self.own = own
         self.shape = shape
         self.is_last = False
-        self._rows = list(rows)
-        kept = [row for row in range(shape[0]) if row not in set(rows)]
-        places = {row: place for place, row in enumerate([*kept, *rows])}
-        self._order = [places[row] for row in range(shape[0])]
+        self._pieces = tuple(_pieces(rows, shape[0]))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -72,10 +70,22 @@ class Borrower(nn.Module):
             self.handover.tensor = None
         if self.own is None:
             return borrowed
-        return torch.cat((self.own(hidden), borrowed[..., self._rows]), -1)[..., self._order]
+        sources = self.own(hidden), borrowed
+        return torch.cat([sources[taken][..., piece] for taken, piece in self._pieces], -1)
 
     def extra_repr(self) -> str:
-        return f"borrows {len(self._rows)} of {self.shape[0]} outputs"
+        count = sum(piece.stop - piece.start for taken, piece in self._pieces if taken)
+        return f"borrows {count} of {self.shape[0]} outputs"
+
+
+def _pieces(rows: Sequence[int], size: int) -> Iterator[tuple[bool, slice]]:
+    """Whether each run of `size` outputs is borrowed, and where it lies in its source."""
+    borrowed, place, own = set(rows), 0, 0
+    for taken, run in groupby(range(size), borrowed.__contains__):
+        length = len(list(run))
+        start = place if taken else own
+        yield taken, slice(start, start + length)
+        place, own = place + length, own + (0 if taken else length)
 
 
 def handovers(model: nn.Module) -> list[Handover]:

@@ -26,7 +26,7 @@ def build_reuse(form: Reuse, matrices: Matrices, _: nn.ModuleDict, __: str) -> l
     owner = dense_layer(weight, bias, transposed=matrices.transposed)
     owner.register_forward_hook(Lend(handover))
     rows = matrices.slot.rows(form.roles())
-    kept = [row for row in range(len(weight)) if row not in set(rows)]
+    kept = sorted(set(range(len(weight))) - set(rows))
     readers = [
         Borrower(
             handover,
