@@ -94,7 +94,8 @@ class LowRank(Form):
     """every layer adds a low-rank matrix of its own to the bank (RRT, arXiv 2410.20672)
 
     `rank` is that of the addition; 0 adds nothing, and from the matrix's smaller side on the
-    start is exact. With `diagonal` each layer scales the rows of the bank's matrix, too.
+    start is exact. With `diagonal` each layer scales the rows of the bank's matrix, too, and with
+    `heads` it mixes what its heads (KV groups) give before the bank's `o` reads it.
     """
 
     name: ClassVar[str] = "lowrank"
@@ -102,9 +103,10 @@ class LowRank(Form):
     calibrated: ClassVar[bool] = True
     rank: int = Field(ge=0, examples=[8])
     diagonal: bool = False
+    heads: bool = False
 
     def canonical(self) -> Form:
-        return self if self.rank or self.diagonal else Tie()
+        return self if self.rank or self.diagonal or self.heads else Tie()
 
 
 @FORMS.register("basis")

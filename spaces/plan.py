@@ -117,6 +117,11 @@ class Group(BaseModel):
                 f"norms can only be shared whole, but the form is {self.form.name}",
                 "use form: tie, or leave norms out of parts",
             )
+        if getattr(self.form, "heads", False) and "o" not in self.parts:
+            raise PlanError(
+                f"heads are mixed in front of o, but parts are {write_parts(self.parts)}",
+                "add o to parts, or leave out heads",
+            )
         self._take_roles()
         if self.times > 1 and self.form.removes_layers:
             raise PlanError(

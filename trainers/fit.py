@@ -3,6 +3,8 @@
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -94,8 +96,10 @@ def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
     what = f"layers of stack {stack.name!r} cannot reuse {' and '.join(group.form.roles() or ())}"
     for slot in stack.slots:
         parent, _, name = slot.path.rpartition(".")
-        source = inspect.getsource(type(stack.layers[0].get_submodule(parent)))
-        if set(slot.roles) & set(group.parts) and re.search(POSITION_CALL.format(name), source):
+        kind: Any = type(stack.layers[0].get_submodule(parent))
+        if set(slot.roles) & set(group.parts) and re.search(
+            POSITION_CALL.format(name), _source(kind)
+        ):
             raise PlanError(
                 f"{what}, because relative positions go through {slot.path}, too", INSTEAD
             )
@@ -113,6 +117,11 @@ def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
             f"{skipping[0]}={getattr(config, skipping[0])}",
             f"load the model with {skipping[0]}=0",
         )
+
+
+@cache
+def _source(kind: Any) -> str:
+    return inspect.getsource(kind)
 
 
 def _settings(layer: nn.Module) -> set[str]:

@@ -7,6 +7,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, BartConfig, BartModel
 
 from spaces import SharingPlan
@@ -26,6 +27,7 @@ FORMS = [
     {"lowrank": {"rank": 8}},
     {"lowrank": {"rank": 8, "diagonal": True}},
     {"lowrank": {"rank": 0, "diagonal": True}},
+    {"lowrank": {"rank": 8, "heads": True}},
     {"basis": {"rank": 24}},
     {"basis": {"rank": 40}},
     {"atoms": {"count": 2}},
@@ -73,6 +75,8 @@ def test_enough_of_anything_is_the_unshared_model(form, calibrated):
         ({"lowrank": {"rank": 8}}, 4 * 5_376 + 2 * 9_216, 0.366667),
         ({"lowrank": {"rank": 8, "diagonal": True}}, 39_936 + 4 * 336, 0.352083),
         ({"lowrank": {"rank": 0, "diagonal": True}}, 18_432 + 4 * 336, 0.585417),
+        # 4 x 4 numbers in front of o
+        ({"lowrank": {"rank": 8, "heads": True}}, 39_936 + 4 * 16, 0.365972),
         ({"basis": {"rank": 24}}, 4 * 5_760 + 2 * 10_368, 0.325),
         ({"atoms": {"count": 2}}, 2 * 18_432 + 4 * 2 * 6, 0.399479),
     ],
@@ -142,6 +146,33 @@ def test_a_scale_alone_starts_as_a_tie():
     tied = share_(tiny("bert"), plan("tie", units="first"))
     assert torch.equal(logits(scaled), logits(tied))
     assert plan({"lowrank": {"rank": 0}}) == plan("tie")
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+def test_heads_start_unmixed_and_swap_as_their_outputs_do(family):
+    form = {"lowrank": {"rank": 0, "heads": True}}
+    groups = {"layers": "all", "form": form, "units": "first", "parts": "attention"}
+    mixed = share_(tiny(family), SharingPlan.model_validate({"groups": [groups]}))
+    tied = share_(tiny(family), SharingPlan.model_validate({"groups": [groups | {"form": "tie"}]}))
+    assert torch.equal(logits(mixed), logits(tied))
+    (stack,) = find_stacks(mixed).values()
+    slot = next(slot for slot in stack.slots if slot.role == "o")
+    reader = stack.layers[1].get_submodule(slot.path)
+    order = [1, 0, *range(2, slot.units)]
+    reader.mixing.data = torch.eye(slot.units)[order]
+    width = slot.sections[0] // slot.units
+    hidden = torch.arange(2.0 * slot.sections[0]).view(2, -1) / 100
+    swapped = torch.cat(
+        (hidden[:, width : 2 * width], hidden[:, :width], hidden[:, 2 * width :]), 1
+    )
+    expected = torch.nn.functional.linear(swapped, reader.entry.weight, reader.bias)
+    assert torch.allclose(reader(hidden), expected, atol=1e-5)
+    assert torch.allclose(reader.forward_apart(hidden), expected, atol=1e-5)
+
+
+def test_heads_are_mixed_in_front_of_o_only():
+    with pytest.raises(ValidationError, match="heads are mixed in front of o, but parts are"):
+        plan({"lowrank": {"rank": 4, "heads": True}}, parts="ffn")
 
 
 def test_shared_biases_lie_in_the_bank_of_a_low_rank_group():
