@@ -1,7 +1,8 @@
 """Which start of a bank is best, and whether sharing beats dropping layers of the same size.
 
     python examples/bbc-news/prepare.py
-    python benchmarks/starts.py [starts|drop] [--out FILE.jsonl] [--seeds 3] [--shard 0/2]
+    python benchmarks/starts.py [starts|drop|forms|reuse] [--out FILE.jsonl] [--seeds 3]
+                                [--shard 0/2]
 
 Trains MiniLM on BBC News with every plan of the set and appends one JSON line a training to
 the file; what is there already is not run again, and several shards may run at once. ``--table``
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 
 from spaces import Candidate, Group, Recipe, SharingPlan
-from spaces.forms import Atoms, Bank, Basis, LowRank
+from spaces.forms import Atoms, Bank, Basis, LowRank, Reuse, Tie
 from trainers.evaluation import Trainee, shapes
 from trainers.schedules import SCHEDULES
 from trainers.tasks import read_task
@@ -70,7 +71,21 @@ def forms() -> Iterator[Trained]:
         yield f"bank 0.6 from mean, {schedule}", plan, {"soften": schedule}
 
 
-SETS = {"starts": starts, "drop": against_drop, "forms": forms}
+def reuse() -> Iterator[Trained]:
+    """Keys and values, or scores, of another layer, with heads matched and as they lie; and the
+    middle layers run twice."""
+    yield "unshared", SharingPlan(), {}
+    for what in ("kv", "scores"):
+        for assign in ("one", {"sequence": 3}):
+            for units in ("first", "importance"):
+                group = Group(layers="0..5", form=Reuse(what=what), assign=assign, units=units)
+                yield f"{what} {assign} | {units}", SharingPlan(groups=(group,)), {}
+    for form in (Tie(), LowRank(rank=8), LowRank(rank=0, diagonal=True, heads=True)):
+        loop = Group(layers="2..3", times=2, assign="each", form=form)
+        yield str(loop), SharingPlan(groups=(loop,)), {}
+
+
+SETS = {"starts": starts, "drop": against_drop, "forms": forms, "reuse": reuse}
 
 
 def train_all(plans: str, out: Path, seeds: int, steps: int, shard: int, shards: int) -> None:

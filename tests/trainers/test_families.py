@@ -335,7 +335,11 @@ def test_a_file_with_other_tensors_is_refused(change, message, tmp_path):
         load_shared(tmp_path)
 
 
-FORMS_TRAINED_TOGETHER = {"tie": "tie", "bank": {"bank": {"ratio": 0.5}}}
+FORMS_TRAINED_TOGETHER = {
+    "tie": "tie",
+    "bank": {"bank": {"ratio": 0.5}},
+    "reuse": {"reuse": {"what": "kv"}},
+}
 
 
 def gradients_of_half_a_batch(rank, folder):

@@ -14,6 +14,7 @@ from tests.families import CONFIGS, FAMILIES, inputs, inputs_of, labels_of, logi
 from trainers import is_shared, load_shared, materialize_, share_
 from trainers.exports import export
 from trainers.handover import handovers
+from trainers.schedules import soft_layers
 from trainers.sizes import facts, parameters
 from trainers.structure import Slot, find_stacks
 
@@ -187,6 +188,14 @@ def test_reuse_stays_when_the_rest_is_materialised(tmp_path):
 def test_formats_that_cannot_hold_it(format, message, tmp_path):
     with pytest.raises(ModelError, match=message):
         export(reused("bert", KV), tmp_path / "out", format)
+
+
+def test_schedules_soften_what_has_a_matrix():
+    groups = [{"layers": "1..4", "form": KV}, {"layers": "1..4", "parts": "ffn"}]
+    plans = SharingPlan.model_validate({"groups": groups})
+    model = share_(tiny("bert"), plans, schedule="interpolate")
+    assert len(soft_layers(model)) == 4 * 2
+    assert logits(model).isfinite().all()
 
 
 def test_models_that_skip_layers_are_refused():
