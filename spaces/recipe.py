@@ -9,15 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from spaces.errors import ConfigError
 from spaces.plan import SharingPlan, StackShape
 
+OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")
+
 
 class Recipe(BaseModel):
     """Training settings of one candidate. Give `steps` or `epochs`, not both.
 
     `learning_rate` is AdamW's peak, reached after `warmup_ratio` of the steps and falling
     linearly to 0. `weight_decay` is AdamW's decoupled decay of every matrix. `bank_l2` adds
-    ``bank_l2 / 2 * sum ||B||^2`` over the shared weights to the loss. The top `kept_top`
-    layers of each stack stay private and learn at ``learning_rate * kept_top_lr_scale``.
-    `max_length` is in tokens.
+    ``bank_l2 / 2 * sum ||B||^2`` over the shared weights to the loss, `bank_l2_start` the same of
+    what separates them from their start. The top `kept_top` layers of each stack stay private
+    and learn at ``learning_rate * kept_top_lr_scale``. `max_length` is in tokens.
+
+    The other learning-rate factors multiply: `bank_lr_rule` divides a bank's rate, and with it
+    its decay, by the number of its readers or the root of that; `layer_lr_decay` multiplies once
+    for every layer between a parameter and the head, that parameter's layer included.
+    `dropout` replaces every dropout of the model. With `patience` a tenth of the training data is
+    held out and looked at after every 5 % of the steps; training ends when its loss did not fall
+    for so many looks, and goes back to the best. docs/recipes.md tells of each part.
 
     With `soften` (``interpolate``, ``replace`` or ``pull``) layers keep their own weights beside
     the bank's while a schedule leads from the one to the other over the first `soften_until` of
@@ -29,6 +38,14 @@ class Recipe(BaseModel):
     learning_rate: float = Field(5e-5, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     bank_l2: float = Field(0.0, ge=0)
+    bank_l2_start: float = Field(0.0, ge=0)
+    bank_lr_rule: Literal["none", "sqrt", "readers"] = "none"
+    bank_lr_scale: float = Field(1.0, gt=0)
+    head_lr_scale: float = Field(1.0, gt=0)
+    layer_lr_decay: float = Field(1.0, gt=0, le=1)
+    dropout: float | None = Field(None, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    patience: int | None = Field(None, ge=1)
     soften: Literal["interpolate", "replace", "pull"] | None = None
     soften_until: float = Field(0.5, gt=0, le=1)
     pull: float = Field(0.0, ge=0)
@@ -84,7 +101,7 @@ class Candidate(BaseModel):
         plan = self.plan.keeping_top(recipe.kept_top, stacks)
         shares = any(not group.form.removes_layers for group in plan.groups)
         if not shares:
-            inert |= {"bank_l2": 0.0, "soften": None}
+            inert |= {key: Recipe.model_fields[key].default for key in OF_BANKS}
         if not shares or recipe.soften is None:
             inert |= {"soften_until": 0.5, "pull": 0.0}
         return self.model_copy(update={"plan": plan, "recipe": recipe.model_copy(update=inert)})

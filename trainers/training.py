@@ -22,9 +22,11 @@ from transformers import (
 
 from spaces.errors import CandidateFault
 from spaces.recipe import Recipe
+from trainers.dropout import set_dropout_
+from trainers.groups import parameter_groups
 from trainers.losses import LOSSES
+from trainers.patience import Patience, hold_out
 from trainers.schedules import SoftToHard, harden_
-from trainers.structure import find_stacks
 
 CURVE_POINTS = 50
 
@@ -55,11 +57,11 @@ class Curve(TrainerCallback):
 class CandidateTrainer(Trainer):
     """A `Trainer` with a recipe's loss terms and parameter groups."""
 
-    def __init__(self, *, recipe: Recipe, kept_top: set[str], **kwargs: Any) -> None:
+    def __init__(self, *, recipe: Recipe, model: PreTrainedModel, **kwargs: Any) -> None:
         self.recipe = recipe
-        self.kept_top = kept_top
-        self.terms = {key: getattr(recipe, key) for key in LOSSES if getattr(recipe, key) > 0}
-        super().__init__(**kwargs)
+        strengths = {key: getattr(recipe, key) for key in LOSSES}
+        self.terms = [LOSSES[key](model, value) for key, value in strengths.items() if value > 0]
+        super().__init__(model=model, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
         """The task's loss plus the recipe's terms."""
@@ -67,42 +69,15 @@ class CandidateTrainer(Trainer):
             return super().compute_loss(model, inputs, *args, **kw)
         wants_outputs = kw.pop("return_outputs", False)
         loss, outputs = super().compute_loss(model, inputs, *args, return_outputs=True, **kw)
-        for key, strength in self.terms.items():
-            loss = loss + LOSSES[key](model, strength)
+        for term in self.terms:
+            loss = loss + term()
         return (loss, outputs) if wants_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the recipe's parameter groups."""
-        groups = parameter_groups(model or self.model, self.recipe, self.kept_top)
+        groups = parameter_groups(model or self.model, self.recipe)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
-
-
-def parameter_groups(model: nn.Module, recipe: Recipe, kept_top: set[str]) -> list[dict[str, Any]]:
-    """Optimiser groups: matrices decay and vectors do not; names in `kept_top` learn slower."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name in kept_top, parameter.dim() > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.learning_rate * (recipe.kept_top_lr_scale if kept else 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (kept, decays), parameters in groups.items()
-    ]
-
-
-def top_parameters(model: PreTrainedModel, k: int) -> set[str]:
-    """Names of the parameters of the top `k` layers of each stack."""
-    names = set()
-    for stack in find_stacks(model).values() if k else ():
-        depth = len(stack.layers)
-        for index in range(max(0, depth - k), depth):
-            prefix = f"{stack.path}.{index}."
-            names |= {prefix + name for name, _ in stack.layers[index].named_parameters()}
-    return names
 
 
 def train(
@@ -114,15 +89,20 @@ def train(
     is not finite or memory runs out.
     """
     curve = Curve()
+    patience: list[TrainerCallback] = []
+    if recipe.patience is not None and len(data) > 1:
+        data, held_out = hold_out(data)
+        patience.append(Patience(recipe.patience, held_out, collate))
+    if recipe.dropout is not None:
+        set_dropout_(model, recipe.dropout)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = CandidateTrainer(
             recipe=recipe,
-            kept_top=top_parameters(model, recipe.kept_top),
             model=model,
             args=arguments(recipe, scratch, total_steps),
             train_dataset=data,
             data_collator=collate,
-            callbacks=[curve, *_schedule(recipe)],
+            callbacks=[curve, *_schedule(recipe), *patience],
         )
         trainer.remove_callback(PrinterCallback)
         try:
@@ -145,6 +125,7 @@ def arguments(recipe: Recipe, scratch: str, total_steps: int) -> TrainingArgumen
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
+        label_smoothing_factor=recipe.label_smoothing,
         warmup_steps=round(recipe.warmup_ratio * total_steps),
         seed=recipe.seed,
         logging_steps=max(1, total_steps // CURVE_POINTS),

@@ -17,10 +17,10 @@ from tests.families import FAMILIES, SHALLOW, inputs, inputs_of, labels_of, logi
 from trainers import load_shared, materialize_, share_
 from trainers.alignment import ORDERS, align_, can_align
 from trainers.calibration import record_activations
+from trainers.groups import top_parameters
 from trainers.sizes import facts, parameters
 from trainers.structure import family as family_of
 from trainers.structure import find_stacks
-from trainers.training import top_parameters
 from trainers.units import shared_units
 
 SPLIT = [("q", 0, 4), ("k", 0, 4), ("v", 0, 4), ("o", 1, 4)]

@@ -55,9 +55,9 @@ def test_the_pull_is_the_mean_square_of_what_separates():
         for other in soft_layers(model):
             other.own.copy_(other.reader.weight)
         layer.own.add_(0.5)
-    assert LOSSES["pull"](model, 2.0).item() == pytest.approx(0.5)
+    assert LOSSES["pull"](model, 2.0)().item() == pytest.approx(0.5)
     harden_(model)
-    assert LOSSES["pull"](model, 2.0).item() == 0.0
+    assert LOSSES["pull"](model, 2.0)().item() == 0.0
 
 
 def test_own_weights_and_bank_both_learn_while_soft():
