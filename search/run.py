@@ -22,6 +22,7 @@ from search.jobs import Trainee
 from search.progress import Progress
 from search.stopping import stopped_at_once
 from search.store import Store, require_study
+from spaces.distillation import TEACHER_RECIPE
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES, Objective
 from spaces.plan import StackShape
@@ -69,7 +70,9 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
         config.space.reference_recipe().max_length, similarity='"similar"' in written
     )
     shapes = {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
-    config.space.check(shapes)
+    if config.space.distils:
+        facts[TEACHER_RECIPE] = config.space.reference_recipe().plain().model_dump(mode="json")
+    trainee.check(config.space.check(shapes), facts)
     for plan in config.plans:
         plan.bound(shapes)
     store = _open_store(config, out, trainee, facts, resume=resume)

@@ -6,16 +6,16 @@ said without tensors stands here; `trainers.forms` builds the modules.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
-from pydantic import ValidationError as PydanticError
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from spaces.errors import PlanError
+from spaces.named import Named, read_named, write_named
 from spaces.registry import Registry
 
 FORMS: Registry[type["Form"]] = Registry("form")
 
 
-class Form(BaseModel):
+class Form(Named):
     """Base of all forms. `name` is the word used in plans.
 
     `heeds` says which of a group's rules for making a bank the form goes by. A `calibrated` form
@@ -23,8 +23,6 @@ class Form(BaseModel):
     has a dense model of the same function.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: ClassVar[str]
     removes_layers: ClassVar[bool] = False
     heeds: ClassVar[frozenset[str]] = frozenset({"init", "units"})
     calibrated: ClassVar[bool] = False
@@ -178,35 +176,12 @@ def round_half_up(value: float) -> int:
 
 def read_form(value: Any) -> Form:
     """A form as written: ``tie``, ``drop`` or ``{bank: {ratio: 0.7}}``."""
-    if isinstance(value, Form):
-        return value
-    if isinstance(value, str):
-        value = {value: {}}
-    if not isinstance(value, dict) or len(value) != 1:
-        raise PlanError(
-            f"a form is a name or one `name: knobs`, but got {value!r}",
-            f"available: {', '.join(FORMS)}; for example {{bank: {{ratio: 0.7}}}}",
-        )
-    ((name, knobs),) = value.items()
-    form = FORMS[name]
-    try:
-        return form(**(knobs or {}))
-    except PydanticError as error:
-        raise _knob_error(form, error) from None
-
-
-def _knob_error(form: type[Form], error: PydanticError) -> PlanError:
-    first = error.errors()[0]
-    where = ".".join([form.name, *map(str, first["loc"])])
-    knobs = ", ".join(form.model_fields) or "none"
-    got = "" if first["type"] == "missing" else f", but got {first['input']!r}"
-    return PlanError(f"{where}: {first['msg'].lower()}{got}", f"knobs of {form.name}: {knobs}")
+    return read_named(FORMS, value, example="{bank: {ratio: 0.7}}", error=PlanError)
 
 
 def write_form(form: Form) -> str | dict[str, Any]:
     """The inverse of :func:`read_form`."""
-    knobs = form.model_dump(exclude_defaults=True)
-    return {form.name: knobs} if knobs else form.name
+    return write_named(form)
 
 
 FormField = Annotated[Form, BeforeValidator(read_form), PlainSerializer(write_form)]

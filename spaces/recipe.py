@@ -6,10 +6,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from spaces.adversaries import AdversaryField
+from spaces.distillation import Distillation
 from spaces.errors import ConfigError
 from spaces.plan import SharingPlan, StackShape
 
 OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")
+
+
+PLAIN = (
+    *("learning_rate", "weight_decay", "warmup_ratio", "dropout", "label_smoothing"),
+    *("steps", "epochs", "batch_size", "max_length", "seed"),
+)
 
 
 class Recipe(BaseModel):
@@ -26,7 +34,9 @@ class Recipe(BaseModel):
     for every layer between a parameter and the head, that parameter's layer included.
     `dropout` replaces every dropout of the model. With `patience` a tenth of the training data is
     held out and looked at after every 5 % of the steps; training ends when its loss did not fall
-    for so many looks, and goes back to the best. docs/recipes.md tells of each part.
+    for so many looks, and goes back to the best. `r_drop` is the weight of the divergence between
+    two passes with different dropout; for `distill` and `adversary` see their own files.
+    docs/recipes.md tells of each part.
 
     With `soften` (``interpolate``, ``replace`` or ``pull``) layers keep their own weights beside
     the bank's while a schedule leads from the one to the other over the first `soften_until` of
@@ -46,6 +56,9 @@ class Recipe(BaseModel):
     dropout: float | None = Field(None, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     patience: int | None = Field(None, ge=1)
+    distill: Distillation | None = None
+    adversary: AdversaryField = None
+    r_drop: float = Field(0.0, ge=0)
     soften: Literal["interpolate", "replace", "pull"] | None = None
     soften_until: float = Field(0.5, gt=0, le=1)
     pull: float = Field(0.0, ge=0)
@@ -74,6 +87,11 @@ class Recipe(BaseModel):
                 "remove one of the two",
             )
         return self
+
+    def plain(self) -> "Recipe":
+        """The recipe without what wins back what sharing costs: an unshared teacher's."""
+        kept = {key: getattr(self, key) for key in PLAIN}
+        return Recipe(**kept)
 
 
 class Compression(BaseModel):
@@ -104,6 +122,8 @@ class Candidate(BaseModel):
             inert |= {key: Recipe.model_fields[key].default for key in OF_BANKS}
         if not shares or recipe.soften is None:
             inert |= {"soften_until": 0.5, "pull": 0.0}
+        if recipe.distill is not None:
+            inert["distill"] = recipe.distill.canonical()
         return self.model_copy(update={"plan": plan, "recipe": recipe.model_copy(update=inert)})
 
     def written(self) -> dict[str, Any]:

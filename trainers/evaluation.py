@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +21,18 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
+from spaces.distillation import TEACHER_RECIPE, UNSHARED
 from spaces.plan import StackShape
-from spaces.recipe import Candidate
+from spaces.recipe import Candidate, Recipe
 from trainers import latency, sizes
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpoints import load_shared
+from trainers.distillation import Lesson, check_teacher
+from trainers.pretrained import body_skeleton
 from trainers.sharing import materialize_, share_
 from trainers.structure import stack_shapes
 from trainers.tasks import Split, Task
+from trainers.teachers import School
 from trainers.training import optimiser_steps, predict, train
 
 CALIBRATION_EXAMPLES = 64
@@ -69,6 +74,15 @@ class Trainee:
         sample = self.task.sample(1, candidate.recipe.max_length)
         return sizes.facts(unshared, shared, {k: v.to("meta") for k, v in sample.items()})
 
+    def check(self, candidates: Iterable[Candidate], facts: dict[str, Any]) -> None:
+        """Raises :class:`SharetuneError` for a recipe or a compression that cannot be done,
+        before anything is trained."""
+        student = _skeleton(self, _frozen(facts))
+        for settings in {c.recipe.distill for c in candidates if c.recipe.distill is not None}:
+            own = settings.teacher == UNSHARED
+            teacher = student if own else body_skeleton(settings.teacher)
+            check_teacher(student, teacher, settings, facts["labels"])
+
     def evaluate(
         self, candidate: Candidate, facts: dict[str, Any], *, save_to: Path, threads: int = 1
     ) -> dict[str, Any]:
@@ -79,10 +93,11 @@ class Trainee:
         """
         _quiet_library()
         torch.set_num_threads(threads)
+        train_split, test_split = _splits(self, candidate.recipe.max_length)
+        lesson = self._lesson(candidate.recipe, facts, train_split)
         start = time.perf_counter()
         set_seed(candidate.recipe.seed)
         model = self.task.load(self.model, facts)
-        train_split, test_split = _splits(self, candidate.recipe.max_length)
         share_(
             model,
             candidate.plan,
@@ -96,6 +111,7 @@ class Trainee:
             data=train_split.rows,
             collate=train_split.collate,
             total_steps=steps,
+            lesson=lesson,
         )
         trained = time.perf_counter()
         logits = predict(model, data=test_split.rows, collate=test_split.collate)
@@ -119,6 +135,15 @@ class Trainee:
         if not any(group.form.calibrated or group.units != "first" for group in groups):
             return None
         return _recorded(self, labels, candidate.recipe.max_length)
+
+    def _lesson(self, recipe: Recipe, facts: dict[str, Any], split: Split) -> Lesson | None:
+        """What a recipe that distils learns from; its teacher is made by whoever comes first."""
+        if recipe.distill is None:
+            return None
+        school = School(self.model, self.task, facts, self.cache)
+        own = facts.get(TEACHER_RECIPE)
+        teachers = recipe.plain() if own is None else Recipe.model_validate(own)
+        return school.lesson(recipe.distill, teachers, split)
 
     def latency(
         self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int

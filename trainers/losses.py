@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spaces.registry import Registry
 from trainers.schedules import soft_layers
@@ -47,6 +48,14 @@ def pull(model: nn.Module, strength: float) -> Term:
 def bank_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that several layers read; none for an unshared model."""
     return list(model.banks.parameters()) if hasattr(model, "banks") else []
+
+
+def consistency(one: Tensor, other: Tensor) -> Tensor:
+    """The mean of both KL divergences between two passes' logits (batch, classes), the mean over
+    examples (R-Drop, arXiv 2106.14448)."""
+    p, q = functional.log_softmax(one.float(), -1), functional.log_softmax(other.float(), -1)
+    there = functional.kl_div(p, q, log_target=True, reduction="batchmean")
+    return (there + functional.kl_div(q, p, log_target=True, reduction="batchmean")) / 2
 
 
 def _sum(numbers: Iterable[Tensor]) -> Tensor:

@@ -1,10 +1,12 @@
 """Trains one candidate with the library's `Trainer`.
 
-Our own are the loss terms, the parameter groups, the recorded curve, and nothing else.
+Our own are the loss terms, perturbed steps, the parameter groups, the recorded curve, and
+nothing else; each has a file of its own.
 """
 
 import math
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +22,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from spaces.errors import CandidateFault
+from spaces.errors import CandidateFault, ConfigError
 from spaces.recipe import Recipe
+from trainers.adversarial import ATTACKS, Perturbed, Step, embedded_zeros
+from trainers.distillation import LOGITS, Distiller, Lesson, Taught, taught_collate
 from trainers.dropout import set_dropout_
 from trainers.groups import parameter_groups
-from trainers.losses import LOSSES
+from trainers.losses import LOSSES, consistency
 from trainers.patience import Patience, hold_out
 from trainers.schedules import SoftToHard, harden_
 
@@ -55,23 +59,68 @@ class Curve(TrainerCallback):
 
 
 class CandidateTrainer(Trainer):
-    """A `Trainer` with a recipe's loss terms and parameter groups."""
+    """A `Trainer` with a recipe's loss terms, perturbations and parameter groups.
 
-    def __init__(self, *, recipe: Recipe, model: PreTrainedModel, **kwargs: Any) -> None:
+    A recipe that asks for none of them takes the library's own step.
+    """
+
+    def __init__(
+        self, *, recipe: Recipe, model: PreTrainedModel, lesson: Lesson | None, **kwargs: Any
+    ) -> None:
         self.recipe = recipe
         strengths = {key: getattr(recipe, key) for key in LOSSES}
         self.terms = [LOSSES[key](model, value) for key, value in strengths.items() if value > 0]
         super().__init__(model=model, **kwargs)
+        self.distiller: Distiller | None = None
+        if lesson is not None and recipe.distill is not None:
+            self.distiller = Distiller(recipe.distill, model, lesson.teacher)
+        self.plain_loss = not (self.terms or self.distiller or recipe.r_drop)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward passes of one batch; returns the loss to report."""
+        adversary = self.recipe.adversary
+        if adversary is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        zeros, mask = embedded_zeros(self.model, inputs)
+        with Perturbed(self.model) as perturbed:
+
+            def loss_under(delta: Tensor) -> Tensor:
+                perturbed.delta = delta
+                loss: Tensor = self.compute_loss(model, dict(inputs))
+                return loss
+
+            step = Step(loss_under, self.accelerator.backward, zeros, mask)
+            return ATTACKS[adversary.name](adversary, step)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
-        """The task's loss plus the recipe's terms."""
-        if not self.terms or not model.training:
+        """The task's loss plus what the recipe adds."""
+        if self.plain_loss or not model.training:
             return super().compute_loss(model, inputs, *args, **kw)
         wants_outputs = kw.pop("return_outputs", False)
-        loss, outputs = super().compute_loss(model, inputs, *args, return_outputs=True, **kw)
+        loss, outputs = self._consistent_loss(model, inputs, *args, **kw)
+        if self.distiller is not None:
+            progress = self.state.global_step / self.state.max_steps
+            loss = self.distiller.loss(loss, outputs, inputs, progress)
         for term in self.terms:
             loss = loss + term()
         return (loss, outputs) if wants_outputs else loss
+
+    def _consistent_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any
+    ) -> tuple[Tensor, Any]:
+        """The task's loss, of two passes under R-Drop, and the last pass's outputs."""
+        fed = {key: value for key, value in inputs.items() if key != LOGITS}
+        fed |= self.distiller.requests if self.distiller is not None else {}
+        loss, outputs = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
+        if not self.recipe.r_drop:
+            return loss, outputs
+        again, other = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
+        apart = consistency(outputs.logits, other.logits)
+        return (loss + again) / 2 + self.recipe.r_drop * apart, other
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the recipe's parameter groups."""
@@ -81,23 +130,31 @@ class CandidateTrainer(Trainer):
 
 
 def train(
-    model: PreTrainedModel, recipe: Recipe, *, data: Any, collate: Any, total_steps: int
+    model: PreTrainedModel,
+    recipe: Recipe,
+    *,
+    data: Any,
+    collate: Any,
+    total_steps: int,
+    lesson: Lesson | None = None,
 ) -> list[list[float]]:
     """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
 
-    `total_steps` is the number of optimiser steps. Raises :class:`CandidateFault` if the loss
-    is not finite or memory runs out.
+    `total_steps` is the number of optimiser steps, `lesson` what a recipe that distils learns
+    from. Raises :class:`CandidateFault` if the loss is not finite or memory runs out.
     """
+    if recipe.distill is not None and lesson is None:
+        raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
     curve = Curve()
-    patience: list[TrainerCallback] = []
-    if recipe.patience is not None and len(data) > 1:
-        data, held_out = hold_out(data)
-        patience.append(Patience(recipe.patience, held_out, collate))
+    data, patience = _held_out(recipe, data, collate)
+    if lesson is not None and lesson.logits is not None:
+        data, collate = Taught(data, _rows_of(data, lesson.logits)), taught_collate(collate)
     if recipe.dropout is not None:
         set_dropout_(model, recipe.dropout)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as hooks:
         trainer = CandidateTrainer(
             recipe=recipe,
+            lesson=lesson,
             model=model,
             args=arguments(recipe, scratch, total_steps),
             train_dataset=data,
@@ -105,12 +162,26 @@ def train(
             callbacks=[curve, *_schedule(recipe), *patience],
         )
         trainer.remove_callback(PrinterCallback)
+        if trainer.distiller is not None:
+            hooks.enter_context(trainer.distiller.listening())
         try:
             trainer.train()
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise CandidateFault(f"out of memory: {error}") from error
     harden_(model)
     return curve.points
+
+
+def _held_out(recipe: Recipe, data: Any, collate: Any) -> tuple[Any, list[TrainerCallback]]:
+    if recipe.patience is None or len(data) < 2:
+        return data, []
+    data, held = hold_out(data)
+    return data, [Patience(recipe.patience, held, collate)]
+
+
+def _rows_of(data: Any, logits: Tensor) -> Tensor:
+    """The logits of the rows that are left after some were held out."""
+    return logits[data.indices] if isinstance(data, torch.utils.data.Subset) else logits
 
 
 def _schedule(recipe: Recipe) -> list[TrainerCallback]:
@@ -134,6 +205,7 @@ def arguments(recipe: Recipe, scratch: str, total_steps: int) -> TrainingArgumen
         report_to="none",
         disable_tqdm=True,
         log_level="error",
+        remove_unused_columns=recipe.distill is None,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )

@@ -5,37 +5,13 @@ import math
 import pytest
 import torch
 
-from spaces import Candidate, Recipe, SharingPlan
+from spaces import Recipe, SharingPlan
 from spaces.errors import CandidateFault, DataError, ModelError
-from tests.checkpoint import write_checkpoint, write_rows
+from tests.trainers.conftest import candidate
 from trainers import load_shared
-from trainers.evaluation import Trainee, shapes
+from trainers.evaluation import Trainee
 from trainers.tasks import read_task
 from trainers.training import optimiser_steps, predict
-
-RECIPE = Recipe(steps=60, learning_rate=3e-3, batch_size=8, max_length=12)
-
-
-@pytest.fixture(scope="module")
-def trainee(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trainee")
-    task = {
-        "name": "text-classification",
-        "train": str(write_rows(folder / "train.csv", 90)),
-        "test": str(write_rows(folder / "test.csv", 30, seed=1)),
-    }
-    model = str(write_checkpoint(folder / "model"))
-    return Trainee(model, read_task(task), folder / "cache")
-
-
-@pytest.fixture(scope="module")
-def facts(trainee):
-    return trainee.prepare(12)
-
-
-def candidate(facts, plan=None, **changes):
-    recipe = RECIPE.model_copy(update=changes)
-    return Candidate(plan=plan or SharingPlan(), recipe=recipe).bound(shapes(facts))
 
 
 def test_facts_say_what_workers_need(facts):

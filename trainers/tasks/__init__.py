@@ -20,11 +20,14 @@ TASKS: Registry[type["Task"]] = Registry("task")
 
 @dataclass(frozen=True)
 class Split:
-    """Examples ready for a model: tokenised rows, and how to make a batch of them."""
+    """Examples ready for a model: tokenised rows, and how to make a batch of them.
+
+    `identity` is the same for equal rows, in this process and in any other of the study."""
 
     rows: Any
     collate: Any
     labels: list[int]
+    identity: str
 
 
 class Task(BaseModel, ABC):

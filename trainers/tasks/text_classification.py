@@ -67,8 +67,8 @@ class TextClassification(Task):
             _tokenised(cache, split, tokenizer, model, max_length) for split in ("train", "test")
         )
         return (
-            Split(train, collate, list(train["labels"])),
-            Split(test.remove_columns("labels"), collate, list(test["labels"])),
+            Split(train[0], collate, list(train[0]["labels"]), train[1]),
+            Split(test[0].remove_columns("labels"), collate, list(test[0]["labels"]), test[1]),
         )
 
     def sample(self, batch_size: int, max_length: int) -> dict[str, Tensor]:
@@ -153,8 +153,8 @@ def _per_class(row: dict[str, float]) -> dict[str, float]:
 
 def _tokenised(
     cache: Path, split: str, tokenizer: Any, model: str, max_length: int
-) -> datasets.Dataset:
-    """The split's token ids, made by whoever comes first and then read by all."""
+) -> tuple[datasets.Dataset, str]:
+    """The split's token ids, made by whoever comes first and then read by all; and its name."""
     identity = json.dumps([model, type(tokenizer).__name__, len(tokenizer), max_length])
     folder = cache / f"{split}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.exists():
@@ -169,4 +169,4 @@ def _tokenised(
             if not folder.exists():
                 raise
         shutil.rmtree(scratch)
-    return datasets.load_from_disk(folder)
+    return datasets.load_from_disk(folder), folder.name
