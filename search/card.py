@@ -82,6 +82,7 @@ def model_card(
         "data": task,
         "study_seed": study.config.get("seed"),
         "recipe": (trial["candidate"] or {}).get("recipe"),
+        "compression": (trial["candidate"] or {}).get("compression"),
     }
     return TEMPLATE.format(
         base=_without_path(study.config["model"]),

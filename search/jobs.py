@@ -2,7 +2,7 @@
 
 import math
 import traceback
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,7 +17,7 @@ class Trainee(Protocol):
     """What a search needs of a model and its task. `trainers.evaluation` has the real one."""
 
     def prepare(self, max_length: int, *, similarity: bool = False) -> dict[str, Any]: ...
-    def check(self, candidates: Iterable[Candidate], facts: dict[str, Any]) -> None: ...
+    def check(self, candidates: Sequence[Candidate], facts: dict[str, Any]) -> None: ...
     def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]: ...
     def evaluate(
         self, candidate: Candidate, facts: dict[str, Any], *, save_to: Path, threads: int

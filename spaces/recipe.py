@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spaces.adversaries import AdversaryField
+from spaces.compression import Compression
 from spaces.distillation import Distillation
 from spaces.errors import ConfigError
 from spaces.plan import SharingPlan, StackShape
@@ -88,16 +89,19 @@ class Recipe(BaseModel):
             )
         return self
 
+    def after_pruning(self) -> "Recipe":
+        """The recipe as far as layers of unequal width can follow it: without schedules, and
+        without what goes by layers."""
+        distill = self.distill
+        if distill is not None:
+            distill = distill.model_copy(update={"relations": 0.0}).canonical()
+        found = {"soften": None, "kept_top_lr_scale": 1.0, "layer_lr_decay": 1.0}
+        return self.model_copy(update=found | {"distill": distill})
+
     def plain(self) -> "Recipe":
         """The recipe without what wins back what sharing costs: an unshared teacher's."""
         kept = {key: getattr(self, key) for key in PLAIN}
         return Recipe(**kept)
-
-
-class Compression(BaseModel):
-    """What is pruned or quantised after training. Empty: nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Candidate(BaseModel):
@@ -124,7 +128,13 @@ class Candidate(BaseModel):
             inert |= {"soften_until": 0.5, "pull": 0.0}
         if recipe.distill is not None:
             inert["distill"] = recipe.distill.canonical()
-        return self.model_copy(update={"plan": plan, "recipe": recipe.model_copy(update=inert)})
+        return self.model_copy(
+            update={
+                "plan": plan,
+                "compression": self.compression.canonical(),
+                "recipe": recipe.model_copy(update=inert),
+            }
+        )
 
     def written(self) -> dict[str, Any]:
         """The candidate as plain data that ``Candidate.model_validate`` reads."""

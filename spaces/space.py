@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from spaces.compression import Compression
 from spaces.errors import ConfigError, SharetuneError
 from spaces.layers import Layers, LayerSpec, resolve_layers
 from spaces.plan import Group, SharingPlan, StackShape
@@ -254,28 +255,33 @@ def _spread(trial: Trial, name: str, count: int) -> int:
 
 
 class Space(BaseModel):
-    """All candidates a study may try: templates of groups, and a recipe of leaves."""
+    """All candidates a study may try: templates of groups, a recipe and a compression of leaves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     plan: tuple[GroupTemplate, ...] = ()
     recipe: dict[str, Any] = {}
+    compression: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _check(self) -> "Space":
-        for key, leaf in self.recipe.items():
-            if key not in Recipe.model_fields:
-                raise ConfigError(
-                    f"unknown key in recipe: {key!r}", did_you_mean(key, [*Recipe.model_fields])
-                )
-            check_leaf(leaf, f"recipe.{key}")
+        for name, section in SECTIONS.items():
+            for key, leaf in getattr(self, name).items():
+                if key not in section.model_fields:
+                    raise ConfigError(
+                        f"unknown key in {name}: {key!r}",
+                        did_you_mean(key, [*section.model_fields]),
+                    )
+                check_leaf(leaf, f"{name}.{key}")
         for corner in self.corners():
-            _suggested(Recipe, self.recipe, corner, "recipe")
+            for name, section in SECTIONS.items():
+                _suggested(section, getattr(self, name), corner, name)
         return self
 
     def corners(self) -> list[Corner]:
         """Draws that take each choice, and both ends of each range, at least once."""
-        most = max(map(_most_choices, self.recipe.values()), default=1)
+        leaves = [*self.recipe.values(), *self.compression.values()]
+        most = max(map(_most_choices, leaves), default=1)
         choices = [Corner(high=True, choice=i) for i in range(most)]
         return [Corner(high=False), *choices, Corner(high=True)]
 
@@ -287,7 +293,9 @@ class Space(BaseModel):
             for group in template.suggest(trial, f"plan.{i}", stacks)
         ]
         plan = SharingPlan(groups=tuple(groups))
-        return Candidate(plan=plan, recipe=self.suggest_recipe(trial)).bound(stacks)
+        compression = _drawn(Compression, self.compression, trial, "compression")
+        recipe = self.suggest_recipe(trial)
+        return Candidate(plan=plan, compression=compression, recipe=recipe).bound(stacks)
 
     def suggest_recipe(self, trial: Trial) -> Recipe:
         """The recipe of one draw."""
@@ -296,12 +304,11 @@ class Space(BaseModel):
     def reference_recipe(self) -> Recipe:
         """The recipe of the anchors: fixed values as they are, and of what is searched the
         default where it is allowed, else the (geometric) middle or the first choice."""
-        return Recipe(
-            **{
-                key: _reference(leaf, Recipe.model_fields[key].default)
-                for key, leaf in self.recipe.items()
-            }
-        )
+        return _referred(Recipe, self.recipe)
+
+    def reference_compression(self) -> Compression:
+        """The compression of given plans, found as :meth:`reference_recipe` is."""
+        return _referred(Compression, self.compression)
 
     @property
     def distils(self) -> bool:
@@ -316,6 +323,7 @@ class Space(BaseModel):
         return [self.suggest(corner, stacks) for corner in self.corners()]
 
 
+SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "compression": Compression}
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -358,6 +366,11 @@ def _most_choices(leaf: Any) -> int:
     if isinstance(leaf, dict) and not is_range(leaf):
         return max(map(_most_choices, leaf.values()), default=1)
     return 1
+
+
+def _referred(section: type[Section], leaves: dict[str, Any]) -> Section:
+    fields = section.model_fields
+    return section(**{key: _reference(leaf, fields[key].default) for key, leaf in leaves.items()})
 
 
 def _reference(leaf: Any, default: Any) -> Any:

@@ -127,7 +127,7 @@ def can_align(stack: Stack, slots: Sequence[Slot]) -> bool:
 def _has_neurons(layer: nn.Module, slots: Sequence[Slot]) -> bool:
     """Whether a tensor beside the matrices is as long as the FFN is wide."""
     known = {path for path, _ in matrices(layer)}
-    tensors = [p for n, p in layer.named_parameters() if n.rpartition(".")[0] not in known]
+    tensors = [p for n, p in layer.named_parameters() if not _inside(n, known)]
     return any(slots[0].units in tensor.shape for tensor in tensors)
 
 
@@ -142,10 +142,15 @@ def _has_heads(layer: nn.Module, slots: Sequence[Slot]) -> bool:
         for module in attention.modules()
         for argument in inspect.signature(module.forward).parameters
     ) or any(
-        f"{prefix}.{path}" not in known and not _ignores_heads(path, module, width)
+        not _inside(f"{prefix}.{path}", known) and not _ignores_heads(path, module, width)
         for path, module in attention.named_modules()
         if next(module.parameters(recurse=False), None) is not None
     )
+
+
+def _inside(path: str, matrices: set[str]) -> bool:
+    """Whether `path` is one of these matrices, or part of one."""
+    return any(path == matrix or path.startswith(f"{matrix}.") for matrix in matrices)
 
 
 def _ignores_heads(path: str, module: nn.Module, width: int) -> bool:

@@ -7,7 +7,7 @@ folder instead of filling layers with random numbers. After ``import trainers`` 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from spaces.compression import Compression
 from spaces.errors import ModelError
 from spaces.plan import SharingPlan
 from trainers.handover import Remembering, handovers
@@ -28,12 +29,13 @@ UNSHARED = "_unshared_class"
 
 @dataclass(frozen=True)
 class Sharing:
-    """The bound plan of a shared model, the configuration it had before, and by stack the layer of
-    that model that runs at each position now."""
+    """The bound plan of a shared model, the configuration it had before, by stack the layer of
+    that model that runs at each position now, and what was done to its weights after training."""
 
     plan: SharingPlan
     base: dict[str, Any]
     orders: dict[str, tuple[int, ...]]
+    compression: Compression = field(default_factory=Compression)
 
 
 class SharedConfig(PreTrainedConfig):
@@ -70,6 +72,7 @@ class SharedModel:
             "architectures": [getattr(type(self), UNSHARED).__name__],
             "base": self.sharing.base,
             "plan": self.sharing.plan.written(),
+            "compression": self.sharing.compression.model_dump(exclude_defaults=True),
             "transformers_version": transformers.__version__,
         }
         path = Path(save_directory) / "config.json"
@@ -98,6 +101,7 @@ def load_shared(folder: str | Path) -> PreTrainedModel:
 
     Raises :class:`ModelError` if the folder holds no shared model, or not exactly its tensors.
     """
+    from trainers.compression import reshape_
     from trainers.sharing import share_
 
     folder = Path(folder)
@@ -107,6 +111,9 @@ def load_shared(folder: str | Path) -> PreTrainedModel:
     model = architecture(AutoConfig.for_model(base.pop("model_type"), **base))
     _forget_weights(model)
     share_(model, SharingPlan.model_validate(config["plan"]))
+    compression = Compression.model_validate(config.get("compression", {}))
+    if compression != Compression():
+        reshape_(model, compression)
     _load_exactly(model, _tensors(folder), folder)
     if (folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)

@@ -10,7 +10,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,12 +21,15 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
+from spaces.compression import Compression
 from spaces.distillation import TEACHER_RECIPE, UNSHARED
 from spaces.plan import StackShape
 from spaces.recipe import Candidate, Recipe
 from trainers import latency, sizes
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpoints import load_shared
+from trainers.compression import finish_, prune_least_important_, reshape_
+from trainers.compression.magnitude import zero_smallest_
 from trainers.distillation import Lesson, check_teacher
 from trainers.pretrained import body_skeleton
 from trainers.sharing import materialize_, share_
@@ -72,9 +75,13 @@ class Trainee:
         unshared = _skeleton(self, _frozen(facts))
         shared = share_(copy.deepcopy(unshared), candidate.plan)
         sample = self.task.sample(1, candidate.recipe.max_length)
-        return sizes.facts(unshared, shared, {k: v.to("meta") for k, v in sample.items()})
+        inputs = {key: value.to("meta") for key, value in sample.items()}
+        if candidate.compression == Compression():
+            return sizes.facts(unshared, shared, inputs)
+        compressed = reshape_(copy.deepcopy(shared), candidate.compression)
+        return sizes.facts(unshared, shared, inputs, compressed)
 
-    def check(self, candidates: Iterable[Candidate], facts: dict[str, Any]) -> None:
+    def check(self, candidates: Sequence[Candidate], facts: dict[str, Any]) -> None:
         """Raises :class:`SharetuneError` for a recipe or a compression that cannot be done,
         before anything is trained."""
         student = _skeleton(self, _frozen(facts))
@@ -82,6 +89,9 @@ class Trainee:
             own = settings.teacher == UNSHARED
             teacher = student if own else body_skeleton(settings.teacher)
             check_teacher(student, teacher, settings, facts["labels"])
+        for candidate in candidates:
+            if candidate.compression != Compression():
+                self.inspect(candidate, facts)
 
     def evaluate(
         self, candidate: Candidate, facts: dict[str, Any], *, save_to: Path, threads: int = 1
@@ -113,6 +123,7 @@ class Trainee:
             total_steps=steps,
             lesson=lesson,
         )
+        curve += self._compress(model, candidate, train_split, lesson, steps)
         trained = time.perf_counter()
         logits = predict(model, data=test_split.rows, collate=test_split.collate)
         scores = self.task.score(logits, test_split.labels, facts)
@@ -135,6 +146,38 @@ class Trainee:
         if not any(group.form.calibrated or group.units != "first" for group in groups):
             return None
         return _recorded(self, labels, candidate.recipe.max_length)
+
+    def _compress(
+        self,
+        model: PreTrainedModel,
+        candidate: Candidate,
+        split: Split,
+        lesson: Lesson | None,
+        steps: int,
+    ) -> list[list[float]]:
+        """Prunes, trains on and quantises, as far as the candidate asks; returns further curve."""
+        compression, curve, keepers = candidate.compression, [], []
+        if compression == Compression():
+            return []
+        if compression.removes_units:
+            batches = _on(model, _calibration_batches(self, candidate.recipe.max_length, True))
+            prune_least_important_(model, compression, batches)
+        if compression.magnitude:
+            keepers.append(zero_smallest_(model, compression.magnitude))
+        further = round(compression.recover * steps)
+        if further:
+            points = train(
+                model,
+                candidate.recipe.after_pruning(),
+                data=split.rows,
+                collate=split.collate,
+                total_steps=further,
+                lesson=lesson if candidate.recipe.after_pruning().distill else None,
+                callbacks=keepers,
+            )
+            curve = [[steps + step, loss] for step, loss in points]
+        finish_(model, compression)
+        return curve
 
     def _lesson(self, recipe: Recipe, facts: dict[str, Any], split: Split) -> Lesson | None:
         """What a recipe that distils learns from; its teacher is made by whoever comes first."""
@@ -214,13 +257,19 @@ def _recorded(trainee: Trainee, labels: tuple[str, ...], max_length: int) -> Act
     return record_activations(model, _calibration_batches(trainee, max_length))
 
 
-def _calibration_batches(trainee: Trainee, max_length: int) -> list[dict[str, Tensor]]:
+def _on(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    return [{key: value.to(model.device) for key, value in batch.items()} for batch in batches]
+
+
+def _calibration_batches(
+    trainee: Trainee, max_length: int, labelled: bool = False
+) -> list[dict[str, Tensor]]:
     """Inputs of 64 training examples, spread over the split."""
     split, _ = _splits(trainee, max_length)
     every = max(1, len(split.labels) // CALIBRATION_EXAMPLES)
     rows = [split.rows[i] for i in range(0, len(split.labels), every)][:CALIBRATION_EXAMPLES]
     batches = [split.collate(rows[i : i + 16]) for i in range(0, len(rows), 16)]
-    return [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
+    return [{k: v for k, v in batch.items() if labelled or k != "labels"} for batch in batches]
 
 
 @lru_cache(maxsize=4)

@@ -93,7 +93,7 @@ def is_shared(model: nn.Module) -> bool:
 
 
 def materialize_(model: PreTrainedModel) -> PreTrainedModel:
-    """Turns every shared layer back into a dense one of the same function, in place.
+    """Turns every shared or quantised layer back into a dense one of the same function, in place.
 
     Layers that the plan removed stay removed, and what it repeated becomes layers. Where layers
     reuse what another computes there is no dense form; they stay as they are, and the model
@@ -101,7 +101,7 @@ def materialize_(model: PreTrainedModel) -> PreTrainedModel:
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, SharedLinear | SharedNorm | Again):
+            if hasattr(child, "materialize"):
                 setattr(parent, name, child.materialize().train(child.training))
     if is_shared(model):
         _forget_banks(model)

@@ -6,6 +6,7 @@ nothing else; each has a file of its own.
 
 import math
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,6 +138,7 @@ def train(
     collate: Any,
     total_steps: int,
     lesson: Lesson | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> list[list[float]]:
     """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
 
@@ -159,7 +161,7 @@ def train(
             args=arguments(recipe, scratch, total_steps),
             train_dataset=data,
             data_collator=collate,
-            callbacks=[curve, *_schedule(recipe), *patience],
+            callbacks=[curve, *_schedule(recipe), *callbacks, *patience],
         )
         trainer.remove_callback(PrinterCallback)
         if trainer.distiller is not None:
