@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from spaces.errors import DataError
+from trainers.metrics import calibration_error
 from trainers.pretrained import from_library, skeleton
 from trainers.tables import column, read_table
 from trainers.tasks import TASKS, Split, Task
@@ -90,6 +91,7 @@ class TextClassification(Task):
                 "accuracy": float((predicted == truth).float().mean()),
                 "macro_f1": float(report["macro avg"]["f1-score"]),
                 "eval_loss": float(functional.cross_entropy(logits, truth)),
+                "calibration_error": calibration_error(logits, truth),
             },
             "per_class": {name: _per_class(report[name]) for name in names},
             "confusion": confusion_matrix(truth, predicted, labels=range(len(names))).tolist(),
