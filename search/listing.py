@@ -20,6 +20,7 @@ KINDS = (
     "schedules",
     "adversaries",
     "distillations",
+    "trackers",
     "exports",
 )
 
@@ -84,6 +85,10 @@ def _registry(kind: str) -> Registry[object]:
         from trainers.distillation import TEACHINGS
 
         return TEACHINGS  # type: ignore[return-value]
+    if kind == "trackers":
+        from trainers.tracking import TRACKERS
+
+        return TRACKERS  # type: ignore[return-value]
     if kind == "schedules":
         from trainers.schedules import SCHEDULES
 

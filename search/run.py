@@ -72,6 +72,8 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
     shapes = {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
     if config.space.distils:
         facts[TEACHER_RECIPE] = config.space.reference_recipe().plain().model_dump(mode="json")
+    if config.tracking:
+        facts["tracking"] = (config.tracking, config.name)
     trainee.check(config.space.check(shapes), facts)
     for plan in config.plans:
         plan.bound(shapes)

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from spaces.compression import Compression
 from spaces.distillation import TEACHER_RECIPE, UNSHARED
 from spaces.plan import StackShape
 from spaces.recipe import Candidate, Recipe
-from trainers import latency, sizes
+from trainers import latency, sizes, tracking
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpoints import load_shared
 from trainers.compression import finish_, prune_least_important_, reshape_
@@ -39,6 +39,7 @@ from trainers.teachers import School
 from trainers.training import optimiser_steps, predict, train
 
 CALIBRATION_EXAMPLES = 64
+TRACKING = "tracking"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Trainee:
     def check(self, candidates: Sequence[Candidate], facts: dict[str, Any]) -> None:
         """Raises :class:`SharetuneError` for a recipe or a compression that cannot be done,
         before anything is trained."""
+        tracking.check_trackers((facts.get(TRACKING) or ((), ""))[0])
         student = _skeleton(self, _frozen(facts))
         for settings in {c.recipe.distill for c in candidates if c.recipe.distill is not None}:
             own = settings.teacher == UNSHARED
@@ -99,10 +101,31 @@ class Trainee:
         """Trains `candidate`, measures it on the test split and saves it in `save_to`.
 
         Returns metrics, the per-class report, the curve, seconds and circumstances as plain
-        data. Raises :class:`CandidateFault` if the candidate cannot be trained.
+        data. `save_to` is ``<run>/trials/<number>/model``. Raises :class:`CandidateFault` if the
+        candidate cannot be trained.
         """
         _quiet_library()
         torch.set_num_threads(threads)
+        names, study = facts.get(TRACKING) or ((), "")
+        number = save_to.parent.name
+        folder = save_to.parent.parent.parent / tracking.FOLDER
+        tracked = tracking.Tracked(study, number, candidate.written(), folder)
+        with tracking.tracking(names, tracked) as (callbacks, logs):
+            found = self._evaluate(candidate, facts, save_to, callbacks)
+            for log in logs:
+                log(found["metrics"])
+        return found | {
+            "circumstances": circumstances(threads)
+            | {"seed": candidate.recipe.seed, "steps": found.pop("steps")}
+        }
+
+    def _evaluate(
+        self,
+        candidate: Candidate,
+        facts: dict[str, Any],
+        save_to: Path,
+        callbacks: Sequence[TrainerCallback],
+    ) -> dict[str, Any]:
         train_split, test_split = _splits(self, candidate.recipe.max_length)
         lesson = self._lesson(candidate.recipe, facts, train_split)
         start = time.perf_counter()
@@ -122,6 +145,7 @@ class Trainee:
             collate=train_split.collate,
             total_steps=steps,
             lesson=lesson,
+            callbacks=callbacks,
         )
         curve += self._compress(model, candidate, train_split, lesson, steps)
         trained = time.perf_counter()
@@ -131,13 +155,12 @@ class Trainee:
         model.save_pretrained(save_to)
         return scores | {
             "curve": curve,
+            "steps": steps,
             "seconds": {
                 "train": round(trained - start, 3),
                 "evaluate": round(evaluated - trained, 3),
                 "total": round(time.perf_counter() - start, 3),
             },
-            "circumstances": circumstances(threads)
-            | {"seed": candidate.recipe.seed, "steps": steps},
         }
 
     def _activations(self, candidate: Candidate, labels: tuple[str, ...]) -> Activations | None:
