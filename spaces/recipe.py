@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spaces.adversaries import AdversaryField
+from spaces.augmentation import Augmentation
 from spaces.compression import Compression
 from spaces.distillation import Distillation
 from spaces.errors import ConfigError
@@ -36,7 +37,7 @@ class Recipe(BaseModel):
     `dropout` replaces every dropout of the model. With `patience` a tenth of the training data is
     held out and looked at after every 5 % of the steps; training ends when its loss did not fall
     for so many looks, and goes back to the best. `r_drop` is the weight of the divergence between
-    two passes with different dropout; for `distill` and `adversary` see their own files.
+    two passes with different dropout; for `distill`, `adversary` and `augment` see their own files.
     docs/recipes.md tells of each part.
 
     With `soften` (``interpolate``, ``replace`` or ``pull``) layers keep their own weights beside
@@ -59,6 +60,7 @@ class Recipe(BaseModel):
     patience: int | None = Field(None, ge=1)
     distill: Distillation | None = None
     adversary: AdversaryField = None
+    augment: Augmentation | None = None
     r_drop: float = Field(0.0, ge=0)
     soften: Literal["interpolate", "replace", "pull"] | None = None
     soften_until: float = Field(0.5, gt=0, le=1)
@@ -128,6 +130,8 @@ class Candidate(BaseModel):
             inert |= {"soften_until": 0.5, "pull": 0.0}
         if recipe.distill is not None:
             inert["distill"] = recipe.distill.canonical()
+        if recipe.augment is not None:
+            inert["augment"] = recipe.augment.canonical()
         return self.model_copy(
             update={
                 "plan": plan,

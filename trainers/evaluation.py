@@ -21,11 +21,13 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
+from spaces.augmentation import Augmentation
 from spaces.compression import Compression
 from spaces.distillation import TEACHER_RECIPE, UNSHARED
 from spaces.plan import StackShape
 from spaces.recipe import Candidate, Recipe
 from trainers import latency, sizes, tracking
+from trainers.augmentation import check_augmentation
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpoints import load_shared
 from trainers.compression import finish_, prune_least_important_, reshape_
@@ -92,6 +94,8 @@ class Trainee:
             teacher = student if own else body_skeleton(settings.teacher)
             check_teacher(student, teacher, settings, facts["labels"])
         for candidate in candidates:
+            if candidate.recipe.augment is not None:
+                check_augmentation(candidate.recipe.augment)
             if candidate.compression != Compression():
                 self.inspect(candidate, facts)
 
@@ -126,7 +130,8 @@ class Trainee:
         save_to: Path,
         callbacks: Sequence[TrainerCallback],
     ) -> dict[str, Any]:
-        train_split, test_split = _splits(self, candidate.recipe.max_length)
+        recipe = candidate.recipe
+        train_split, test_split = _splits(self, recipe.max_length, recipe.augment)
         lesson = self._lesson(candidate.recipe, facts, train_split)
         start = time.perf_counter()
         set_seed(candidate.recipe.seed)
@@ -296,5 +301,7 @@ def _calibration_batches(
 
 
 @lru_cache(maxsize=4)
-def _splits(trainee: Trainee, max_length: int) -> tuple[Split, Split]:
-    return trainee.task.splits(trainee.model, trainee.cache, max_length)
+def _splits(
+    trainee: Trainee, max_length: int, augment: Augmentation | None = None
+) -> tuple[Split, Split]:
+    return trainee.task.splits(trainee.model, trainee.cache, max_length, augment)
