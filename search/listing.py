@@ -20,6 +20,7 @@ KINDS = (
     "schedules",
     "adversaries",
     "distillations",
+    "alterations",
     "trackers",
     "exports",
 )
@@ -85,6 +86,10 @@ def _registry(kind: str) -> Registry[object]:
         from trainers.distillation import TEACHINGS
 
         return TEACHINGS  # type: ignore[return-value]
+    if kind == "alterations":
+        from trainers.augmentation import ALTERATIONS
+
+        return ALTERATIONS  # type: ignore[return-value]
     if kind == "trackers":
         from trainers.tracking import TRACKERS
 

@@ -30,8 +30,8 @@ from trainers import latency, sizes, tracking
 from trainers.augmentation import check_augmentation
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpoints import load_shared
-from trainers.compression import finish_, prune_least_important_, reshape_
-from trainers.compression.magnitude import zero_smallest_
+from trainers.compression import reshape_
+from trainers.compression.after import compress_
 from trainers.distillation import Lesson, check_teacher
 from trainers.pretrained import body_skeleton
 from trainers.sharing import materialize_, share_
@@ -152,7 +152,11 @@ class Trainee:
             lesson=lesson,
             callbacks=callbacks,
         )
-        curve += self._compress(model, candidate, train_split, lesson, steps)
+        if candidate.compression != Compression():
+            batches = _calibration_batches(self, recipe.max_length, labelled=True)
+            further = round(candidate.compression.recover * steps)
+            points = compress_(model, candidate, train_split, lesson, further, batches)
+            curve += [[steps + step, loss] for step, loss in points]
         trained = time.perf_counter()
         logits = predict(model, data=test_split.rows, collate=test_split.collate)
         scores = self.task.score(logits, test_split.labels, facts)
@@ -174,38 +178,6 @@ class Trainee:
         if not any(group.form.calibrated or group.units != "first" for group in groups):
             return None
         return _recorded(self, labels, candidate.recipe.max_length)
-
-    def _compress(
-        self,
-        model: PreTrainedModel,
-        candidate: Candidate,
-        split: Split,
-        lesson: Lesson | None,
-        steps: int,
-    ) -> list[list[float]]:
-        """Prunes, trains on and quantises, as far as the candidate asks; returns further curve."""
-        compression, curve, keepers = candidate.compression, [], []
-        if compression == Compression():
-            return []
-        if compression.removes_units:
-            batches = _on(model, _calibration_batches(self, candidate.recipe.max_length, True))
-            prune_least_important_(model, compression, batches)
-        if compression.magnitude:
-            keepers.append(zero_smallest_(model, compression.magnitude))
-        further = round(compression.recover * steps)
-        if further:
-            points = train(
-                model,
-                candidate.recipe.after_pruning(),
-                data=split.rows,
-                collate=split.collate,
-                total_steps=further,
-                lesson=lesson if candidate.recipe.after_pruning().distill else None,
-                callbacks=keepers,
-            )
-            curve = [[steps + step, loss] for step, loss in points]
-        finish_(model, compression)
-        return curve
 
     def _lesson(self, recipe: Recipe, facts: dict[str, Any], split: Split) -> Lesson | None:
         """What a recipe that distils learns from; its teacher is made by whoever comes first."""
@@ -285,12 +257,8 @@ def _recorded(trainee: Trainee, labels: tuple[str, ...], max_length: int) -> Act
     return record_activations(model, _calibration_batches(trainee, max_length))
 
 
-def _on(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    return [{key: value.to(model.device) for key, value in batch.items()} for batch in batches]
-
-
 def _calibration_batches(
-    trainee: Trainee, max_length: int, labelled: bool = False
+    trainee: Trainee, max_length: int, *, labelled: bool = False
 ) -> list[dict[str, Tensor]]:
     """Inputs of 64 training examples, spread over the split."""
     split, _ = _splits(trainee, max_length)
