@@ -10,7 +10,10 @@ from results.numbers import duration, plural, quantity, short_title
 from results.study import StudyRecord, records
 from spaces.objectives import OBJECTIVES, Objective
 
-SHOWN = ("accuracy", "macro_f1", "parameters", "bytes", "flops", "latency_ms")
+SHOWN = (
+    *("accuracy", "macro_f1", "calibration_error"),
+    *("parameters", "bytes", "flops", "latency_ms"),
+)
 
 
 @dataclass(frozen=True)

@@ -178,10 +178,12 @@ def _model_name(model: str) -> str:
 
 def reference_value(objective: Objective, unshared: dict[str, float]) -> float:
     """The hypervolume's reference in one objective: 0 for what is maximised, for exact sizes
-    1.1 times the unshared model's, for a loss 10."""
+    1.1 times the unshared model's, for an error in 0..1 1, for a loss 10."""
     if objective.direction == "maximize":
         return 0.0
-    return 1.1 * unshared[objective.name] if objective.name in unshared else 10.0
+    if objective.name in unshared:
+        return 1.1 * unshared[objective.name]
+    return 10.0 if objective.unit else 1.0
 
 
 def _circumstances(config: StudyConfig) -> dict[str, Any]:
