@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from spaces.recipe import Recipe
 from spaces.registry import Registry
-from trainers.modules import BankReader
+from trainers.modules import BankReader, resolved
 from trainers.structure import BANKS, Stack, find_stacks
 
 LR_RULES: Registry[Callable[[int], float]] = Registry("learning rate rule")
@@ -133,7 +133,7 @@ def _bank_distances(model: PreTrainedModel, stacks: list[Stack]) -> dict[str, fl
 
 
 def _read_by(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The banks' parameters, once for every reader inside `module`."""
-    for reader in module.modules():
+    """The banks' parameters, once for every reader inside `module`, runs of it included."""
+    for reader in map(resolved, module.modules()):
         if isinstance(reader, BankReader):
             yield from reader.entry.parameters()

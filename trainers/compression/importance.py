@@ -1,6 +1,5 @@
 """How much the loss depends on each head and neuron, to first order."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trainers.compression.pruning import Kept, Place
+from trainers.modules import resolved
 from trainers.structure import Slot, family, find_stacks
 
 Change = Callable[[Place, Slot, Tensor], Tensor]
@@ -22,15 +22,21 @@ def unit_importance(
     """The mean over examples of ``|a . dL/da|``, a what a unit hands to the output matrix.
 
     The change of the loss if the unit were zero, to first order (Michel et al., arXiv 1905.10650;
-    Molchanov et al., arXiv 1906.10771): (units) for each place. `batches` hold labels.
+    Molchanov et al., arXiv 1906.10771): (units) for each place. `batches` hold labels. A layer
+    that runs several times has all its runs counted at the first.
     """
-    totals: dict[Place, Tensor] = defaultdict(lambda: torch.zeros(()))
-    seen: dict[Place, tuple[Slot, Tensor]] = {}
+    totals: dict[Place, Tensor] = {
+        (stack.name, index, family(slot.path)): torch.zeros(slot.units)
+        for stack in find_stacks(model).values()
+        for index in range(len(stack.layers))
+        for slot in stack.slots
+    }
+    seen: list[tuple[Place, Slot, Tensor]] = []
 
     def remember(place: Place, slot: Slot, entering: Tensor) -> Tensor:
         entering = entering if entering.requires_grad else entering.detach().requires_grad_()
         entering.retain_grad()
-        seen[place] = slot, entering
+        seen.append((place, slot, entering))
         return entering
 
     model.eval()
@@ -38,13 +44,13 @@ def unit_importance(
         for batch in batches:
             seen.clear()
             model(**batch).loss.backward()
-            for place, (slot, entering) in seen.items():
+            for place, slot, entering in seen:
                 assert entering.grad is not None
                 change = (entering.detach() * entering.grad).float()
                 by_unit = change.unflatten(-1, (slot.units, -1)).sum(-1).flatten(1, -2).sum(1)
                 totals[place] = totals[place] + by_unit.abs().sum(0).cpu()
     model.zero_grad(set_to_none=True)
-    return dict(totals)
+    return totals
 
 
 def masked_logits(model: PreTrainedModel, kept: Kept, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -73,7 +79,8 @@ def _entering(model: PreTrainedModel, change: Change) -> Iterator[None]:
                         place = stack.name, index, family(slot.path)
                         hook = _hook(place, slot, change)
                         module = layer.get_submodule(slot.path)
-                        hooks.callback(module.register_forward_pre_hook(hook).remove)
+                        if module is resolved(module):
+                            hooks.callback(module.register_forward_pre_hook(hook).remove)
         yield
 
 

@@ -1,8 +1,8 @@
 """Removes heads and neurons: from a bank for all its readers, from a private matrix for its layer.
 
-Units that stand at one place of several layers and read one bank entry are one: they go
-together. How many of each sort go follows from the plan alone, so that a pruned model's size is
-known before it is trained and its shapes need not be stored.
+Units that stand at one place of several layers and read one bank entry, or run again, are one:
+they go together. How many of each sort go follows from the plan alone, so that a pruned model's
+size is known before it is trained and its shapes need not be stored.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ from spaces.errors import PlanError
 from spaces.plan import FFN
 from trainers.alignment import can_align
 from trainers.forms.bank import BankLinear
-from trainers.modules import SharedLinear
+from trainers.modules import resolved
 from trainers.structure import HEADS_ATTRIBUTES, Slot, Stack, family, find_stacks
 from trainers.units import Cut
 
@@ -84,7 +84,10 @@ def prune_(model: PreTrainedModel, kept: Kept) -> None:
             if units is None:
                 continue
             for slot in slots:
-                _prune_matrix(layer.get_submodule(slot.path), slot, units, done)
+                module = resolved(layer.get_submodule(slot.path))
+                if id(module) not in done:
+                    done.add(id(module))
+                    _prune_matrix(module, slot, units, done)
             _scale_sizes(layer.get_submodule(prefix), slots[0].units, len(units))
 
 
@@ -107,10 +110,10 @@ def _refuse_unfit(stack: Stack, slots: Sequence[Slot]) -> None:
         )
     for slot in slots:
         for layer in stack.layers:
-            module = layer.get_submodule(slot.path)
-            if isinstance(module, SharedLinear) and not isinstance(module, BankLinear):
+            module = resolved(layer.get_submodule(slot.path))
+            if not isinstance(module, BankLinear | nn.Linear | Conv1D):
                 raise PlanError(
-                    f"{what} of a {type(module).__name__} cannot be removed: its units are mixed",
+                    f"{what} of a {type(module).__name__} cannot be removed: they are not its own",
                     f"use form: tie or bank, or leave {what} out of compression",
                 )
 
@@ -121,15 +124,20 @@ def _tied(stack: Stack, slots: Sequence[Slot], position: int) -> list[tuple[int,
     owners: dict[int, int] = {}
     for slot in slots:
         for index, layer in enumerate(stack.layers):
-            module = layer.get_submodule(slot.path)
-            if isinstance(module, BankLinear) and position < _shared_units(module.cut, slot):
-                first = owners.setdefault(id(module.entry), index)
+            for tied in _tied_at(resolved(layer.get_submodule(slot.path)), slot, position):
+                first = owners.setdefault(id(tied), index)
                 old, new = joined[index], joined[first]
                 joined = [new if root == old else root for root in joined]
     sets: dict[int, list[int]] = defaultdict(list)
     for index, root in enumerate(joined):
         sets[root].append(index)
     return [tuple(layers) for layers in sets.values()]
+
+
+def _tied_at(module: nn.Module, slot: Slot, position: int) -> list[nn.Module]:
+    """What other layers may read at `position`, too: a matrix that runs again, a bank's entry."""
+    in_bank = isinstance(module, BankLinear) and position < _shared_units(module.cut, slot)
+    return [module, module.entry] if in_bank else [module]
 
 
 def _staying(

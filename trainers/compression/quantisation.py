@@ -83,12 +83,18 @@ def quantise_(model: PreTrainedModel) -> None:
             weight = getattr(child, "weight", None)
             if f"{path}.{name}.weight".lstrip(".") in head or names[id(weight)] > 1:
                 continue
-            if type(child) is nn.Linear:
-                parent._modules[name] = Int8Linear(child.weight, child.bias, transposed=False)
-            elif type(child) is Conv1D:
-                parent._modules[name] = Int8Linear(child.weight.T, child.bias, transposed=True)
-            elif type(child) is nn.Embedding:
-                parent._modules[name] = Int8Embedding(child.weight)
+            small = _in_eight_bits(child)
+            if small is not None:
+                small._forward_hooks = child._forward_hooks  # what hands its output on, does still
+                parent._modules[name] = small
+
+
+def _in_eight_bits(module: nn.Module) -> Int8 | None:
+    if type(module) is nn.Linear:
+        return Int8Linear(module.weight, module.bias, transposed=False)
+    if type(module) is Conv1D:
+        return Int8Linear(module.weight.T, module.bias, transposed=True)
+    return Int8Embedding(module.weight) if type(module) is nn.Embedding else None
 
 
 def _weights(model: PreTrainedModel) -> list[int]:

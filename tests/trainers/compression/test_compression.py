@@ -105,6 +105,31 @@ def test_a_model_that_then_computes_something_else_is_refused(monkeypatch):
         prune_least_important_(model, Compression(heads=0.5), [batch(model)])
 
 
+LOOP = SharingPlan(groups=(Group(layers="1..2", times=2),))
+REUSE = SharingPlan(groups=(Group(layers="1..3", form={"reuse": {"what": "kv"}}),))
+
+
+def test_layers_that_run_again_are_pruned_once():
+    group = Group(layers="1..2", times=2, form={"bank": {"ratio": 0.5}})
+    for plan in (LOOP, SharingPlan(groups=(group,))):
+        model = shared(plan)
+        many = parameters([model])
+        prune_least_important_(model, Compression(heads=0.5, neurons=0.25), [batch(model)])
+        assert parameters([model]) < many
+        assert logits(model).isfinite().all()
+
+
+def test_reused_keys_stay_but_neurons_go(tmp_path):
+    with pytest.raises(PlanError, match="heads of a Borrower cannot be removed"):
+        prune_least_important_(shared(REUSE), Compression(heads=0.5), [])
+    model, compression = shared(REUSE), Compression(neurons=0.5, quantize="int8")
+    prune_least_important_(model, compression, [batch(model)])
+    before = logits(model)
+    finish_(model, compression).save_pretrained(tmp_path)
+    assert torch.nn.functional.cosine_similarity(before, logits(model), 1).min() > 0.99
+    assert torch.allclose(logits(load_shared(tmp_path)), logits(model), atol=1e-6)
+
+
 def test_importance_is_the_first_order_change_of_the_loss():
     model = tiny("bert").double()
     given = batch(model)
@@ -254,7 +279,9 @@ def test_a_trial_is_measured_compressed(trainee, facts, tmp_path):
 def test_compression_that_cannot_be_done_is_told_before_anything_is_trained(trainee, facts):
     plan = SharingPlan(groups=(Group(layers="1..2", form={"atoms": {"count": 2}}),))
     bad = Candidate(plan=plan, compression=Compression(heads=0.5), recipe=Recipe(max_length=12))
-    with pytest.raises(PlanError, match="heads of a AtomsLinear cannot be removed"):
+    with pytest.raises(
+        PlanError, match="heads of a AtomsLinear cannot be removed: they are not its own"
+    ):
         trainee.check([bad], facts)
 
 
