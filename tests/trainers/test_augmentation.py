@@ -61,6 +61,7 @@ def test_synonyms_are_those_of_all_senses(wordnet):
     assert second in ("cad.", "dog.")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path(PLACES[0]).exists(), reason="wordnet-base is not installed")
 def test_the_real_wordnet():
     known = synonyms(database(None))

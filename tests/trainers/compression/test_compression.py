@@ -259,6 +259,7 @@ def test_formats_that_cannot_hold_it(tmp_path, compression, format, message):
     assert export(model, tmp_path / "out").difference == 0.0
 
 
+@pytest.mark.slow
 def test_a_trial_is_measured_compressed(trainee, facts, tmp_path):
     plain = candidate(facts, SharingPlan.range(0, 3, 0.5), steps=30)
     compression = Compression(heads=0.5, neurons=0.25, magnitude=0.1, recover=0.5, quantize="int8")
