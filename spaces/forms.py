@@ -129,6 +129,7 @@ class Atoms(Form):
 
     name: ClassVar[str] = "atoms"
     heeds: ClassVar[frozenset[str]] = frozenset({"units"})
+    calibrated: ClassVar[bool] = True
     count: int = Field(ge=1, examples=[2])
 
 

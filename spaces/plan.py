@@ -26,7 +26,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from spaces.assignments import Assignment, AssignmentField, most_alike
 from spaces.errors import PlanError
 from spaces.forms import Bank, Drop, Form, FormField, Reuse, Tie
-from spaces.inits import INITS
+from spaces.inits import INITS, shortest_init, step
 from spaces.layers import Layers, is_absolute, resolve_layers, runs
 from spaces.registry import did_you_mean
 
@@ -91,9 +91,10 @@ class Group(BaseModel):
     """A set of layers of one stack that share by one rule.
 
     `stack` may be left out where the model has one. `init` says which of the bank's layers
-    its weights start from. `units` says which heads and neurons are shared: the `first` as they
-    lie, those that match best across the layers, or, by `importance`, the least important ones,
-    matched, so that the important ones stay private. The layers run `times` times, as a block
+    its weights start from, or is the number of a layer of the stack (0-based). `units` says which
+    heads and neurons are shared: the `first` as they lie, those that match best across the layers,
+    or, by `importance`, the least important ones, matched, so that the important ones stay
+    private. The layers run `times` times, as a block
     or, by `order`, each `layer` in place.
     """
 
@@ -104,14 +105,15 @@ class Group(BaseModel):
     parts: Parts = (*ATTENTION, *FFN)
     assign: AssignmentField = Assignment()
     form: FormField = Tie()
-    init: str = "mean"
+    init: str | Annotated[int, Field(ge=0)] = "mean"
     units: Literal["first", "best-match", "importance"] = "importance"
     times: int = Field(1, ge=1)
     order: Literal["block", "layer"] = "block"
 
     @model_validator(mode="after")
     def _check(self) -> "Group":
-        INITS[self.init]
+        if isinstance(self.init, str):
+            INITS[self.init]
         if "norms" in self.parts and not isinstance(self.form.canonical(), Tie | None):
             raise PlanError(
                 f"norms can only be shared whole, but the form is {self.form.name}",
@@ -170,6 +172,13 @@ class Group(BaseModel):
             readers[owner].append(layer)
         return [tuple(own) for own in readers.values()]
 
+    def inits(self) -> list[str | int]:
+        """What each bank starts from, of a group with absolute layers."""
+        layers, banks = cast(tuple[int, ...], self.layers), self.readers()
+        steps = [layers[step(bank, len(banks), len(layers))] for bank in range(len(banks))]
+        starts = steps if self.init == "stepwise" else [self.init] * len(banks)
+        return [shortest_init(start, own) for start, own in zip(starts, banks, strict=True)]
+
     @property
     def is_settled(self) -> bool:
         """Whether its banks are known without a model."""
@@ -178,6 +187,11 @@ class Group(BaseModel):
     def bound(self, stack: str, shape: StackShape) -> "Group":
         """The group with absolute layers and reachable knobs for a stack of this shape."""
         layers = resolve_layers(self.layers, shape.depth, stack)
+        if isinstance(self.init, int) and self.init >= shape.depth:
+            raise PlanError(
+                f"init: {self.init} is not a layer of stack {stack!r}, which has {shape.depth}",
+                f"name a layer from 0 to {shape.depth - 1}, or one of {', '.join(INITS)}",
+            )
         return self.model_copy(
             update={
                 "stack": stack,
@@ -207,9 +221,12 @@ class Group(BaseModel):
             return []
         if form.removes_layers:
             return [Group(stack=self.stack, layers=self.layers, form=form)]
-        bank = {"assign": Assignment(), "form": form} | self._heeded(form)
+        bank: dict[str, Any] = {"assign": Assignment(), "form": form} | self._heeded(form)
+        inits = self.inits() if "init" in form.heeds else [bank["init"]] * len(self.readers())
         return [
-            self.model_copy(update=bank | {"layers": own}) for own in self.readers() if len(own) > 1
+            self.model_copy(update=bank | {"layers": own, "init": init})
+            for own, init in zip(self.readers(), inits, strict=True)
+            if len(own) > 1
         ]
 
     def _looped(self, form: Form | None) -> "list[Group]":
@@ -224,6 +241,8 @@ class Group(BaseModel):
             start = {"init": Group.model_fields["init"].default} if apart else {}
             rule = {"assign": assign, "form": form} | self._heeded(form) | start
             looped = self.model_copy(update=rule)
+            if len(looped.readers()) == 1:
+                looped = looped.model_copy(update={"init": looped.inits()[0]})
         if len(layers) > 1 and not (apart and self.order == "layer"):
             return [looped]
         single = {"assign": Assignment(), "order": "block"}
@@ -239,7 +258,7 @@ class Group(BaseModel):
         apart = self.assign.name == "each" or len(self.layers) == 1
         return self.times > 1 and apart and isinstance(self.form, Tie)
 
-    def _heeded(self, form: Form) -> dict[str, str]:
+    def _heeded(self, form: Form) -> dict[str, Any]:
         """`init` and `units` as far as the form goes by them, else their defaults."""
         defaults = {name: Group.model_fields[name].default for name in ("init", "units")}
         heeded = {name: getattr(self, name) for name in defaults if name in form.heeds}
@@ -255,10 +274,13 @@ class Group(BaseModel):
         knobs = " ".join(map(_knob_text, self.form.model_dump(exclude_defaults=True).items()))
         form = f"{self.form.name} {knobs}".strip()
         units = "" if self.units == "importance" else f" by {self.units}"
-        start = f" {'+'.join(write_parts(self.parts))} from {self.init}{units}"
+        start = f" {'+'.join(write_parts(self.parts))} from {self._init_text()}{units}"
         rule = f"{form}{'' if self.form.roles() else start}"
         words = [f"{stack}{where}", self._loop_text(), "" if self.only_loops else rule]
         return " ".join(filter(None, words))
+
+    def _init_text(self) -> str:
+        return f"layer {self.init}" if isinstance(self.init, int) else self.init
 
     def _loop_text(self) -> str:
         each = "each " if self.order == "layer" else ""

@@ -11,10 +11,10 @@ from spaces.augmentation import Augmentation
 from spaces.compression import Compression
 from spaces.distillation import Distillation
 from spaces.errors import ConfigError
+from spaces.forms import Drop, Reuse, Tie
 from spaces.plan import SharingPlan, StackShape
 
 OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")
-
 
 PLAIN = (
     *("learning_rate", "weight_decay", "warmup_ratio", "dropout", "label_smoothing"),
@@ -42,7 +42,9 @@ class Recipe(BaseModel):
 
     With `soften` (``interpolate``, ``replace`` or ``pull``) layers keep their own weights beside
     the bank's while a schedule leads from the one to the other over the first `soften_until` of
-    the steps; `pull` is then the strength of the mean square between both in the loss.
+    the steps; `pull` is then the strength of the mean square between both in the loss. With
+    ``untie`` the layers of a bank are tied until then, and what the plan keeps private starts
+    from there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +64,7 @@ class Recipe(BaseModel):
     adversary: AdversaryField = None
     augment: Augmentation | None = None
     r_drop: float = Field(0.0, ge=0)
-    soften: Literal["interpolate", "replace", "pull"] | None = None
+    soften: Literal["interpolate", "replace", "pull", "untie"] | None = None
     soften_until: float = Field(0.5, gt=0, le=1)
     pull: float = Field(0.0, ge=0)
     kept_top: int = Field(0, ge=0)
@@ -126,8 +128,7 @@ class Candidate(BaseModel):
         shares = any(not group.form.removes_layers for group in plan.groups)
         if not shares:
             inert |= {key: Recipe.model_fields[key].default for key in OF_BANKS}
-        if not shares or recipe.soften is None:
-            inert |= {"soften_until": 0.5, "pull": 0.0}
+        inert |= _inert_softening(recipe, plan, shares=shares)
         if recipe.distill is not None:
             inert["distill"] = recipe.distill.canonical()
         if recipe.augment is not None:
@@ -151,3 +152,14 @@ class Candidate(BaseModel):
     def key(self) -> str:
         """Text that is the same for equal candidates, in this process and in any other."""
         return json.dumps(self.written(), sort_keys=True)
+
+
+def _inert_softening(recipe: Recipe, plan: SharingPlan, *, shares: bool) -> dict[str, Any]:
+    """Defaults of what a schedule's settings do not change here."""
+    softens = shares and recipe.soften is not None
+    unties = recipe.soften == "untie"
+    if unties:
+        softens = any(not isinstance(group.form, Tie | Drop | Reuse) for group in plan.groups)
+    if not softens:
+        return {"soften": None, "soften_until": 0.5, "pull": 0.0}
+    return {"pull": 0.0} if unties else {}

@@ -7,8 +7,9 @@
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -16,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from spaces.assignments import Assignment
 from spaces.errors import ModelError
-from spaces.inits import INITS
+from spaces.inits import start_of
 from spaces.plan import Group, SharingPlan
 from trainers.alignment import ORDERS, align_, can_align
 from trainers.calibration import Activations
@@ -24,7 +25,7 @@ from trainers.checkpoints import Sharing, shared_class, unshared_class
 from trainers.fit import LAYER_INDEX, PER_LAYER, lists_layers, refuse_unfit
 from trainers.forms import BUILDERS, Matrices, atoms, bank, basis, lowrank, reuse
 from trainers.modules import Again, SharedLinear, SharedNorm, resolved
-from trainers.schedules import SoftLinear
+from trainers.schedules import SCHEDULES
 from trainers.structure import Slot, Stack, family, find_stacks, is_norm, weight_out_in
 from trainers.units import shared_units
 
@@ -45,8 +46,8 @@ def share_(
 
     `activations` (see :func:`record_activations`) tell groups whose units are chosen and matched,
     and forms that are calibrated, what happens on real inputs; without them the weights alone
-    decide. With a `schedule` (see :mod:`trainers.schedules`) layers keep their own weights beside
-    until ``harden_``.
+    decide. With a `schedule` (see :mod:`trainers.schedules`) layers read something else until
+    ``harden_``.
     Each group's weights lie once in ``model.banks``; layers keep what is private. Works on
     the meta device too, where nothing but shapes is made.
 
@@ -64,24 +65,27 @@ def share_(
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders)
     model.banks = nn.ModuleList()
+    seen = dict(activations or {})
+    origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in bound.groups}
     for group in bound.groups if not _is_shape_only(model) else ():
         if group.units != "first" and "units" in group.form.heeds and not group.only_loops:
-            _align(stacks[group.stack or ""], group, bound, activations)
+            seen |= _align(stacks[group.stack or ""], group, bound, origins[group], seen)
     for name, order in orders.items():
         _arrange_layers(model, stacks[name], order)
     for group in bound.groups:
         stack = stacks[group.stack or ""]
-        for own in _banks(group):
+        for own, origin in zip(_banks(group), origins[group], strict=True):
             readers = [i for i, layer in enumerate(orders[stack.name]) if layer in own]
-            positions = Positions(model.get_submodule(stack.path), orders[stack.name], readers)
-            model.banks.append(_share_bank(stack, group, positions, activations or {}, schedule))
+            layers = model.get_submodule(stack.path)
+            positions = Positions(layers, orders[stack.name], readers, origin)
+            model.banks.append(_share_bank(stack, group, positions, seen, schedule))
     model.sharing = sharing
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
 
 
 def share_params(
-    model: PreTrainedModel, first: int, last: int, ratio: float, **group: str
+    model: PreTrainedModel, first: int, last: int, ratio: float, **group: Any
 ) -> PreTrainedModel:
     """Layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
     return share_(model, SharingPlan.range(first, last, ratio, **group))
@@ -138,8 +142,41 @@ def _is_shape_only(model: PreTrainedModel) -> bool:
     return next(model.parameters()).is_meta
 
 
-def _align(stack: Stack, group: Group, plan: SharingPlan, activations: Activations | None) -> None:
-    """Permutes the units of each family that only this group shares."""
+@dataclass(frozen=True)
+class Origin:
+    """What a bank starts from. `copy` is of a layer that does not read the bank, if it starts from
+    one, and `number` what that copy's activations are recorded under."""
+
+    init: str | int
+    copy: nn.Module | None = None
+    number: int = -1
+
+
+def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin]:
+    """One for each of the group's banks, before anything is changed."""
+    origins = []
+    for own, init in zip(_banks(group), group.inits() if _banks(group) else (), strict=True):
+        if isinstance(init, str) or init in own:
+            origins.append(Origin(init))
+            continue
+        # below 0, and unlike for every layer that reads a bank
+        number = -1 - own[0]
+        seen |= {(s, number, p): t for (s, i, p), t in seen.items() if (s, i) == (stack.name, init)}
+        origins.append(Origin(init, copy.deepcopy(stack.layers[init]), number))
+    return origins
+
+
+def _align(
+    stack: Stack,
+    group: Group,
+    plan: SharingPlan,
+    origins: Sequence[Origin],
+    activations: Activations,
+) -> dict[tuple[str, int, str], Tensor]:
+    """Permutes the units of each family that only this group shares, and what enters them."""
+    permuted: dict[tuple[str, int, str], Tensor] = {}
+    layers = {int(index): stack.layers[int(index)] for index in group.layers}
+    layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
     families: dict[str, list[Slot]] = defaultdict(list)
     for slot in stack.slots:
         families[family(slot.path)].append(slot)
@@ -155,22 +192,38 @@ def _align(stack: Stack, group: Group, plan: SharingPlan, activations: Activatio
         ]
         if roles & set(group.parts) and not others and can_align(stack, slots):
             shared = shared_units(slots[0], group.form.share())
-            indices = [int(index) for index in group.layers]
-            align_(stack, indices, slots, ORDERS[group.units], shared, activations)
+            order = ORDERS[group.units]
+            permuted |= align_(stack.name, layers, slots, order, shared, activations)
+    return permuted
 
 
 @dataclass(frozen=True)
 class Positions:
     """The positions `readers` of a stack's `layers`, which read one bank, and by `order` the
-    unshared model's layer at every position."""
+    unshared model's layer at every position. The copy that the bank starts from, if there is one,
+    comes after them."""
 
     layers: nn.Module
     order: Sequence[int]
     readers: Sequence[int]
+    origin: Origin
+
+    @property
+    def numbers(self) -> list[int]:
+        """What the activations of each are recorded under."""
+        copied = [] if self.origin.copy is None else [self.origin.number]
+        return [self.order[i] for i in self.readers] + copied
+
+    @property
+    def start(self) -> Callable[[Sequence[Tensor]], Tensor]:
+        """Makes the bank's tensor from that of each."""
+        return start_of(self.origin.init, [self.order[i] for i in self.readers])
 
     def modules(self, path: str) -> list[nn.Module]:
         """What stands at `path` of each."""
-        return [self.layers.get_submodule(f"{i}.{path}") for i in self.readers]
+        standing = [self.layers.get_submodule(f"{i}.{path}") for i in self.readers]
+        copied = self.origin.copy
+        return standing if copied is None else [*standing, copied.get_submodule(path)]
 
     def replace(self, path: str, readers: Iterable[nn.Module]) -> None:
         """Puts `readers` there."""
@@ -186,24 +239,26 @@ def _share_bank(
     schedule: str | None,
 ) -> nn.ModuleDict:
     entries = nn.ModuleDict()
+    soft = SCHEDULES[schedule] if schedule and group.form.materializes else None
     for slot in stack.slots:
         if not set(slot.roles) & set(group.parts):
             continue
         modules = positions.modules(slot.path)
+        weights = [weight_out_in(module).detach() for module in modules]
         matrices = Matrices(
             slot,
-            [weight_out_in(module).detach() for module in modules],
+            soft.origins(weights, positions.start) if soft else weights,
             [None if module.bias is None else module.bias.detach() for module in modules],
-            INITS[group.init],
+            positions.start,
             "biases" in group.parts,
             isinstance(modules[0], Conv1D),
             _inputs(activations, stack, group, positions, slot),
         )
-        with matrices.weights[0].device:
+        with weights[0].device:
             readers = BUILDERS[group.form.name](group.form, matrices, entries, _key(slot.path))
-        positions.replace(slot.path, _softened(readers, matrices.weights, schedule))
+        positions.replace(slot.path, soft.over(readers, weights) if soft else readers)
     if "norms" in group.parts:
-        _share_norms(positions, stack.norms, group, entries)
+        _share_norms(positions, stack.norms, entries)
     return entries
 
 
@@ -211,26 +266,13 @@ def _inputs(
     activations: Activations, stack: Stack, group: Group, positions: Positions, slot: Slot
 ) -> list[Tensor] | None:
     """What entered the slot's matrices, for forms whose start goes by it."""
-    keys = [(stack.name, positions.order[i], slot.path) for i in positions.readers]
+    keys = [(stack.name, number, slot.path) for number in positions.numbers]
     if not group.form.calibrated or not all(key in activations for key in keys):
         return None
     return [activations[key] for key in keys]
 
 
-def _softened(
-    readers: Sequence[nn.Module], weights: Sequence[Tensor], schedule: str | None
-) -> Sequence[nn.Module]:
-    if schedule is None:
-        return readers
-    return [
-        SoftLinear(reader, own, schedule) if isinstance(reader, SharedLinear) else reader
-        for reader, own in zip(readers, weights, strict=False)
-    ]
-
-
-def _share_norms(
-    positions: Positions, paths: Iterable[str], group: Group, entries: nn.ModuleDict
-) -> None:
+def _share_norms(positions: Positions, paths: Iterable[str], entries: nn.ModuleDict) -> None:
     for path in paths:
         standing = [resolved(module) for module in positions.modules(path)]
         norms = [norm for norm in standing if is_norm(path, norm)]
@@ -239,11 +281,11 @@ def _share_norms(
         entry = copy.deepcopy(norms[0])
         for name, parameter in entry.named_parameters():
             starts = [norm.get_parameter(name).detach() for norm in norms]
-            parameter.data = INITS[group.init](starts).clone()
+            parameter.data = positions.start(starts).clone()
         entries[_key(path)] = entry
         having = [
             i
-            for i, norm in zip(positions.readers, standing, strict=True)
+            for i, norm in zip(positions.readers, standing, strict=False)
             if any(norm is n for n in norms)
         ]
         readers = [SharedNorm(entries, _key(path)) for _ in norms]

@@ -205,7 +205,7 @@ def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
 def _out_in(matrix: nn.Module) -> tuple[int, int]:
     if isinstance(matrix, Borrower):
         return matrix.shape
-    weight = matrix.own if isinstance(matrix, SoftLinear) else weight_out_in(matrix)
+    weight = weight_out_in(matrix.reader if isinstance(matrix, SoftLinear) else matrix)
     return weight.shape[0], weight.shape[1]
 
 

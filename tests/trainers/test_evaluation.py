@@ -47,6 +47,17 @@ def test_the_same_seed_gives_the_same_numbers(trainee, facts, tmp_path):
     assert twice[0]["curve"] == twice[1]["curve"] != other["curve"]
 
 
+@pytest.mark.parametrize(("until", "apart"), [(0.5, True), (1.0, False)])
+def test_layers_go_apart_from_the_step_on_that_unties_them(trainee, facts, tmp_path, until, apart):
+    plan = SharingPlan.range(1, 2, 0.5)
+    untied = candidate(facts, plan, steps=6, soften="untie", soften_until=until)
+    trainee.evaluate(untied, facts, save_to=tmp_path)
+    one, two = (
+        layer.output.dense.private.weight for layer in load_shared(tmp_path).bert.encoder.layer[1:3]
+    )
+    assert torch.equal(one, two) != apart
+
+
 def test_exact_numbers_are_those_of_the_trained_model(trainee, facts, tmp_path):
     tied = candidate(facts, SharingPlan.range(0, 3, 1.0), steps=1)
     exact = trainee.inspect(tied, facts)

@@ -235,13 +235,13 @@ def test_units_are_permuted_only_where_the_function_stays(family, calibrated):
     before = logits(model)
     activations = record_activations(model, [inputs_of(model)]) if calibrated else None
     for stack in find_stacks(model).values():
-        layers = range(len(stack.layers))
+        layers = dict(enumerate(stack.layers))
         for which in dict.fromkeys(family_of(slot.path) for slot in stack.slots):
             slots = [slot for slot in stack.slots if family_of(slot.path) == which]
             assert can_align(stack, slots) == (which == "" or family not in HEADS_STAY)
             if can_align(stack, slots):
                 shared = shared_units(slots[0], 0.5)
-                align_(stack, layers, slots, ORDERS["importance"], shared, activations)
+                align_(stack.name, layers, slots, ORDERS["importance"], shared, activations)
     assert torch.allclose(logits(model), before, atol=1e-5)
 
 

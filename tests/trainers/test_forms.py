@@ -12,16 +12,19 @@ from transformers import AutoModelForSequenceClassification, BartConfig, BartMod
 
 from spaces import SharingPlan
 from spaces.errors import PlanError
-from spaces.forms import read_form, write_form
+from spaces.forms import Atoms, read_form, write_form
+from spaces.inits import INITS
 from spaces.space import Space
 from tests.families import CONFIGS, inputs, logits, tiny
 from trainers import materialize_, share_
+from trainers.alignment import ORDERS, align_
 from trainers.calibration import record_activations
+from trainers.forms import BUILDERS, Matrices
 from trainers.forms.eigen import shared_input, shared_output
 from trainers.forms.lowrank import factors
 from trainers.modules import products_apart
 from trainers.sizes import facts, saved_bytes
-from trainers.structure import find_stacks, stack_shapes
+from trainers.structure import Slot, find_stacks, stack_shapes
 
 FORMS = [
     {"lowrank": {"rank": 8}},
@@ -32,6 +35,8 @@ FORMS = [
     {"basis": {"rank": 40}},
     {"atoms": {"count": 2}},
 ]
+
+LOUD_FIRST = torch.tensor([[1.0, 0.1], [1.0, -0.1]])
 
 
 def plan(form, **group):
@@ -193,10 +198,9 @@ def test_the_side_that_is_shared_is_the_residual_stream():
 
 def test_inputs_decide_which_direction_a_basis_keeps():
     weights = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
-    loud_first = [torch.tensor([[1.0, 0.1], [1.0, -0.1]])] * 2
     for inputs_given, kept in (
         (None, [[0.0, 0.0], [0.0, 2.0]]),
-        (loud_first, [[1.0, 0.0], [0, 0]]),
+        ([LOUD_FIRST] * 2, [[1.0, 0.0], [0, 0]]),
     ):
         basis, coefficients = shared_input(weights, inputs_given, 1)
         found = torch.cat([own @ basis for own in coefficients])
@@ -242,6 +246,43 @@ def test_the_order_of_units_is_nothing_to_whitened_forms(form):
         share_(tiny("bert"), plan(form, units=units), recorded) for units in ("first", "importance")
     )
     assert torch.equal(logits(one), logits(two))
+
+
+def test_inputs_decide_which_layer_an_atom_is_nearest_to():
+    # one atom for W_0 = (1, 0) and W_1 = (0, 2): the second, unless only the first column is fed
+    weights = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
+    slot = Slot("fc", ("fc_in",), 0, 1, (1,))
+    for seen, kept in ((None, [0.0, 2.0]), ([LOUD_FIRST] * 2, [1.0, 0.0])):
+        bank = torch.nn.ModuleDict()
+        given = Matrices(slot, weights, [None, None], INITS["mean"], False, False, seen)
+        readers = BUILDERS["atoms"](Atoms(count=1), given, bank, "fc")
+        found = sum(reader.weight for reader in readers)
+        assert torch.allclose(found, torch.tensor([kept]), atol=1e-6)
+
+
+def test_a_whitened_start_of_atoms_errs_less_over_a_layer():
+    model = tiny("bert")
+    recorded = record_activations(model, [inputs(64)])
+    group = plan({"atoms": {"count": 2}}, units="first")
+    plain = output_errors(model, share_(tiny("bert"), group), recorded)
+    whitened = output_errors(model, share_(tiny("bert"), group, recorded), recorded)
+    assert sum(whitened.values()) < sum(plain.values())
+
+
+def test_inputs_are_permuted_with_the_units_that_they_enter():
+    model = tiny("bert")
+    recorded = record_activations(model, [inputs(8)])
+    (stack,) = find_stacks(model).values()
+    slots = [slot for slot in stack.slots if slot.role in ("fc_in", "fc_out")]
+    dense = model.bert.encoder.layer[2].output.dense
+    before = dense.weight.detach().clone()
+    layers = {i: stack.layers[i] for i in (1, 2)}
+    permuted = align_("layers", layers, slots, ORDERS["importance"], 48, recorded)
+    assert set(permuted) == {("layers", i, "output.dense") for i in (1, 2)}
+    assert not torch.equal(dense.weight, before)
+    answers = [permuted["layers", 2, "output.dense"] @ dense.weight.T]
+    answers += [recorded["layers", 2, "output.dense"] @ before.T]
+    assert torch.allclose(*answers, atol=1e-5)
 
 
 def test_matched_units_help_atoms():
