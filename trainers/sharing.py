@@ -24,7 +24,7 @@ from trainers.calibration import Activations
 from trainers.checkpoints import Sharing, shared_class, unshared_class
 from trainers.fit import LAYER_INDEX, PER_LAYER, lists_layers, refuse_unfit
 from trainers.forms import BUILDERS, Matrices, atoms, bank, basis, lowrank, reuse
-from trainers.modules import Again, SharedLinear, SharedNorm, resolved
+from trainers.modules import Again, SharedNorm, resolved
 from trainers.schedules import SCHEDULES
 from trainers.structure import Slot, Stack, family, find_stacks, is_norm, weight_out_in
 from trainers.units import shared_units
