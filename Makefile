@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup
 
 .PHONY: demo test check
 
@@ -13,7 +14,7 @@ demo: $(INSTALLED)
 # The default suite, `make check` included. `make test MARK=slow` runs the slow tests.
 test: $(INSTALLED)
 	$(if $(MARK),,$(MAKE) check)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(MARK),-m $(MARK))
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(MARK),-m $(MARK),$(PARALLEL))
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

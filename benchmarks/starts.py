@@ -1,7 +1,8 @@
 """Which start of a bank is best, and whether sharing beats dropping layers of the same size.
 
     python examples/bbc-news/prepare.py
-    python benchmarks/starts.py [starts|drop] [--out FILE.jsonl] [--seeds 3] [--shard 0/2]
+    python benchmarks/starts.py [starts|drop|forms|reuse] [--out FILE.jsonl] [--seeds 3]
+                                [--only PATTERN]
 
 Trains MiniLM on BBC News with every plan of the set and appends one JSON line a training to
 the file; what is there already is not run again, and several shards may run at once. ``--table``
@@ -10,13 +11,14 @@ prints the mean accuracy over seeds with its range.
 
 import argparse
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
 from spaces import Candidate, Group, Recipe, SharingPlan
-from spaces.forms import Atoms, Bank, Basis, LowRank
+from spaces.forms import Atoms, Bank, Basis, LowRank, Reuse, Tie
 from trainers.evaluation import Trainee, shapes
 from trainers.schedules import SCHEDULES
 from trainers.tasks import read_task
@@ -38,6 +40,9 @@ def starts() -> Iterator[Trained]:
                 if ratio < 1 or units != "best-match":
                     plan = SharingPlan.range(1, 4, ratio, units=units, init=init)
                     yield f"1..4 ratio {ratio:g} | {units} | {init}", plan, {}
+    for init in ("mean", "middle"):
+        plan = SharingPlan.range(0, 5, 0.6, units="importance", init=init)
+        yield f"0..5 ratio 0.6 | importance | {init}", plan, {}
     for units in ("first", "importance"):
         pairs = Group(layers="0..5", assign={"sequence": 3}, units=units, init="mean")
         yield f"pairs tied | {units} | mean", SharingPlan(groups=(pairs,)), {}
@@ -70,10 +75,26 @@ def forms() -> Iterator[Trained]:
         yield f"bank 0.6 from mean, {schedule}", plan, {"soften": schedule}
 
 
-SETS = {"starts": starts, "drop": against_drop, "forms": forms}
+def reuse() -> Iterator[Trained]:
+    """Keys and values, or scores, of another layer, with heads matched and as they lie; and the
+    middle layers run twice."""
+    yield "unshared", SharingPlan(), {}
+    for what in ("kv", "scores"):
+        for assign in ("one", {"sequence": 3}):
+            for units in ("first", "importance"):
+                group = Group(layers="0..5", form=Reuse(what=what), assign=assign, units=units)
+                yield f"{what} {assign} | {units}", SharingPlan(groups=(group,)), {}
+    for form in (Tie(), LowRank(rank=8), LowRank(rank=0, diagonal=True, heads=True)):
+        loop = Group(layers="2..3", times=2, assign="each", form=form)
+        yield str(loop), SharingPlan(groups=(loop,)), {}
 
 
-def train_all(plans: str, out: Path, seeds: int, steps: int, shard: int, shards: int) -> None:
+SETS = {"starts": starts, "drop": against_drop, "forms": forms, "reuse": reuse}
+
+
+def train_all(
+    plans: list[Trained], out: Path, seeds: int, steps: int, shard: int, shards: int
+) -> None:
     """Runs what is missing in `out`, every `shards`-th plan from `shard` on."""
     task = {
         "name": "text-classification",
@@ -83,7 +104,7 @@ def train_all(plans: str, out: Path, seeds: int, steps: int, shard: int, shards:
     with tempfile.TemporaryDirectory() as scratch:
         trainee = Trainee(str(EXAMPLE / "model"), read_task(task), Path(scratch) / "cache")
         facts = trainee.prepare(TOKENS)
-        jobs = [(seed, *item) for seed in range(seeds) for item in SETS[plans]()]
+        jobs = [(seed, *item) for seed in range(seeds) for item in plans]
         for seed, name, plan, changes in jobs[shard::shards]:
             if (name, seed, steps) in {(r["name"], r["seed"], r["steps"]) for r in rows(out)}:
                 continue
@@ -135,9 +156,11 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--only", default="", help="a pattern that names must have")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if not options.table:
         position, count = map(int, options.shard.split("/"))
-        train_all(options.plans, options.out, options.seeds, options.steps, position, count)
+        plans = [item for item in SETS[options.plans]() if re.search(options.only, item[0])]
+        train_all(plans, options.out, options.seeds, options.steps, position, count)
     print_table(options.out)

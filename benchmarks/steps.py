@@ -17,8 +17,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, lo
 
 from spaces import Recipe, SharingPlan
 from trainers import materialize_, share_
+from trainers.groups import parameter_groups
 from trainers.latency import Latency, summarise, time_in_turns
-from trainers.training import parameter_groups
 
 MODEL = Path(__file__).parent.parent / "examples" / "bbc-news" / "model"
 PLANS = {
@@ -36,7 +36,7 @@ def load() -> PreTrainedModel:
 def training_step(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> Callable[[], object]:
     """One forward, backward and AdamW step of `model`."""
     model.train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, Recipe(), set()), fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, Recipe()), fused=True)
 
     def step() -> None:
         model(**batch).loss.backward()

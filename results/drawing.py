@@ -54,6 +54,8 @@ def describe(layers: Sequence[Layer]) -> str:
         texts.append(f"removed: {runs(removed)}")
     banks = sorted({r.bank for x in layers for r in (*x.attention, *x.ffn)}, key=_bank_number)
     texts += [_describe_bank(bank, layers) for bank in banks]
+    for times in sorted({layer.times for layer in layers} - {1}):
+        texts.append(f"run {times} times: {runs([x.index for x in layers if x.times == times])}")
     if len(texts) == 1:
         texts.append("all private")
     return "; ".join(texts)
@@ -95,7 +97,8 @@ def _draw_row(row: Sequence[Layer], y: int, heading: str) -> str:
 
 def _draw_layer(layer: Layer, x: int, y: int) -> str:
     foot = y + 2 * HEIGHT + GAP + 13
-    number = _text(x + BLOCK / 2, foot, str(layer.index), "middle", faint=True)
+    times = f" ×{layer.times}" if layer.times > 1 else ""
+    number = _text(x + BLOCK / 2, foot, f"{layer.index}{times}", "middle", faint=True)
     if layer.removed:
         return _draw_removed(layer, x, y) + number
     return (

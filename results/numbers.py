@@ -18,7 +18,7 @@ def short_title(objective: Objective) -> str:
 
 def is_fraction(objective: Objective) -> bool:
     """Whether the objective lies in 0..1 and reads as a percentage: accuracy, macro-F1."""
-    return objective.direction == "maximize" and not objective.unit
+    return objective.source == "trained" and not objective.unit
 
 
 def quantity(objective: Objective, value: float) -> str:

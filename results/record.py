@@ -21,7 +21,7 @@ Attributes of a trial
     anchor          the anchor's name, for anchors only
     facts           known before training: {"parameters", "stack_parameters", "flops", "bytes",
                     "effective_ratio"}
-    metrics         measured: {"accuracy", "macro_f1", "eval_loss", ...}
+    metrics         measured: {"accuracy", "macro_f1", "eval_loss", "calibration_error", ...}
     per_class       {label: {"precision", "recall", "f1", "support"}}
     confusion       rows are true labels, columns predicted ones
     curve           [[step, training loss], ...]

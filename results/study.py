@@ -82,8 +82,8 @@ def load(run: Path | str) -> pd.DataFrame:
       same six materialised, as ``materialised_latency_ms``, ...
     - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
-    - ``recipe.<key>``, and as plain data ``candidate``, ``per_class``, ``confusion``, ``curve``
-      and ``circumstances``
+    - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
+      ``confusion``, ``curve`` and ``circumstances``
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.
@@ -252,8 +252,17 @@ def _candidate(candidate: dict[str, Any]) -> dict[str, Any]:
     return {
         "candidate": candidate or None,
         "plan": _plan_text(candidate["plan"]) if "plan" in candidate else None,
-        **{f"recipe.{key}": value for key, value in recipe.items()},
+        **_leaves("recipe", recipe),
+        **_leaves("compression", _mapping(candidate, "compression")),
     }
+
+
+def _leaves(name: str, value: Any) -> dict[str, Any]:
+    """The numbers and words inside a section, by their dotted place."""
+    if not isinstance(value, dict):
+        return {name: value}
+    found = [_leaves(f"{name}.{key}", child) for key, child in value.items()]
+    return {place: leaf for part in found for place, leaf in part.items()}
 
 
 def _plan_text(plan: Any) -> str:

@@ -10,7 +10,10 @@ from results.numbers import duration, plural, quantity, short_title
 from results.study import StudyRecord, records
 from spaces.objectives import OBJECTIVES, Objective
 
-SHOWN = ("accuracy", "macro_f1", "parameters", "bytes", "flops", "latency_ms")
+SHOWN = (
+    *("accuracy", "macro_f1", "calibration_error"),
+    *("parameters", "bytes", "flops", "latency_ms"),
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def _number(objective: Objective) -> Column:
 def _setting(frame: pd.DataFrame, name: str) -> Column:
     numeric = frame[name].map(_is_number, na_action="ignore").dropna().all()
     text: Callable[[Any], str] = "{:.3g}".format if numeric else str
-    return Column(name, name.removeprefix("recipe.").replace("_", " "), bool(numeric), text)
+    title = name.removeprefix("recipe.").replace("_", " ")
+    return Column(name, title, bool(numeric), text)
 
 
 def _is_number(value: Any) -> bool:
@@ -118,7 +122,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _varied(frame: pd.DataFrame) -> list[str]:
-    settings = [name for name in frame.columns if name.startswith("recipe.")]
+    settings = [name for name in frame.columns if name.startswith(("recipe.", "compression."))]
     return [name for name in settings if frame[name].astype(str)[frame[name].notna()].nunique() > 1]
 
 

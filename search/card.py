@@ -17,7 +17,10 @@ from search.show import draw_layers
 from spaces.objectives import OBJECTIVES
 from spaces.plan import SharingPlan
 
-SHOWN = ("accuracy", "macro_f1", "parameters", "bytes", "flops", "latency_ms")
+SHOWN = (
+    *("accuracy", "macro_f1", "calibration_error"),
+    *("parameters", "bytes", "flops", "latency_ms"),
+)
 PRIVATE = {"host", "pid"}
 TEMPLATE = """\
 ---
@@ -82,6 +85,7 @@ def model_card(
         "data": task,
         "study_seed": study.config.get("seed"),
         "recipe": (trial["candidate"] or {}).get("recipe"),
+        "compression": (trial["candidate"] or {}).get("compression"),
     }
     return TEMPLATE.format(
         base=_without_path(study.config["model"]),

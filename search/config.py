@@ -119,6 +119,7 @@ class StudyConfig(Section):
     sampler: Literal["auto", "guided", "tpe", "nsga2", "random"] = "auto"
     executor: Literal["ray", "local"] = "ray"
     keep: Literal["front", "all", "none"] = "front"
+    tracking: tuple[str, ...] = ()
     seed: int = Field(0, ge=0)
 
     @field_validator("objectives")
@@ -137,6 +138,11 @@ class StudyConfig(Section):
                 did_you_mean("", list(OBJECTIVES)),
             )
         return names
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _one_tracker(cls, names: Any) -> Any:
+        return (names,) if isinstance(names, str) else names
 
     @field_validator("anchors")
     @classmethod

@@ -267,10 +267,13 @@ class Driver:
 
     def _givens(self) -> Iterable[Given]:
         recipe = self.config.space.reference_recipe().model_copy(update={"kept_top": 0})
-        plans = {name: ANCHORS[name](self.shapes) for name in self.config.anchors}
-        plans |= {f"plan-{i}": plan for i, plan in enumerate(self.config.plans)}
-        for name, plan in plans.items():
+        for name in self.config.anchors:
+            plan = ANCHORS[name](self.shapes)
             yield Given(Candidate(plan=plan, recipe=recipe).bound(self.shapes), name)
+        compression = self.config.space.reference_compression()
+        for i, plan in enumerate(self.config.plans):
+            given = Candidate(plan=plan, compression=compression, recipe=recipe)
+            yield Given(given.bound(self.shapes), f"plan-{i}")
 
     def _read_history(self) -> list[Given]:
         """Takes up what the study holds; returns drawn candidates whose training a dead driver

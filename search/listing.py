@@ -18,6 +18,10 @@ KINDS = (
     "tasks",
     "losses",
     "schedules",
+    "adversaries",
+    "distillations",
+    "alterations",
+    "trackers",
     "exports",
 )
 
@@ -59,7 +63,7 @@ def _entries(kind: str) -> dict[str, str]:
 
 def _registry(kind: str) -> Registry[object]:
     """The registry of a kind; tasks, losses and exports load torch."""
-    from spaces import anchors, assignments, forms, inits
+    from spaces import adversaries, anchors, assignments, forms, inits
 
     if kind == "samplers":
         from search import guide
@@ -81,6 +85,18 @@ def _registry(kind: str) -> Registry[object]:
         from trainers.losses import LOSSES
 
         return LOSSES  # type: ignore[return-value]
+    if kind == "distillations":
+        from trainers.distillation import TEACHINGS
+
+        return TEACHINGS  # type: ignore[return-value]
+    if kind == "alterations":
+        from trainers.augmentation import ALTERATIONS
+
+        return ALTERATIONS  # type: ignore[return-value]
+    if kind == "trackers":
+        from trainers.tracking import TRACKERS
+
+        return TRACKERS  # type: ignore[return-value]
     if kind == "schedules":
         from trainers.schedules import SCHEDULES
 
@@ -88,6 +104,7 @@ def _registry(kind: str) -> Registry[object]:
     light: dict[str, Registry[object]] = {
         "forms": forms.FORMS,  # type: ignore[dict-item]
         "assignments": assignments.ASSIGNMENTS,  # type: ignore[dict-item]
+        "adversaries": adversaries.ADVERSARIES,  # type: ignore[dict-item]
         "inits": inits.INITS,  # type: ignore[dict-item]
         "anchors": anchors.ANCHORS,  # type: ignore[dict-item]
     }

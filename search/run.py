@@ -22,6 +22,7 @@ from search.jobs import Trainee
 from search.progress import Progress
 from search.stopping import stopped_at_once
 from search.store import Store, require_study
+from spaces.distillation import TEACHER_RECIPE
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES, Objective
 from spaces.plan import StackShape
@@ -71,7 +72,11 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
         config.space.reference_recipe().max_length, similarity='"similar"' in written
     )
     shapes = {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
-    config.space.check(shapes)
+    if config.space.distils:
+        facts[TEACHER_RECIPE] = config.space.reference_recipe().plain().model_dump(mode="json")
+    if config.tracking:
+        facts["tracking"] = (config.tracking, config.name)
+    trainee.check(config.space.check(shapes), facts)
     for plan in config.plans:
         plan.bound(shapes)
     store = _open_store(config, out, trainee, facts, resume=resume)
@@ -175,10 +180,12 @@ def _model_name(model: str) -> str:
 
 def reference_value(objective: Objective, unshared: dict[str, float]) -> float:
     """The hypervolume's reference in one objective: 0 for what is maximised, for exact sizes
-    1.1 times the unshared model's, for a loss 10."""
+    1.1 times the unshared model's, for an error in 0..1 1, for a loss 10."""
     if objective.direction == "maximize":
         return 0.0
-    return 1.1 * unshared[objective.name] if objective.name in unshared else 10.0
+    if objective.name in unshared:
+        return 1.1 * unshared[objective.name]
+    return 10.0 if objective.unit else 1.0
 
 
 def _circumstances(config: StudyConfig) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def _layer_line(layer: Layer) -> str:
     name = f"{layer.stack} {layer.index:>2}"
     if layer.removed:
         return f"{name}  removed"
-    return f"{name}  attention {_bar(layer.attention)}  ffn {_bar(layer.ffn)}"
+    times = f"  runs {layer.times} times" if layer.times > 1 else ""
+    return f"{name}  attention {_bar(layer.attention)}  ffn {_bar(layer.ffn)}{times}"
 
 
 def _bar(readings: tuple[Reading, ...]) -> str:

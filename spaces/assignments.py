@@ -71,6 +71,12 @@ def repeat(n_layers: int, times: int) -> Sequence[int]:
     return [i // times for i in range(n_layers)]
 
 
+@ASSIGNMENTS.register("each")
+def each(n_layers: int, _: None) -> Sequence[int]:
+    """a bank for each layer, for layers that run several times (arXiv 2410.20672)"""
+    return range(n_layers)
+
+
 @ASSIGNMENTS.register("owners")
 def explicit(n_layers: int, owners: Owners) -> Sequence[int]:
     """an explicit list: the bank's number for each layer"""

@@ -4,29 +4,33 @@ A form is one registered pydantic class whose fields are its native knobs. Only 
 said without tensors stands here; `trainers.forms` builds the modules.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
-from pydantic import ValidationError as PydanticError
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from spaces.errors import PlanError
+from spaces.named import Named, read_named, write_named
 from spaces.registry import Registry
 
 FORMS: Registry[type["Form"]] = Registry("form")
 
 
-class Form(BaseModel):
+class Form(Named):
     """Base of all forms. `name` is the word used in plans.
 
     `heeds` says which of a group's rules for making a bank the form goes by. A `calibrated` form
-    starts better with what enters the matrices on the task's own text.
+    starts better with what enters the matrices on the task's own text. One that `materializes`
+    has a dense model of the same function.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: ClassVar[str]
     removes_layers: ClassVar[bool] = False
     heeds: ClassVar[frozenset[str]] = frozenset({"init", "units"})
     calibrated: ClassVar[bool] = False
+    materializes: ClassVar[bool] = True
+
+    def roles(self) -> tuple[str, ...] | None:
+        """The matrices it can only take together, which may lie in one with others; None: any."""
+        return None
 
     def canonical(self) -> "Form | None":
         """The simplest form that builds the same model; None where nothing is shared."""
@@ -88,7 +92,8 @@ class LowRank(Form):
     """every layer adds a low-rank matrix of its own to the bank (RRT, arXiv 2410.20672)
 
     `rank` is that of the addition; 0 adds nothing, and from the matrix's smaller side on the
-    start is exact. With `diagonal` each layer scales the rows of the bank's matrix, too.
+    start is exact. With `diagonal` each layer scales the rows of the bank's matrix, too, and with
+    `heads` it mixes what its heads (KV groups) give before the bank's `o` reads it.
     """
 
     name: ClassVar[str] = "lowrank"
@@ -96,9 +101,10 @@ class LowRank(Form):
     calibrated: ClassVar[bool] = True
     rank: int = Field(ge=0, examples=[8])
     diagonal: bool = False
+    heads: bool = False
 
     def canonical(self) -> Form:
-        return self if self.rank or self.diagonal else Tie()
+        return self if self.rank or self.diagonal or self.heads else Tie()
 
 
 @FORMS.register("basis")
@@ -123,7 +129,24 @@ class Atoms(Form):
 
     name: ClassVar[str] = "atoms"
     heeds: ClassVar[frozenset[str]] = frozenset({"units"})
+    calibrated: ClassVar[bool] = True
     count: int = Field(ge=1, examples=[2])
+
+
+@FORMS.register("reuse")
+class Reuse(Form):
+    """layers take keys and values, or scores, of the bank's first layer (CLA, arXiv 2405.12981)
+
+    `what` is ``kv``, or ``scores``: queries and keys (Reuse Transformers, arXiv 2110.06821).
+    """
+
+    name: ClassVar[str] = "reuse"
+    heeds: ClassVar[frozenset[str]] = frozenset({"units"})
+    materializes: ClassVar[bool] = False
+    what: Literal["kv", "scores"] = Field(examples=["kv"])
+
+    def roles(self) -> tuple[str, ...]:
+        return ("k", "v") if self.what == "kv" else ("q", "k")
 
 
 def _shortest_ratio(ratio: float, units: tuple[int, ...]) -> float:
@@ -154,35 +177,12 @@ def round_half_up(value: float) -> int:
 
 def read_form(value: Any) -> Form:
     """A form as written: ``tie``, ``drop`` or ``{bank: {ratio: 0.7}}``."""
-    if isinstance(value, Form):
-        return value
-    if isinstance(value, str):
-        value = {value: {}}
-    if not isinstance(value, dict) or len(value) != 1:
-        raise PlanError(
-            f"a form is a name or one `name: knobs`, but got {value!r}",
-            f"available: {', '.join(FORMS)}; for example {{bank: {{ratio: 0.7}}}}",
-        )
-    ((name, knobs),) = value.items()
-    form = FORMS[name]
-    try:
-        return form(**(knobs or {}))
-    except PydanticError as error:
-        raise _knob_error(form, error) from None
-
-
-def _knob_error(form: type[Form], error: PydanticError) -> PlanError:
-    first = error.errors()[0]
-    where = ".".join([form.name, *map(str, first["loc"])])
-    knobs = ", ".join(form.model_fields) or "none"
-    got = "" if first["type"] == "missing" else f", but got {first['input']!r}"
-    return PlanError(f"{where}: {first['msg'].lower()}{got}", f"knobs of {form.name}: {knobs}")
+    return read_named(FORMS, value, example="{bank: {ratio: 0.7}}", error=PlanError)
 
 
 def write_form(form: Form) -> str | dict[str, Any]:
     """The inverse of :func:`read_form`."""
-    knobs = form.model_dump(exclude_defaults=True)
-    return {form.name: knobs} if knobs else form.name
+    return write_named(form)
 
 
 FormField = Annotated[Form, BeforeValidator(read_form), PlainSerializer(write_form)]

@@ -1,10 +1,12 @@
 """How a bank's weights start from the pretrained weights of the layers that will read it.
 
 An init is one registered function from the layers' tensors (all of one shape, in layer
-order) to the bank's. Only tensor methods are used, so this file needs no torch.
+order) to the bank's. Only tensor methods are used, so this file needs no torch. Any layer of the
+stack can be named by its number instead.
 """
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from spaces.registry import Registry
@@ -34,3 +36,36 @@ def last(weights: Sequence[Any]) -> Any:
 def mean(weights: Sequence[Any]) -> Any:
     """the mean of all layers' weights"""
     return sum(weights[1:], start=weights[0]) / len(weights)
+
+
+@INITS.register("stepwise")
+def stepwise(weights: Sequence[Any]) -> Any:
+    """several banks: copies of layers at equal steps through the depth (RRT, arXiv 2410.20672)"""
+    return weights[0]
+
+
+def step(bank: int, banks: int, layers: int) -> int:
+    """Which of `layers` layers the `bank`-th of `banks` starts from, stepwise.
+
+    The first bank starts from the first layer and the last from the last one; between two layers
+    at the same distance the lower one is taken.
+    """
+    steps = max(1, banks - 1)
+    return (2 * bank * (layers - 1) + steps - 1) // (2 * steps)
+
+
+def start_of(init: str | int, layers: Sequence[int]) -> Callable[[Sequence[Any]], Any]:
+    """The function that `init` names for a bank of `layers`.
+
+    Given a layer's number it copies that layer, which stands last if it is not one of `layers`.
+    """
+    if isinstance(init, str):
+        return INITS[init]
+    return itemgetter(layers.index(init) if init in layers else -1)
+
+
+def shortest_init(init: str | int, layers: Sequence[int]) -> str | int:
+    """The one way to write `init` for a bank of `layers`: a word where there is one."""
+    middle = layers[(len(layers) - 1) // 2]
+    words: dict[str | int, str] = {layers[-1]: "last", middle: "middle", layers[0]: "first"}
+    return words.get(middle if init == "middle" else init, init)

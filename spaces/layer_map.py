@@ -22,13 +22,14 @@ class Reading:
 @dataclass(frozen=True)
 class Layer:
     """One layer of a stack, by its index in the unshared model, and what its attention and
-    its FFN read. An empty tuple: private."""
+    its FFN read. An empty tuple: private. It runs `times` times."""
 
     stack: str
     index: int
     removed: bool
     attention: tuple[Reading, ...]
     ffn: tuple[Reading, ...]
+    times: int = 1
 
 
 def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
@@ -38,13 +39,15 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
     sharing = [group for group in plan.groups if not group.form.removes_layers]
     for group in set(plan.groups) - set(sharing):
         removed |= {(group.stack or "", int(layer)) for layer in group.layers}
-    for number, group in enumerate(sharing):
+    banks = [(g, own) for g in sharing if not g.only_loops for own in g.readers()]
+    for number, (group, own) in enumerate(banks):
         for part, roles in PARTS.items():
             covered = tuple(role for role in roles if role in group.parts)
             whole = None if covered == roles else covered
             reading = Reading(bank_name(number), group.form.share(), group.form.name, whole)
-            for layer in group.layers if covered else ():
-                readings[group.stack or "", int(layer), part].append(reading)
+            for layer in own if covered else ():
+                readings[group.stack or "", layer, part].append(reading)
+    times = {(g.stack or "", int(layer)): g.times for g in sharing for layer in g.layers}
     return [
         Layer(
             stack,
@@ -52,6 +55,7 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
             (stack, index) in removed,
             tuple(readings[stack, index, "attention"]),
             tuple(readings[stack, index, "ffn"]),
+            times.get((stack, index), 1),
         )
         for stack, depth in depths.items()
         for index in range(depth)

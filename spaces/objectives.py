@@ -26,6 +26,7 @@ for _objective in (
     Objective("accuracy", "accuracy", "maximize", source="trained"),
     Objective("macro_f1", "macro-F1", "maximize", source="trained"),
     Objective("eval_loss", "evaluation loss", "minimize", "nats", source="trained"),
+    Objective("calibration_error", "calibration error", "minimize", source="trained"),
     Objective("parameters", "parameters", "minimize"),
     Objective("stack_parameters", "parameters in the layer stack", "minimize"),
     Objective("bytes", "size on disk", "minimize", "B"),

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from spaces.assignments import Assignment, AssignmentField, most_alike
 from spaces.errors import PlanError
-from spaces.forms import Bank, Drop, Form, FormField, Tie
-from spaces.inits import INITS
+from spaces.forms import Bank, Drop, Form, FormField, Reuse, Tie
+from spaces.inits import INITS, shortest_init, step
 from spaces.layers import Layers, is_absolute, resolve_layers, runs
 from spaces.registry import did_you_mean
 
@@ -91,9 +91,11 @@ class Group(BaseModel):
     """A set of layers of one stack that share by one rule.
 
     `stack` may be left out where the model has one. `init` says which of the bank's layers
-    its weights start from. `units` says which heads and neurons are shared: the `first` as they
-    lie, those that match best across the layers, or, by `importance`, the least important ones,
-    matched, so that the important ones stay private.
+    its weights start from, or is the number of a layer of the stack (0-based). `units` says which
+    heads and neurons are shared: the `first` as they lie, those that match best across the layers,
+    or, by `importance`, the least important ones, matched, so that the important ones stay
+    private. The layers run `times` times, as a block
+    or, by `order`, each `layer` in place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,20 +105,79 @@ class Group(BaseModel):
     parts: Parts = (*ATTENTION, *FFN)
     assign: AssignmentField = Assignment()
     form: FormField = Tie()
-    init: str = "mean"
+    init: str | Annotated[int, Field(ge=0)] = "mean"
     units: Literal["first", "best-match", "importance"] = "importance"
+    times: int = Field(1, ge=1)
+    order: Literal["block", "layer"] = "block"
 
     @model_validator(mode="after")
     def _check(self) -> "Group":
-        INITS[self.init]
+        if isinstance(self.init, str):
+            INITS[self.init]
         if "norms" in self.parts and not isinstance(self.form.canonical(), Tie | None):
             raise PlanError(
                 f"norms can only be shared whole, but the form is {self.form.name}",
                 "use form: tie, or leave norms out of parts",
             )
+        if getattr(self.form, "heads", False) and "o" not in self.parts:
+            raise PlanError(
+                f"heads are mixed in front of o, but parts are {write_parts(self.parts)}",
+                "add o to parts, or leave out heads",
+            )
+        self._take_roles()
+        if self.times > 1 and self.form.removes_layers:
+            raise PlanError(
+                f"layers that a {self.form.name} removes cannot run {self.times} times",
+                "leave out times, or use another form",
+            )
+        if is_absolute(self.layers):
+            self.runs()
         if self.is_settled:
             self.assign.owners(len(self.layers))
         return self
+
+    def _take_roles(self) -> None:
+        """Narrows `parts` to what the form takes, if it takes only that."""
+        roles = self.form.roles()
+        if roles is None:
+            return
+        if not set(roles) <= set(self.parts):
+            raise PlanError(
+                f"{self.form.name} takes {' and '.join(roles)}, but got parts "
+                f"{write_parts(self.parts)}",
+                "leave out parts, or name both",
+            )
+        object.__setattr__(self, "parts", roles)
+
+    def runs(self) -> list[tuple[int, ...]]:
+        """The runs of adjacent layers that are repeated as one; none if all run once."""
+        layers = cast(tuple[int, ...], self.layers)
+        if self.times == 1:
+            return []
+        if self.order == "layer":
+            return [(layer,) for layer in layers]
+        if layers[-1] - layers[0] >= len(layers):
+            raise PlanError(
+                f"a block that runs {self.times} times must be of adjacent layers, but got "
+                f"{runs(layers)}",
+                "write order: layer, or one group for each run of layers",
+            )
+        return [layers]
+
+    def readers(self) -> list[tuple[int, ...]]:
+        """The layers of each bank, of a group with absolute layers."""
+        readers: dict[int, list[int]] = defaultdict(list)
+        layers = cast(tuple[int, ...], self.layers)
+        for layer, owner in zip(layers, self.assign.owners(len(layers)), strict=True):
+            readers[owner].append(layer)
+        return [tuple(own) for own in readers.values()]
+
+    def inits(self) -> list[str | int]:
+        """What each bank starts from, of a group with absolute layers."""
+        layers, banks = cast(tuple[int, ...], self.layers), self.readers()
+        steps = [layers[step(bank, len(banks), len(layers))] for bank in range(len(banks))]
+        starts = steps if self.init == "stepwise" else [self.init] * len(banks)
+        return [shortest_init(start, own) for start, own in zip(starts, banks, strict=True)]
 
     @property
     def is_settled(self) -> bool:
@@ -126,6 +187,11 @@ class Group(BaseModel):
     def bound(self, stack: str, shape: StackShape) -> "Group":
         """The group with absolute layers and reachable knobs for a stack of this shape."""
         layers = resolve_layers(self.layers, shape.depth, stack)
+        if isinstance(self.init, int) and self.init >= shape.depth:
+            raise PlanError(
+                f"init: {self.init} is not a layer of stack {stack!r}, which has {shape.depth}",
+                f"name a layer from 0 to {shape.depth - 1}, or one of {', '.join(INITS)}",
+            )
         return self.model_copy(
             update={
                 "stack": stack,
@@ -146,29 +212,57 @@ class Group(BaseModel):
         return Assignment("owners", most_alike(alike, cast(int, self.assign.argument)))
 
     def banks(self) -> "list[Group]":
-        """One group a bank; layers that share with no other are left out."""
+        """One group a bank, or for layers that run several times one group a run of them at
+        least; layers that share with no other are left out."""
         form = self.form.canonical()
+        if self.times > 1:
+            return self._looped(form)
         if form is None:
             return []
         if form.removes_layers:
             return [Group(stack=self.stack, layers=self.layers, form=form)]
-        bank = {"assign": Assignment(), "form": form} | self._heeded(form)
-        readers: dict[int, list[int]] = defaultdict(list)
-        layers = cast(tuple[int, ...], self.layers)
-        owners = self.assign.owners(len(layers))
-        for layer, owner in zip(layers, owners, strict=True):
-            readers[owner].append(layer)
+        bank: dict[str, Any] = {"assign": Assignment(), "form": form} | self._heeded(form)
+        inits = self.inits() if "init" in form.heeds else [bank["init"]] * len(self.readers())
         return [
-            self.model_copy(update=bank | {"layers": tuple(own)})
-            for own in readers.values()
+            self.model_copy(update=bank | {"layers": own, "init": init})
+            for own, init in zip(self.readers(), inits, strict=True)
             if len(own) > 1
         ]
 
-    def _heeded(self, form: Form) -> dict[str, str]:
+    def _looped(self, form: Form | None) -> "list[Group]":
+        self.runs()
+        layers = cast(tuple[int, ...], self.layers)
+        apart = form is None or len(self.readers()) == len(layers)
+        if form is None or (apart and isinstance(form, Tie)):
+            plain = Group(stack=self.stack, layers=layers, times=self.times, order=self.order)
+            looped = plain.model_copy(update={"assign": Assignment("each")})
+        else:
+            assign = Assignment("each") if apart else self._owner_map()
+            start = {"init": Group.model_fields["init"].default} if apart else {}
+            rule = {"assign": assign, "form": form} | self._heeded(form) | start
+            looped = self.model_copy(update=rule)
+            if len(looped.readers()) == 1:
+                looped = looped.model_copy(update={"init": looped.inits()[0]})
+        if len(layers) > 1 and not (apart and self.order == "layer"):
+            return [looped]
+        single = {"assign": Assignment(), "order": "block"}
+        return [looped.model_copy(update=single | {"layers": (layer,)}) for layer in layers]
+
+    def _owner_map(self) -> Assignment:
+        owners = self.assign.owners(len(self.layers))
+        return Assignment("owners", owners) if any(owners) else Assignment()
+
+    @property
+    def only_loops(self) -> bool:
+        """Whether all that a canonical group does is to run its layers several times."""
+        apart = self.assign.name == "each" or len(self.layers) == 1
+        return self.times > 1 and apart and isinstance(self.form, Tie)
+
+    def _heeded(self, form: Form) -> dict[str, Any]:
         """`init` and `units` as far as the form goes by them, else their defaults."""
         defaults = {name: Group.model_fields[name].default for name in ("init", "units")}
         heeded = {name: getattr(self, name) for name in defaults if name in form.heeds}
-        if isinstance(form, Tie) and self.units != "first":
+        if isinstance(form, Tie | Reuse) and self.units != "first":
             heeded["units"] = "importance"
         return defaults | heeded
 
@@ -180,7 +274,17 @@ class Group(BaseModel):
         knobs = " ".join(map(_knob_text, self.form.model_dump(exclude_defaults=True).items()))
         form = f"{self.form.name} {knobs}".strip()
         units = "" if self.units == "importance" else f" by {self.units}"
-        return f"{stack}{where} {form} {'+'.join(write_parts(self.parts))} from {self.init}{units}"
+        start = f" {'+'.join(write_parts(self.parts))} from {self._init_text()}{units}"
+        rule = f"{form}{'' if self.form.roles() else start}"
+        words = [f"{stack}{where}", self._loop_text(), "" if self.only_loops else rule]
+        return " ".join(filter(None, words))
+
+    def _init_text(self) -> str:
+        return f"layer {self.init}" if isinstance(self.init, int) else self.init
+
+    def _loop_text(self) -> str:
+        each = "each " if self.order == "layer" else ""
+        return f"{each}x{self.times}" if self.times > 1 else ""
 
 
 def _knob_text(knob: tuple[str, Any]) -> str:
@@ -272,8 +376,17 @@ class SharingPlan(BaseModel):
             depth = stacks[group.stack or ""].depth
             layers = tuple(layer for layer in group.layers if int(layer) < depth - k)
             if layers:
-                groups.append(group.model_copy(update={"layers": layers}))
+                groups.append(group.model_copy(update=_first_layers(group, layers)))
         return SharingPlan(groups=tuple(groups))
+
+    def order(self, stack: str, depth: int) -> tuple[int, ...]:
+        """The layer, of `depth`, that runs at each position of a stack. The plan is bound."""
+        own = [group for group in self.groups if group.stack == stack]
+        removed = {i for group in own if group.form.removes_layers for i in group.layers}
+        repeated = {run[0]: run * group.times for group in own for run in group.runs()}
+        inner = {layer for run in repeated.values() for layer in run} - set(repeated)
+        starts = (i for i in range(depth) if i not in removed | inner)
+        return tuple(layer for i in starts for layer in repeated.get(i, (i,)))
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.groups)) or "unshared"
@@ -286,6 +399,13 @@ def presets() -> list[str]:
     """Names of the plans that come with the package."""
     folder = files("spaces") / "presets"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[0] != "_")
+
+
+def _first_layers(group: Group, layers: tuple[Any, ...]) -> dict[str, Any]:
+    if group.assign.name != "owners":
+        return {"layers": layers}
+    owners = group.assign.owners(len(group.layers))[: len(layers)]
+    return {"layers": layers, "assign": Assignment("owners", owners)}
 
 
 def _stack_of(group: Group, stacks: Mapping[str, StackShape]) -> str:
@@ -309,7 +429,22 @@ def _canonical_groups(groups: list[Group]) -> tuple[Group, ...]:
     canonical = [
         rule.model_copy(update={"parts": read_parts(roles)}) for rule, roles in merged.items()
     ]
-    return tuple(sorted(_one_drop_a_stack(canonical), key=_order))
+    return tuple(sorted(_without_idle_loops(_one_drop_a_stack(canonical)), key=_order))
+
+
+def _without_idle_loops(groups: list[Group]) -> list[Group]:
+    """`groups` less those that only run layers again which another group does, too."""
+
+    def is_idle(group: Group) -> bool:
+        return group.only_loops and any(
+            other is not group
+            and other.times > 1
+            and other.stack == group.stack
+            and set(group.layers) <= set(other.layers)
+            for other in groups
+        )
+
+    return [group for group in groups if not is_idle(group)]
 
 
 def _one_drop_a_stack(groups: list[Group]) -> list[Group]:
@@ -340,6 +475,7 @@ def _refuse_overlap(groups: list[Group]) -> None:
         if one.stack != two.stack or not (is_absolute(one.layers) and is_absolute(two.layers)):
             continue
         layers = sorted({int(i) for i in one.layers} & {int(i) for i in two.layers})
+        _refuse_unlike_loops(one, two, layers)
         removes = one.form.removes_layers or two.form.removes_layers
         roles = write_parts(tuple(r for r in ROLES if r in one.parts and r in two.parts))
         if layers and (removes or roles):
@@ -348,3 +484,16 @@ def _refuse_overlap(groups: list[Group]) -> None:
                 f"{runs(layers)} are in two groups",
                 "give each layer's part to one group only",
             )
+
+
+def _refuse_unlike_loops(one: Group, two: Group, layers: list[int]) -> None:
+    """A layer runs as often, and in the same run, whichever group says so."""
+    loops = [{i: (group.times, run) for run in group.runs() for i in run} for group in (one, two)]
+    unlike = [layer for layer in layers if loops[0].get(layer) != loops[1].get(layer)]
+    if unlike and not (one.form.removes_layers or two.form.removes_layers):
+        raise PlanError(
+            f"groups over the same layers must run them alike, but layers {runs(unlike)} run "
+            f"{one.times} times in one group and {two.times} times in another"
+            + (", in another order" if one.times == two.times else ""),
+            "give both groups the same layers, times and order",
+        )

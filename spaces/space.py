@@ -6,17 +6,27 @@ right inside their region, so that no draw can overlap.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
-from spaces.errors import ConfigError
+from spaces.compression import Compression
+from spaces.errors import ConfigError, SharetuneError
 from spaces.layers import Layers, LayerSpec, resolve_layers
 from spaces.plan import Group, SharingPlan, StackShape
 from spaces.recipe import Candidate, Recipe
 from spaces.registry import did_you_mean
 
+DRAWN = ("parts", "assign", "form", "init", "units", "times", "order")
 LEAF = "write a value, {low: .., high: ..} with step or log, or {choices: [..]}"
 
 
@@ -31,10 +41,14 @@ class Trial(Protocol):
 
 
 class Corner:
-    """A trial that draws every range's lowest, or highest, value and first, or last, choice."""
+    """A trial that draws every range's lowest, or highest, value and first, or last, choice.
 
-    def __init__(self, *, high: bool) -> None:
+    With `choice` it draws that one, 0-based, where there are so many.
+    """
+
+    def __init__(self, *, high: bool, choice: int | None = None) -> None:
         self.high = high
+        self.choice = choice
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
         return high if self.high else low
@@ -45,7 +59,8 @@ class Corner:
         return high if self.high else low
 
     def suggest_categorical(self, name: str, choices: list[str]) -> str:
-        return choices[-1 if self.high else 0]
+        last = len(choices) - 1
+        return choices[min(self.choice, last) if self.choice is not None else last * self.high]
 
 
 def is_range(leaf: Any) -> bool:
@@ -166,10 +181,12 @@ class GroupTemplate(BaseModel):
     form: Any = "tie"
     init: Any = "mean"
     units: Any = "importance"
+    times: Any = 1
+    order: Any = "block"
 
     @model_validator(mode="after")
     def _check(self) -> "GroupTemplate":
-        for key in ("count", "parts", "assign", "form", "init", "units"):
+        for key in ("count", *DRAWN):
             check_leaf(getattr(self, key), key)
         if not isinstance(self.layers, Region):
             check_leaf(self.layers, "layers")
@@ -187,8 +204,7 @@ class GroupTemplate(BaseModel):
         return [self._group(trial, f"{name}.{i}", layers) for i, layers in enumerate(places)]
 
     def _group(self, trial: Trial, name: str, layers: LayerSpec) -> Group:
-        keys = ("parts", "assign", "form", "init", "units")
-        drawn = {key: draw(getattr(self, key), trial, f"{name}.{key}") for key in keys}
+        drawn = {key: draw(getattr(self, key), trial, f"{name}.{key}") for key in DRAWN}
         return Group.model_validate({"layers": layers, "stack": self.stack, **drawn})
 
     def _places(
@@ -239,24 +255,35 @@ def _spread(trial: Trial, name: str, count: int) -> int:
 
 
 class Space(BaseModel):
-    """All candidates a study may try: templates of groups, and a recipe of leaves."""
+    """All candidates a study may try: templates of groups, a recipe and a compression of leaves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     plan: tuple[GroupTemplate, ...] = ()
     recipe: dict[str, Any] = {}
+    compression: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _check(self) -> "Space":
-        for key, leaf in self.recipe.items():
-            if key not in Recipe.model_fields:
-                raise ConfigError(
-                    f"unknown key in recipe: {key!r}", did_you_mean(key, [*Recipe.model_fields])
-                )
-            check_leaf(leaf, f"recipe.{key}")
-        for high in (False, True):
-            self.suggest_recipe(Corner(high=high))
+        for name, section in SECTIONS.items():
+            for key, leaf in getattr(self, name).items():
+                if key not in section.model_fields:
+                    raise ConfigError(
+                        f"unknown key in {name}: {key!r}",
+                        did_you_mean(key, [*section.model_fields]),
+                    )
+                check_leaf(leaf, f"{name}.{key}")
+        for corner in self.corners():
+            for name, section in SECTIONS.items():
+                _suggested(section, getattr(self, name), corner, name)
         return self
+
+    def corners(self) -> list[Corner]:
+        """Draws that take each choice, and both ends of each range, at least once."""
+        leaves = [*self.recipe.values(), *self.compression.values()]
+        most = max(map(_most_choices, leaves), default=1)
+        choices = [Corner(high=True, choice=i) for i in range(most)]
+        return [Corner(high=False), *choices, Corner(high=True)]
 
     def suggest(self, trial: Trial, stacks: Mapping[str, StackShape]) -> Candidate:
         """The candidate of one draw, bound to a model with these stacks."""
@@ -266,34 +293,93 @@ class Space(BaseModel):
             for group in template.suggest(trial, f"plan.{i}", stacks)
         ]
         plan = SharingPlan(groups=tuple(groups))
-        return Candidate(plan=plan, recipe=self.suggest_recipe(trial)).bound(stacks)
+        compression = _drawn(Compression, self.compression, trial, "compression")
+        recipe = self.suggest_recipe(trial)
+        return Candidate(plan=plan, compression=compression, recipe=recipe).bound(stacks)
 
     def suggest_recipe(self, trial: Trial) -> Recipe:
         """The recipe of one draw."""
-        leaves = self.recipe.items()
-        return Recipe(**{key: draw(leaf, trial, f"recipe.{key}") for key, leaf in leaves})
+        return _drawn(Recipe, self.recipe, trial, "recipe")
 
     def reference_recipe(self) -> Recipe:
         """The recipe of the anchors: fixed values as they are, and of what is searched the
         default where it is allowed, else the (geometric) middle or the first choice."""
-        return Recipe(
-            **{
-                key: _reference(leaf, Recipe.model_fields[key].default)
-                for key, leaf in self.recipe.items()
-            }
-        )
+        return _referred(Recipe, self.recipe)
 
-    def check(self, stacks: Mapping[str, StackShape]) -> None:
-        """Raises :class:`SharetuneError` if the space's corners do not fit the model."""
-        for high in (False, True):
-            self.suggest(Corner(high=high), stacks)
+    def reference_compression(self) -> Compression:
+        """The compression of given plans, found as :meth:`reference_recipe` is."""
+        return _referred(Compression, self.compression)
+
+    @property
+    def distils(self) -> bool:
+        """Whether a candidate may have a teacher."""
+        return self.recipe.get("distill") is not None
+
+    def check(self, stacks: Mapping[str, StackShape]) -> list[Candidate]:
+        """The candidates at the space's corners.
+
+        Raises :class:`SharetuneError` if one does not fit the model.
+        """
+        return [self.suggest(corner, stacks) for corner in self.corners()]
+
+
+SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "compression": Compression}
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def _drawn(section: type[Section], leaves: dict[str, Any], trial: Trial, name: str) -> Section:
+    return section(**{key: draw(leaf, trial, f"{name}.{key}") for key, leaf in leaves.items()})
+
+
+def _suggested(section: type[Section], leaves: dict[str, Any], corner: Corner, name: str) -> None:
+    """Raises :class:`ConfigError`, with the place, if a corner is no valid section."""
+    try:
+        _drawn(section, leaves, corner, name)
+    except ValidationError as error:
+        raise _mistake(error, section, name) from None
+
+
+def _mistake(error: ValidationError, section: type[BaseModel], name: str) -> SharetuneError:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    place = ".".join([name, *map(str, first["loc"])])
+    if isinstance(cause, SharetuneError):
+        return ConfigError(f"{place}: {cause.message}", cause.hint)
+    if first["type"] == "extra_forbidden":
+        known = list(section.model_fields)
+        for step in first["loc"][:-1]:
+            known = _fields(section.model_fields[str(step)].annotation) or known
+        return ConfigError(f"{place}: unknown key", did_you_mean(str(first["loc"][-1]), known))
+    return ConfigError(f"{place}: {first['msg'].lower()}, but got {first['input']!r}", LEAF)
+
+
+def _fields(annotation: Any) -> list[str]:
+    kinds = [annotation, *getattr(annotation, "__args__", ())]
+    models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+    return list(models[0].model_fields) if models else []
+
+
+def _most_choices(leaf: Any) -> int:
+    """The length of the longest list of choices inside `leaf`, at least 1."""
+    if is_choice(leaf):
+        return max(len(leaf["choices"]), *map(_most_choices, leaf["choices"]))
+    if isinstance(leaf, dict) and not is_range(leaf):
+        return max(map(_most_choices, leaf.values()), default=1)
+    return 1
+
+
+def _referred(section: type[Section], leaves: dict[str, Any]) -> Section:
+    fields = section.model_fields
+    return section(**{key: _reference(leaf, fields[key].default) for key, leaf in leaves.items()})
 
 
 def _reference(leaf: Any, default: Any) -> Any:
     if is_choice(leaf):
-        return default if default in leaf["choices"] else leaf["choices"][0]
+        choices = leaf["choices"]
+        return default if default in choices else _reference(choices[0], None)
     if not is_range(leaf):
-        return leaf
+        nested = isinstance(leaf, dict)
+        return {key: _reference(child, None) for key, child in leaf.items()} if nested else leaf
     low, high = leaf["low"], leaf["high"]
     if default is not None and low <= default <= high:
         return default

@@ -8,7 +8,7 @@ private cuts the error of a shared FFN to a third (docs/log.md).
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +40,7 @@ class UnitView:
 
 Order = Callable[[Sequence[UnitView], int], list[Tensor]]
 """``(views of the layers, how many units are shared) -> one permutation of units a layer``,
-the shared units first and in matching order."""
+the shared units first, these and the others in matching order."""
 
 ORDERS: Registry[Order] = Registry("choice of units")
 
@@ -62,17 +62,19 @@ def best_match(views: Sequence[UnitView], shared: int) -> list[Tensor]:
         for view, own in zip(views, matched, strict=True)
     ]
     chosen = torch.stack(scores).sum(0).topk(shared).indices.sort().values
-    return [_shared_first(own[chosen], len(everyone)) for own in matched]
+    order = torch.cat([chosen, _others(chosen, len(everyone))])
+    return [own[order] for own in matched]
 
 
 @ORDERS.register("importance")
 def importance(views: Sequence[UnitView], shared: int) -> list[Tensor]:
     """the least important units, matched; the important ones stay private"""
     least = [view.importance.argsort()[:shared].sort().values for view in views]
+    most = [_others(own, len(view.importance)) for view, own in zip(views, least, strict=True)]
     middle = (len(views) - 1) // 2
     return [
-        _shared_first(_match(view, own, views[middle], least[middle]), len(view.importance))
-        for view, own in zip(views, least, strict=True)
+        torch.cat([_match(view, own[i], views[middle], own[middle]) for own in (least, most)])
+        for i, view in enumerate(views)
     ]
 
 
@@ -83,33 +85,40 @@ def _match(view: UnitView, own: Tensor, other: UnitView, others: Tensor) -> Tens
     return own[torch.as_tensor(columns)]
 
 
-def _shared_first(shared: Tensor, units: int) -> Tensor:
-    private = torch.ones(units, dtype=torch.bool)
-    private[shared] = False
-    return torch.cat([shared, private.nonzero().flatten()])
+def _others(chosen: Tensor, units: int) -> Tensor:
+    """The units that are not `chosen`, in order."""
+    left = torch.ones(units, dtype=torch.bool)
+    left[chosen] = False
+    return left.nonzero().flatten()
 
 
 def align_(
-    stack: Stack,
-    indices: Sequence[int],
+    stack: str,
+    layers: Mapping[int, nn.Module],
     slots: Sequence[Slot],
     order: Order,
     shared: int,
     activations: Activations | None,
-) -> None:
-    """Permutes, in place, the units of one family in the layers `indices` of `stack`.
+) -> Activations:
+    """Permutes, in place, the units of one family in `layers` of the stack of that name.
 
-    `slots` are all matrices of the family. Without `activations` units are known by their
-    weights alone.
+    Layers go by the number under which `activations` know them. `slots` are all matrices of the
+    family. Without `activations` units are known by their weights alone. Returns those of
+    `activations` whose columns are the units, in the new order.
     """
     out = next(slot for slot in slots if slot.axis == 1)
     views = [
-        _view(stack.layers[i], slots, (activations or {}).get((stack.name, i, out.path)))
-        for i in indices
+        _view(layer, slots, (activations or {}).get((stack, number, out.path)))
+        for number, layer in layers.items()
     ]
-    for index, permutation in zip(indices, order(views, shared), strict=True):
+    permuted = {}
+    for number, permutation in zip(layers, order(views, shared), strict=True):
         for slot in slots:
-            _permute_(stack.layers[index].get_submodule(slot.path), slot, permutation)
+            _permute_(layers[number].get_submodule(slot.path), slot, permutation)
+        key = (stack, number, out.path)
+        if activations and key in activations:
+            permuted[key] = activations[key][:, _entries(out, permutation)]
+    return permuted
 
 
 def can_align(stack: Stack, slots: Sequence[Slot]) -> bool:
@@ -127,7 +136,7 @@ def can_align(stack: Stack, slots: Sequence[Slot]) -> bool:
 def _has_neurons(layer: nn.Module, slots: Sequence[Slot]) -> bool:
     """Whether a tensor beside the matrices is as long as the FFN is wide."""
     known = {path for path, _ in matrices(layer)}
-    tensors = [p for n, p in layer.named_parameters() if n.rpartition(".")[0] not in known]
+    tensors = [p for n, p in layer.named_parameters() if not _inside(n, known)]
     return any(slots[0].units in tensor.shape for tensor in tensors)
 
 
@@ -142,10 +151,15 @@ def _has_heads(layer: nn.Module, slots: Sequence[Slot]) -> bool:
         for module in attention.modules()
         for argument in inspect.signature(module.forward).parameters
     ) or any(
-        f"{prefix}.{path}" not in known and not _ignores_heads(path, module, width)
+        not _inside(f"{prefix}.{path}", known) and not _ignores_heads(path, module, width)
         for path, module in attention.named_modules()
         if next(module.parameters(recurse=False), None) is not None
     )
+
+
+def _inside(path: str, matrices: set[str]) -> bool:
+    """Whether `path` is one of these matrices, or part of one."""
+    return any(path == matrix or path.startswith(f"{matrix}.") for matrix in matrices)
 
 
 def _ignores_heads(path: str, module: nn.Module, width: int) -> bool:
@@ -187,13 +201,18 @@ def _by_unit(weight: Tensor, slot: Slot) -> Tensor:
 
 
 def _permute_(module: nn.Module, slot: Slot, permutation: Tensor) -> None:
+    order = _entries(slot, permutation).to(module.weight.device)
+    weight = weight_out_in(module)
+    weight.data.copy_(weight.data.index_select(slot.axis, order))
+    if slot.axis == 0 and module.bias is not None:
+        module.bias.data.copy_(module.bias.data.index_select(0, order))
+
+
+def _entries(slot: Slot, permutation: Tensor) -> Tensor:
+    """The slot's rows or columns in the order of its permuted units."""
     index, offset = [], 0
     for size in slot.sections:
         width = size // slot.units
         index.append(offset + permutation[:, None] * width + torch.arange(width))
         offset += size
-    order = torch.cat([part.flatten() for part in index]).to(module.weight.device)
-    weight = weight_out_in(module)
-    weight.data.copy_(weight.data.index_select(slot.axis, order))
-    if slot.axis == 0 and module.bias is not None:
-        module.bias.data.copy_(module.bias.data.index_select(0, order))
+    return torch.cat([part.flatten() for part in index])

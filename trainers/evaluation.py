@@ -19,20 +19,30 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
+from spaces.augmentation import Augmentation
+from spaces.compression import Compression
+from spaces.distillation import TEACHER_RECIPE, UNSHARED
 from spaces.plan import StackShape
-from spaces.recipe import Candidate
-from trainers import latency, sizes
+from spaces.recipe import Candidate, Recipe
+from trainers import latency, sizes, tracking
+from trainers.augmentation import check_augmentation
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpoints import load_shared
+from trainers.compression import reshape_
+from trainers.compression.after import compress_
+from trainers.distillation import Lesson, check_teacher
+from trainers.pretrained import body_skeleton
 from trainers.rungs import Report, Rungs
 from trainers.sharing import materialize_, share_
 from trainers.structure import stack_shapes
 from trainers.tasks import Split, Task
+from trainers.teachers import School
 from trainers.training import optimiser_steps, predict, train
 
 CALIBRATION_EXAMPLES = 64
+TRACKING = "tracking"
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,26 @@ class Trainee:
         unshared = _skeleton(self, _frozen(facts))
         shared = share_(copy.deepcopy(unshared), candidate.plan)
         sample = self.task.sample(1, candidate.recipe.max_length)
-        return sizes.facts(unshared, shared, {k: v.to("meta") for k, v in sample.items()})
+        inputs = {key: value.to("meta") for key, value in sample.items()}
+        if candidate.compression == Compression():
+            return sizes.facts(unshared, shared, inputs)
+        compressed = reshape_(copy.deepcopy(shared), candidate.compression)
+        return sizes.facts(unshared, shared, inputs, compressed)
+
+    def check(self, candidates: Sequence[Candidate], facts: dict[str, Any]) -> None:
+        """Raises :class:`SharetuneError` for a recipe or a compression that cannot be done,
+        before anything is trained."""
+        tracking.check_trackers((facts.get(TRACKING) or ((), ""))[0])
+        student = _skeleton(self, _frozen(facts))
+        for settings in {c.recipe.distill for c in candidates if c.recipe.distill is not None}:
+            own = settings.teacher == UNSHARED
+            teacher = student if own else body_skeleton(settings.teacher)
+            check_teacher(student, teacher, settings, facts["labels"])
+        for candidate in candidates:
+            if candidate.recipe.augment is not None:
+                check_augmentation(candidate.recipe.augment)
+            if candidate.compression != Compression():
+                self.inspect(candidate, facts)
 
     def evaluate(
         self,
@@ -85,19 +114,58 @@ class Trainee:
         """Trains `candidate`, measures it on the test split and saves it in `save_to`.
 
         Returns metrics, the per-class report, the curve, seconds and circumstances as plain
-        data. Raises :class:`CandidateFault` if the candidate cannot be trained, and
-        :class:`StoppedAtRung` if `report`, which is told the metrics after each of `rungs`
-        (fractions of the training), says to stop. With `accumulation` a batch is trained in so
-        many parts, which needs less memory: :class:`OutOfMemory` tells when it runs out.
+        data. `save_to` is ``<run>/trials/<number>/model``. Raises :class:`CandidateFault` if the
+        candidate cannot be trained, and :class:`StoppedAtRung` if `report`, which is told the
+        metrics after each of `rungs` (fractions of the training), says to stop. With
+        `accumulation` a batch is trained in so many parts, which needs less memory;
+        :class:`OutOfMemory` tells when it runs out.
         """
         _quiet_library()
         torch.set_num_threads(threads)
         if accumulation > 1 and torch.cuda.is_available():
             torch.cuda.empty_cache()  # what the attempt that ran out of memory left
+        names, study = facts.get(TRACKING) or ((), "")
+        number = save_to.parent.name
+        folder = save_to.parent.parent.parent / tracking.FOLDER
+        tracked = tracking.Tracked(study, number, candidate.written(), folder)
+        with tracking.tracking(names, tracked) as (callbacks, logs):
+            if report is not None:
+                callbacks = [*callbacks, self._rungs(candidate.recipe, facts, rungs, report)]
+            found = self._evaluate(candidate, facts, save_to, callbacks, accumulation)
+            for log in logs:
+                log(found["metrics"])
+        return found | {
+            "circumstances": circumstances(threads)
+            | {"seed": candidate.recipe.seed, "steps": found.pop("steps")}
+            | ({"accumulation": accumulation} if accumulation > 1 else {})
+        }
+
+    def _rungs(
+        self, recipe: Recipe, facts: dict[str, Any], rungs: Sequence[float], report: Report
+    ) -> Rungs:
+        _, test_split = _splits(self, recipe.max_length, recipe.augment)
+
+        def measure(model: PreTrainedModel) -> dict[str, float]:
+            found = predict(model, data=test_split.rows, collate=test_split.collate)
+            metrics: dict[str, float] = self.task.score(found, test_split.labels, facts)["metrics"]
+            return metrics
+
+        return Rungs(rungs, measure, report)
+
+    def _evaluate(
+        self,
+        candidate: Candidate,
+        facts: dict[str, Any],
+        save_to: Path,
+        callbacks: Sequence[TrainerCallback],
+        accumulation: int,
+    ) -> dict[str, Any]:
+        recipe = candidate.recipe
+        train_split, test_split = _splits(self, recipe.max_length, recipe.augment)
+        lesson = self._lesson(candidate.recipe, facts, train_split)
         start = time.perf_counter()
         set_seed(candidate.recipe.seed)
         model = self.task.load(self.model, facts)
-        train_split, test_split = _splits(self, candidate.recipe.max_length)
         share_(
             model,
             candidate.plan,
@@ -105,21 +173,21 @@ class Trainee:
             schedule=candidate.recipe.soften,
         )
         steps = optimiser_steps(candidate.recipe, len(train_split.labels))
-
-        def measure(model: PreTrainedModel) -> dict[str, float]:
-            found = predict(model, data=test_split.rows, collate=test_split.collate)
-            metrics: dict[str, float] = self.task.score(found, test_split.labels, facts)["metrics"]
-            return metrics
-
         curve = train(
             model,
             candidate.recipe,
             data=train_split.rows,
             collate=train_split.collate,
             total_steps=steps,
-            rungs=Rungs(rungs, measure, report) if report else None,
+            lesson=lesson,
+            callbacks=callbacks,
             accumulation=accumulation,
         )
+        if candidate.compression != Compression():
+            batches = _calibration_batches(self, recipe.max_length, labelled=True)
+            further = round(candidate.compression.recover * steps)
+            points = compress_(model, candidate, train_split, lesson, further, batches)
+            curve += [[steps + step, loss] for step, loss in points]
         trained = time.perf_counter()
         logits = predict(model, data=test_split.rows, collate=test_split.collate)
         scores = self.task.score(logits, test_split.labels, facts)
@@ -127,14 +195,12 @@ class Trainee:
         model.save_pretrained(save_to)
         return scores | {
             "curve": curve,
+            "steps": steps,
             "seconds": {
                 "train": round(trained - start, 3),
                 "evaluate": round(evaluated - trained, 3),
                 "total": round(time.perf_counter() - start, 3),
             },
-            "circumstances": circumstances(threads)
-            | {"seed": candidate.recipe.seed, "steps": steps}
-            | ({"accumulation": accumulation} if accumulation > 1 else {}),
         }
 
     def _activations(self, candidate: Candidate, labels: tuple[str, ...]) -> Activations | None:
@@ -143,6 +209,15 @@ class Trainee:
         if not any(group.form.calibrated or group.units != "first" for group in groups):
             return None
         return _recorded(self, labels, candidate.recipe.max_length)
+
+    def _lesson(self, recipe: Recipe, facts: dict[str, Any], split: Split) -> Lesson | None:
+        """What a recipe that distils learns from; its teacher is made by whoever comes first."""
+        if recipe.distill is None:
+            return None
+        school = School(self.model, self.task, facts, self.cache)
+        own = facts.get(TEACHER_RECIPE)
+        teachers = recipe.plain() if own is None else Recipe.model_validate(own)
+        return school.lesson(recipe.distill, teachers, split)
 
     def latency(
         self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
@@ -213,15 +288,19 @@ def _recorded(trainee: Trainee, labels: tuple[str, ...], max_length: int) -> Act
     return record_activations(model, _calibration_batches(trainee, max_length))
 
 
-def _calibration_batches(trainee: Trainee, max_length: int) -> list[dict[str, Tensor]]:
+def _calibration_batches(
+    trainee: Trainee, max_length: int, *, labelled: bool = False
+) -> list[dict[str, Tensor]]:
     """Inputs of 64 training examples, spread over the split."""
     split, _ = _splits(trainee, max_length)
     every = max(1, len(split.labels) // CALIBRATION_EXAMPLES)
     rows = [split.rows[i] for i in range(0, len(split.labels), every)][:CALIBRATION_EXAMPLES]
     batches = [split.collate(rows[i : i + 16]) for i in range(0, len(rows), 16)]
-    return [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
+    return [{k: v for k, v in batch.items() if labelled or k != "labels"} for batch in batches]
 
 
 @lru_cache(maxsize=4)
-def _splits(trainee: Trainee, max_length: int) -> tuple[Split, Split]:
-    return trainee.task.splits(trainee.model, trainee.cache, max_length)
+def _splits(
+    trainee: Trainee, max_length: int, augment: Augmentation | None = None
+) -> tuple[Split, Split]:
+    return trainee.task.splits(trainee.model, trainee.cache, max_length, augment)

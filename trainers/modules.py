@@ -8,6 +8,7 @@ quantisation, for one) reaches every reader.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,53 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     if bias is not None:
         module.bias = nn.Parameter(bias.detach().clone())
     return module
+
+
+def dense_layer(weight: Tensor, bias: Tensor | None, *, transposed: bool) -> nn.Module:
+    """An ``nn.Linear`` as :func:`linear` makes, or a Conv1D if `transposed`."""
+    dense = linear(weight, bias)
+    if not transposed:
+        return dense
+    conv = Conv1D(dense.out_features, dense.in_features)
+    conv.weight = nn.Parameter(dense.weight.detach().T.contiguous())
+    conv.bias = dense.bias
+    return conv
+
+
+class Again(nn.Module):
+    """Runs the module `name` of `holder`, which belongs to an earlier position, once more.
+
+    It is looked up at every use, so that replacing it reaches here, and it is not registered, so
+    that no tensor has two names. Attributes such as `weight` are the module's.
+    """
+
+    def __init__(self, holder: nn.Module, name: str) -> None:
+        super().__init__()
+        self._holder = (holder,)
+        self._name_there = name
+
+    @property
+    def source(self) -> nn.Module:
+        """The module that runs here, too."""
+        return self._holder[0].get_submodule(self._name_there)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives."""
+        return self.source(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return super().__getattr__(name)
+        return getattr(self.source, name)
+
+    def materialize(self) -> nn.Module:
+        """A private copy of the module."""
+        return deepcopy(self.source)
+
+
+def resolved(module: nn.Module) -> nn.Module:
+    """The module that runs where `module` stands."""
+    return module.source if isinstance(module, Again) else module
 
 
 class BankReader(nn.Module):
@@ -111,13 +159,7 @@ class SharedLinear(BankReader):
 
     def materialize(self) -> nn.Module:
         """The dense layer of the kind that stood here before, with the same function."""
-        dense = linear(self.weight, self.bias)
-        if not self.transposed:
-            return dense
-        conv = Conv1D(dense.out_features, dense.in_features)
-        conv.weight = nn.Parameter(dense.weight.detach().T.contiguous())
-        conv.bias = dense.bias
-        return conv
+        return dense_layer(self.weight, self.bias, transposed=self.transposed)
 
 
 @contextmanager

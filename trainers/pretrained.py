@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from spaces.errors import ModelError
+from trainers.checkpoints import SharedConfig
 
 
 def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
@@ -25,6 +26,17 @@ def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
     config = from_library(AutoConfig, model, **kwargs)
     with torch.device("meta"):
         shell: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
+    return shell.eval()
+
+
+def body_skeleton(model: str) -> PreTrainedModel:
+    """The body of any saved model, shared ones included, on the meta device: shapes only."""
+    config = from_library(AutoConfig, model)
+    if isinstance(config, SharedConfig):
+        base = dict(config.base)
+        config = AutoConfig.for_model(base.pop("model_type"), **base)
+    with torch.device("meta"):
+        shell: PreTrainedModel = AutoModel.from_config(config)
     return shell.eval()
 
 

@@ -7,29 +7,31 @@
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from spaces.errors import ModelError, PlanError
-from spaces.inits import INITS
-from spaces.plan import Group, SharingPlan, write_parts
+from spaces.assignments import Assignment
+from spaces.errors import ModelError
+from spaces.inits import start_of
+from spaces.plan import Group, SharingPlan
 from trainers.alignment import ORDERS, align_, can_align
 from trainers.calibration import Activations
 from trainers.checkpoints import Sharing, shared_class, unshared_class
-from trainers.forms import BUILDERS, Matrices, atoms, bank, basis, lowrank
-from trainers.modules import SharedLinear, SharedNorm
-from trainers.schedules import SoftLinear
+from trainers.fit import LAYER_INDEX, PER_LAYER, lists_layers, refuse_unfit
+from trainers.forms import BUILDERS, Matrices, atoms, bank, basis, lowrank, reuse
+from trainers.modules import Again, SharedNorm, resolved
+from trainers.schedules import SCHEDULES
 from trainers.structure import Slot, Stack, family, find_stacks, is_norm, weight_out_in
 from trainers.units import shared_units
 
-assert bank and lowrank and basis and atoms, "importing a form's file registers it"
+assert bank and lowrank and basis and atoms and reuse, "importing a form's file registers it"
 
-LAYER_INDEX = "layer_idx"
 DEPTHS = ("num_hidden_layers", "num_layers")
-PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 STAGE = re.compile(r"stage(\d+)$")
 
 
@@ -44,8 +46,8 @@ def share_(
 
     `activations` (see :func:`record_activations`) tell groups whose units are chosen and matched,
     and forms that are calibrated, what happens on real inputs; without them the weights alone
-    decide. With a `schedule` (see :mod:`trainers.schedules`) layers keep their own weights beside
-    until ``harden_``.
+    decide. With a `schedule` (see :mod:`trainers.schedules`) layers read something else until
+    ``harden_``.
     Each group's weights lie once in ``model.banks``; layers keep what is private. Works on
     the meta device too, where nothing but shapes is made.
 
@@ -59,27 +61,31 @@ def share_(
         )
     stacks = find_stacks(model)
     bound = plan.bound({name: stack.shape for name, stack in stacks.items()})
-    for group in bound.groups:
-        _refuse_unfit(stacks[group.stack or ""], group, model.config)
-    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()))
+    refuse_unfit(stacks, bound, model.config)
+    orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
+    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders)
     model.banks = nn.ModuleList()
+    seen = dict(activations or {})
+    origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in bound.groups}
     for group in bound.groups if not _is_shape_only(model) else ():
-        if group.units != "first" and "units" in group.form.heeds:
-            _align(stacks[group.stack or ""], group, bound, activations)
+        if group.units != "first" and "units" in group.form.heeds and not group.only_loops:
+            seen |= _align(stacks[group.stack or ""], group, bound, origins[group], seen)
+    for name, order in orders.items():
+        _arrange_layers(model, stacks[name], order)
     for group in bound.groups:
-        if not group.form.removes_layers:
-            stack = stacks[group.stack or ""]
-            model.banks.append(_share_group(stack, group, activations or {}, schedule))
-    for group in bound.groups:
-        if group.form.removes_layers:
-            _remove_layers(model, stacks[group.stack or ""], {int(i) for i in group.layers})
+        stack = stacks[group.stack or ""]
+        for own, origin in zip(_banks(group), origins[group], strict=True):
+            readers = [i for i, layer in enumerate(orders[stack.name]) if layer in own]
+            layers = model.get_submodule(stack.path)
+            positions = Positions(layers, orders[stack.name], readers, origin)
+            model.banks.append(_share_bank(stack, group, positions, seen, schedule))
     model.sharing = sharing
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
 
 
 def share_params(
-    model: PreTrainedModel, first: int, last: int, ratio: float, **group: str
+    model: PreTrainedModel, first: int, last: int, ratio: float, **group: Any
 ) -> PreTrainedModel:
     """Layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
     return share_(model, SharingPlan.range(first, last, ratio, **group))
@@ -91,90 +97,86 @@ def is_shared(model: nn.Module) -> bool:
 
 
 def materialize_(model: PreTrainedModel) -> PreTrainedModel:
-    """Turns every shared layer back into a dense one of the same function, in place.
+    """Turns every shared or quantised layer back into a dense one of the same function, in place.
 
-    Layers that the plan removed stay removed.
+    Layers that the plan removed stay removed, and what it repeated becomes layers. Where layers
+    reuse what another computes there is no dense form; they stay as they are, and the model
+    stays a shared one, by a plan of these groups only.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, SharedLinear | SharedNorm):
+            if hasattr(child, "materialize"):
                 setattr(parent, name, child.materialize().train(child.training))
     if is_shared(model):
-        del model.banks, model.sharing
-        model.__class__ = unshared_class(type(model))
+        _forget_banks(model)
     return model
 
 
-def _refuse_unfit(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
-    """Raises :class:`PlanError`, before anything is changed, for what the stack cannot do."""
-    if group.form.removes_layers:
-        listed = any(_lists_layers(config, attribute, stack) for attribute in PER_LAYER)
-        _refuse_drop(stack, {int(index) for index in group.layers}, listed)
-        return
-    roles = list(dict.fromkeys(role for slot in stack.slots for role in slot.roles))
-    if not set(roles) & set(group.parts):
-        raise PlanError(
-            f"stack {stack.name!r} has none of the parts {write_parts(group.parts)}",
-            f"it has {', '.join(roles) or 'no matrices of a known kind'}",
-        )
-    for slot in stack.slots:
-        named = [role for role in slot.roles if role in group.parts]
-        if named and len(named) < len(slot.roles):
-            raise PlanError(
-                f"{slot.path} of stack {stack.name!r} holds {', '.join(slot.roles)} in one "
-                f"matrix, but the plan's parts name only {', '.join(named)}",
-                "name all of them in parts, or none",
-            )
-
-
-def _refuse_drop(stack: Stack, removed: set[int], listed: bool) -> None:
-    """Layers move up when others go; each must be of the kind that its new place has.
-
-    With `listed` the configuration says which kind stands where, and is told of the move.
-    """
-    kept = [index for index in range(len(stack.layers)) if index not in removed]
+def _forget_banks(model: PreTrainedModel) -> None:
+    kept = [g for g in model.sharing.plan.groups if not g.form.materializes]
     if not kept:
-        raise PlanError(
-            f"a plan must leave a layer, but stack {stack.name!r} would lose all "
-            f"{len(stack.layers)}",
-            "drop fewer layers",
-        )
-    kinds = [_traits(layer, attributes=not listed) for layer in stack.layers]
-    for place, index in enumerate(kept):
-        differing = kinds[place] ^ kinds[index]
-        if differing:
-            raise PlanError(
-                f"layer {index} of stack {stack.name!r} cannot take the place of layer {place}, "
-                f"because only one of them has {min(differing, key=_tensors_first)}",
-                f"keep layer {place}, drop others",
-            )
+        del model.banks, model.sharing
+        model.__class__ = unshared_class(type(model))
+        return
+    model.banks = nn.ModuleList()
+    orders = model.sharing.orders
+    plan = SharingPlan(groups=tuple(b for g in kept for b in _by_positions(g, orders)))
+    unlooped = {name: tuple(range(len(order))) for name, order in orders.items()}
+    model.sharing = Sharing(plan, copy.deepcopy(model.config.to_dict()), unlooped)
 
 
-def _traits(layer: nn.Module, *, attributes: bool) -> set[str]:
-    """Names of the layer's tensors, and its whole-number settings, such as Swin's shift."""
-    return {name for name, _ in layer.named_parameters()} | {
-        f"{path}.{name}={value}".lstrip(".")
-        for path, module in layer.named_modules()
-        for name, value in vars(module).items()
-        if attributes and isinstance(value, int) and name != LAYER_INDEX
-    }
+def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
+    """The group's banks as groups over the positions at which their layers run."""
+    for own in group.readers():
+        places = tuple(i for i, layer in enumerate(orders[group.stack or ""]) if layer in own)
+        settled = {"assign": Assignment(), "times": 1, "order": "block"}
+        yield group.model_copy(update={"layers": places} | settled)
 
 
-def _tensors_first(trait: str) -> tuple[bool, str]:
-    return "=" in trait, trait
-
-
-def _lists_layers(config: PreTrainedConfig, attribute: str, stack: Stack) -> bool:
-    values = getattr(config, attribute, None)
-    return isinstance(values, list) and len(values) == len(stack.layers)
+def _banks(group: Group) -> list[tuple[int, ...]]:
+    """The layers of each bank that the group stores."""
+    return [] if group.form.removes_layers or group.only_loops else group.readers()
 
 
 def _is_shape_only(model: PreTrainedModel) -> bool:
     return next(model.parameters()).is_meta
 
 
-def _align(stack: Stack, group: Group, plan: SharingPlan, activations: Activations | None) -> None:
-    """Permutes the units of each family that only this group shares."""
+@dataclass(frozen=True)
+class Origin:
+    """What a bank starts from. `copy` is of a layer that does not read the bank, if it starts from
+    one, and `number` what that copy's activations are recorded under."""
+
+    init: str | int
+    copy: nn.Module | None = None
+    number: int = -1
+
+
+def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin]:
+    """One for each of the group's banks, before anything is changed."""
+    origins = []
+    for own, init in zip(_banks(group), group.inits() if _banks(group) else (), strict=True):
+        if isinstance(init, str) or init in own:
+            origins.append(Origin(init))
+            continue
+        # below 0, and unlike for every layer that reads a bank
+        number = -1 - own[0]
+        seen |= {(s, number, p): t for (s, i, p), t in seen.items() if (s, i) == (stack.name, init)}
+        origins.append(Origin(init, copy.deepcopy(stack.layers[init]), number))
+    return origins
+
+
+def _align(
+    stack: Stack,
+    group: Group,
+    plan: SharingPlan,
+    origins: Sequence[Origin],
+    activations: Activations,
+) -> dict[tuple[str, int, str], Tensor]:
+    """Permutes the units of each family that only this group shares, and what enters them."""
+    permuted: dict[tuple[str, int, str], Tensor] = {}
+    layers = {int(index): stack.layers[int(index)] for index in group.layers}
+    layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
     families: dict[str, list[Slot]] = defaultdict(list)
     for slot in stack.slots:
         families[family(slot.path)].append(slot)
@@ -190,93 +192,138 @@ def _align(stack: Stack, group: Group, plan: SharingPlan, activations: Activatio
         ]
         if roles & set(group.parts) and not others and can_align(stack, slots):
             shared = shared_units(slots[0], group.form.share())
-            indices = [int(index) for index in group.layers]
-            align_(stack, indices, slots, ORDERS[group.units], shared, activations)
+            order = ORDERS[group.units]
+            permuted |= align_(stack.name, layers, slots, order, shared, activations)
+    return permuted
 
 
-def _share_group(
-    stack: Stack, group: Group, activations: Activations, schedule: str | None
+@dataclass(frozen=True)
+class Positions:
+    """The positions `readers` of a stack's `layers`, which read one bank, and by `order` the
+    unshared model's layer at every position. The copy that the bank starts from, if there is one,
+    comes after them."""
+
+    layers: nn.Module
+    order: Sequence[int]
+    readers: Sequence[int]
+    origin: Origin
+
+    @property
+    def numbers(self) -> list[int]:
+        """What the activations of each are recorded under."""
+        copied = [] if self.origin.copy is None else [self.origin.number]
+        return [self.order[i] for i in self.readers] + copied
+
+    @property
+    def start(self) -> Callable[[Sequence[Tensor]], Tensor]:
+        """Makes the bank's tensor from that of each."""
+        return start_of(self.origin.init, [self.order[i] for i in self.readers])
+
+    def modules(self, path: str) -> list[nn.Module]:
+        """What stands at `path` of each."""
+        standing = [self.layers.get_submodule(f"{i}.{path}") for i in self.readers]
+        copied = self.origin.copy
+        return standing if copied is None else [*standing, copied.get_submodule(path)]
+
+    def replace(self, path: str, readers: Iterable[nn.Module]) -> None:
+        """Puts `readers` there."""
+        for i, reader in zip(self.readers, readers, strict=False):
+            self.layers.set_submodule(f"{i}.{path}", reader.train(self.layers.training))
+
+
+def _share_bank(
+    stack: Stack,
+    group: Group,
+    positions: Positions,
+    activations: Activations,
+    schedule: str | None,
 ) -> nn.ModuleDict:
     entries = nn.ModuleDict()
-    layers = [stack.layers[int(index)] for index in group.layers]
-    slots = [slot for slot in stack.slots if slot.role in group.parts]
-    for slot in slots:
-        modules = [layer.get_submodule(slot.path) for layer in layers]
+    soft = SCHEDULES[schedule] if schedule and group.form.materializes else None
+    for slot in stack.slots:
+        if not set(slot.roles) & set(group.parts):
+            continue
+        modules = positions.modules(slot.path)
+        weights = [weight_out_in(module).detach() for module in modules]
         matrices = Matrices(
             slot,
-            [weight_out_in(module).detach() for module in modules],
+            soft.origins(weights, positions.start) if soft else weights,
             [None if module.bias is None else module.bias.detach() for module in modules],
-            INITS[group.init],
+            positions.start,
             "biases" in group.parts,
             isinstance(modules[0], Conv1D),
-            _inputs(activations, stack, group, slot),
+            _inputs(activations, stack, group, positions, slot),
         )
-        with matrices.weights[0].device:
+        with weights[0].device:
             readers = BUILDERS[group.form.name](group.form, matrices, entries, _key(slot.path))
-        _replace(layers, slot.path, _softened(readers, matrices.weights, schedule))
+        positions.replace(slot.path, soft.over(readers, weights) if soft else readers)
     if "norms" in group.parts:
-        _share_norms(layers, stack.norms, group, entries)
+        _share_norms(positions, stack.norms, entries)
     return entries
 
 
 def _inputs(
-    activations: Activations, stack: Stack, group: Group, slot: Slot
+    activations: Activations, stack: Stack, group: Group, positions: Positions, slot: Slot
 ) -> list[Tensor] | None:
     """What entered the slot's matrices, for forms whose start goes by it."""
-    keys = [(stack.name, int(index), slot.path) for index in group.layers]
+    keys = [(stack.name, number, slot.path) for number in positions.numbers]
     if not group.form.calibrated or not all(key in activations for key in keys):
         return None
     return [activations[key] for key in keys]
 
 
-def _softened(
-    readers: list[SharedLinear], weights: Sequence[Tensor], schedule: str | None
-) -> Sequence[nn.Module]:
-    if schedule is None:
-        return readers
-    return [SoftLinear(r, own, schedule) for r, own in zip(readers, weights, strict=False)]
-
-
-def _share_norms(
-    layers: list[nn.Module], paths: Iterable[str], group: Group, entries: nn.ModuleDict
-) -> None:
+def _share_norms(positions: Positions, paths: Iterable[str], entries: nn.ModuleDict) -> None:
     for path in paths:
-        having = [layer for layer in layers if is_norm(path, layer.get_submodule(path))]
-        norms = [layer.get_submodule(path) for layer in having]
+        standing = [resolved(module) for module in positions.modules(path)]
+        norms = [norm for norm in standing if is_norm(path, norm)]
         if len(norms) < 2:
             continue
         entry = copy.deepcopy(norms[0])
         for name, parameter in entry.named_parameters():
             starts = [norm.get_parameter(name).detach() for norm in norms]
-            parameter.data = INITS[group.init](starts).clone()
+            parameter.data = positions.start(starts).clone()
         entries[_key(path)] = entry
-        _replace(having, path, [SharedNorm(entries, _key(path)) for _ in norms])
+        having = [
+            i
+            for i, norm in zip(positions.readers, standing, strict=False)
+            if any(norm is n for n in norms)
+        ]
+        readers = [SharedNorm(entries, _key(path)) for _ in norms]
+        replace(positions, readers=having).replace(path, readers)
 
 
 def _key(path: str) -> str:
     return path.replace(".", "_")
 
 
-def _replace(layers: list[nn.Module], path: str, readers: Iterable[nn.Module]) -> None:
-    parent, _, name = path.rpartition(".")
-    for layer, reader in zip(layers, readers, strict=False):
-        setattr(layer.get_submodule(parent), name, reader.train(layer.training))
-
-
-def _remove_layers(model: PreTrainedModel, stack: Stack, removed: set[int]) -> None:
-    kept = [index for index in range(len(stack.layers)) if index not in removed]
-    layers = nn.ModuleList(stack.layers[index] for index in kept)
-    parent, _, name = stack.path.rpartition(".")
-    setattr(model.get_submodule(parent), name, layers)
-    for index, layer in enumerate(layers):
+def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) -> None:
+    """Lays out the stack's layers in `order`: some are gone, some run again."""
+    if list(order) == list(range(len(stack.layers))):
+        return
+    layers = nn.ModuleList()
+    for place, index in enumerate(order):
+        layer = stack.layers[index]
+        layers.append(_running_again(layer) if index in order[:place] else layer)
+    model.set_submodule(stack.path, layers)
+    for place, layer in enumerate(layers):
         for module in layer.modules():
             if hasattr(module, LAYER_INDEX):
-                setattr(module, LAYER_INDEX, index)
-    _set_depth(model, stack, kept)
+                setattr(module, LAYER_INDEX, place)
+    _set_depth(model, stack, order)
 
 
-def _set_depth(model: PreTrainedModel, stack: Stack, kept: list[int]) -> None:
-    """Tells every configuration between the model and the stack which layers are left."""
+def _running_again(layer: nn.Module) -> nn.Module:
+    """A layer whose tensors are those of `layer`."""
+    kept = [*layer.parameters(), *(m.config for m in layer.modules() if hasattr(m, "config"))]
+    again = copy.deepcopy(layer, {id(one): one for one in kept})
+    for path, module in list(layer.named_modules()):
+        if next(module.parameters(recurse=False), None) is not None:
+            again.set_submodule(path, Again(layer, path).train(layer.training))
+    return again
+
+
+def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> None:
+    """Tells every configuration between the model and the stack which layers run."""
     words = stack.path.split(".")
     holders = [model.get_submodule(".".join(words[:i])) for i in range(len(words))]
     configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
@@ -287,7 +334,7 @@ def _set_depth(model: PreTrainedModel, stack: Stack, kept: list[int]) -> None:
             if getattr(config, attribute, None) == len(stack.layers):
                 setattr(config, attribute, len(kept))
         for attribute in PER_LAYER:
-            if _lists_layers(config, attribute, stack):
+            if lists_layers(config, attribute, stack):
                 values = getattr(config, attribute)
                 setattr(config, attribute, [values[index] for index in kept])
         _set_stage_depth(config, stack, len(kept))

@@ -103,22 +103,27 @@ def shareable(stacks: Iterable[Stack]) -> tuple[int, int]:
 
 
 def facts(
-    unshared: PreTrainedModel, shared: PreTrainedModel, inputs: dict[str, Tensor]
+    unshared: PreTrainedModel,
+    shared: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    compressed: PreTrainedModel | None = None,
 ) -> dict[str, float]:
     """Everything exact about `shared`, which was made from an equal of `unshared`.
 
     ``effective_ratio`` is ``(n P - stored) / (n P - P)`` over all matrices of all stacks: 0
-    for no sharing, 1 when every stack stores one layer. Runs on the meta device.
+    for no sharing, 1 when every stack stores one layer. Sizes and FLOPs are those of
+    `compressed`, where it is given. Runs on the meta device.
     """
+    final = shared if compressed is None else compressed
     stacks = list(find_stacks(unshared).values())
     before, after = stack_parameters(unshared, stacks), stack_parameters(shared, stacks)
     whole, single = shareable(stacks)
     other = _unshareable_lost(unshared, shared, stacks)
     return {
-        "parameters": parameters([shared]),
-        "stack_parameters": after,
-        "bytes": saved_bytes(shared),
-        "flops": deployed_flops(shared, inputs),
+        "parameters": parameters([final]),
+        "stack_parameters": stack_parameters(final, stacks),
+        "bytes": saved_bytes(final),
+        "flops": deployed_flops(final, inputs),
         "effective_ratio": round((before - after - other) / (whole - single), 6),
     }
 

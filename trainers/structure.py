@@ -6,8 +6,9 @@ from its shape. Only the words that tell queries, keys, values and gates apart a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -15,10 +16,11 @@ from transformers.pytorch_utils import Conv1D
 
 from spaces.errors import ModelError
 from spaces.plan import StackShape
-from trainers.modules import SharedLinear
+from trainers.handover import Borrower
+from trainers.modules import SharedLinear, resolved
 from trainers.schedules import SoftLinear
 
-MATRICES = (nn.Linear, Conv1D, SharedLinear, SoftLinear)
+MATRICES = (nn.Linear, Conv1D, SharedLinear, SoftLinear, Borrower)
 BANKS = "banks"
 
 ATTENTION_WORD = re.compile(r"att", re.IGNORECASE)
@@ -48,6 +50,21 @@ class Slot:
     axis: int
     units: int
     sections: tuple[int, ...]
+
+    def rows(self, roles: Iterable[str]) -> list[int]:
+        """Where, along `axis`, the units of these of its `roles` lie."""
+        sections, units = self.sections, 1
+        if len(sections) < len(self.roles):
+            units = self.units
+            sections = (sections[0] // units // len(self.roles),) * len(self.roles)
+        starts = list(accumulate((0, *sections)))
+        return [
+            unit * starts[-1] + row
+            for unit in range(units)
+            for number, role in enumerate(self.roles)
+            if role in roles
+            for row in range(starts[number], starts[number + 1])
+        ]
 
     @property
     def role(self) -> str:
@@ -100,6 +117,7 @@ def stack_shapes(model: PreTrainedModel) -> dict[str, StackShape]:
 
 def weight_out_in(module: nn.Module) -> Tensor:
     """The module's matrix as out x in, whichever way it is stored."""
+    module = resolved(module)
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.T if isinstance(module, Conv1D) else weight
@@ -113,7 +131,7 @@ def matrices(layer: nn.Module) -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
     for path, module in layer.named_modules():
         inside = found and path.startswith(f"{found[-1][0]}.")
-        if isinstance(module, MATRICES) and not inside:
+        if isinstance(resolved(module), MATRICES) and not inside:
             found.append((path, module))
     return found
 
@@ -185,7 +203,9 @@ def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
 
 
 def _out_in(matrix: nn.Module) -> tuple[int, int]:
-    weight = matrix.own if isinstance(matrix, SoftLinear) else weight_out_in(matrix)
+    if isinstance(matrix, Borrower):
+        return matrix.shape
+    weight = weight_out_in(matrix.reader if isinstance(matrix, SoftLinear) else matrix)
     return weight.shape[0], weight.shape[1]
 
 

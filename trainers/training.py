@@ -1,10 +1,13 @@
 """Trains one candidate with the library's `Trainer`.
 
-Our own are the loss terms, the parameter groups, the recorded curve, and nothing else.
+Our own are the loss terms, perturbed steps, the parameter groups, the recorded curve, and
+nothing else; each has a file of its own.
 """
 
 import math
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +23,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from spaces.errors import CandidateFault, OutOfMemory
+from spaces.errors import CandidateFault, ConfigError, OutOfMemory
 from spaces.recipe import Recipe
-from trainers.losses import LOSSES
+from trainers.adversarial import ATTACKS, Perturbed, Step, embedded_zeros
+from trainers.distillation import LOGITS, Distiller, Lesson, Taught, taught_collate
+from trainers.dropout import set_dropout_
+from trainers.groups import parameter_groups
+from trainers.losses import LOSSES, consistency
+from trainers.patience import Patience, hold_out
 from trainers.schedules import SoftToHard, harden_
-from trainers.structure import find_stacks
 
 CURVE_POINTS = 50
 
@@ -53,56 +60,74 @@ class Curve(TrainerCallback):
 
 
 class CandidateTrainer(Trainer):
-    """A `Trainer` with a recipe's loss terms and parameter groups."""
+    """A `Trainer` with a recipe's loss terms, perturbations and parameter groups.
 
-    def __init__(self, *, recipe: Recipe, kept_top: set[str], **kwargs: Any) -> None:
+    A recipe that asks for none of them takes the library's own step.
+    """
+
+    def __init__(
+        self, *, recipe: Recipe, model: PreTrainedModel, lesson: Lesson | None, **kwargs: Any
+    ) -> None:
         self.recipe = recipe
-        self.kept_top = kept_top
-        self.terms = {key: getattr(recipe, key) for key in LOSSES if getattr(recipe, key) > 0}
-        super().__init__(**kwargs)
+        strengths = {key: getattr(recipe, key) for key in LOSSES}
+        self.terms = [LOSSES[key](model, value) for key, value in strengths.items() if value > 0]
+        super().__init__(model=model, **kwargs)
+        self.distiller: Distiller | None = None
+        if lesson is not None and recipe.distill is not None:
+            self.distiller = Distiller(recipe.distill, model, lesson.teacher)
+        self.plain_loss = not (self.terms or self.distiller or recipe.r_drop)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward passes of one batch; returns the loss to report."""
+        adversary = self.recipe.adversary
+        if adversary is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        zeros, mask = embedded_zeros(self.model, inputs)
+        with Perturbed(self.model) as perturbed:
+
+            def loss_under(delta: Tensor) -> Tensor:
+                perturbed.delta = delta
+                loss: Tensor = self.compute_loss(model, dict(inputs))
+                return loss
+
+            step = Step(loss_under, self.accelerator.backward, zeros, mask)
+            return ATTACKS[adversary.name](adversary, step)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
-        """The task's loss plus the recipe's terms."""
-        if not self.terms or not model.training:
+        """The task's loss plus what the recipe adds."""
+        if self.plain_loss or not model.training:
             return super().compute_loss(model, inputs, *args, **kw)
         wants_outputs = kw.pop("return_outputs", False)
-        loss, outputs = super().compute_loss(model, inputs, *args, return_outputs=True, **kw)
-        for key, strength in self.terms.items():
-            loss = loss + LOSSES[key](model, strength)
+        loss, outputs = self._consistent_loss(model, inputs, *args, **kw)
+        if self.distiller is not None:
+            progress = self.state.global_step / self.state.max_steps
+            loss = self.distiller.loss(loss, outputs, inputs, progress)
+        for term in self.terms:
+            loss = loss + term()
         return (loss, outputs) if wants_outputs else loss
+
+    def _consistent_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any
+    ) -> tuple[Tensor, Any]:
+        """The task's loss, of two passes under R-Drop, and the last pass's outputs."""
+        fed = {key: value for key, value in inputs.items() if key != LOGITS}
+        fed |= self.distiller.requests if self.distiller is not None else {}
+        loss, outputs = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
+        if not self.recipe.r_drop:
+            return loss, outputs
+        again, other = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
+        apart = consistency(outputs.logits, other.logits)
+        return (loss + again) / 2 + self.recipe.r_drop * apart, other
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the recipe's parameter groups."""
-        groups = parameter_groups(model or self.model, self.recipe, self.kept_top)
+        groups = parameter_groups(model or self.model, self.recipe)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
-
-
-def parameter_groups(model: nn.Module, recipe: Recipe, kept_top: set[str]) -> list[dict[str, Any]]:
-    """Optimiser groups: matrices decay and vectors do not; names in `kept_top` learn slower."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name in kept_top, parameter.dim() > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.learning_rate * (recipe.kept_top_lr_scale if kept else 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (kept, decays), parameters in groups.items()
-    ]
-
-
-def top_parameters(model: PreTrainedModel, k: int) -> set[str]:
-    """Names of the parameters of the top `k` layers of each stack."""
-    names = set()
-    for stack in find_stacks(model).values() if k else ():
-        depth = len(stack.layers)
-        for index in range(max(0, depth - k), depth):
-            prefix = f"{stack.path}.{index}."
-            names |= {prefix + name for name, _ in stack.layers[index].named_parameters()}
-    return names
 
 
 def train(
@@ -112,31 +137,40 @@ def train(
     data: Any,
     collate: Any,
     total_steps: int,
-    rungs: TrainerCallback | None = None,
+    lesson: Lesson | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     accumulation: int = 1,
 ) -> list[list[float]]:
     """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
 
-    `total_steps` is the number of optimiser steps; `rungs` measures on the way (see
-    :class:`trainers.rungs.Rungs`). A batch is made of `accumulation` equal parts, which must
-    divide it. Raises :class:`CandidateFault` if the loss is not finite, :class:`OutOfMemory` if
-    memory runs out.
+    `total_steps` is the number of optimiser steps, `lesson` what a recipe that distils learns
+    from. A batch is made of `accumulation` equal parts, which must divide it. Raises
+    :class:`CandidateFault` if the loss is not finite, :class:`OutOfMemory` if memory runs out.
     """
+    if recipe.distill is not None and lesson is None:
+        raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
     curve = Curve()
-    with tempfile.TemporaryDirectory() as scratch:
+    data, patience = _held_out(recipe, data, collate)
+    if lesson is not None and lesson.logits is not None:
+        data, collate = Taught(data, _rows_of(data, lesson.logits)), taught_collate(collate)
+    if recipe.dropout is not None:
+        set_dropout_(model, recipe.dropout)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as hooks:
         trainer = CandidateTrainer(
             recipe=recipe,
-            kept_top=top_parameters(model, recipe.kept_top),
+            lesson=lesson,
             model=model,
             args=arguments(recipe, scratch, total_steps, accumulation),
             train_dataset=data,
             data_collator=collate,
-            callbacks=[curve, *_schedule(recipe), *([rungs] if rungs else [])],
+            callbacks=[curve, *_schedule(recipe), *callbacks, *patience],
         )
         # A model's loss is the mean over its part of the batch: the Trainer shall divide by the
         # parts, which it leaves to models that take `num_items_in_batch` and ignore it.
         trainer.model_accepts_loss_kwargs = False
         trainer.remove_callback(PrinterCallback)
+        if trainer.distiller is not None:
+            hooks.enter_context(trainer.distiller.listening())
         try:
             trainer.train()
         except (RuntimeError, MemoryError) as error:
@@ -151,6 +185,18 @@ def _is_out_of_memory(error: Exception) -> bool:
     """On the GPU, or on the host, where PyTorch's allocator raises a plain ``RuntimeError``."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or "can't allocate memory" in str(error)
+
+
+def _held_out(recipe: Recipe, data: Any, collate: Any) -> tuple[Any, list[TrainerCallback]]:
+    if recipe.patience is None or len(data) < 2:
+        return data, []
+    data, held = hold_out(data)
+    return data, [Patience(recipe.patience, held, collate)]
+
+
+def _rows_of(data: Any, logits: Tensor) -> Tensor:
+    """The logits of the rows that are left after some were held out."""
+    return logits[data.indices] if isinstance(data, torch.utils.data.Subset) else logits
 
 
 def _schedule(recipe: Recipe) -> list[TrainerCallback]:
@@ -168,6 +214,7 @@ def arguments(
         gradient_accumulation_steps=accumulation,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
+        label_smoothing_factor=recipe.label_smoothing,
         warmup_steps=round(recipe.warmup_ratio * total_steps),
         seed=recipe.seed,
         logging_steps=max(1, total_steps // CURVE_POINTS),
@@ -176,6 +223,7 @@ def arguments(
         report_to="none",
         disable_tqdm=True,
         log_level="error",
+        remove_unused_columns=recipe.distill is None,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )

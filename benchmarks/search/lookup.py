@@ -120,14 +120,15 @@ class Account:
     trainings: int = 0
     front: list[tuple[float, ...]] = field(default_factory=list)
     reached: dict[str, float] = field(default_factory=dict)
+    asked: int = 0
 
-    def pay(self, seconds: float) -> None:
-        """Seconds of one worker."""
+    def pay(self, seconds: float, *, whole: bool = False) -> None:
+        """Seconds of one worker; `whole` if they bring a training to its end."""
         self.spent += seconds
+        self.trainings += whole and seconds > 0
 
     def earn(self, trained: Trained) -> None:
         """A training that was run to its end."""
-        self.trainings += 1
         points = np.array([*self.front, trained.point])
         self.front = [tuple(point) for point in points[moocore.is_nondominated(points)]]
         share = self.table.share(self.front)
@@ -137,6 +138,6 @@ class Account:
 
     @property
     def done(self) -> bool:
-        """Whether the last target is reached, or the whole table paid for."""
-        whole = sum(trained.seconds[-1] for trained in self.table.trained.values())
-        return len(self.reached) == len(TARGETS) or self.spent > whole
+        """Whether the last target is reached, or the search asked twice as often as there are
+        candidates."""
+        return len(self.reached) == len(TARGETS) or self.asked > 2 * len(self.table.trained)

@@ -43,7 +43,6 @@ AXES: dict[str, int] = {
     "form": len(FORMS),
     "learning_rate": len(LEARNING_RATES),
 }
-MOST_ASKS = 6_000
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Bill:
         """Seconds that training on to `rung` takes now."""
         owed = max(0.0, trained.seconds[rung] - self.paid[id(trained)])
         self.paid[id(trained)] = max(self.paid[id(trained)], trained.seconds[rung])
-        self.account.pay(owed)
+        self.account.pay(owed, whole=rung == len(MILESTONES) - 1)
         return owed
 
 
@@ -88,8 +87,9 @@ def syne_moasha(table: Table, seed: int, workers: int) -> Account:
     bill, numbers = Bill(account), itertools.count()
     events: list[tuple[float, int, Any, Trained, int]] = []
     now = 0.0
-    for _ in range(MOST_ASKS):
+    while not account.done:
         while len(events) < workers:
+            account.asked += 1
             trial = Trial(next(numbers), scheduler.suggest().config, None)
             try:
                 trained = trained_by(table, trial.config)
@@ -107,8 +107,6 @@ def syne_moasha(table: Table, seed: int, workers: int) -> Account:
             heapq.heappush(events, (later, trial.trial_id, trial, trained, rung + 1))
         else:
             scheduler.on_trial_remove(trial)
-        if account.done:
-            break
     return account
 
 
@@ -134,12 +132,13 @@ def neps_by(name: str) -> Callable[[Table, int, int], Account]:
         bill, order = Bill(account), itertools.count()
         events: list[tuple[float, int, Any, Trained, int]] = []
         now = 0.0
-        for _ in range(MOST_ASKS):
+        while not account.done:
             while len(events) < workers:
                 try:
                     trial = optimizer.ask()
                 except ValueError:  # raised where all of a rung's trials are pending: ask later
                     break
+                account.asked += 1
                 steps = trial.config["steps"]
                 rung = MILESTONES.index(min(MILESTONES, key=lambda m: abs(m - steps)))
                 try:
@@ -155,8 +154,6 @@ def neps_by(name: str) -> Callable[[Table, int, int], Account]:
             optimizer.tell(trial, {"objective_to_minimize": losses(trained, rung)})
             if rung == len(MILESTONES) - 1:
                 account.earn(trained)
-            if account.done:
-                break
         return account
 
     return search

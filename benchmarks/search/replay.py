@@ -7,8 +7,9 @@ A virtual clock replays every search with its workers: a training takes the seco
 its rungs come when they came. Only trainings that were run to their end count for the front. A
 candidate that was trained already is answered at no cost, for every method. Costs are seconds of
 training on one thread, summed over workers, until the completed trainings' hypervolume is 95 % and
-99 % of the whole table's; the reference point is the worst of the table in each objective, and the
-objectives are scaled by no one. `syne_tune.py` and `neps.py` beside write lines of the same kind.
+99 % of the whole table's; the reference point is the worst of the table in each objective. A
+search that asked twice as often as there are candidates is given up. `peers.py` beside writes
+lines of the same kind for other packages.
 """
 
 import argparse
@@ -56,6 +57,7 @@ def ours(table: Table, seed: int, workers: int, sampler: str, rungs: Sequence[fl
     now = 0.0
     while not account.done:
         while len(events) < workers and (job := driver.next()) is not None:
+            account.asked += 1
             first = 0 if rungs else len(RUNGS)
             length = table.of(job.candidate).seconds[first]
             heapq.heappush(events, (now + length, next(clock), job, first))
@@ -63,7 +65,8 @@ def ours(table: Table, seed: int, workers: int, sampler: str, rungs: Sequence[fl
             break
         now, _, job, rung = heapq.heappop(events)
         trained = table.of(job.candidate)
-        account.pay(trained.seconds[rung] - (trained.seconds[rung - 1] if rung and rungs else 0.0))
+        before = trained.seconds[rung - 1] if rung and rungs else 0.0
+        account.pay(trained.seconds[rung] - before, whole=rung == len(RUNGS))
         if rung == len(RUNGS):
             account.earn(trained)
             driver.finish(job, Outcome("complete", {record.METRICS: _metrics(trained, rung)}))
@@ -108,11 +111,11 @@ def with_optuna(
     account, clock = Account(table), itertools.count()
     events: list[tuple[float, int, optuna.Trial, Trained]] = []
     seen: set[int] = set()
-    now, asked = 0.0, 0
-    while not account.done and asked < 5 * len(table.trained):
+    now = 0.0
+    while not account.done:
         while len(events) < workers:
             trial = study.ask()
-            asked += 1
+            account.asked += 1
             try:
                 trained = table.of(SPACE.suggest(trial, SHAPES))
             except PlanError:  # drops all layers, which costs nothing to know
@@ -122,7 +125,7 @@ def with_optuna(
             seen.add(id(trained))
             length = 0.0 if known else trained.seconds[-1]
             heapq.heappush(events, (now + length, next(clock), trial, trained))
-            account.pay(0.0 if known else length)
+            account.pay(length, whole=True)
         now, _, trial, trained = heapq.heappop(events)
         account.earn(trained)
         study.tell(trial, [trained.accuracy[-1], *list(trained.exact.values())])

@@ -12,6 +12,8 @@ from search.run import run
 from tests.search.fakes import FakeTrainee, study
 from tests.search.test_run import trials
 
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all of them
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():

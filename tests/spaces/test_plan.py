@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from spaces import Group, SharingPlan
 from spaces.errors import PlanError
+from spaces.inits import step
 from spaces.plan import StackShape, presets
 
 BERT = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
@@ -38,6 +39,41 @@ def test_owner_maps_are_the_banks_they_make():
 def test_attention_and_ffn_of_the_same_layers_are_one_group():
     split = plan("{layers: 1..4, parts: ffn}, {layers: 1..4, parts: [q, k, v, o]}")
     assert split == plan("{layers: 1..4}")
+
+
+@pytest.mark.parametrize(
+    ("banks", "layers", "starts"),
+    [
+        (1, 6, [0]),
+        (2, 6, [0, 5]),
+        (3, 6, [0, 2, 5]),
+        # Relaxed Recursive Transformers, arXiv 2410.20672: 18 layers as two rounds of 9
+        (9, 18, [0, 2, 4, 6, 8, 11, 13, 15, 17]),
+    ],
+)
+def test_stepwise_starts_keep_the_first_and_the_last_layer(banks, layers, starts):
+    assert [step(bank, banks, layers) for bank in range(banks)] == starts
+
+
+def test_a_stepwise_start_is_a_layer_for_each_bank():
+    stepwise = plan("{layers: 0..5, assign: {cycle: 3}, init: stepwise}")
+    assert stepwise == plan(
+        "{layers: [0, 3], init: 0}, {layers: [1, 4], init: 2}, {layers: [2, 5], init: 5}"
+    )
+    assert [group.init for group in stepwise.groups] == ["first", 2, "last"]
+    assert str(stepwise.groups[1]) == "1, 4 tie attention+ffn from layer 2"
+    assert SharingPlan.from_yaml(stepwise.to_yaml()) == stepwise
+
+
+def test_starts_from_the_same_layer_are_the_same():
+    assert plan("{layers: 2..5, init: 3}") == plan("{layers: 2..5, init: middle}")
+    assert plan("{layers: 2..3, init: middle}") == plan("{layers: 2..3, init: first}")
+    assert plan("{layers: 2..5, init: stepwise}") == plan("{layers: 2..5, init: first}")
+
+
+def test_a_start_must_be_a_layer():
+    with pytest.raises(PlanError, match="init: 6 is not a layer of stack 'layers', which has 6"):
+        plan("{layers: 1..4, init: 6}").bound(MINILM)
 
 
 def test_layers_counted_from_the_end():

@@ -21,7 +21,12 @@ def test_steps_and_epochs_together_are_a_mistake():
 
 def test_settings_without_effect_do_not_make_a_candidate_different():
     plain = Candidate().bound(STACKS)
-    assert Candidate(recipe=Recipe(bank_l2=0.1, kept_top_lr_scale=0.5)).bound(STACKS) == plain
+    assert (
+        Candidate(recipe=Recipe(bank_l2=0.1, kept_top_lr_scale=0.5, bank_lr_rule="sqrt")).bound(
+            STACKS
+        )
+        == plain
+    )
 
 
 def test_kept_layers_leave_the_plan():

@@ -27,7 +27,7 @@ TWO = view([1.0, 2.0, 3.0], [[0.0, 0.1, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.2]])
     [
         ("first", 2, [[0, 1, 2], [0, 1, 2]]),
         ("best-match", 3, [[0, 1, 2], [1, 2, 0]]),
-        ("best-match", 1, [[0, 1, 2], [1, 0, 2]]),
+        ("best-match", 1, [[0, 1, 2], [1, 2, 0]]),
         ("importance", 1, [[1, 0, 2], [0, 1, 2]]),
         ("importance", 2, [[1, 2, 0], [1, 0, 2]]),
     ],
@@ -48,7 +48,8 @@ def test_alignment_leaves_the_function_as_it_is(name, order, calibrated):
     for which in {family(slot.path) for slot in stack.slots}:
         slots = [slot for slot in stack.slots if family(slot.path) == which]
         weights = copy.deepcopy(stack.layers.state_dict())
-        align_(stack, range(6), slots, ORDERS[order], shared_units(slots[0], 0.5), activations)
+        shared, layers = shared_units(slots[0], 0.5), dict(enumerate(stack.layers))
+        align_(stack.name, layers, slots, ORDERS[order], shared, activations)
         after = stack.layers.state_dict()
         assert any(not torch.equal(weights[key], after[key]) for key in weights)
     assert torch.allclose(logits(model), before, atol=1e-6)

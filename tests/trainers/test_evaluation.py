@@ -5,37 +5,13 @@ import math
 import pytest
 import torch
 
-from spaces import Candidate, Recipe, SharingPlan
+from spaces import Recipe, SharingPlan
 from spaces.errors import CandidateFault, DataError, ModelError, OutOfMemory, StoppedAtRung
-from tests.checkpoint import write_checkpoint, write_rows
+from tests.trainers.conftest import candidate
 from trainers import load_shared
-from trainers.evaluation import Trainee, shapes
+from trainers.evaluation import Trainee
 from trainers.tasks import read_task
-from trainers.training import optimiser_steps, parameter_groups, predict, top_parameters
-
-RECIPE = Recipe(steps=60, learning_rate=3e-3, batch_size=8, max_length=12)
-
-
-@pytest.fixture(scope="module")
-def trainee(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trainee")
-    task = {
-        "name": "text-classification",
-        "train": str(write_rows(folder / "train.csv", 90)),
-        "test": str(write_rows(folder / "test.csv", 30, seed=1)),
-    }
-    model = str(write_checkpoint(folder / "model"))
-    return Trainee(model, read_task(task), folder / "cache")
-
-
-@pytest.fixture(scope="module")
-def facts(trainee):
-    return trainee.prepare(12)
-
-
-def candidate(facts, plan=None, **changes):
-    recipe = RECIPE.model_copy(update=changes)
-    return Candidate(plan=plan or SharingPlan(), recipe=recipe).bound(shapes(facts))
+from trainers.training import optimiser_steps, predict
 
 
 def test_facts_say_what_workers_need(facts):
@@ -69,6 +45,17 @@ def test_the_same_seed_gives_the_same_numbers(trainee, facts, tmp_path):
     other = trainee.evaluate(candidate(facts, steps=5, seed=1), facts, save_to=tmp_path / "2")
     assert twice[0]["metrics"] == twice[1]["metrics"]
     assert twice[0]["curve"] == twice[1]["curve"] != other["curve"]
+
+
+@pytest.mark.parametrize(("until", "apart"), [(0.5, True), (1.0, False)])
+def test_layers_go_apart_from_the_step_on_that_unties_them(trainee, facts, tmp_path, until, apart):
+    plan = SharingPlan.range(1, 2, 0.5)
+    untied = candidate(facts, plan, steps=6, soften="untie", soften_until=until)
+    trainee.evaluate(untied, facts, save_to=tmp_path)
+    one, two = (
+        layer.output.dense.private.weight for layer in load_shared(tmp_path).bert.encoder.layer[1:3]
+    )
+    assert torch.equal(one, two) != apart
 
 
 def test_measuring_at_rungs_changes_nothing_and_stopping_stops(trainee, facts, tmp_path):
@@ -135,17 +122,21 @@ def test_l2_on_shared_weights_shrinks_the_bank(trainee, facts, tmp_path):
     assert norms[1] < 0.5 * norms[0]
 
 
-def test_kept_top_layers_learn_at_their_own_rate(trainee, facts):
-    model = trainee.task.load(trainee.model, facts)
-    recipe = Recipe(learning_rate=1e-3, kept_top=1, kept_top_lr_scale=0.1, weight_decay=0.5)
-    groups = parameter_groups(model, recipe, top_parameters(model, 1))
-    found = {
-        (round(g["lr"], 9), g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups
+def test_regularisation_goes_through_a_training(trainee, facts, tmp_path):
+    changes = {
+        "bank_l2_start": 1e-3,
+        "bank_lr_rule": "sqrt",
+        "layer_lr_decay": 0.9,
+        "head_lr_scale": 2.0,
+        "dropout": 0.0,
+        "label_smoothing": 0.1,
+        "patience": 3,
     }
-    # one layer: 8,192 in matrices, 352 in biases and norms
-    assert found[1e-4, 0.5] == 8192
-    assert found[1e-4, 0.0] == 352
-    assert sum(found.values()) == sum(p.numel() for p in model.parameters())
+    regular = candidate(facts, SharingPlan.range(1, 2, 0.5), **changes)
+    found = trainee.evaluate(regular, facts, save_to=tmp_path / "model")
+    assert found["metrics"]["accuracy"] > 0.6
+    # smoothed by 0.1 over three classes, no cross entropy is below 0.29
+    assert found["curve"][-1][1] > 0.29
 
 
 @pytest.mark.parametrize(

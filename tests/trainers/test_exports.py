@@ -26,13 +26,14 @@ from transformers import (
 
 from spaces import SharingPlan
 from spaces.errors import ConfigError, ModelError, RunError
-from tests.families import SIZES, inputs, logits, tiny
+from tests.families import SIZES, inputs, inputs_of, logits, tiny
 from trainers import load_shared, share_, share_params
 from trainers.exports import EXPORTS, Written, answering, export, formats
 from trainers.exports import onnx as onnx_format
 from trainers.exports.albert import arrange
 from trainers.exports.samples import samples
 from trainers.modules import products_apart
+from trainers.structure import find_stacks
 
 MINILM = Path(__file__).parents[2] / "examples" / "bbc-news" / "model"
 WHOLE = ["attention", "ffn", "norms", "biases"]
@@ -98,11 +99,79 @@ def test_two_stacks(tmp_path, name):
     assert export(model, tmp_path / "out", name).difference <= 1e-6
 
 
+ENCODERS = ["roberta", "electra", "distilbert"]
+DECODERS = ["gpt2", "llama"]
+BOTH = ["bart", "t5", "whisper"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("family", ENCODERS + DECODERS + BOTH)
 def test_onnx_of_other_families(tmp_path, family):
-    model = share_params(tiny(family), 1, 4, 0.7)
-    assert export(model, tmp_path / "out", "onnx").difference <= 1e-6
+    model = tiny(family)
+    rule = {"layers": "0..1", "form": {"bank": {"ratio": 0.5}}}
+    groups = [rule | {"stack": stack} for stack in find_stacks(model)]
+    share_(model, SharingPlan.model_validate({"groups": groups}))
+    assert export(model, tmp_path / "out", "onnx").difference <= 1e-5
+    # other lengths than those it was written with, the decoder's being its own
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    names = [item.name for item in session.get_inputs()]
+    given = inputs_of(model, batch=4)
+    given = {name: given.get(name, torch.zeros(4, 9, dtype=torch.int64)) for name in names}
+    found = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})[0]
+    expected = answering(model)(given)
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+
+
+def test_samples_are_what_the_family_reads():
+    sizes = {
+        family: [{name: tuple(t.shape) for name, t in batch.items()} for batch in samples(model)]
+        for family, model in ((name, tiny(name)) for name in ("gpt2", "bart", "whisper"))
+    }
+    assert sizes["gpt2"][0] == {"input_ids": (2, 8), "attention_mask": (2, 8)}
+    assert sizes["bart"][1] == {
+        "input_ids": (3, 5),
+        "attention_mask": (3, 5),
+        "decoder_input_ids": (3, 8),
+    }
+    # Whisper's encoder has 20 positions here, each of two frames
+    assert sizes["whisper"][1] == {"input_features": (3, 8, 40), "decoder_input_ids": (3, 5)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"main_input_name": "input_boxes"},
+            "no sample inputs are known for SharedGPT2LMHeadModel",
+        ),
+        ({"main_input_name": "input_features"}, "the size of the spectrograms that Shared"),
+    ],
+    ids=["unknown", "unknown size"],
+)
+def test_a_model_of_unknown_inputs(tmp_path, monkeypatch, change, message):
+    model = share_params(tiny("gpt2"), 0, 1, 0.5)
+    for name, value in change.items():
+        monkeypatch.setattr(type(model), name, value)
+    with pytest.raises(ModelError, match=message):
+        export(model, tmp_path / "out", "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Undecided(torch.nn.Module):
+    """Does one thing or another, depending on what it is given."""
+
+    def forward(self, hidden):
+        return hidden if hidden.sum() > 0 else -hidden
+
+
+@pytest.mark.slow
+def test_what_cannot_be_traced_says_why(tmp_path):
+    model = share_params(tiny("bert"), 1, 4, 0.7)
+    model.classifier = Undecided()
+    with pytest.raises(ModelError, match="as ONNX: Could not guard on data-dependent") as caught:
+        export(model, tmp_path / "out", "onnx")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dropped_layers(tmp_path):

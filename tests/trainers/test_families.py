@@ -17,10 +17,10 @@ from tests.families import FAMILIES, SHALLOW, inputs, inputs_of, labels_of, logi
 from trainers import load_shared, materialize_, share_
 from trainers.alignment import ORDERS, align_, can_align
 from trainers.calibration import record_activations
+from trainers.groups import top_parameters
 from trainers.sizes import facts, parameters
 from trainers.structure import family as family_of
 from trainers.structure import find_stacks
-from trainers.training import top_parameters
 from trainers.units import shared_units
 
 SPLIT = [("q", 0, 4), ("k", 0, 4), ("v", 0, 4), ("o", 1, 4)]
@@ -235,13 +235,13 @@ def test_units_are_permuted_only_where_the_function_stays(family, calibrated):
     before = logits(model)
     activations = record_activations(model, [inputs_of(model)]) if calibrated else None
     for stack in find_stacks(model).values():
-        layers = range(len(stack.layers))
+        layers = dict(enumerate(stack.layers))
         for which in dict.fromkeys(family_of(slot.path) for slot in stack.slots):
             slots = [slot for slot in stack.slots if family_of(slot.path) == which]
             assert can_align(stack, slots) == (which == "" or family not in HEADS_STAY)
             if can_align(stack, slots):
                 shared = shared_units(slots[0], 0.5)
-                align_(stack, layers, slots, ORDERS["importance"], shared, activations)
+                align_(stack.name, layers, slots, ORDERS["importance"], shared, activations)
     assert torch.allclose(logits(model), before, atol=1e-5)
 
 
@@ -335,7 +335,11 @@ def test_a_file_with_other_tensors_is_refused(change, message, tmp_path):
         load_shared(tmp_path)
 
 
-FORMS_TRAINED_TOGETHER = {"tie": "tie", "bank": {"bank": {"ratio": 0.5}}}
+FORMS_TRAINED_TOGETHER = {
+    "tie": "tie",
+    "bank": {"bank": {"ratio": 0.5}},
+    "reuse": {"reuse": {"what": "kv"}},
+}
 
 
 def gradients_of_half_a_batch(rank, folder):

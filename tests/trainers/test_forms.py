@@ -7,29 +7,36 @@ import optuna
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, BartConfig, BartModel
 
 from spaces import SharingPlan
 from spaces.errors import PlanError
-from spaces.forms import read_form, write_form
+from spaces.forms import Atoms, read_form, write_form
+from spaces.inits import INITS
 from spaces.space import Space
 from tests.families import CONFIGS, inputs, logits, tiny
 from trainers import materialize_, share_
+from trainers.alignment import ORDERS, align_
 from trainers.calibration import record_activations
+from trainers.forms import BUILDERS, Matrices
 from trainers.forms.eigen import shared_input, shared_output
 from trainers.forms.lowrank import factors
 from trainers.modules import products_apart
 from trainers.sizes import facts, saved_bytes
-from trainers.structure import find_stacks, stack_shapes
+from trainers.structure import Slot, find_stacks, stack_shapes
 
 FORMS = [
     {"lowrank": {"rank": 8}},
     {"lowrank": {"rank": 8, "diagonal": True}},
     {"lowrank": {"rank": 0, "diagonal": True}},
+    {"lowrank": {"rank": 8, "heads": True}},
     {"basis": {"rank": 24}},
     {"basis": {"rank": 40}},
     {"atoms": {"count": 2}},
 ]
+
+LOUD_FIRST = torch.tensor([[1.0, 0.1], [1.0, -0.1]])
 
 
 def plan(form, **group):
@@ -73,6 +80,8 @@ def test_enough_of_anything_is_the_unshared_model(form, calibrated):
         ({"lowrank": {"rank": 8}}, 4 * 5_376 + 2 * 9_216, 0.366667),
         ({"lowrank": {"rank": 8, "diagonal": True}}, 39_936 + 4 * 336, 0.352083),
         ({"lowrank": {"rank": 0, "diagonal": True}}, 18_432 + 4 * 336, 0.585417),
+        # 4 x 4 numbers in front of o
+        ({"lowrank": {"rank": 8, "heads": True}}, 39_936 + 4 * 16, 0.365972),
         ({"basis": {"rank": 24}}, 4 * 5_760 + 2 * 10_368, 0.325),
         ({"atoms": {"count": 2}}, 2 * 18_432 + 4 * 2 * 6, 0.399479),
     ],
@@ -144,6 +153,33 @@ def test_a_scale_alone_starts_as_a_tie():
     assert plan({"lowrank": {"rank": 0}}) == plan("tie")
 
 
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+def test_heads_start_unmixed_and_swap_as_their_outputs_do(family):
+    form = {"lowrank": {"rank": 0, "heads": True}}
+    groups = {"layers": "all", "form": form, "units": "first", "parts": "attention"}
+    mixed = share_(tiny(family), SharingPlan.model_validate({"groups": [groups]}))
+    tied = share_(tiny(family), SharingPlan.model_validate({"groups": [groups | {"form": "tie"}]}))
+    assert torch.equal(logits(mixed), logits(tied))
+    (stack,) = find_stacks(mixed).values()
+    slot = next(slot for slot in stack.slots if slot.role == "o")
+    reader = stack.layers[1].get_submodule(slot.path)
+    order = [1, 0, *range(2, slot.units)]
+    reader.mixing.data = torch.eye(slot.units)[order]
+    width = slot.sections[0] // slot.units
+    hidden = torch.arange(2.0 * slot.sections[0]).view(2, -1) / 100
+    swapped = torch.cat(
+        (hidden[:, width : 2 * width], hidden[:, :width], hidden[:, 2 * width :]), 1
+    )
+    expected = torch.nn.functional.linear(swapped, reader.entry.weight, reader.bias)
+    assert torch.allclose(reader(hidden), expected, atol=1e-5)
+    assert torch.allclose(reader.forward_apart(hidden), expected, atol=1e-5)
+
+
+def test_heads_are_mixed_in_front_of_o_only():
+    with pytest.raises(ValidationError, match="heads are mixed in front of o, but parts are"):
+        plan({"lowrank": {"rank": 4, "heads": True}}, parts="ffn")
+
+
 def test_shared_biases_lie_in_the_bank_of_a_low_rank_group():
     form = {"lowrank": {"rank": 8}}
     shared = share_(tiny("bert"), plan(form, parts=("attention", "ffn", "biases")))
@@ -162,10 +198,9 @@ def test_the_side_that_is_shared_is_the_residual_stream():
 
 def test_inputs_decide_which_direction_a_basis_keeps():
     weights = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
-    loud_first = [torch.tensor([[1.0, 0.1], [1.0, -0.1]])] * 2
     for inputs_given, kept in (
         (None, [[0.0, 0.0], [0.0, 2.0]]),
-        (loud_first, [[1.0, 0.0], [0, 0]]),
+        ([LOUD_FIRST] * 2, [[1.0, 0.0], [0, 0]]),
     ):
         basis, coefficients = shared_input(weights, inputs_given, 1)
         found = torch.cat([own @ basis for own in coefficients])
@@ -211,6 +246,43 @@ def test_the_order_of_units_is_nothing_to_whitened_forms(form):
         share_(tiny("bert"), plan(form, units=units), recorded) for units in ("first", "importance")
     )
     assert torch.equal(logits(one), logits(two))
+
+
+def test_inputs_decide_which_layer_an_atom_is_nearest_to():
+    # one atom for W_0 = (1, 0) and W_1 = (0, 2): the second, unless only the first column is fed
+    weights = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
+    slot = Slot("fc", ("fc_in",), 0, 1, (1,))
+    for seen, kept in ((None, [0.0, 2.0]), ([LOUD_FIRST] * 2, [1.0, 0.0])):
+        bank = torch.nn.ModuleDict()
+        given = Matrices(slot, weights, [None, None], INITS["mean"], False, False, seen)
+        readers = BUILDERS["atoms"](Atoms(count=1), given, bank, "fc")
+        found = sum(reader.weight for reader in readers)
+        assert torch.allclose(found, torch.tensor([kept]), atol=1e-6)
+
+
+def test_a_whitened_start_of_atoms_errs_less_over_a_layer():
+    model = tiny("bert")
+    recorded = record_activations(model, [inputs(64)])
+    group = plan({"atoms": {"count": 2}}, units="first")
+    plain = output_errors(model, share_(tiny("bert"), group), recorded)
+    whitened = output_errors(model, share_(tiny("bert"), group, recorded), recorded)
+    assert sum(whitened.values()) < sum(plain.values())
+
+
+def test_inputs_are_permuted_with_the_units_that_they_enter():
+    model = tiny("bert")
+    recorded = record_activations(model, [inputs(8)])
+    (stack,) = find_stacks(model).values()
+    slots = [slot for slot in stack.slots if slot.role in ("fc_in", "fc_out")]
+    dense = model.bert.encoder.layer[2].output.dense
+    before = dense.weight.detach().clone()
+    layers = {i: stack.layers[i] for i in (1, 2)}
+    permuted = align_("layers", layers, slots, ORDERS["importance"], 48, recorded)
+    assert set(permuted) == {("layers", i, "output.dense") for i in (1, 2)}
+    assert not torch.equal(dense.weight, before)
+    answers = [permuted["layers", 2, "output.dense"] @ dense.weight.T]
+    answers += [recorded["layers", 2, "output.dense"] @ before.T]
+    assert torch.allclose(*answers, atol=1e-5)
 
 
 def test_matched_units_help_atoms():

@@ -54,3 +54,25 @@ def test_mobilellm_125m_with_layer_sharing():
     share_(model, SharingPlan.preset("immediate-repeat"))
     assert parameters([model]) == 124_670_016
     assert parameters([model]) / 1e6 == pytest.approx(124.6, abs=0.1)
+
+
+def test_mobilellm_125m_with_every_layer_run_twice():
+    """The same from its 30 layers: what is stored is exactly the 30-layer model."""
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model.tie_weights()
+    group = {"layers": "all", "assign": "each", "times": 2, "order": "layer"}
+    share_(model, SharingPlan.model_validate({"groups": [group]}))
+    assert model.config.num_hidden_layers == len(model.model.layers) == 60
+    # the norms of 30 positions less than above
+    assert parameters([model]) == 124_635_456
+    assert parameters([model]) / 1e6 == pytest.approx(124.6, abs=0.05)

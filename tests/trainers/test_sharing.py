@@ -10,6 +10,7 @@ from spaces import SharingPlan
 from spaces.errors import ModelError, PlanError
 from tests.families import CONFIGS, SIZES, inputs, logits, tiny
 from trainers import is_shared, materialize_, share_, share_params
+from trainers.calibration import record_activations
 from trainers.sizes import parameters
 from trainers.structure import weight_out_in
 
@@ -63,6 +64,52 @@ def test_a_bank_starts_as_its_init_says():
         model = share_params(tiny("bert"), 1, 4, 1.0, init=init, units="first")
         shared = model.bert.encoder.layer[3].intermediate.dense.weight
         assert torch.allclose(shared, start, atol=1e-7), init
+
+
+def test_banks_of_a_loop_start_stepwise():
+    # RRT: layers 1 to 4 as two banks in turn, run twice; they start from layers 1 and 4
+    weights = [layer.output.dense.weight for layer in tiny("bert").bert.encoder.layer]
+    rule = {"layers": "1..4", "assign": {"cycle": 2}, "init": "stepwise", "units": "first"}
+    for times in (1, 2):
+        plan = SharingPlan.model_validate({"groups": [rule | {"times": times}]})
+        layers = share_(tiny("bert"), plan).bert.encoder.layer
+        starts = [weights[0], *[weights[1], weights[4]] * (2 * times), weights[5]]
+        assert len(layers) == len(starts)
+        for layer, start in zip(layers, starts, strict=True):
+            assert torch.equal(layer.output.dense.weight, start)
+
+
+def test_a_bank_may_start_from_any_layer():
+    # layer 0 is private, 2 another bank's, 5 dropped
+    for layer in (0, 2, 5):
+        start = tiny("bert").bert.encoder.layer[layer].intermediate.dense.weight
+        other = {"layers": [2, 4], "units": "first", "init": "last"}
+        groups = [{"layers": [1, 3], "init": layer, "units": "first"}, other]
+        plan = {"groups": [*groups, {"layers": [5], "form": "drop"}]}
+        model = share_(tiny("bert"), SharingPlan.model_validate(plan))
+        for index in (1, 3):
+            shared = model.bert.encoder.layer[index].intermediate.dense.weight
+            assert torch.equal(shared, start)
+        assert len(model.banks) == 2
+
+
+@pytest.mark.parametrize("form", [{"bank": {"ratio": 0.5}}, {"lowrank": {"rank": 48}}], ids=str)
+def test_a_bank_that_starts_from_another_layer_is_matched_to_it(form):
+    model = tiny("bert")
+    layers = model.bert.encoder.layer
+    for other in (layers[4], layers[5]):
+        other.load_state_dict(layers[1].state_dict())
+    with torch.no_grad():
+        up, down, order = layers[5].intermediate.dense, layers[5].output.dense, torch.randperm(96)
+        up.weight.copy_(up.weight[order])
+        up.bias.copy_(up.bias[order])
+        down.weight.copy_(down.weight[:, order])
+    unshared = logits(model)
+    # the inputs of equal layers differ, and with them which of their units are important
+    activations = None if "bank" in form else record_activations(model, [inputs(8)])
+    rule = {"layers": [1, 4], "form": form, "parts": "ffn", "init": 5}
+    share_(model, SharingPlan.model_validate({"groups": [rule]}), activations)
+    assert torch.allclose(logits(model), unshared, atol=1e-6)
 
 
 def test_private_units_keep_their_pretrained_weights():

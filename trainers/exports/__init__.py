@@ -19,12 +19,15 @@ from transformers import PreTrainedModel
 
 from spaces.errors import ModelError, RunError
 from spaces.registry import Registry
+from trainers.checkpoints import SharedModel
 from trainers.exports.samples import Inputs, samples
 
 Answer = Callable[[Inputs], Tensor]
 """Logits of a model for named inputs; hidden states of a model without a head."""
 
 FOLDER = "FOLDER"
+NEEDS_EQUAL_LAYERS = {"dense", "albert"}
+NEEDS_FLOATS = {"albert", "onnx"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
     from there. Raises :class:`ModelError` as :func:`export` does.
     """
     exporter = formats()[format]
+    _refuse_compressed(model, format)
     written = exporter(model.eval(), folder)
     difference = _difference(answering(model), written.reload(folder), samples(model))
     if not difference <= written.tolerance:
@@ -105,6 +109,17 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
         note=written.note,
         _load=written.load,
     )
+
+
+def _refuse_compressed(model: PreTrainedModel, format: str) -> None:
+    """Raises :class:`ModelError` if the format cannot hold what compression made of the model."""
+    if not isinstance(model, SharedModel):
+        return
+    compression = model.sharing.compression
+    narrower = compression.removes_units and format in NEEDS_EQUAL_LAYERS
+    if narrower or (compression.quantize and format in NEEDS_FLOATS):
+        what = "layers with fewer heads or neurons" if narrower else "8-bit matrices"
+        raise ModelError(f"the {format} format cannot hold {what}", "export as shared")
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from spaces.errors import ModelError
 from trainers.checkpoints import unshared_class
 from trainers.exports import EXPORTS, Written
 from trainers.exports.dense import save_ordinary
-from trainers.modules import SharedLinear, SharedNorm
+from trainers.handover import Borrower
+from trainers.modules import SharedLinear, SharedNorm, resolved
 from trainers.sharing import is_shared, materialize_
 
 OTHERS = "export as shared, dense or onnx"
@@ -114,6 +115,11 @@ def layer_owners(model: PreTrainedModel) -> list[int]:
 
 def _tensors(index: int, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for path, module in layer.named_modules():
+        module = resolved(module)
+        if isinstance(module, Borrower):
+            raise ModelError(
+                f"ALBERT's layers reuse nothing, but {path} of layer {index} does", OTHERS
+            )
         if isinstance(module, SharedLinear):
             _refuse_composed(index, path, module)
         source = module.entry if isinstance(module, SharedNorm) else module

@@ -6,14 +6,21 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from spaces.errors import ModelError
 from trainers.exports import EXPORTS, FOLDER, Written, answering
-from trainers.sharing import materialize_
+from trainers.sharing import is_shared, materialize_
 
 
 @EXPORTS.register("dense")
 def export_dense(model: PreTrainedModel, folder: Path) -> Written:
     """every layer with weights of its own: as large as unshared, loads without ShareTune"""
-    return save_ordinary(materialize_(copy.deepcopy(model)), folder)
+    dense = materialize_(copy.deepcopy(model))
+    if is_shared(dense):
+        raise ModelError(
+            f"layers that reuse what others compute have no dense form: {dense.sharing.plan}",
+            "export as shared or onnx",
+        )
+    return save_ordinary(dense, folder)
 
 
 def save_ordinary(model: PreTrainedModel, folder: Path, note: str = "") -> Written:

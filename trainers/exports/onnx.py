@@ -64,6 +64,8 @@ def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
     axes = tuple(_free_axes(name, tensor) for name, tensor in inputs.items())
     plain = copy.deepcopy(model).eval()
     plain.config.use_cache = False
+    # fewer nodes than the fused kind decomposes into, and the only one that T5 can be traced with
+    plain.set_attn_implementation("eager")
     with products_apart(plain), _quiet():
         try:
             return torch.onnx.export(
@@ -77,7 +79,7 @@ def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
             )
         except torch.onnx.OnnxExporterError as error:
             raise ModelError(
-                f"{type(model).__name__} cannot be written as ONNX: {_first_line(error)}",
+                f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}",
                 "export as dense, and convert that with optimum",
             ) from error
 
@@ -124,5 +126,8 @@ def _reload(folder: Path) -> Answer:
     return answer
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """The first line of what the error came from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return str(error).strip().split("\n")[0]

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from spaces.registry import Registry
-from trainers.modules import SharedLinear
 from trainers.structure import Slot
 
 
@@ -33,8 +32,8 @@ class Matrices:
     inputs: Sequence[Tensor] | None = None
 
 
-Builder = Callable[[Any, Matrices, nn.ModuleDict, str], list[SharedLinear]]
+Builder = Callable[[Any, Matrices, nn.ModuleDict, str], Sequence[nn.Module]]
 """``(form, matrices, bank, key)``: enters the shared tensors into ``bank[key]`` and returns
-one reader a layer."""
+one reader a layer, a :class:`SharedLinear` if its matrix is made from the bank."""
 
 BUILDERS: Registry[Builder] = Registry("form")

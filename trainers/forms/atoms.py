@@ -1,8 +1,8 @@
 """Shared matrices, the atoms, that each layer mixes by numbers of its own: ``sum_s c_ls D_s``.
 
 MASA (arXiv 2508.04581) learns such a dictionary for each projection; from pretrained layers it
-starts at the principal components of their flattened matrices. For n layers of out x in the form
-stores ``s out in + n s`` parameters.
+starts at the principal components of their flattened matrices, here whitened by what enters them.
+For n layers of out x in the form stores ``s out in + n s`` parameters.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spaces.forms import Atoms
 from trainers.forms import BUILDERS, Matrices
-from trainers.forms.eigen import leading
+from trainers.forms.eigen import covariance, leading
 from trainers.modules import SharedLinear, linear
 
 
@@ -43,10 +43,11 @@ def build_atoms(
 ) -> list[SharedLinear]:
     """The nearest mixtures to all layers' matrices; with an atom a layer they are exact.
 
-    Biases stay private.
+    Where inputs were recorded, nearest in the answers to all layers' inputs together:
+    ``sum ||X (W_l - sum_s c_ls D_s)^T||^2`` is least. Biases stay private.
     """
     flat = torch.stack([weight.flatten() for weight in matrices.weights]).float()
-    mixing = leading(flat @ flat.T, form.count)  # layers x s
+    mixing = leading(_gram(matrices, flat), form.count)  # layers x s
     atoms = (mixing.T @ flat).view(-1, matrices.weights[0].shape[1])
     dtype = matrices.weights[0].dtype
     bank[key] = linear(atoms.to(dtype))
@@ -54,3 +55,12 @@ def build_atoms(
         AtomsLinear(bank, key, bias, own[None].to(dtype), transposed=matrices.transposed)
         for own, bias in zip(mixing, matrices.biases, strict=True)
     ]
+
+
+def _gram(matrices: Matrices, flat: Tensor) -> Tensor:
+    """Products of each two layers' matrices, or of their answers: layers x layers."""
+    if matrices.inputs is None:
+        return flat @ flat.T
+    moment = covariance(matrices.inputs, flat.device).float()
+    seen = torch.stack([(weight.float() @ moment).flatten() for weight in matrices.weights])
+    return seen @ flat.T

@@ -1,5 +1,6 @@
 """The unit bank and the tie: a fraction of the units is read, the rest stays private."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -75,6 +76,6 @@ def build_bank(form: Bank, matrices: Matrices, bank: nn.ModuleDict, key: str) ->
 
 
 @BUILDERS.register("tie")
-def build_tie(_: Tie, matrices: Matrices, bank: nn.ModuleDict, key: str) -> list[SharedLinear]:
+def build_tie(_: Tie, matrices: Matrices, bank: nn.ModuleDict, key: str) -> Sequence[nn.Module]:
     """One bank of P parameters and nothing private."""
     return build_bank(Bank(ratio=1), matrices, bank, key)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from spaces.augmentation import Augmentation
 from spaces.errors import ConfigError
 from spaces.registry import Registry, did_you_mean
 
@@ -20,11 +21,14 @@ TASKS: Registry[type["Task"]] = Registry("task")
 
 @dataclass(frozen=True)
 class Split:
-    """Examples ready for a model: tokenised rows, and how to make a batch of them."""
+    """Examples ready for a model: tokenised rows, and how to make a batch of them.
+
+    `identity` is the same for equal rows, in this process and in any other of the study."""
 
     rows: Any
     collate: Any
     labels: list[int]
+    identity: str
 
 
 class Task(BaseModel, ABC):
@@ -51,8 +55,11 @@ class Task(BaseModel, ABC):
         """The same model on the meta device: shapes without weights."""
 
     @abstractmethod
-    def splits(self, model: str, cache: Path, max_length: int) -> tuple[Split, Split]:
-        """The training and the test split, tokenised to at most `max_length` tokens."""
+    def splits(
+        self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None
+    ) -> tuple[Split, Split]:
+        """The training and the test split, tokenised to at most `max_length` tokens; the training
+        split with altered copies of its examples, if asked for."""
 
     @abstractmethod
     def sample(self, batch_size: int, max_length: int) -> dict[str, Tensor]:

@@ -20,7 +20,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from spaces.augmentation import Augmentation
 from spaces.errors import DataError
+from trainers.augmentation import copies
+from trainers.metrics import calibration_error
 from trainers.pretrained import from_library, skeleton
 from trainers.tables import column, read_table
 from trainers.tasks import TASKS, Split, Task
@@ -60,15 +63,16 @@ class TextClassification(Task):
     def skeleton(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
         return skeleton(AutoModelForSequenceClassification, model, **_head(facts))
 
-    def splits(self, model: str, cache: Path, max_length: int) -> tuple[Split, Split]:
+    def splits(
+        self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None
+    ) -> tuple[Split, Split]:
         tokenizer = from_library(AutoTokenizer, model)
         collate = DataCollatorWithPadding(tokenizer)
-        train, test = (
-            _tokenised(cache, split, tokenizer, model, max_length) for split in ("train", "test")
-        )
+        train = _tokenised(cache, "train", tokenizer, model, max_length, augment)
+        test = _tokenised(cache, "test", tokenizer, model, max_length)
         return (
-            Split(train, collate, list(train["labels"])),
-            Split(test.remove_columns("labels"), collate, list(test["labels"])),
+            Split(train[0], collate, list(train[0]["labels"]), train[1]),
+            Split(test[0].remove_columns("labels"), collate, list(test[0]["labels"]), test[1]),
         )
 
     def sample(self, batch_size: int, max_length: int) -> dict[str, Tensor]:
@@ -90,6 +94,7 @@ class TextClassification(Task):
                 "accuracy": float((predicted == truth).float().mean()),
                 "macro_f1": float(report["macro avg"]["f1-score"]),
                 "eval_loss": float(functional.cross_entropy(logits, truth)),
+                "calibration_error": calibration_error(logits, truth),
             },
             "per_class": {name: _per_class(report[name]) for name in names},
             "confusion": confusion_matrix(truth, predicted, labels=range(len(names))).tolist(),
@@ -152,13 +157,23 @@ def _per_class(row: dict[str, float]) -> dict[str, float]:
 
 
 def _tokenised(
-    cache: Path, split: str, tokenizer: Any, model: str, max_length: int
-) -> datasets.Dataset:
-    """The split's token ids, made by whoever comes first and then read by all."""
-    identity = json.dumps([model, type(tokenizer).__name__, len(tokenizer), max_length])
+    cache: Path,
+    split: str,
+    tokenizer: Any,
+    model: str,
+    max_length: int,
+    augment: Augmentation | None = None,
+) -> tuple[datasets.Dataset, str]:
+    """The split's token ids, made by whoever comes first and then read by all; and its name."""
+    settings = [augment.model_dump()] if augment is not None else []
+    words = [model, type(tokenizer).__name__, len(tokenizer), max_length, *settings]
+    identity = json.dumps(words)
     folder = cache / f"{split}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.exists():
         frame = pd.read_parquet(cache / f"{split}.parquet")
+        if augment is not None:
+            more = [frame.assign(text=texts) for texts in copies(frame["text"].tolist(), augment)]
+            frame = pd.concat([frame, *more], ignore_index=True)
         tokens = tokenizer(frame["text"].tolist(), truncation=True, max_length=max_length)
         rows = datasets.Dataset.from_dict({**tokens, "labels": frame["label"].tolist()})
         scratch = Path(tempfile.mkdtemp(dir=cache))
@@ -169,4 +184,4 @@ def _tokenised(
             if not folder.exists():
                 raise
         shutil.rmtree(scratch)
-    return datasets.load_from_disk(folder)
+    return datasets.load_from_disk(folder), folder.name

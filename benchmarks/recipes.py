@@ -1,0 +1,137 @@
+"""What each part of the recipe wins back of what one fixed sharing plan costs.
+
+    python examples/bbc-news/prepare.py
+    python benchmarks/recipes.py [--out FILE.jsonl] [--seeds 3] [--steps 40] [--shard 0/2]
+    python benchmarks/recipes.py --table
+
+MiniLM on BBC News, all six layers reading 80 % of their units from one bank: two layers' worth of
+matrices are stored, 67 % are gone. Each part alone, and their combinations. Appends one JSON line
+a training; what is there already is not run again, and several shards may run at once. Seconds a
+step hold only for a quiet machine; a teacher's own training is not in them.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from spaces import Candidate, Recipe, SharingPlan
+from trainers.evaluation import Trainee, shapes
+from trainers.tasks import read_task
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
+PLAN = SharingPlan.range(0, 5, 0.8)
+BASE = {"learning_rate": 3e-4, "batch_size": 16, "max_length": 48}
+T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t for a 95 % interval, by the number of seeds."""
+
+PARTS: dict[str, dict[str, Any]] = {
+    "bank_l2 1e-6": {"bank_l2": 1e-6},
+    "bank_l2_start 1e-3": {"bank_l2_start": 1e-3},
+    "bank_lr_rule sqrt": {"bank_lr_rule": "sqrt"},
+    "bank_lr_rule readers": {"bank_lr_rule": "readers"},
+    "layer_lr_decay 0.9": {"layer_lr_decay": 0.9},
+    "head_lr_scale 3": {"head_lr_scale": 3.0},
+    "kept_top 1": {"kept_top": 1},
+    "dropout 0": {"dropout": 0.0},
+    "label_smoothing 0.1": {"label_smoothing": 0.1},
+    "patience 5": {"patience": 5},
+    "soften interpolate": {"soften": "interpolate"},
+    "soften pull": {"soften": "pull", "pull": 1.0},
+    "distill logits": {"distill": {}},
+    "distill logits, half without labels": {"distill": {"without_labels": 0.5}},
+    "distill hidden": {"distill": {"logits": 1.0, "hidden": 1.0}},
+    "distill relations": {"distill": {"logits": 1.0, "relations": 1.0}},
+    "fgm": {"adversary": "fgm"},
+    "pgd": {"adversary": "pgd"},
+    "freelb": {"adversary": "freelb"},
+    "r_drop 1": {"r_drop": 1.0},
+    "augment deletion, swap": {"augment": {"deletion": 0.1, "swap": 0.1}},
+}
+COMBINED: dict[str, dict[str, Any]] = {
+    "distill hidden + interpolate": {**PARTS["distill hidden"], **PARTS["soften interpolate"]},
+    "distill hidden + sqrt": {**PARTS["distill hidden"], **PARTS["bank_lr_rule sqrt"]},
+    "distill hidden + fgm": {**PARTS["distill hidden"], **PARTS["fgm"]},
+}
+COMPRESSED: dict[str, dict[str, Any]] = {
+    "neurons 0.25, recover 0.3": {"neurons": 0.25, "recover": 0.3},
+    "heads 0.25, recover 0.3": {"heads": 0.25, "recover": 0.3},
+    "magnitude 0.3, recover 0.3": {"magnitude": 0.3, "recover": 0.3},
+    "int8": {"quantize": "int8"},
+}
+
+
+def jobs() -> list[tuple[str, SharingPlan, dict[str, Any], dict[str, Any]]]:
+    """Name, plan, and changes of recipe and compression."""
+    return [
+        ("unshared", SharingPlan(), {}, {}),
+        ("nothing", PLAN, {}, {}),
+        *((name, PLAN, recipe, {}) for name, recipe in (PARTS | COMBINED).items()),
+        *((name, PLAN, {}, compression) for name, compression in COMPRESSED.items()),
+    ]
+
+
+def train_all(out: Path, seeds: int, steps: int, shard: int, shards: int) -> None:
+    """Runs what is missing in `out`, every `shards`-th job from `shard` on."""
+    task = {"name": "text-classification", **{s: str(EXAMPLE / f"data/{s}.csv") for s in SPLITS}}
+    with tempfile.TemporaryDirectory() as scratch:
+        trainee = Trainee(str(EXAMPLE / "model"), read_task(task), Path(scratch) / "cache")
+        facts = trainee.prepare(int(BASE["max_length"]))
+        facts["teacher_recipe"] = Recipe(**BASE, steps=steps).model_dump()
+        todo = [(seed, *job) for seed in range(seeds) for job in jobs()]
+        for seed, name, plan, recipe, compression in todo[shard::shards]:
+            if (name, seed, steps) in {(r["name"], r["seed"], r["steps"]) for r in rows(out)}:
+                continue
+            full = Recipe.model_validate({**BASE, "steps": steps, "seed": seed, **recipe})
+            given = Candidate(plan=plan, compression=compression, recipe=full)
+            candidate = given.bound(shapes(facts))
+            exact = trainee.inspect(candidate, facts)
+            found = trainee.evaluate(candidate, facts, save_to=Path(scratch) / "trials/0/model")
+            row = {"name": name, "seed": seed, "steps": steps, "bytes": exact["bytes"]}
+            row |= {key: found["metrics"][key] for key in ("accuracy", "calibration_error")}
+            row |= {"parameters": exact["parameters"], "train_s": found["seconds"]["train"]}
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+SPLITS = ("train", "test")
+
+
+def rows(out: Path) -> list[dict]:
+    """What is in the file."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def print_table(out: Path) -> None:
+    """Mean accuracy over seeds with its 95 % interval (Student's t), as Markdown."""
+    print(
+        "| part | accuracy | calibration error | MB | s a step | seeds |\n|---|---|---|---|---|---|"
+    )
+    found = rows(out)
+    for name in dict.fromkeys(row["name"] for row in found):
+        own = [row for row in found if row["name"] == name]
+        scores = [row["accuracy"] for row in own]
+        many = len(scores)
+        half = T_975.get(many, 1.96) * stdev(scores) / many**0.5 if many > 1 else float("nan")
+        seconds = mean(row["train_s"] / row["steps"] for row in own)
+        error = mean(row["calibration_error"] for row in own)
+        print(
+            f"| {name} | {mean(scores):.3f} ± {half:.3f} | {error:.3f} "
+            f"| {own[0]['bytes'] / 1e6:.1f} | {seconds:.3f} | {many} |"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("recipes.jsonl"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if not options.table:
+        position, count = map(int, options.shard.split("/"))
+        train_all(options.out, options.seeds, options.steps, position, count)
+    print_table(options.out)

@@ -1,0 +1,64 @@
+"""How embeddings are perturbed against the model while it trains: names and knobs.
+
+Norms are Euclidean, of one example's embeddings together (tokens x width). `trainers.adversarial`
+has the steps.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from spaces.errors import ConfigError
+from spaces.named import Named, read_named, write_named
+from spaces.registry import Registry
+
+ADVERSARIES: Registry[type["Adversary"]] = Registry("adversary")
+
+
+class Adversary(Named):
+    """Base of all adversaries. `epsilon` is the largest norm of a perturbation."""
+
+    epsilon: float = Field(1.0, gt=0)
+
+
+@ADVERSARIES.register("fgm")
+class FGM(Adversary):
+    """one step along the gradient (Miyato et al., arXiv 1605.07725)"""
+
+    name: ClassVar[str] = "fgm"
+
+
+@ADVERSARIES.register("pgd")
+class PGD(Adversary):
+    """`steps` steps of length `alpha`, each projected back (Madry et al., arXiv 1706.06083)"""
+
+    name: ClassVar[str] = "pgd"
+    alpha: float = Field(0.3, gt=0)
+    steps: int = Field(3, ge=1, le=20)
+
+
+@ADVERSARIES.register("freelb")
+class FreeLB(Adversary):
+    """as pgd from a random start of norm `start`, learning at every step (arXiv 1909.11764)"""
+
+    name: ClassVar[str] = "freelb"
+    alpha: float = Field(0.3, gt=0)
+    steps: int = Field(3, ge=1, le=20)
+    start: float = Field(0.3, ge=0)
+
+
+def read_adversary(value: Any) -> Adversary | None:
+    """An adversary as written: ``fgm`` or ``{pgd: {steps: 2}}``; None for none."""
+    if value is None:
+        return None
+    return read_named(ADVERSARIES, value, example="{pgd: {steps: 3}}", error=ConfigError)
+
+
+def write_adversary(adversary: Adversary | None) -> str | dict[str, Any] | None:
+    """The inverse of :func:`read_adversary`."""
+    return None if adversary is None else write_named(adversary)
+
+
+AdversaryField = Annotated[
+    Adversary | None, BeforeValidator(read_adversary), PlainSerializer(write_adversary)
+]

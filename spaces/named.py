@@ -1,0 +1,59 @@
+"""Reads and writes what is chosen by name, with knobs: ``tie``, or ``{bank: {ratio: 0.7}}``."""
+
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from spaces.errors import SharetuneError
+from spaces.registry import Registry
+
+
+class Named(BaseModel):
+    """Base of what a registry holds under `name`; its fields are the knobs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+
+
+Choice = TypeVar("Choice", bound=Named)
+
+
+def read_named(
+    registry: Registry[type[Choice]], value: Any, *, example: str, error: type[SharetuneError]
+) -> Choice:
+    """The entry of `registry` that `value` names, with its knobs. Raises `error`."""
+    if isinstance(value, Named):
+        return value  # type: ignore[return-value]
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, dict) or len(value) != 1:
+        raise error(
+            f"{_a(registry.kind)} is a name or one `name: knobs`, but got {value!r}",
+            f"available: {', '.join(registry)}; for example {example}",
+        )
+    ((name, knobs),) = value.items()
+    chosen = registry[name]
+    try:
+        return chosen(**(knobs or {}))
+    except ValidationError as mistake:
+        raise _knob_error(chosen, mistake, error) from None
+
+
+def write_named(choice: Named) -> str | dict[str, Any]:
+    """The inverse of :func:`read_named`."""
+    knobs = choice.model_dump(exclude_defaults=True)
+    return {choice.name: knobs} if knobs else choice.name
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _knob_error(
+    chosen: type[Named], mistake: ValidationError, error: type[SharetuneError]
+) -> SharetuneError:
+    first = mistake.errors()[0]
+    where = ".".join([chosen.name, *map(str, first["loc"])])
+    knobs = ", ".join(chosen.model_fields) or "none"
+    got = "" if first["type"] == "missing" else f", but got {first['input']!r}"
+    return error(f"{where}: {first['msg'].lower()}{got}", f"knobs of {chosen.name}: {knobs}")

@@ -1,0 +1,65 @@
+"""Recipes and compression searched for real: one teacher, every part through to the report."""
+
+import pandas as pd
+import pytest
+
+import results
+from results.report import write_report
+from search.config import validate
+from search.run import run
+from spaces.errors import ModelError
+from tests.checkpoint import write_checkpoint, write_rows
+
+
+def study(tmp_path, **space):
+    write_rows(tmp_path / "train.csv", 60)
+    write_rows(tmp_path / "test.csv", 30, seed=1)
+    data = {
+        "name": "recipes",
+        "model": str(write_checkpoint(tmp_path / "model")),
+        "task": {
+            "name": "text-classification",
+            "train": str(tmp_path / "train.csv"),
+            "test": str(tmp_path / "test.csv"),
+        },
+        "executor": "local",
+        "anchors": ["unshared"],
+        "budget": {"trials": 5},
+        "sampler": "random",
+        "latency": {"rounds": 2},
+        "tracking": "tensorboard",
+        "space": space,
+    }
+    return validate(data, "study.yaml")
+
+
+@pytest.mark.slow
+def test_every_part_is_searched(tmp_path):
+    recipe = {
+        "steps": 4,
+        "batch_size": 8,
+        "max_length": 12,
+        "distill": {"temperature": {"low": 1.0, "high": 4.0}, "hidden": {"choices": [0.0, 1.0]}},
+        "adversary": {"choices": ["fgm", {"freelb": {"steps": 2}}]},
+        "bank_lr_rule": {"choices": ["none", "sqrt", "readers"]},
+    }
+    compression = {"neurons": {"choices": [0.25, 0.5]}, "quantize": {"choices": [None, "int8"]}}
+    plan = [{"layers": "0..3", "form": {"bank": {"ratio": 0.5}}}]
+    config = study(tmp_path, recipe=recipe, compression=compression, plan=plan)
+    out = run(config, out=tmp_path / "run")
+    frame = results.load(out)
+    assert list(frame["state"]) == ["COMPLETE"] * 5
+    assert len(list((out / "cache" / "teachers").glob("[!.l]*"))) == 1
+    drawn = frame[frame["anchor"].isna()]
+    assert drawn["recipe.distill.temperature"].between(1, 4).all()
+    assert set(drawn["compression.neurons"]) <= {0.25, 0.5}
+    assert pd.to_numeric(drawn["parameters"]).max() < frame["parameters"][0]
+    assert len(list((out / "tracking" / "tensorboard").iterdir())) == 5
+    assert "calibration error" in write_report(out).read_text("utf-8")
+
+
+def test_a_teacher_that_is_not_there_is_told_before_a_run_folder_is_made(tmp_path):
+    config = study(tmp_path, recipe={"distill": {"choices": [None, {"teacher": "/nowhere"}]}})
+    with pytest.raises(ModelError, match="no model in folder /nowhere"):
+        run(config, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "study.db").exists()

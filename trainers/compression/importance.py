@@ -1,0 +1,91 @@
+"""How much the loss depends on each head and neuron, to first order."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trainers.compression.pruning import Kept, Place
+from trainers.modules import resolved
+from trainers.structure import Slot, family, find_stacks
+
+Change = Callable[[Place, Slot, Tensor], Tensor]
+"""``(place, slot, what enters the matrix) -> what shall enter it``."""
+
+
+def unit_importance(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]
+) -> dict[Place, Tensor]:
+    """The mean over examples of ``|a . dL/da|``, a what a unit hands to the output matrix.
+
+    The change of the loss if the unit were zero, to first order (Michel et al., arXiv 1905.10650;
+    Molchanov et al., arXiv 1906.10771): (units) for each place. `batches` hold labels. A layer
+    that runs several times has all its runs counted at the first.
+    """
+    totals: dict[Place, Tensor] = {
+        (stack.name, index, family(slot.path)): torch.zeros(slot.units)
+        for stack in find_stacks(model).values()
+        for index in range(len(stack.layers))
+        for slot in stack.slots
+    }
+    seen: list[tuple[Place, Slot, Tensor]] = []
+
+    def remember(place: Place, slot: Slot, entering: Tensor) -> Tensor:
+        entering = entering if entering.requires_grad else entering.detach().requires_grad_()
+        entering.retain_grad()
+        seen.append((place, slot, entering))
+        return entering
+
+    model.eval()
+    with _entering(model, remember), torch.enable_grad():
+        for batch in batches:
+            seen.clear()
+            model(**batch).loss.backward()
+            for place, slot, entering in seen:
+                assert entering.grad is not None
+                change = (entering.detach() * entering.grad).float()
+                by_unit = change.unflatten(-1, (slot.units, -1)).sum(-1).flatten(1, -2).sum(1)
+                totals[place] = totals[place] + by_unit.abs().sum(0).cpu()
+    model.zero_grad(set_to_none=True)
+    return totals
+
+
+def masked_logits(model: PreTrainedModel, kept: Kept, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits with all units but `kept` handing on zeros."""
+
+    def mask(place: Place, slot: Slot, entering: Tensor) -> Tensor:
+        if place not in kept:
+            return entering
+        stays = torch.zeros(slot.units, dtype=entering.dtype, device=entering.device)
+        stays[kept[place].to(entering.device)] = 1
+        return entering * stays.repeat_interleave(entering.shape[-1] // slot.units)
+
+    with _entering(model.eval(), mask), torch.no_grad():
+        logits: Tensor = model(**inputs).logits
+    return logits
+
+
+@contextmanager
+def _entering(model: PreTrainedModel, change: Change) -> Iterator[None]:
+    """Inside, `change` is applied to what enters each layer's output matrices."""
+    with ExitStack() as hooks:
+        for stack in find_stacks(model).values():
+            for index, layer in enumerate(stack.layers):
+                for slot in stack.slots:
+                    if slot.axis == 1:
+                        place = stack.name, index, family(slot.path)
+                        hook = _hook(place, slot, change)
+                        module = layer.get_submodule(slot.path)
+                        if module is resolved(module):
+                            hooks.callback(module.register_forward_pre_hook(hook).remove)
+        yield
+
+
+def _hook(place: Place, slot: Slot, change: Change) -> Callable[..., Any]:
+    def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return change(place, slot, inputs[0]), *inputs[1:]
+
+    return hook

@@ -1,0 +1,53 @@
+"""Sets the smallest entries of the layers' matrices to zero, and keeps them there."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from trainers.losses import bank_parameters
+from trainers.structure import find_stacks
+
+
+def zero_smallest_(model: PreTrainedModel, fraction: float) -> "KeepZeros":
+    """Sets `fraction` (0..1) of all matrix entries of the layers and their banks to zero in
+    place, the smallest first over all matrices together (Han et al., arXiv 1506.02626).
+
+    An entry of a bank counts once. Returns what keeps them zero in further training.
+    """
+    layers = [stack.layers.parameters() for stack in find_stacks(model).values()]
+    found = {id(p): p for p in [*bank_parameters(model), *(p for own in layers for p in own)]}
+    matrices = [parameter for parameter in found.values() if parameter.dim() > 1]
+    sizes = torch.cat([matrix.detach().abs().flatten() for matrix in matrices])
+    zeros = torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
+    zeros[sizes.topk(int(fraction * len(sizes)), largest=False).indices] = True
+    parts = zeros.split([matrix.numel() for matrix in matrices])
+    keeper = KeepZeros([(m, z.view_as(m)) for m, z in zip(matrices, parts, strict=True)])
+    keeper.enforce()
+    return keeper
+
+
+class KeepZeros(TrainerCallback):
+    """Sets entries back to zero after every optimiser step."""
+
+    def __init__(self, zeros: list[tuple[nn.Parameter, Tensor]]) -> None:
+        self.zeros = zeros
+
+    def enforce(self) -> None:
+        """Sets the entries to zero now."""
+        with torch.no_grad():
+            for matrix, zero in self.zeros:
+                matrix.masked_fill_(zero.to(matrix.device), 0.0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Called by the Trainer after every optimiser step."""
+        self.enforce()
