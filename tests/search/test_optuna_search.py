@@ -1,0 +1,88 @@
+"""Why Ray's own searcher is not used: it leaves Optuna trials in wrong states."""
+
+import math
+
+import optuna
+import pytest
+import ray
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from search import tune as ours
+from search.run import run
+from tests.search.fakes import FakeTrainee, study
+from tests.search.test_run import trials
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ours.MOST_PRELOADED = 0
+    ours.connect(None, study(executor="ray", resources={"workers": 1}))
+    yield
+    ours.disconnect()
+
+
+class StopsAll(FIFOScheduler):
+    """Stops every trial at its first result."""
+
+    def on_trial_result(self, tune_controller, trial, result):
+        return FIFOScheduler.STOP
+
+
+def rays_state(trainable, scheduler, folder):
+    """The Optuna state in which Ray's searcher leaves one trial with two objectives."""
+    storage = InMemoryStorage()
+    searcher = OptunaSearch(
+        {"x": optuna.distributions.FloatDistribution(0, 1)},
+        metric=["accuracy", "size"],
+        mode=["max", "min"],
+        storage=storage,
+        study_name="rays",
+    )
+    config = tune.TuneConfig(search_alg=searcher, num_samples=1, scheduler=scheduler)
+    tune.Tuner(
+        trainable,
+        tune_config=config,
+        run_config=tune.RunConfig(verbose=0, storage_path=str(folder)),
+    ).fit()
+    (trial,) = optuna.load_study(study_name="rays", storage=storage).get_trials()
+    return trial.state
+
+
+def gives_nan(config):
+    return {"accuracy": math.nan, "size": 1.0}
+
+
+def reports_twice(config):
+    for _ in range(2):
+        tune.report({"accuracy": 0.1, "size": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("trainable", "scheduler", "wrong"),
+    [
+        (gives_nan, None, TrialState.RUNNING),
+        (reports_twice, StopsAll(), TrialState.COMPLETE),
+    ],
+)
+def test_rays_searcher_leaves_a_wrong_state(trainable, scheduler, wrong, tmp_path):
+    state = rays_state(trainable, scheduler, tmp_path)
+    if state is not wrong:
+        pytest.skip(f"Ray {ray.__version__} leaves {state.name}: OptunaSearch may be right now")
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [("nan", TrialState.PRUNED), ("none", TrialState.PRUNED), ("raise", TrialState.FAIL)],
+)
+def test_ours_leaves_the_right_one(tmp_path, monkeypatch, fault, state):
+    monkeypatch.setattr(ours, "disconnect", lambda: None)
+    trainee = FakeTrainee(faults=(("0..5 tie", fault),))
+    config = study(executor="ray", budget={"trials": 2}, resources={"workers": 1})
+    run(config, out=tmp_path / "run", trainee=trainee)
+    assert [t.state for t in trials(tmp_path / "run")] == [TrialState.COMPLETE, state]
