@@ -1,4 +1,4 @@
-"""How long a forward pass takes, against the unshared model, on a quiet device.
+"""How long one use of a model takes, against the unshared model, on a quiet device.
 
 Models run in turns (A B C, A B C, ...), so that whatever slows the machine slows all of them.
 Medians and ratios come with 95 % bootstrap intervals over the rounds; no round is left out.
@@ -7,6 +7,7 @@ Medians and ratios come with 95 % bootstrap intervals over the rounds; no round 
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 RESAMPLES = 1000
+
+Use = Callable[[PreTrainedModel, dict[str, Tensor]], object]
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,19 @@ def compare(
     reference: str,
     inputs: dict[str, Tensor],
     *,
+    use: Use = lambda model, inputs: model(**inputs),
     rounds: int = 40,
     warmup: int = 5,
 ) -> dict[str, Latency]:
-    """Latency of every model for one forward pass of `inputs`, against `models[reference]`."""
+    """Latency of every model used once on `inputs`, against `models[reference]`; without `use`
+    that is one forward pass."""
     device = next(models[reference].parameters()).device
     batch = {name: tensor.to(device) for name, tensor in inputs.items()}
     with torch.inference_mode():
         times = time_in_turns(
-            {name: _forward(model.eval(), batch) for name, model in models.items()},
+            {name: partial(use, model.eval(), batch) for name, model in models.items()},
             rounds=rounds,
             warmup=warmup,
             cuda=device.type == "cuda",
         )
     return {name: summarise(own, times[reference]) for name, own in times.items()}
-
-
-def _forward(model: PreTrainedModel, batch: dict[str, Tensor]) -> Callable[[], object]:
-    return lambda: model(**batch)
