@@ -49,6 +49,22 @@ def search(
 
 
 @app.command()
+def init(
+    task: Annotated[str, typer.Option(help="a task's name, as `sharetune list tasks` has it")],
+    model: Annotated[str, typer.Option(help="a model of the hub, or a folder")],
+    data: Annotated[str, typer.Option(help="training data: a file, folder or data set")],
+    test: Annotated[Optional[str], typer.Option(help="test data")] = None,
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("study.yaml"),
+) -> None:
+    """Look at a model and data, and write a study file for them."""
+    with user_errors():
+        from search.init import write_study
+
+        print(write_study(task, model, data, out, test), end="")
+        print(f"sharetune search {out}", file=sys.stderr)
+
+
+@app.command()
 def report(
     run: RunFolder,
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,

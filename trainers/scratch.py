@@ -37,7 +37,7 @@ def started(
     ones, the same for all candidates.
 
     What lacks to read data, such as a tokenizer, is made by `reader` from the configuration,
-    which `reader` may change.
+    which `reader` may change and which need no reader where it gives None.
     """
     if not only_configured(model) or (cache / START).exists():
         return start_of(model, cache)
@@ -47,7 +47,9 @@ def started(
     for path in given:
         shutil.copy(path, scratch / path.name)
     if not {path.name for path in given} & set(READERS):
-        reader(config).save_pretrained(scratch)
+        made = reader(config)
+        if made is not None:
+            made.save_pretrained(scratch)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         auto.from_config(config).save_pretrained(scratch)
@@ -81,6 +83,8 @@ def new_tokenizer(
     tokenizer.post_processor = _frame(config, generates=generates)
     config.vocab_size = tokenizer.get_vocab_size()
     config.pad_token_id, config.bos_token_id, config.eos_token_id = PAD, BOS, EOS
+    if getattr(config, "decoder_vocab_size", None):
+        config.decoder_vocab_size = config.vocab_size
     if config.is_encoder_decoder:
         config.decoder_start_token_id = PAD
         config.forced_eos_token_id = None

@@ -223,12 +223,20 @@ def optimiser_steps(recipe: Recipe, examples: int) -> int:
 
 def predict(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> Tensor:
     """Logits of `model` over `data`, in order: (examples, ...). The model is left in eval mode."""
+    rows = predict_rows(model, data=data, collate=collate, batch_size=batch_size)
+    return torch.stack(rows)
+
+
+def predict_rows(
+    model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32
+) -> list[Tensor]:
+    """Logits of `model` for each row of `data`, as long as their batch was padded to."""
     loader = torch.utils.data.DataLoader(data, batch_size=batch_size, collate_fn=collate)
     device = next(model.parameters()).device
     model.eval()
     with torch.no_grad():
         batches = [{key: value.to(device) for key, value in batch.items()} for batch in loader]
-        return torch.cat([model(**batch).logits.float().cpu() for batch in batches])
+        return [row for batch in batches for row in model(**batch).logits.float().cpu()]
 
 
 def mean_loss(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> float:

@@ -99,8 +99,8 @@ class Task(BaseModel, ABC):
         return new_tokenizer(config, self.texts(frame), generates=self.generates)
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
-        """What a new tokenizer learns from."""
-        return frame["text"]
+        """What a new tokenizer learns from; nothing where the data are not texts."""
+        return frame.get("text", ())
 
     def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         """What makes a batch of rows."""
