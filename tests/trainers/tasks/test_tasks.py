@@ -73,12 +73,12 @@ DATA = {
 }
 CASES = [
     ("translation", "t5", {}),
-    ("translation", "marian", {}),
-    ("translation", "bart", {}),
+    pytest.param("translation", "marian", {}, marks=pytest.mark.slow),
+    pytest.param("translation", "bart", {}, marks=pytest.mark.slow),
     ("text-generation", "llama", {}),
-    ("text-generation", "gpt2", {}),
+    pytest.param("text-generation", "gpt2", {}, marks=pytest.mark.slow),
     ("image-classification", "vit", {}),
-    ("image-classification", "swin", {}),
+    pytest.param("image-classification", "swin", {}, marks=pytest.mark.slow),
     ("question-answering", "distilbert", {}),
     ("next-item-recommendation", "gpt2", {}),
     ("token-classification", "bert", {}),
