@@ -28,6 +28,7 @@ Attributes of a trial
     started         true once a worker was asked for; only such trials count in the budget
     seconds         {"train", "evaluate", "total"}
     circumstances   {"seed", "steps", "device", "threads", "host", "pid"}
+    rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics on the way, rungs from 0
     same_as         number of the equal trial whose values were told again
     reason          why a PRUNED trial was not completed: over budget, NaN, out of memory
     error           {"kind", "message", "traceback"} of a FAILED or PRUNED trial
@@ -52,6 +53,7 @@ CONFUSION = "confusion"
 CURVE = "curve"
 STARTED = "started"
 SECONDS = "seconds"
+RUNGS = "rungs"
 SAME_AS = "same_as"
 REASON = "reason"
 ERROR = "error"

@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from results import record
+from results.plans import stored_plan
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES, Objective
-from spaces.plan import SharingPlan
 
 BUSY_TIMEOUT_S = 30.0
 NUMBERS = (
@@ -38,6 +38,7 @@ NUMBERS = (
     "evaluate_s",
     "total_s",
 )
+MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def load(run: Path | str) -> pd.DataFrame:
     - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
-      ``confusion``, ``curve`` and ``circumstances``
+      ``confusion``, ``curve``, ``rungs`` and ``circumstances``
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.
@@ -209,7 +210,7 @@ def _row(
         **{f"{key}_s": value for key, value in _mapping(attributes, record.SECONDS).items()},
         **_outcome(trial),
         **_candidate(_mapping(attributes, record.CANDIDATE)),
-        **{key: attributes.get(key) for key in (record.PER_CLASS, record.CONFUSION, record.CURVE)},
+        **{key: attributes.get(key) for key in MEASURED_DATA},
         record.CIRCUMSTANCES: attributes.get(record.CIRCUMSTANCES),
     }
 
@@ -251,7 +252,7 @@ def _candidate(candidate: dict[str, Any]) -> dict[str, Any]:
     recipe = _mapping(candidate, "recipe")
     return {
         "candidate": candidate or None,
-        "plan": _plan_text(candidate["plan"]) if "plan" in candidate else None,
+        "plan": _plan_text(candidate) if "plan" in candidate else None,
         **_leaves("recipe", recipe),
         **_leaves("compression", _mapping(candidate, "compression")),
     }
@@ -265,12 +266,10 @@ def _leaves(name: str, value: Any) -> dict[str, Any]:
     return {place: leaf for part in found for place, leaf in part.items()}
 
 
-def _plan_text(plan: Any) -> str:
+def _plan_text(candidate: dict[str, Any]) -> str:
     """The plan in one line; a plan that this version cannot read is shown as stored."""
-    try:
-        return str(SharingPlan.model_validate(plan))
-    except ValueError:
-        return json.dumps(plan)
+    plan = stored_plan(candidate)
+    return json.dumps(candidate["plan"]) if plan is None else str(plan)
 
 
 def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.DataFrame:
@@ -293,5 +292,5 @@ _TEXTS = (
 )
 _DATA = (
     *("started", "completed", "values", "candidate", "latency_conditions"),
-    *(record.PER_CLASS, record.CONFUSION, record.CURVE, record.CIRCUMSTANCES),
+    *(*MEASURED_DATA, record.CIRCUMSTANCES),
 )

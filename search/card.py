@@ -12,7 +12,7 @@ import yaml
 
 from results.numbers import difference, quantity, ratio, short_title
 from results.study import StudyRecord, records
-from results.summary import unshared_trial
+from results.trials import unshared_trial
 from search.show import draw_layers
 from spaces.objectives import OBJECTIVES
 from spaces.plan import SharingPlan
