@@ -35,6 +35,7 @@ MEASURED = (
     *(OBJECTIVES[name] for name in ("bytes", "flops", "latency_ms")),
     MATERIALISED,
 )
+STATES = {"FAIL": "failed"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class _Desk:
         own = trial["circumstances"] if isinstance(trial["circumstances"], dict) else {}
         return Card(
             number=trial["number"],
-            state=trial["state"].lower(),
+            state=STATES.get(trial["state"], trial["state"].lower()),
             anchor=_text(trial["anchor"]),
             on_front=on_front,
             plan=_text(trial["plan"]),

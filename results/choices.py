@@ -174,4 +174,6 @@ def _speed(trial: dict[str, Any], unshared: dict[str, Any] | None) -> str:
         return f"{quantity(SPEEDS[0], trial['latency_ms'])} ({ratio(trial['latency_ratio'], 1.0)})"
     if unshared is None or not isfinite(trial["flops"]):
         return ""
-    return f"{quantity(SPEEDS[1], trial['flops'])} ({ratio(trial['flops'], unshared['flops'])})"
+    flops = quantity(SPEEDS[1], trial["flops"])
+    known = isfinite(unshared["flops"])
+    return f"{flops} ({ratio(trial['flops'], unshared['flops'])})" if known else flops

@@ -24,7 +24,8 @@ from spaces.objectives import OBJECTIVES
 
 FEW_VALUES = 6
 MOST_SETTINGS = 6
-JITTER = 0.28
+JITTER, GOLDEN = 0.28, 0.618034
+WIDE = 50.0
 FIRST = ("effective ratio", "form")
 NOT_SETTINGS = {"first layer", "last layer", "layers", "parts", "banks", "init", "units"}
 
@@ -56,6 +57,8 @@ class Effects:
         if is_numeric(values) and values.nunique() > FEW_VALUES:
             positions = values.astype(float)
             axis: dict[str, Any] = {"title": {"text": safe(name)}, "exponentformat": "e"}
+            if 0 < WIDE * positions.min() < positions.max():
+                axis["type"] = "log"
         else:
             positions, axis = _columns(values, name)
         traces = [self._points(positions.loc[part], look) for part, look in self._parts(positions)]
@@ -124,7 +127,7 @@ def _columns(values: pd.Series, name: str) -> tuple[pd.Series, dict[str, Any]]:
     distinct = sorted(values.unique()) if numeric else sorted({_name(v) for v in values})
     places = {value: place for place, value in enumerate(distinct)}
     own = [places[value if numeric else _name(value)] for value in values]
-    spread = [JITTER * (((7 * i) % 11) / 5 - 1) for i in range(len(own))]
+    spread = [JITTER * (2 * ((i * GOLDEN) % 1) - 1) for i in range(len(own))]
     positions = pd.Series(
         [place + aside for place, aside in zip(own, spread, strict=True)], index=values.index
     )

@@ -1,5 +1,5 @@
 const canvas = document.getElementById("parallel");
-const PARALLEL = { height: 330, top: 46, foot: 26, side: 70, step: 118 };
+const PARALLEL = { height: 330, top: 46, foot: 26, side: 70, step: 114 };
 const COLOURS = { front: "#2b83ba", anchor: "#d1701f", dominated: "#8b939c", repeat: "#8b939c" };
 
 function parallelPlace(i) {

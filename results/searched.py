@@ -38,7 +38,7 @@ def searched(frame: pd.DataFrame) -> pd.DataFrame:
     if not described:
         return pd.DataFrame()
     table = pd.DataFrame(described, dtype=object).set_index("number")
-    varied = [name for name in table if table[name].astype(str).nunique() > 1]
+    varied = [name for name in table if table[name].map(str).nunique() > 1]
     return table[varied]
 
 

@@ -54,12 +54,14 @@ def accuracy_interval(trial: dict[str, Any]) -> tuple[float, float] | None:
 
 def spreads(frame: pd.DataFrame, quality: str) -> dict[int, Spread]:
     """The spread over seeds by trial number, for candidates that differ in their seed alone."""
-    alike: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    alike: dict[str, list[tuple[int, float, Any]]] = defaultdict(list)
     rows = comparable(frame)
     for trial in records(rows[rows[quality].notna()]):
         if isinstance(trial["candidate"], dict):
-            alike[_without_seed(trial["candidate"])].append((trial["number"], trial[quality]))
-    found = (_spread(trials) for trials in alike.values() if len(trials) > 1)
+            one = (trial["number"], trial[quality], trial.get("recipe.seed"))
+            alike[_without_seed(trial["candidate"])].append(one)
+    several = (trials for trials in alike.values() if len({seed for *_, seed in trials}) > 1)
+    found = (_spread(trials) for trials in several)
     return {number: spread for spread in found for number in spread.numbers}
 
 
@@ -68,7 +70,7 @@ def _without_seed(candidate: dict[str, Any]) -> str:
     return json.dumps({**candidate, "recipe": recipe}, sort_keys=True)
 
 
-def _spread(trials: list[tuple[int, float]]) -> Spread:
-    values = [value for _, value in trials]
-    numbers = tuple(number for number, _ in trials)
+def _spread(trials: list[tuple[int, float, Any]]) -> Spread:
+    values = [value for _, value, _ in trials]
+    numbers = tuple(number for number, *_ in trials)
     return Spread(numbers, sum(values) / len(values), min(values), max(values))
