@@ -222,6 +222,8 @@ def _measures(
     for objective in dict.fromkeys([*MEASURED, *study.objectives]):
         if isfinite(trial[objective.name]):
             yield _measure(objective, trial, unshared)
+    if isfinite(trial["batch_latency_ms"]):
+        yield _throughput(trial)
     if isfinite(trial["effective_ratio"]):
         yield Measure("effective ratio", f"{trial['effective_ratio']:.2f}")
 
@@ -255,6 +257,20 @@ def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
         title=short_title(objective),
         value=quantity(objective, value),
         difference=difference(objective, value, base),
+        ratio=ratio(times, 1.0),
+        interval=_interval(low, high, three_digits),
+        ratio_interval=_interval(least, most, "{:.2f}".format),
+    )
+
+
+def _throughput(trial: dict[str, Any]) -> Measure:
+    """Examples a second, against the unshared model: the reciprocals of a batch's latency."""
+    ends = [trial["batch_size"] / trial[f"batch_latency_{end}ms"] for end in ("", "high_", "low_")]
+    value, low, high = (1000 * end for end in ends)
+    times, least, most = (1 / trial[f"batch_latency_ratio{end}"] for end in ("", "_high", "_low"))
+    return Measure(
+        title=f"throughput, batch {trial['batch_size']:.0f}",
+        value=f"{three_digits(value)}/s",
         ratio=ratio(times, 1.0),
         interval=_interval(low, high, three_digits),
         ratio_interval=_interval(least, most, "{:.2f}".format),

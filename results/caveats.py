@@ -13,6 +13,7 @@ from results.summary import rivalries
 from results.trials import unshared_trial
 
 SAME_LATENCY = 0.05
+DRIFTED = 0.05
 STILL_GROWING = 0.01
 LAST_PART = 0.25
 ENOUGH_TRIALS = 20
@@ -20,7 +21,7 @@ ENOUGH_TRIALS = 20
 
 def caveats(study: StudyRecord) -> list[str]:
     """What a reviewer must know; empty where no rule applies."""
-    found = [_noise, _seeds, _latency, _convergence, _drops]
+    found = [_noise, _seeds, _latency, _drift, _convergence, _drops]
     return [text for rule in found for text in rule(study)]
 
 
@@ -67,6 +68,18 @@ def _latency(study: StudyRecord) -> Iterator[str]:
             f"Latency does not differ between sharing plans: all {len(sharing)} measured are "
             f"within {SAME_LATENCY:.0%} of the unshared model, so choose among them by size. "
             f"Sharing saves memory, not time."
+        )
+
+
+def _drift(study: StudyRecord) -> Iterator[str]:
+    drifts = study.frame.set_index("number")["latency_drift"].dropna()
+    large = {int(n): float(d) for n, d in drifts.items() if abs(d) > DRIFTED}
+    if large:
+        number, worst = max(large.items(), key=lambda item: abs(item[1]))
+        yield (
+            f"The clock drifted while latency was measured: the unshared model's median changed by "
+            f"{worst:+.0%} beside trial {number} ({len(large)} of {len(drifts)} changed by "
+            f"more than {DRIFTED:.0%}); ratios hold better than milliseconds."
         )
 
 

@@ -30,9 +30,11 @@ NUMBERS = (
     "effective_ratio",
     *(
         f"{form}latency_{number}"
-        for form in ("", "materialised_")
+        for form in ("", "materialised_", "batch_")
         for number in ("ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
     ),
+    "batch_size",
+    "latency_drift",
     "latency_unshared_ms",
     "train_s",
     "evaluate_s",
@@ -81,6 +83,8 @@ def load(run: Path | str) -> pd.DataFrame:
     - ``latency_ms`` as stored, ``latency_low_ms`` and ``latency_high_ms`` (95 % interval),
       ``latency_ratio`` (to unshared), ``latency_ratio_low``, ``latency_ratio_high``, and the
       same six materialised, as ``materialised_latency_ms``, ...
+    - the same six of a batch of ``batch_size`` as stored, as ``batch_latency_ms``, ...
+    - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile
     - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
@@ -240,9 +244,15 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
         for form, prefix in (("stored", ""), ("materialised", "materialised_"))
         for key, value in (forms.get(form) or {}).items()
     }
-    conditions = {key: measured[key] for key in measured if key not in ("forms", "unshared_ms")}
+    own = ("forms", "unshared_ms", "drift", "throughput")
+    conditions = {key: measured[key] for key in measured if key not in own}
+    batch = measured.get("throughput") or {}
+    of_batch = (batch.get("forms") or {}).get("stored") or {}
     return {
         **numbers,
+        **{f"batch_latency_{key.removeprefix('median_')}": x for key, x in of_batch.items()},
+        "batch_size": batch.get("batch_size"),
+        "latency_drift": measured.get("drift"),
         "latency_unshared_ms": measured.get("unshared_ms"),
         "latency_conditions": conditions or None,
     }

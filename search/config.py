@@ -57,9 +57,10 @@ class Resources(Section):
 
 class LatencyProtocol(Section):
     """How latency is measured after the trials, on the front and the anchors. `rounds: 0`
-    turns it off."""
+    turns it off; `throughput` also times a batch of so many examples."""
 
     rounds: int = Field(40, ge=0)
+    throughput: int | None = Field(None, ge=2)
 
 
 class StudyConfig(Section):

@@ -23,7 +23,14 @@ class Trainee(Protocol):
         self, candidate: Candidate, facts: dict[str, Any], *, save_to: Path, threads: int
     ) -> dict[str, Any]: ...
     def latency(
-        self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        *,
+        max_length: int,
+        threads: int,
+        rounds: int,
+        throughput: int | None,
     ) -> dict[str, Any]: ...
 
 

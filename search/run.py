@@ -243,5 +243,6 @@ def _measure_latency(driver: Driver) -> None:
             max_length=recipe["max_length"],
             threads=config.resources.cpu,
             rounds=config.latency.rounds,
+            throughput=config.latency.throughput,
         )
         store.study.set_user_attr(f"{record.LATENCY}{number}", found)

@@ -199,11 +199,18 @@ class Trainee:
         return school.lesson(recipe.distill, teachers, split)
 
     def latency(
-        self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        *,
+        max_length: int,
+        threads: int,
+        rounds: int,
+        throughput: int | None = None,
     ) -> dict[str, Any]:
         """Latency of the model saved in `folder`, stored and materialised, used as the task uses it
-        on one example of `max_length` tokens, in turns with the unshared model. Call it on a quiet
-        device."""
+        on one example of `max_length` tokens, in turns with the unshared model; with `throughput`
+        also on a batch of so many, over a third of the rounds. Call it on a quiet device."""
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         stored = load_shared(folder).to(device)
@@ -212,17 +219,35 @@ class Trainee:
             "stored": stored,
             "materialised": materialize_(copy.deepcopy(stored)),
         }
-        sample = self.task.sample(models["unshared"], 1, max_length)
-        found = latency.compare(models, "unshared", sample, use=self.task.use, rounds=rounds)
         return {
-            "forms": {name: found[name].written() for name in ("stored", "materialised")},
-            "unshared_ms": found["unshared"].written()["median_ms"],
+            **self._compared(models, 1, max_length, rounds=rounds),
             "use": self.task.used(max_length),
             "batch_size": 1,
             "max_length": max_length,
             "rounds": rounds,
             "device": device_name(),
             "threads": threads,
+            **self._throughput(models, max_length, rounds, throughput),
+        }
+
+    def _throughput(
+        self, models: dict[str, PreTrainedModel], max_length: int, rounds: int, batch: int | None
+    ) -> dict[str, Any]:
+        if batch is None:
+            return {}
+        found = self._compared(models, batch, max_length, rounds=max(3, rounds // 3), warmup=2)
+        return {"throughput": found | {"batch_size": batch}}
+
+    def _compared(
+        self, models: dict[str, PreTrainedModel], batch_size: int, max_length: int, **turns: int
+    ) -> dict[str, Any]:
+        """How long each model takes for so many examples, as the storage keeps it."""
+        sample = self.task.sample(models["unshared"], batch_size, max_length)
+        found = latency.compare(models, "unshared", sample, use=self.task.use, **turns)
+        return {
+            "forms": {name: found.models[name].written() for name in ("stored", "materialised")},
+            "unshared_ms": found.models["unshared"].written()["median_ms"],
+            "drift": round(found.drift, 4),
         }
 
 

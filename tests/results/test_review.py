@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from results.cards import draw_cards
 from results.caveats import caveats, last_growth
 from results.choices import choices, knee
 from results.cost import hours_text, seconds_of_compute
@@ -83,6 +84,24 @@ def test_each_caveat_is_raised_by_its_numbers(make_run):
     assert time.startswith("Latency does not differ between sharing plans: all 2 measured")
     assert few.startswith("Too few trials to say whether the front has converged: 4 trained")
     assert drops.startswith("Sharing loses to plain layer drop of the same size (drop-1 by 1.0")
+
+
+def test_a_drifting_clock_is_warned_of(make_run):
+    run = make_run(complete(0.9, 1.0), complete(0.8, 2.0), latency={
+        0: latency(1.0) | {"drift": 0.01}, 1: latency(1.0) | {"drift": -0.08},
+    })  # fmt: skip
+    warned = [text for text in caveats(read_study(run)) if "clock" in text]
+    assert len(warned) == 1 and "changed by -8% beside trial 1 (1 of 2" in warned[0]
+
+
+def test_throughput_is_shown_against_the_unshared_model(make_run):
+    form = latency(0.5, 100.0)["forms"]["stored"]
+    batch = {"forms": {"stored": form}, "unshared_ms": 200.0, "batch_size": 32}
+    run = make_run(complete(0.9, 1.0), latency={0: latency(1.0) | {"throughput": batch}})
+    (card,) = draw_cards(read_study(run))
+    measure = next(m for m in card.measures if m.title == "throughput, batch 32")
+    # 32 examples in 100 ms; half the time is twice the throughput
+    assert (measure.value, measure.ratio) == ("320/s", "2.00×")
 
 
 def test_no_caveat_without_its_cause(make_run):
