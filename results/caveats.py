@@ -73,7 +73,7 @@ def _latency(study: StudyRecord) -> Iterator[str]:
 
 def _drift(study: StudyRecord) -> Iterator[str]:
     drifts = study.frame.set_index("number")["latency_drift"].dropna()
-    large = {int(n): float(d) for n, d in drifts.items() if abs(d) > DRIFTED}
+    large = {n: d for n, d in zip(drifts.index, drifts, strict=True) if abs(d) > DRIFTED}
     if large:
         number, worst = max(large.items(), key=lambda item: abs(item[1]))
         yield (
