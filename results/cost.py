@@ -32,6 +32,15 @@ def on_accelerator(study: StudyRecord) -> bool:
 
 def hours_text(study: StudyRecord, seconds: float) -> str:
     """``0.08 CPU-hours``, ``12.4 GPU-hours``."""
+    return f"{hours_number(seconds)} {unit(study)}"
+
+
+def hours_number(seconds: float) -> str:
+    """Hours to two decimals, from ten on to one."""
     hours = seconds / HOUR
-    text = f"{hours:.2f}" if hours < 10 else f"{hours:,.1f}"
-    return f"{text} {'GPU' if on_accelerator(study) else 'CPU'}-hours"
+    return f"{hours:.2f}" if hours < 10 else f"{hours:,.1f}"
+
+
+def unit(study: StudyRecord) -> str:
+    """``CPU-hours`` or ``GPU-hours``."""
+    return "GPU-hours" if on_accelerator(study) else "CPU-hours"

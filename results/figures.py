@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from results.cost import HOUR, hours_text, on_accelerator, seconds_of_compute
+from results.cost import HOUR, hours_number, hours_text, seconds_of_compute, unit
 from results.front import comparable, hypervolume_over_trials, pareto_front
 from results.numbers import THIN, is_fraction, quantity, short_title
 from results.seeds import accuracy_interval, test_examples
@@ -275,10 +275,11 @@ def draw_hypervolume(study: StudyRecord) -> Drawing:
 def draw_hypervolume_over_compute(study: StudyRecord) -> Drawing:
     """The same share over the hours of processor or accelerator spent until then."""
     history = hypervolume_over_trials(study.frame, study.objectives, study.reference)
+    hours_unit = unit(study)
     seconds = seconds_of_compute(study).loc[history["number"]].cumsum()
     history = history.assign(seconds=seconds.to_numpy())
     texts = [
-        f"after {hours_text(study, row['seconds'])} (trial {row['number']})"
+        f"after {hours_number(row['seconds'])} {hours_unit} (trial {row['number']})"
         f"<br>hypervolume {row['hypervolume']:.3f}"
         for row in records(history)
     ]
@@ -293,8 +294,7 @@ def draw_hypervolume_over_compute(study: StudyRecord) -> Drawing:
         showlegend=False,
     )
     figure = go.Figure(line)
-    unit = "GPU-hours" if on_accelerator(study) else "CPU-hours"
-    figure.update_xaxes(title=f"{unit} in trained trials", rangemode="tozero")
+    figure.update_xaxes(title=f"{hours_unit} in trained trials", rangemode="tozero")
     figure.update_yaxes(title="hypervolume", tickformat=".3~f")
     figure.update_layout(LAYOUT)
     caption = f"The same share against what it cost: {hours_text(study, float(seconds.iloc[-1]))}."

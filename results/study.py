@@ -104,10 +104,11 @@ def read_study(run: Path | str) -> StudyRecord:
     """
     run = Path(run)
     with _opened(run / record.STORAGE) as study:
-        return _read(run, study)
+        return study_record(run, study)
 
 
-def _read(run: Path, study: optuna.Study) -> StudyRecord:
+def study_record(run: Path, study: optuna.Study) -> StudyRecord:
+    """What an open study says, whatever storage holds it; `run` is where its weights would be."""
     attributes = study.user_attrs
     objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions)
     trials = study.get_trials(deepcopy=False)

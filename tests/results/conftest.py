@@ -62,8 +62,19 @@ def write_run(
 ) -> Path:
     """A run folder as a search would leave it; see `make_run`."""
     run.mkdir(parents=True)
+    make_study(f"sqlite:///{run / record.STORAGE}", *trials, latency=latency, **study)
+    return run
+
+
+def make_study(
+    storage: str | None,
+    *trials: dict[str, Any],
+    latency: dict[int, Any] | None = None,
+    **study: Any,
+) -> optuna.Study:
+    """The same study in any storage; None keeps it in memory."""
     stored = optuna.create_study(
-        storage=f"sqlite:///{run / record.STORAGE}",
+        storage=storage,
         study_name=study.pop("name", "demo"),
         directions=study.pop("directions", ["maximize", "minimize"]),
     )
@@ -72,7 +83,7 @@ def write_run(
         if value is not None:
             stored.set_user_attr(key, value)
     stored.add_trials([_trial(number, trial) for number, trial in enumerate(trials)])
-    return run
+    return stored
 
 
 def _trial(number: int, trial: dict[str, Any]) -> optuna.trial.FrozenTrial:

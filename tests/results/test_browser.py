@@ -14,10 +14,12 @@ from optuna.trial import TrialState
 
 import results
 from results.compare import write_comparison
+from results.report import render, write_page
 from results.serve import serving
+from results.study import study_record
 from spaces import Candidate, Recipe, SharingPlan
 from tests.checkpoint import write_checkpoint, write_rows
-from tests.results.conftest import complete, ended, write_run
+from tests.results.conftest import complete, ended, make_study, write_run
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: pip install 'sharetune[browser]'"
@@ -330,8 +332,8 @@ def test_two_thousand_trials_open_quickly(visit, tmp_path, capsys):
     dice = random.Random(0)
     unshared = complete(0.93, 11e7, anchor="unshared", **scored())
     trials = [unshared, *(made_up(number, dice) for number in range(1, 2000))]
-    run = write_run(tmp_path / "run", *trials, reference={"accuracy": 0.0, "parameters": 2e8})
-    path = results.write_report(run)
+    study = make_study(None, *trials, reference={"accuracy": 0.0, "parameters": 2e8})
+    path = write_page(tmp_path / "report.html", render(study_record(tmp_path, study)))
     reviewer = visit(viewport={"width": 1280, "height": 900})
     seconds = reviewer.open(path)
     start = time.perf_counter()
