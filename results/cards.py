@@ -31,8 +31,9 @@ from spaces.plan import SharingPlan
 
 MATERIALISED = Objective("materialised_latency_ms", "latency, materialised", "minimize", "ms")
 MEASURED = (
-    *(OBJECTIVES[name] for name in ("accuracy", "macro_f1", "parameters", "stack_parameters")),
-    *(OBJECTIVES[name] for name in ("bytes", "flops", "latency_ms")),
+    *(OBJECTIVES[name] for name in ("accuracy", "macro_f1", "calibration_error")),
+    *(OBJECTIVES[name] for name in ("parameters", "stack_parameters", "bytes", "flops")),
+    OBJECTIVES["latency_ms"],
     MATERIALISED,
 )
 STATES = {"FAIL": "failed"}
@@ -76,6 +77,7 @@ class Card:
     drawing: Markup
     plan_yaml: str
     recipe_yaml: str
+    compression_yaml: str
     measures: tuple[Measure, ...]
     sure: str
     curve: Markup
@@ -129,6 +131,7 @@ class _Desk:
             drawing=_drawing(plan, self.stacks),
             plan_yaml=_yaml(plan.written() if plan else candidate.get("plan")),
             recipe_yaml=_yaml(candidate.get("recipe")),
+            compression_yaml=_yaml(_done(candidate.get("compression"))),
             measures=tuple(_measures(self.study, trial, self.unshared)),
             sure=self._sure(trial),
             curve=Markup(draw_curve(trial["curve"], behind)),
@@ -189,6 +192,11 @@ def _slug(name: str) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _done(compression: Any) -> dict[str, Any]:
+    """What of a compression is not off."""
+    return {k: v for k, v in compression.items() if v} if isinstance(compression, dict) else {}
 
 
 def _drawing(plan: SharingPlan | None, stacks: Any) -> Markup:

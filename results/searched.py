@@ -28,7 +28,8 @@ def searched(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a trained trial, indexed by number; only columns whose value varies.
 
     Columns: ``effective ratio`` (0..1), ``form``, ``parts``, ``layers`` (how many share),
-    ``first layer``, ``last layer``, ``banks``, ``init``, ``units``, and the recipe's keys.
+    ``first layer``, ``last layer``, ``banks``, ``init``, ``units``, and the keys of recipe
+    and compression.
     """
     rows = comparable(frame)
     described = [
@@ -38,7 +39,7 @@ def searched(frame: pd.DataFrame) -> pd.DataFrame:
     if not described:
         return pd.DataFrame()
     table = pd.DataFrame(described, dtype=object).set_index("number")
-    varied = [name for name in table if table[name].map(str).nunique() > 1]
+    varied = [name for name in table if table[name].map(_text).nunique() > 1]
     return table[varied]
 
 
@@ -150,5 +151,5 @@ def _of_recipe(trial: dict[str, Any]) -> dict[str, Any]:
     return {
         name.removeprefix("recipe.").replace("_", " "): value
         for name, value in trial.items()
-        if name.startswith("recipe.") and name != "recipe.seed"
+        if name.startswith(("recipe.", "compression.")) and name != "recipe.seed"
     }
