@@ -127,7 +127,9 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table, each as a dict by column."""
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    names = [str(name) for name in frame.columns]
+    columns = (frame[name].tolist() for name in frame.columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 @contextmanager
