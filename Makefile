@@ -4,12 +4,23 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: demo test check
+EXAMPLES ?= $(notdir $(patsubst %/,%,$(wildcard examples/*/)))
+SMALL := --set executor=local --set budget.trials=6 --set space.recipe.steps=20 --set latency.rounds=3
+
+.PHONY: demo examples test check
 
 # Searches sharing plans for MiniLM on BBC News and writes runs/bbc-news/report.html.
 demo: $(INSTALLED)
 	$(BIN)/python examples/bbc-news/prepare.py
 	$(BIN)/sharetune search examples/bbc-news/study.yaml $(if $(wildcard runs/bbc-news/study.db),--resume)
+
+# Runs every example's study in a small setting; EXAMPLES="digits messages" runs some of them.
+examples: $(EXAMPLES:%=example-%)
+
+example-%: $(INSTALLED)
+	$(BIN)/python examples/$*/prepare.py
+	rm -rf runs/examples/$*
+	$(BIN)/sharetune search examples/$*/study.yaml --out runs/examples/$* $(SMALL)
 
 # The default suite, `make check` included. `make test MARK=slow` runs the slow tests.
 test: $(INSTALLED)
@@ -23,5 +34,5 @@ check: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,examples,dev]'
 	touch $@

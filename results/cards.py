@@ -1,29 +1,42 @@
-"""The models on the front, each with what a person needs to choose it."""
+"""One trial with all that a person needs to choose it, or to see why it failed."""
 
+import json
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from results.choices import how_sure
+from results.curve import draw_curve
 from results.drawing import draw_layers
 from results.front import pareto_front
-from results.numbers import difference, quantity, ratio, short_title, three_digits
+from results.numbers import difference, percent, quantity, ratio, short_title, three_digits
+from results.plans import stored_plan
+from results.scores import ClassRow, Confusion, class_rows, confusion_of
+from results.seeds import Spread, accuracy_interval, spreads
 from results.study import StudyRecord, records
-from results.summary import unshared_trial
+from results.table import note, plain
+from results.trials import unshared_trial
 from spaces.layer_map import layer_map
 from spaces.objectives import OBJECTIVES, Objective
 from spaces.plan import SharingPlan
 
 MATERIALISED = Objective("materialised_latency_ms", "latency, materialised", "minimize", "ms")
 MEASURED = (
-    *(OBJECTIVES[name] for name in ("accuracy", "macro_f1", "parameters", "stack_parameters")),
-    *(OBJECTIVES[name] for name in ("bytes", "flops", "latency_ms")),
+    *(OBJECTIVES[name] for name in ("accuracy", "macro_f1", "calibration_error")),
+    *(OBJECTIVES[name] for name in ("parameters", "stack_parameters", "bytes", "flops")),
+    OBJECTIVES["latency_ms"],
     MATERIALISED,
 )
+STATES = {"FAIL": "failed"}
 
 
 @dataclass(frozen=True)
@@ -40,48 +53,150 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """How to get a trial's model: the command that exports it and the lines that load it, or,
+    both empty, why there is nothing to export. `weights` is the folder that was kept."""
+
+    export: str = ""
+    load: str = ""
+    weights: str = ""
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
 class Card:
-    """A trial of the front. `drawing` is SVG; `weights` the folder of its model, if kept."""
+    """A trial. `drawing` and `curve` are SVG, empty where nothing can be drawn."""
 
     number: int
+    state: str
     anchor: str
+    on_front: bool
     plan: str
+    note: str
+    traceback: str
     drawing: Markup
     plan_yaml: str
     recipe_yaml: str
+    compression_yaml: str
     measures: tuple[Measure, ...]
-    weights: Path | None
+    sure: str
+    curve: Markup
+    rungs: Markup
+    classes: tuple[ClassRow, ...]
+    confusion: Confusion | None
+    circumstances: dict[str, str]
+    delivery: Delivery
+
+    @property
+    def headline(self) -> tuple[Measure, ...]:
+        """The measures that a small card has room for."""
+        return tuple(m for m in self.measures if m.title in ("accuracy", "parameters", "latency"))
 
 
 def draw_cards(study: StudyRecord) -> list[Card]:
-    """One card for each trial on the front, in the front's order."""
-    unshared = unshared_trial(study.frame)
+    """One card a trial: those on the front in the front's order, then the others by number."""
+    desk = _Desk(study)
     front = records(pareto_front(study.frame, study.objectives))
-    return [_card(study, trial, unshared) for trial in front]
+    numbers = {trial["number"] for trial in front}
+    others = [trial for trial in records(study.frame) if trial["number"] not in numbers]
+    return [desk.card(trial, on_front=True) for trial in front] + [
+        desk.card(trial, on_front=False) for trial in others
+    ]
 
 
-def _card(study: StudyRecord, trial: dict[str, Any], unshared: dict[str, Any] | None) -> Card:
-    candidate = trial["candidate"] if isinstance(trial["candidate"], dict) else {}
-    plan = _plan(candidate)
-    weights = study.path / "trials" / str(trial["number"]) / "model"
-    return Card(
-        number=trial["number"],
-        anchor=trial["anchor"] if isinstance(trial["anchor"], str) else "",
-        plan=trial["plan"] if isinstance(trial["plan"], str) else "",
-        drawing=_drawing(plan, study.model.get("stacks")),
-        plan_yaml=_yaml(plan.written() if plan else candidate.get("plan")),
-        recipe_yaml=_yaml(candidate.get("recipe")),
-        measures=tuple(_measures(study, trial, unshared)),
-        weights=weights if weights.is_dir() else None,
-    )
+class _Desk:
+    """Makes cards of one study."""
+
+    def __init__(self, study: StudyRecord) -> None:
+        self.study = study
+        self.unshared = unshared_trial(study.frame)
+        self.seeds: dict[int, Spread] = spreads(study.frame, study.quality.name)
+        self.stacks = study.model.get("stacks")
+        self.folder = _shown(study.path)
+        self.kept = {int(f.parent.name) for f in study.path.glob("trials/*/model") if _numbered(f)}
+
+    def card(self, trial: dict[str, Any], *, on_front: bool) -> Card:
+        candidate = trial["candidate"] if isinstance(trial["candidate"], dict) else {}
+        plan = stored_plan(candidate)
+        behind = self.unshared["curve"] if self.unshared else None
+        own = trial["circumstances"] if isinstance(trial["circumstances"], dict) else {}
+        return Card(
+            number=trial["number"],
+            state=STATES.get(trial["state"], trial["state"].lower()),
+            anchor=_text(trial["anchor"]),
+            on_front=on_front,
+            plan=_text(trial["plan"]),
+            note=note(trial),
+            traceback=_text(trial["error_traceback"]),
+            drawing=_drawing(plan, self.stacks),
+            plan_yaml=_yaml(plan.written() if plan else candidate.get("plan")),
+            recipe_yaml=_yaml(candidate.get("recipe")),
+            compression_yaml=_yaml(_done(candidate.get("compression"))),
+            measures=tuple(_measures(self.study, trial, self.unshared)),
+            sure=self._sure(trial),
+            curve=Markup(draw_curve(trial["curve"], behind)),
+            rungs=Markup(draw_curve(_on_the_way(trial, self.study.quality), what="on the way")),
+            classes=tuple(class_rows(trial["per_class"])),
+            confusion=confusion_of(trial["confusion"], self.study.model.get("labels")),
+            circumstances={key: text for key, value in own.items() if (text := plain(value))},
+            delivery=self._delivery(trial),
+        )
+
+    def _sure(self, trial: dict[str, Any]) -> str:
+        spread = self.seeds.get(trial["number"])
+        text = how_sure(self.study.quality, trial, spread)
+        if spread is not None:
+            others = ", ".join(str(number) for number in spread.numbers)
+            return f"{text}, mean {percent(spread.mean)} (trials {others})"
+        return f"95 % interval {text}, one seed" if text else ""
+
+    def _delivery(self, trial: dict[str, Any]) -> Delivery:
+        number = trial["number"]
+        owner = number if pd.isna(trial["same_as"]) else int(trial["same_as"])
+        if trial["state"] != "COMPLETE":
+            return Delivery(why_not="It has no model to export, for it was not completed.")
+        if not {number, owner} & self.kept:
+            return Delivery(
+                why_not="Its weights were not kept. `keep: all` in the study file keeps the "
+                "weights of every trial that completes; by default those of the front are kept."
+            )
+        out = f"{_slug(self.study.name)}-{number}"
+        return Delivery(
+            export=f"sharetune export {shlex.quote(self.folder)} {number} {out}",
+            load=f"from trainers import load_shared\nmodel = load_shared({json.dumps(out)})",
+            weights=f"{self.folder}/trials/{number if number in self.kept else owner}/model",
+        )
 
 
-def _plan(candidate: dict[str, Any]) -> SharingPlan | None:
-    """The plan; None where none is stored, or one that this version cannot read."""
-    try:
-        return SharingPlan.model_validate(candidate["plan"])
-    except (KeyError, ValueError):
-        return None
+def _on_the_way(trial: dict[str, Any], quality: Objective) -> list[list[Any]]:
+    """The quality at each rung, and at the end."""
+    rungs = trial["rungs"] if isinstance(trial["rungs"], list) else []
+    known = [rung for rung in rungs if isinstance(rung, dict)]
+    return [[rung.get("step"), rung.get(quality.name)] for rung in known]
+
+
+def _shown(path: Path) -> str:
+    """A path as typed from here: relative where it lies below the working directory."""
+    absolute = path.resolve()
+    here = Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+
+
+def _numbered(weights: Path) -> bool:
+    return weights.is_dir() and weights.parent.name.isdigit()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _done(compression: Any) -> dict[str, Any]:
+    """What of a compression is not off."""
+    return {k: v for k, v in compression.items() if v} if isinstance(compression, dict) else {}
 
 
 def _drawing(plan: SharingPlan | None, stacks: Any) -> Markup:
@@ -89,16 +204,24 @@ def _drawing(plan: SharingPlan | None, stacks: Any) -> Markup:
     if plan is None or not isinstance(stacks, dict):
         return Markup("")
     try:
-        return Markup(draw_layers(layer_map(plan, stacks)))
+        return Markup(_drawn(plan, tuple(stacks.items())))
     except ValueError:
         return Markup("")
+
+
+@lru_cache(maxsize=4096)
+def _drawn(plan: SharingPlan, stacks: tuple[tuple[str, int], ...]) -> str:
+    return draw_layers(layer_map(plan, dict(stacks)))
 
 
 def _yaml(data: Any) -> str:
     if not data:
         return ""
-    text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=60)
+    text: str = yaml.dump(data, Dumper=_DUMPER, sort_keys=False, default_flow_style=None, width=60)
     return text.strip()
+
+
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def _measures(
@@ -107,6 +230,8 @@ def _measures(
     for objective in dict.fromkeys([*MEASURED, *study.objectives]):
         if isfinite(trial[objective.name]):
             yield _measure(objective, trial, unshared)
+    if isfinite(trial["batch_latency_ms"]):
+        yield _throughput(trial)
     if isfinite(trial["effective_ratio"]):
         yield Measure("effective ratio", f"{trial['effective_ratio']:.2f}")
 
@@ -118,10 +243,16 @@ def _measure(
         return _latency(objective, trial)
     value = trial[objective.name]
     title, text = short_title(objective), quantity(objective, value)
+    sure = _interval(*_certain(objective, trial), percent)
     if unshared is None or unshared["number"] == trial["number"]:
-        return Measure(title, text)
+        return Measure(title, text, interval=sure)
     base = unshared[objective.name]
-    return Measure(title, text, difference(objective, value, base), ratio(value, base))
+    return Measure(title, text, difference(objective, value, base), ratio(value, base), sure)
+
+
+def _certain(objective: Objective, trial: dict[str, Any]) -> tuple[float, float]:
+    found = accuracy_interval(trial) if objective.name == "accuracy" else None
+    return found or (float("nan"), float("nan"))
 
 
 def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
@@ -134,6 +265,20 @@ def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
         title=short_title(objective),
         value=quantity(objective, value),
         difference=difference(objective, value, base),
+        ratio=ratio(times, 1.0),
+        interval=_interval(low, high, three_digits),
+        ratio_interval=_interval(least, most, "{:.2f}".format),
+    )
+
+
+def _throughput(trial: dict[str, Any]) -> Measure:
+    """Examples a second, against the unshared model: the reciprocals of a batch's latency."""
+    ends = [trial["batch_size"] / trial[f"batch_latency_{end}ms"] for end in ("", "high_", "low_")]
+    value, low, high = (1000 * end for end in ends)
+    times, least, most = (1 / trial[f"batch_latency_ratio{end}"] for end in ("", "_high", "_low"))
+    return Measure(
+        title=f"throughput, batch {trial['batch_size']:.0f}",
+        value=f"{three_digits(value)}/s",
         ratio=ratio(times, 1.0),
         interval=_interval(low, high, three_digits),
         ratio_interval=_interval(least, most, "{:.2f}".format),

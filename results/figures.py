@@ -1,4 +1,4 @@
-"""Plotly figures of a study: the front in two objectives, and hypervolume over trials.
+"""Plotly figures of a study: the front in two and in three objectives, and the hypervolume.
 
 Colours are readable on light and on dark paper; the page sets the colours of text and grid.
 """
@@ -11,9 +11,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from results.cost import HOUR, hours_number, hours_text, seconds_of_compute, unit
 from results.front import comparable, hypervolume_over_trials, pareto_front
 from results.numbers import THIN, is_fraction, quantity, short_title
+from results.seeds import accuracy_interval, test_examples
 from results.study import StudyRecord, records
+from results.table import note
 from spaces.objectives import OBJECTIVES, Objective
 
 SYMBOLS = {"unshared": "diamond", "tied": "square", "drop": "triangle-down"}
@@ -27,6 +30,12 @@ LAYOUT: dict[str, Any] = {
     "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemwidth": 30},
     "hoverlabel": {"align": "left"},
     "hovermode": "closest",
+}
+MARGINAL: dict[str, Any] = {
+    "overlaying": "y",
+    "range": [0, 1],
+    "visible": False,
+    "fixedrange": True,
 }
 
 
@@ -50,25 +59,36 @@ class Look:
     opacity: float = 1.0
 
 
-OTHER = Look("other trials", "#8b939c", 7, 0.45)
+OTHER = Look("dominated", "#8b939c", 7, 0.45)
 FRONT = Look("on the front", "#2b83ba", 11)
 ANCHOR = Look("anchors", "#d1701f", 11)
+UNFINISHED = (
+    ("PRUNED", Look("pruned", "#8b939c", 9, 0.8), "line-ns-open"),
+    ("FAIL", Look("failed", "#b5473c", 8, 0.9), "x-thin-open"),
+)
+GIVEN = "plan-"
 
 
 def draw_figures(study: StudyRecord) -> list[Drawing]:
-    """The front of quality against each other objective, and the hypervolume over trials.
+    """The front of quality against each other objective, in three objectives, and the
+    hypervolume over trials and over compute.
 
     What no trial has is not drawn.
     """
-    drawings = [FrontPlot(study, x, study.quality).draw() for x in _x_axes(study)]
+    axes = x_axes(study)
+    drawings = [FrontPlot(study, x, study.quality).draw() for x in axes]
     for drawing in drawings[1:]:
         drawing.figure.update_layout(showlegend=False)
+    if len(axes) > 1:
+        drawings.append(draw_space(study, axes[0], axes[-1]))
     if study.has_reference and not comparable(study.frame, study.objectives).empty:
-        drawings.append(draw_hypervolume(study))
+        drawings += [draw_hypervolume(study), draw_hypervolume_over_compute(study)]
     return drawings
 
 
-def _x_axes(study: StudyRecord) -> list[Objective]:
+def x_axes(study: StudyRecord) -> list[Objective]:
+    """What quality is drawn against: parameters, the other objectives, and latency, as far as
+    they were measured."""
     wanted = [OBJECTIVES["parameters"], *study.objectives, OBJECTIVES["latency_ms"]]
     rows = comparable(study.frame, [study.quality])
     return [
@@ -97,9 +117,12 @@ class FrontPlot:
             self._points(plain[~on_front], OTHER),
             self._points(plain[on_front], FRONT),
             self._anchors(rows[rows["anchor"].notna()]),
+            *self._without_result(),
         )
         figure = go.Figure([trace for trace in traces if trace.x])
-        figure.update_layout(xaxis=_axis(self.x), yaxis=_axis(self.y), **LAYOUT)
+        figure.update_layout(
+            xaxis=axis_of(self.x), yaxis=axis_of(self.y), yaxis2=MARGINAL, **LAYOUT
+        )
         title = f"{sentence(self.y.title)} against {short_title(self.x)}"
         return Drawing(f"front-{self.x.name}", title, self._caption(len(rows)), figure)
 
@@ -113,6 +136,7 @@ class FrontPlot:
             mode="lines",
             line={"shape": shape, "color": FRONT.colour, "width": 1.5},
             hoverinfo="skip",
+            meta={"signs": [-1 if o.direction == "maximize" else 1 for o in (self.x, self.y)]},
         )
 
     def _points(self, rows: pd.DataFrame, look: Look) -> go.Scatter:
@@ -123,6 +147,7 @@ class FrontPlot:
             mode="markers",
             marker={"color": look.colour, "size": look.size, "opacity": look.opacity},
             error_x=self._interval(rows, look),
+            error_y=self._accuracy_interval(rows, look),
             customdata=rows["number"].tolist(),
             hoverinfo="text",
             hovertext=[self.hover(row) for row in records(rows)],
@@ -133,7 +158,7 @@ class FrontPlot:
         symbols = [SYMBOLS.get(name.split("-")[0], OTHER_SYMBOL) for name in names]
         return self._points(rows, ANCHOR).update(
             mode="markers+text",
-            text=[_safe(name) for name in names],
+            text=["" if name.startswith(GIVEN) else safe(name) for name in names],
             textposition="top center",
             cliponaxis=False,
             marker={"symbol": symbols},
@@ -152,12 +177,58 @@ class FrontPlot:
             "width": 3,
         }
 
+    def _accuracy_interval(self, rows: pd.DataFrame, look: Look) -> dict[str, Any] | None:
+        if self.y.name != "accuracy" or look is OTHER:
+            return None
+        ends = [accuracy_interval(row) or (row["accuracy"],) * 2 for row in records(rows)]
+        return {
+            "type": "data",
+            "symmetric": False,
+            "array": [
+                high - value for (_, high), value in zip(ends, rows["accuracy"], strict=True)
+            ],
+            "arrayminus": [
+                value - low for (low, _), value in zip(ends, rows["accuracy"], strict=True)
+            ],
+            "color": _faded(look.colour),
+            "thickness": 1.2,
+            "width": 0,
+        }
+
+    def _without_result(self) -> list[go.Scatter]:
+        """Pruned and failed trials along the foot of the plot, where what is exact is known."""
+        return [self._foot(state, look, symbol) for state, look, symbol in UNFINISHED]
+
+    def _foot(self, state: str, look: Look, symbol: str) -> go.Scatter:
+        rows = self.study.frame[self.study.frame["state"] == state]
+        rows = rows[rows[self.x.name].notna()]
+        return go.Scatter(
+            x=rows[self.x.name].tolist(),
+            y=[0.02] * len(rows),
+            yaxis="y2",
+            name=look.name,
+            mode="markers",
+            marker={
+                "color": look.colour,
+                "size": look.size,
+                "opacity": look.opacity,
+                "symbol": symbol,
+                "line": {"width": 1.6},
+            },
+            customdata=rows["number"].tolist(),
+            hoverinfo="text",
+            hovertext=[
+                "<br>".join([self.hover(row), safe(cut(f"{look.name}: {note(row)}"))])
+                for row in records(rows)
+            ],
+        )
+
     def hover(self, row: dict[str, Any]) -> str:
         """What a point says when it is pointed at: its plan and its numbers, as safe text."""
-        anchor = f", {_safe(row['anchor'])}" if isinstance(row["anchor"], str) else ""
+        anchor = f", {safe(row['anchor'])}" if isinstance(row["anchor"], str) else ""
         plan = row["plan"] if isinstance(row["plan"], str) else "no plan stored"
         numbers = [
-            f"{_safe(short_title(objective))}: {quantity(objective, row[objective.name])}"
+            f"{safe(short_title(objective))}: {quantity(objective, row[objective.name])}"
             for objective in self.hovered
             if isfinite(row[objective.name])
         ]
@@ -167,12 +238,14 @@ class FrontPlot:
         up = "Higher" if self.y.direction == "maximize" else "Lower"
         side = "left" if self.x.direction == "minimize" else "right"
         text = f"{up} and further {side} is better. {count:,} trained trials."
+        if self.y.name == "accuracy" and any(test_examples(r) for r in records(self.study.frame)):
+            text += f" Upright bars: 95{THIN}% intervals by the test examples."
         return text + self._latency_note() if self.x.name == "latency_ms" else text
 
     def _latency_note(self) -> str:
         conditions = conditions_text(self.study.frame)
         measured = f" Measured with {conditions}." if conditions else ""
-        return f" Bars are 95{THIN}% intervals.{measured}"
+        return f" Level bars: 95{THIN}% intervals of the rounds.{measured}"
 
 
 def draw_hypervolume(study: StudyRecord) -> Drawing:
@@ -199,6 +272,67 @@ def draw_hypervolume(study: StudyRecord) -> Drawing:
     return Drawing("hypervolume", "Hypervolume over trials", caption, figure)
 
 
+def draw_hypervolume_over_compute(study: StudyRecord) -> Drawing:
+    """The same share over the hours of processor or accelerator spent until then."""
+    history = hypervolume_over_trials(study.frame, study.objectives, study.reference)
+    hours_unit = unit(study)
+    seconds = seconds_of_compute(study).loc[history["number"]].cumsum()
+    history = history.assign(seconds=seconds.to_numpy())
+    texts = [
+        f"after {hours_number(row['seconds'])} {hours_unit} (trial {row['number']})"
+        f"<br>hypervolume {row['hypervolume']:.3f}"
+        for row in records(history)
+    ]
+    hours = (seconds / HOUR).tolist()
+    line = go.Scatter(
+        x=[0.0, *hours],
+        y=[0.0, *history["hypervolume"].tolist()],
+        mode="lines",
+        line={"shape": "hv", "color": FRONT.colour, "width": 2.5},
+        hoverinfo="text",
+        hovertext=["before the first trial", *texts],
+        showlegend=False,
+    )
+    figure = go.Figure(line)
+    figure.update_xaxes(title=f"{hours_unit} in trained trials", rangemode="tozero")
+    figure.update_yaxes(title="hypervolume", tickformat=".3~f")
+    figure.update_layout(LAYOUT)
+    caption = f"The same share against what it cost: {hours_text(study, float(seconds.iloc[-1]))}."
+    return Drawing("hypervolume-compute", "Hypervolume over compute", caption, figure)
+
+
+def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
+    """Quality over two other objectives at once."""
+    plot, quality = FrontPlot(study, x, study.quality), study.quality
+    rows = comparable(study.frame, [x, y, quality])
+    best = set(pareto_front(study.frame, study.objectives)["number"])
+    on_front, anchor = rows["number"].isin(best), rows["anchor"].notna()
+    traces = [
+        go.Scatter3d(
+            x=part[x.name].tolist(),
+            y=part[y.name].tolist(),
+            z=part[quality.name].tolist(),
+            name=look.name,
+            mode="markers",
+            marker={"color": look.colour, "size": size, "opacity": look.opacity},
+            customdata=part["number"].tolist(),
+            hoverinfo="text",
+            hovertext=[plot.hover(row) for row in records(part)],
+        )
+        for part, look, size in (
+            (rows[~on_front & ~anchor], OTHER, 3),
+            (rows[on_front & ~anchor], FRONT, 5),
+            (rows[anchor], ANCHOR, 5),
+        )
+        if len(part)
+    ]
+    figure = go.Figure(traces)
+    axes = {"xaxis": axis_of(x), "yaxis": axis_of(y), "zaxis": axis_of(quality)}
+    figure.update_layout(**LAYOUT | {"margin": {"l": 0, "r": 0, "t": 0, "b": 0}}, scene=axes)
+    title = f"{sentence(quality.title)}, {short_title(x)} and {short_title(y)}"
+    return Drawing("front-3d", title, "Drag to turn, scroll to come closer.", figure)
+
+
 def conditions_text(frame: pd.DataFrame) -> str:
     """How latency was measured, where all trials agree; else nothing."""
     texts = {
@@ -214,25 +348,30 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _faded(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.5)"
+
+
 def _wrapped(plan: str) -> list[str]:
     """The plan's groups, one a line; of a long plan the first six."""
     groups = plan.split("; ")
-    lines = [_safe(_cut(group)) for group in groups[:LONGEST_PLAN]]
+    lines = [safe(cut(group)) for group in groups[:LONGEST_PLAN]]
     more = len(groups) - LONGEST_PLAN
     return [*lines, f"and {more} more groups"] if more > 0 else lines
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     return text if len(text) <= LONGEST_GROUP else f"{text[:LONGEST_GROUP]}…"
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text in Plotly's subset of HTML, which knows no entities for quotes."""
     return escape(text, quote=False)
 
 
-def _axis(objective: Objective) -> dict[str, Any]:
+def axis_of(objective: Objective) -> dict[str, Any]:
     title = short_title(objective)
     unit = f" ({objective.unit})" if objective.unit and objective.unit not in title else ""
     tickformat = ".1~%" if is_fraction(objective) else ".3~s"
-    return {"title": {"text": _safe(f"{title}{unit}")}, "tickformat": tickformat}
+    return {"title": {"text": safe(f"{title}{unit}")}, "tickformat": tickformat}

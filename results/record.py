@@ -13,8 +13,12 @@ Attributes of the study
     circumstances   {"versions": {...}, "commit", "dirty", "device", "threads", "host", "started"}
     latency:<n>     latency of trial n, measured after the search: {"forms": {"stored": L,
                     "materialised": L}, "unshared_ms", "batch_size", "max_length", "rounds",
-                    "device", "threads"} with L = {"median_ms", "low_ms", "high_ms", "ratio",
-                    "ratio_low", "ratio_high"} (95 % bootstrap intervals; ratio to unshared)
+                    "device", "threads", "drift", "throughput"}
+                    with L = {"median_ms", "low_ms", "high_ms", "ratio", "ratio_low",
+                    "ratio_high"} (95 % bootstrap intervals; ratio to unshared);
+                    drift: change of the unshared median from the first third of the rounds to
+                    the last; throughput: {"forms", "unshared_ms", "drift", "batch_size"} of a
+                    batch, where the study asks for one
 
 Attributes of a trial
     candidate       plan, compression and recipe, as `Candidate.written` gives them

@@ -1,8 +1,9 @@
 """The report: one HTML file that opens offline and shows a study's trade-off."""
 
-import json
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from results.cards import draw_cards
+from results.cards import Card, draw_cards
+from results.caveats import caveats
+from results.choices import choices
+from results.effects import draw_effects
 from results.figures import Drawing, draw_figures
+from results.importance import draw_importances
+from results.review import as_json, packed, review, script_safe
 from results.study import StudyRecord, read_study
 from results.summary import Counts, names, reference_text, summarise, tiles
-from results.table import columns, mishaps, rows
+from results.table import columns, mishaps, plain, rows
 
 REPORT = "report.html"
 TEMPLATE = "report.html.j2"
+CANDIDATE = "candidate.html.j2"
 
 
 def write_report(run: Path | str) -> Path:
@@ -31,56 +38,81 @@ def write_report(run: Path | str) -> Path:
         RunError: if `run` holds no study, or one that cannot be read.
     """
     study = read_study(run)
-    page = render(study)
-    path = study.path / REPORT
-    draft = path.with_name(f".{REPORT}.{os.getpid()}")
+    return write_page(study.path / REPORT, render(study))
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Writes a page in one step: a reader finds the old one or the new one, never half."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(page, encoding="utf-8")
     return draft.replace(path)
 
 
-def render(study: StudyRecord) -> str:
-    """The page of a study as HTML."""
-    environment = Environment(
+def render(study: StudyRecord, *, live: str = "") -> str:
+    """The page of a study as HTML. With `live`, the study's state as text, the page asks its
+    server for newer states and loads itself again."""
+    return environment().get_template(TEMPLATE).render(_content(study), live=live)
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """The templates of this folder; every value is escaped."""
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(_content(study))
 
 
 def _content(study: StudyRecord) -> dict[str, Any]:
-    drawings = draw_figures(study)
+    drawings, effects = draw_figures(study), draw_effects(study)
+    important, shares = draw_importances(study)
     shown = columns(study)
     cards = draw_cards(study)
     return {
         "study": study,
+        "title": study.name,
         "objectives": names(study.objectives),
         "counts": Counts.of(study.frame),
         "tiles": tiles(study),
         "summary": summarise(study),
+        "choices": choices(study),
+        "caveats": caveats(study),
         "drawings": drawings,
-        "figures_json": figures_json(drawings),
+        "effects": effects,
+        "importance": important,
+        "figures_json": figures_json([*drawings, *effects, *shares]),
+        "shares": shares,
         "plotly_js": Markup(get_plotlyjs()),
-        "cards": cards,
-        "on_front": {card.number for card in cards},
+        "review_json": as_json(review(study)),
+        "details": packed(_pages(cards)),
+        "cards": [card for card in cards if card.on_front],
+        "on_front": {card.number for card in cards if card.on_front},
         "columns": shown,
         "rows": rows(study, shown),
         "mishaps": mishaps(study.frame),
         "circumstances": circumstances(study),
         "config": yaml.safe_dump(study.config, sort_keys=False) if study.config else "",
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "written": now(),
     }
 
 
-def figures_json(drawings: list[Drawing]) -> Markup:
+def now() -> str:
+    """The time as the pages state it."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _pages(cards: list[Card]) -> dict[int, str]:
+    template = environment().get_template(CANDIDATE)
+    return {card.number: template.render(card=card) for card in cards}
+
+
+def figures_json(drawings: Iterable[Drawing]) -> Markup:
     """The figures by name as JSON that is safe inside a script element."""
-    entries = (f"{json.dumps(d.name)}:{d.figure.to_json()}" for d in drawings)
-    text = f"{{{','.join(entries)}}}"
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    entries = (f'"{d.name}":{d.figure.to_json()}' for d in drawings)
+    return script_safe(f"{{{','.join(entries)}}}")
 
 
 def circumstances(study: StudyRecord) -> dict[str, str]:
@@ -92,14 +124,4 @@ def circumstances(study: StudyRecord) -> dict[str, str]:
         "reference point": reference_text(study) if study.has_reference else "",
         **study.circumstances,
     }
-    return {key: text for key, value in stated.items() if (text := _plain(value))}
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else str(value)
+    return {key: text for key, value in stated.items() if (text := plain(value))}

@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from results import record
+from results.plans import stored_plan
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES, Objective
-from spaces.plan import SharingPlan
 
 BUSY_TIMEOUT_S = 30.0
 NUMBERS = (
@@ -30,14 +30,17 @@ NUMBERS = (
     "effective_ratio",
     *(
         f"{form}latency_{number}"
-        for form in ("", "materialised_")
+        for form in ("", "materialised_", "batch_")
         for number in ("ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
     ),
+    "batch_size",
+    "latency_drift",
     "latency_unshared_ms",
     "train_s",
     "evaluate_s",
     "total_s",
 )
+MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +83,12 @@ def load(run: Path | str) -> pd.DataFrame:
     - ``latency_ms`` as stored, ``latency_low_ms`` and ``latency_high_ms`` (95 % interval),
       ``latency_ratio`` (to unshared), ``latency_ratio_low``, ``latency_ratio_high``, and the
       same six materialised, as ``materialised_latency_ms``, ...
+    - the same six of a batch of ``batch_size`` as stored, as ``batch_latency_ms``, ...
+    - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile
     - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
-      ``confusion``, ``curve`` and ``circumstances``
+      ``confusion``, ``curve``, ``rungs`` and ``circumstances``
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.
@@ -99,10 +104,11 @@ def read_study(run: Path | str) -> StudyRecord:
     """
     run = Path(run)
     with _opened(run / record.STORAGE) as study:
-        return _read(run, study)
+        return study_record(run, study)
 
 
-def _read(run: Path, study: optuna.Study) -> StudyRecord:
+def study_record(run: Path, study: optuna.Study) -> StudyRecord:
+    """What an open study says, whatever storage holds it; `run` is where its weights would be."""
     attributes = study.user_attrs
     objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions)
     trials = study.get_trials(deepcopy=False)
@@ -121,7 +127,9 @@ def _read(run: Path, study: optuna.Study) -> StudyRecord:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table, each as a dict by column."""
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    names = [str(name) for name in frame.columns]
+    columns = (frame[name].tolist() for name in frame.columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 @contextmanager
@@ -209,7 +217,7 @@ def _row(
         **{f"{key}_s": value for key, value in _mapping(attributes, record.SECONDS).items()},
         **_outcome(trial),
         **_candidate(_mapping(attributes, record.CANDIDATE)),
-        **{key: attributes.get(key) for key in (record.PER_CLASS, record.CONFUSION, record.CURVE)},
+        **{key: attributes.get(key) for key in MEASURED_DATA},
         record.CIRCUMSTANCES: attributes.get(record.CIRCUMSTANCES),
     }
 
@@ -239,9 +247,15 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
         for form, prefix in (("stored", ""), ("materialised", "materialised_"))
         for key, value in (forms.get(form) or {}).items()
     }
-    conditions = {key: measured[key] for key in measured if key not in ("forms", "unshared_ms")}
+    own = ("forms", "unshared_ms", "drift", "throughput")
+    conditions = {key: measured[key] for key in measured if key not in own}
+    batch = measured.get("throughput") or {}
+    of_batch = (batch.get("forms") or {}).get("stored") or {}
     return {
         **numbers,
+        **{f"batch_latency_{key.removeprefix('median_')}": x for key, x in of_batch.items()},
+        "batch_size": batch.get("batch_size"),
+        "latency_drift": measured.get("drift"),
         "latency_unshared_ms": measured.get("unshared_ms"),
         "latency_conditions": conditions or None,
     }
@@ -251,7 +265,7 @@ def _candidate(candidate: dict[str, Any]) -> dict[str, Any]:
     recipe = _mapping(candidate, "recipe")
     return {
         "candidate": candidate or None,
-        "plan": _plan_text(candidate["plan"]) if "plan" in candidate else None,
+        "plan": _plan_text(candidate) if "plan" in candidate else None,
         **_leaves("recipe", recipe),
         **_leaves("compression", _mapping(candidate, "compression")),
     }
@@ -265,12 +279,10 @@ def _leaves(name: str, value: Any) -> dict[str, Any]:
     return {place: leaf for part in found for place, leaf in part.items()}
 
 
-def _plan_text(plan: Any) -> str:
+def _plan_text(candidate: dict[str, Any]) -> str:
     """The plan in one line; a plan that this version cannot read is shown as stored."""
-    try:
-        return str(SharingPlan.model_validate(plan))
-    except ValueError:
-        return json.dumps(plan)
+    plan = stored_plan(candidate)
+    return json.dumps(candidate["plan"]) if plan is None else str(plan)
 
 
 def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.DataFrame:
@@ -293,5 +305,5 @@ _TEXTS = (
 )
 _DATA = (
     *("started", "completed", "values", "candidate", "latency_conditions"),
-    *(record.PER_CLASS, record.CONFUSION, record.CURVE, record.CIRCUMSTANCES),
+    *(*MEASURED_DATA, record.CIRCUMSTANCES),
 )

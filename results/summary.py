@@ -7,19 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from results.front import (
-    UNSHARED,
-    comparable,
-    hypervolume,
-    pareto_front,
-    smallest_within,
-)
+from results.cost import hours_text, seconds_of_compute
+from results.front import comparable, hypervolume, pareto_front, smallest_within
 from results.numbers import THIN, percent, plural, quantity, ratio, short_title
+from results.plans import shares_only
+from results.seeds import TWO_SIDED_95, test_examples
 from results.study import StudyRecord, records
+from results.trials import unshared_trial
 from spaces.objectives import OBJECTIVES, Objective
 
 SAME_SIZE = 1.01
-TWO_SIDED_95 = 1.96
 PARAMETERS = OBJECTIVES["parameters"]
 
 
@@ -91,6 +88,7 @@ def summarise(study: StudyRecord) -> list[str]:
         _smallest(study, quality),
         _against_drops(study.frame, quality),
         _covered(study),
+        _cost(study),
     ]
     return [text for text in sentences if text]
 
@@ -111,28 +109,13 @@ def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
     """Each layer-drop anchor against the best sharing model of at most 1 % more parameters."""
     rows = comparable(frame, [quality, PARAMETERS])
     drops = rows[rows["anchor"].astype("string").str.startswith("drop-").fillna(False)]
-    sharing = rows[[_shares(candidate) for candidate in rows["candidate"]]]
+    sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
     return [_rivalry(drop, sharing, quality) for drop in records(drops)]
 
 
 def accuracy_margin(accuracy: float, examples: int) -> float:
     """Half of the 95 % interval (normal approximation) of an accuracy (0..1), as a fraction."""
     return TWO_SIDED_95 * sqrt(accuracy * (1 - accuracy) / examples)
-
-
-def unshared_trial(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """The first complete unshared anchor, or None."""
-    rows = comparable(frame)
-    anchors = records(rows[rows["anchor"] == UNSHARED])
-    return anchors[0] if anchors else None
-
-
-def test_examples(trial: dict[str, Any]) -> int | None:
-    """How many examples a trial was tested on, by its per-class report; None if not stored."""
-    per_class = trial["per_class"]
-    if not isinstance(per_class, dict):
-        return None
-    return int(sum(row.get("support", 0) for row in per_class.values())) or None
 
 
 def _trials(study: StudyRecord) -> str:
@@ -218,13 +201,6 @@ def _rivalry(drop: dict[str, Any], sharing: pd.DataFrame, quality: Objective) ->
     return Rivalry(drop, best, best[quality.name] - drop[quality.name])
 
 
-def _shares(candidate: Any) -> bool:
-    """Whether a stored candidate shares weights and removes no layer."""
-    plan = candidate.get("plan") if isinstance(candidate, dict) else None
-    groups = (plan or {}).get("groups") or []
-    return bool(groups) and all(group.get("form") != "drop" for group in groups)
-
-
 def _covered(study: StudyRecord) -> str:
     if not study.has_reference or comparable(study.frame, study.objectives).empty:
         return ""
@@ -233,6 +209,11 @@ def _covered(study: StudyRecord) -> str:
         f"The front covers {share:.3f} of the box between the reference point "
         f"({reference_text(study)}) and the ideal."
     )
+
+
+def _cost(study: StudyRecord) -> str:
+    seconds = float(seconds_of_compute(study).sum())
+    return f"The search cost {hours_text(study, seconds)}." if seconds else ""
 
 
 def reference_text(study: StudyRecord) -> str:

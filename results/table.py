@@ -135,3 +135,14 @@ def _cell(column: Column, row: dict[str, Any]) -> Cell:
     if value is None or pd.isna(value):
         return Cell("")
     return Cell(column.text(value), f"{value:.12g}" if column.numeric else "")
+
+
+def plain(value: Any) -> str:
+    """Plain data as text: lists and dicts on one line, None as nothing."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)

@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
+from results.drawing import draw_layers as draw_picture
 from results.numbers import difference, quantity, ratio, short_title
 from results.study import StudyRecord, records
-from results.summary import unshared_trial
+from results.trials import unshared_trial
 from search.show import draw_layers
+from spaces.layer_map import layer_map
 from spaces.objectives import OBJECTIVES
 from spaces.plan import SharingPlan
 
@@ -22,10 +24,15 @@ SHOWN = (
     *("parameters", "bytes", "flops", "latency_ms"),
 )
 PRIVATE = {"host", "pid"}
+INK = (
+    "<style>svg{color:#1c2126;font-family:sans-serif}"
+    "@media(prefers-color-scheme:dark){svg{color:#e4e7ea}}</style>"
+)
 TEMPLATE = """\
 ---
 base_model: {base}
-license: see the base model
+license: other
+license_name: that-of-the-base-model
 pipeline_tag: {task}
 tags: [sharetune]
 ---
@@ -45,6 +52,8 @@ Run this beside this folder:
 ## Plan
 
 {plan}
+
+![Which part of which layer reads which bank](plan.svg)
 
 ```
 {drawing}
@@ -102,6 +111,13 @@ def model_card(
         training=_yaml(training),
         circumstances=_yaml(_circumstances(study, trial)),
     )
+
+
+def plan_picture(study: StudyRecord, plan: SharingPlan) -> str:
+    """The bound plan as an SVG file that is readable on light and on dark paper."""
+    drawing = draw_picture(layer_map(plan, study.model["stacks"]))
+    start, end = drawing.split(">", 1)
+    return f"{start}>{INK}{end}\n"
 
 
 def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:

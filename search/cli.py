@@ -3,7 +3,7 @@
 import sys
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -49,18 +49,50 @@ def search(
 
 
 @app.command()
+def init(
+    task: Annotated[str, typer.Option(help="a task's name, as `sharetune list tasks` has it")],
+    model: Annotated[str, typer.Option(help="a model of the hub, or a folder")],
+    data: Annotated[str, typer.Option(help="training data: a file, folder or data set")],
+    test: Annotated[Optional[str], typer.Option(help="test data")] = None,
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("study.yaml"),
+) -> None:
+    """Look at a model and data, and write a study file for them."""
+    with user_errors():
+        from search.init import write_study
+
+        print(write_study(task, model, data, out, test), end="")
+        print(f"sharetune search {out}", file=sys.stderr)
+
+
+@app.command()
 def report(
-    run: RunFolder,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
 ) -> None:
-    """Write RUN/report.html and print the front."""
-    from results.report import write_report
-
+    """Write RUN/report.html and print the front; of several runs, compare them."""
     with user_errors():
-        path = write_report(run)
-        _print_front(run)
+        path = _compare(runs) if len(runs) > 1 else _report(runs[0])
         if open_:
             webbrowser.open(path.resolve().as_uri())
+
+
+@app.command()
+def serve(
+    run: RunFolder,
+    port: Annotated[int, typer.Option(help="port on this machine; 0 takes a free one")] = 8642,
+    open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+) -> None:
+    """Show RUN's report on localhost, refreshed while its search runs. Ctrl-C ends it."""
+    from threading import Event
+
+    from results.serve import serving
+
+    with user_errors(), serving(run, port) as address:
+        print(address, flush=True)
+        if open_:
+            webbrowser.open(address)
+        with suppress(KeyboardInterrupt):
+            Event().wait()
 
 
 @app.command()
@@ -118,6 +150,23 @@ def user_errors() -> Iterator[None]:
         _fail(describe(error, error.title))
     except SharetuneError as error:
         _fail(error)
+
+
+def _report(run: Path) -> Path:
+    from results.report import write_report
+
+    path = write_report(run)
+    _print_front(run)
+    return path
+
+
+def _compare(runs: list[Path]) -> Path:
+    from results.compare import comparison_table, write_comparison
+
+    path = write_comparison(runs)
+    print(comparison_table(runs))
+    print(f"comparison: {path}", file=sys.stderr)
+    return path
 
 
 def _fail(error: SharetuneError) -> None:

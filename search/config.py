@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from spaces.anchors import ANCHORS
 from spaces.errors import ConfigError, SharetuneError
-from spaces.objectives import OBJECTIVES
+from spaces.objectives import OBJECTIVES, Objective
 from spaces.plan import SharingPlan
 from spaces.registry import did_you_mean
 from spaces.space import Space
@@ -97,9 +97,10 @@ class Resources(Section):
 
 class LatencyProtocol(Section):
     """How latency is measured after the trials, on the front and the anchors. `rounds: 0`
-    turns it off."""
+    turns it off; `throughput` also times a batch of so many examples."""
 
     rounds: int = Field(40, ge=0)
+    throughput: int | None = Field(None, ge=2)
 
 
 class StudyConfig(Section):
@@ -126,7 +127,7 @@ class StudyConfig(Section):
     @classmethod
     def _known_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if OBJECTIVES[name].source == "quiet":
+            if known_objective(name).source == "quiet":
                 raise ConfigError(
                     f"{name} is measured on a quiet device after the trials, so it cannot "
                     "guide them",
@@ -150,6 +151,17 @@ class StudyConfig(Section):
         for name in names:
             ANCHORS[name]
         return names
+
+
+def known_objective(name: str) -> Objective:
+    """The objective `name`, which the file of a task may have registered.
+
+    Raises :class:`ConfigError` if there is none."""
+    if name not in OBJECTIVES:
+        from trainers.tasks import tasks
+
+        tasks()
+    return OBJECTIVES[name]
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:

@@ -7,13 +7,14 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 
 from results.study import StudyRecord, read_study
-from search.card import model_card
+from search.card import model_card, plan_picture
 from spaces.errors import RunError
 from spaces.layers import runs
 from trainers import load_shared
 from trainers.exports import Exported, check_free, formats, placed, write
+from trainers.scratch import start_of
 
-CARD = "README.md"
+CARD, PICTURE = "README.md", "plan.svg"
 NO_TOKENIZER = (OSError, ValueError, ImportError, KeyError)
 
 
@@ -32,10 +33,11 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     model = _load(weights)
     with placed(out) as folder:
         exported = write(model, folder, format)
-        _copy_tokenizer(study.config["model"], folder)
+        _copy_tokenizer(start_of(study.config["model"], run / "cache"), folder)
         load = exported.load(out.resolve().name)
         card = model_card(study, number, model.sharing.plan, format, load, exported.note)
         (folder / CARD).write_text(card, "utf-8")
+        (folder / PICTURE).write_text(plan_picture(study, model.sharing.plan), "utf-8")
     return exported
 
 

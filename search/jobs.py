@@ -37,7 +37,14 @@ class Trainee(Protocol):
         accumulation: int = 1,
     ) -> dict[str, Any]: ...
     def latency(
-        self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        *,
+        max_length: int,
+        threads: int,
+        rounds: int,
+        throughput: int | None,
     ) -> dict[str, Any]: ...
 
 

@@ -73,10 +73,9 @@ def _registry(kind: str) -> Registry[object]:
 
         return SAMPLERS  # type: ignore[return-value]
     if kind == "tasks":
-        from trainers.tasks import TASKS, text_classification
+        from trainers.tasks import tasks
 
-        assert text_classification
-        return TASKS  # type: ignore[return-value]
+        return tasks()  # type: ignore[return-value]
     if kind == "exports":
         from trainers.exports import formats
 

@@ -23,7 +23,7 @@ from search.progress import Progress
 from search.stopping import stopped_at_once
 from search.store import Store, require_study
 from spaces.distillation import TEACHER_RECIPE
-from spaces.errors import RunError
+from spaces.errors import ConfigError, RunError
 from spaces.objectives import OBJECTIVES, Objective
 from spaces.plan import StackShape
 from spaces.recipe import Candidate
@@ -127,7 +127,15 @@ def _trainee(config: StudyConfig, out: Path) -> Trainee:
     from trainers.evaluation import Trainee as RealTrainee
     from trainers.tasks import read_task
 
-    return RealTrainee(config.model, read_task(config.task), out / CACHE)
+    task = read_task(config.task)
+    for name in config.objectives:
+        if OBJECTIVES[name].source == "trained" and name not in task.metrics:
+            raise ConfigError(
+                f"the task {task.name} does not measure {name}",
+                f"it measures {', '.join(task.metrics)}; "
+                f"for example objectives: [{task.metrics[0]}, parameters, flops]",
+            )
+    return RealTrainee(config.model, task, out / CACHE)
 
 
 def _open_store(
@@ -237,5 +245,6 @@ def _measure_latency(driver: Driver) -> None:
             max_length=recipe["max_length"],
             threads=config.resources.cpu,
             rounds=config.latency.rounds,
+            throughput=config.latency.throughput,
         )
         store.note(f"{record.LATENCY}{number}", found)

@@ -6,6 +6,7 @@
 """
 
 import copy
+import json
 import os
 import platform
 import socket
@@ -35,11 +36,12 @@ from trainers.compression.after import compress_
 from trainers.distillation import Lesson, check_teacher
 from trainers.pretrained import body_skeleton
 from trainers.rungs import Report, Rungs
+from trainers.scratch import start_of
 from trainers.sharing import materialize_, share_
 from trainers.structure import stack_shapes
 from trainers.tasks import Split, Task
 from trainers.teachers import School
-from trainers.training import optimiser_steps, predict, train
+from trainers.training import optimiser_steps, train
 
 CALIBRATION_EXAMPLES = 64
 TRACKING = "tracking"
@@ -53,6 +55,12 @@ class Trainee:
     task: Task
     cache: Path
 
+    @property
+    def start(self) -> str:
+        """The checkpoint that candidates start from: `model`, or what was made of it where it is
+        only a configuration."""
+        return start_of(self.model, self.cache)
+
     def prepare(self, max_length: int, *, similarity: bool = False) -> dict[str, Any]:
         """Reads the data and the model's shape once a study; returns plain facts.
 
@@ -63,13 +71,13 @@ class Trainee:
         """
         _quiet_library()
         facts = self.task.prepare(self.model, self.cache, max_length)
-        shapes = stack_shapes(self.task.skeleton(self.model, facts))
+        shapes = stack_shapes(self.task.skeleton(self.start, facts))
         stacks: dict[str, dict[str, Any]] = {
             name: {"depth": shape.depth, "heads": shape.heads, "neurons": shape.neurons}
             for name, shape in shapes.items()
         }
         if similarity:
-            model = self.task.load(self.model, facts)
+            model = self.task.load(self.start, facts)
             found = layer_similarity(model, _calibration_batches(self, max_length))
             stacks = {name: shape | {"similarity": found[name]} for name, shape in stacks.items()}
         return facts | {"stacks": stacks}
@@ -78,7 +86,7 @@ class Trainee:
         """What is exact before training; see :func:`trainers.sizes.facts`."""
         unshared = _skeleton(self, _frozen(facts))
         shared = share_(copy.deepcopy(unshared), candidate.plan)
-        sample = self.task.sample(1, candidate.recipe.max_length)
+        sample = self.task.sample(unshared, 1, candidate.recipe.max_length)
         inputs = {key: value.to("meta") for key, value in sample.items()}
         if candidate.compression == Compression():
             return sizes.facts(unshared, shared, inputs)
@@ -90,10 +98,12 @@ class Trainee:
         before anything is trained."""
         tracking.check_trackers((facts.get(TRACKING) or ((), ""))[0])
         student = _skeleton(self, _frozen(facts))
+        for candidate in candidates:
+            self.task.check(candidate.recipe)
         for settings in {c.recipe.distill for c in candidates if c.recipe.distill is not None}:
             own = settings.teacher == UNSHARED
             teacher = student if own else body_skeleton(settings.teacher)
-            check_teacher(student, teacher, settings, facts["labels"])
+            check_teacher(student, teacher, settings, facts.get("labels", []))
         for candidate in candidates:
             if candidate.recipe.augment is not None:
                 check_augmentation(candidate.recipe.augment)
@@ -146,7 +156,7 @@ class Trainee:
         _, test_split = _splits(self, recipe.max_length, recipe.augment)
 
         def measure(model: PreTrainedModel) -> dict[str, float]:
-            found = predict(model, data=test_split.rows, collate=test_split.collate)
+            found = self.task.predict(model, test_split)
             metrics: dict[str, float] = self.task.score(found, test_split.labels, facts)["metrics"]
             return metrics
 
@@ -165,14 +175,14 @@ class Trainee:
         lesson = self._lesson(candidate.recipe, facts, train_split)
         start = time.perf_counter()
         set_seed(candidate.recipe.seed)
-        model = self.task.load(self.model, facts)
+        model = self.task.load(self.start, facts)
         share_(
             model,
             candidate.plan,
-            self._activations(candidate, _frozen(facts)),
+            self._activations(candidate, facts),
             schedule=candidate.recipe.soften,
         )
-        steps = optimiser_steps(candidate.recipe, len(train_split.labels))
+        steps = optimiser_steps(candidate.recipe, len(train_split.rows))
         curve = train(
             model,
             candidate.recipe,
@@ -189,8 +199,8 @@ class Trainee:
             points = compress_(model, candidate, train_split, lesson, further, batches)
             curve += [[steps + step, loss] for step, loss in points]
         trained = time.perf_counter()
-        logits = predict(model, data=test_split.rows, collate=test_split.collate)
-        scores = self.task.score(logits, test_split.labels, facts)
+        predictions = self.task.predict(model, test_split)
+        scores = self.task.score(predictions, test_split.labels, facts)
         evaluated = time.perf_counter()
         model.save_pretrained(save_to)
         return scores | {
@@ -203,45 +213,72 @@ class Trainee:
             },
         }
 
-    def _activations(self, candidate: Candidate, labels: tuple[str, ...]) -> Activations | None:
+    def _activations(self, candidate: Candidate, facts: dict[str, Any]) -> Activations | None:
         """What the pretrained units do on training text, if the plan asks; kept for the next."""
         groups = candidate.plan.groups
         if not any(group.form.calibrated or group.units != "first" for group in groups):
             return None
-        return _recorded(self, labels, candidate.recipe.max_length)
+        return _recorded(self, _frozen(facts), candidate.recipe.max_length)
 
     def _lesson(self, recipe: Recipe, facts: dict[str, Any], split: Split) -> Lesson | None:
         """What a recipe that distils learns from; its teacher is made by whoever comes first."""
         if recipe.distill is None:
             return None
-        school = School(self.model, self.task, facts, self.cache)
+        school = School(self.start, self.task, facts, self.cache)
         own = facts.get(TEACHER_RECIPE)
         teachers = recipe.plain() if own is None else Recipe.model_validate(own)
         return school.lesson(recipe.distill, teachers, split)
 
     def latency(
-        self, folder: Path, facts: dict[str, Any], *, max_length: int, threads: int, rounds: int
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        *,
+        max_length: int,
+        threads: int,
+        rounds: int,
+        throughput: int | None = None,
     ) -> dict[str, Any]:
-        """Latency of the model saved in `folder`, stored and materialised, for one example of
-        `max_length` tokens, in turns with the unshared model. Call it on a quiet device."""
+        """Latency of the model saved in `folder`, stored and materialised, used as the task uses it
+        on one example of `max_length` tokens, in turns with the unshared model; with `throughput`
+        also on a batch of so many, over a third of the rounds. Call it on a quiet device."""
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         stored = load_shared(folder).to(device)
         models: dict[str, PreTrainedModel] = {
-            "unshared": self.task.load(self.model, facts).to(device),
+            "unshared": self.task.load(self.start, facts).to(device),
             "stored": stored,
             "materialised": materialize_(copy.deepcopy(stored)),
         }
-        sample = self.task.sample(1, max_length)
-        found = latency.compare(models, "unshared", sample, rounds=rounds)
         return {
-            "forms": {name: found[name].written() for name in ("stored", "materialised")},
-            "unshared_ms": found["unshared"].written()["median_ms"],
+            **self._compared(models, 1, max_length, rounds=rounds),
+            "use": self.task.used(max_length),
             "batch_size": 1,
             "max_length": max_length,
             "rounds": rounds,
             "device": device_name(),
             "threads": threads,
+            **self._throughput(models, max_length, rounds, throughput),
+        }
+
+    def _throughput(
+        self, models: dict[str, PreTrainedModel], max_length: int, rounds: int, batch: int | None
+    ) -> dict[str, Any]:
+        if batch is None:
+            return {}
+        found = self._compared(models, batch, max_length, rounds=max(3, rounds // 3), warmup=2)
+        return {"throughput": found | {"batch_size": batch}}
+
+    def _compared(
+        self, models: dict[str, PreTrainedModel], batch_size: int, max_length: int, **turns: int
+    ) -> dict[str, Any]:
+        """How long each model takes for so many examples, as the storage keeps it."""
+        sample = self.task.sample(models["unshared"], batch_size, max_length)
+        found = latency.compare(models, "unshared", sample, use=self.task.use, **turns)
+        return {
+            "forms": {name: found.models[name].written() for name in ("stored", "materialised")},
+            "unshared_ms": found.models["unshared"].written()["median_ms"],
+            "drift": round(found.drift, 4),
         }
 
 
@@ -273,18 +310,19 @@ def _quiet_library() -> None:
     datasets.disable_progress_bars()
 
 
-def _frozen(facts: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(facts["labels"])
+def _frozen(facts: dict[str, Any]) -> str:
+    """Facts are plain data, so their text can be the key of a cache."""
+    return json.dumps(facts, sort_keys=True)
 
 
 @lru_cache(maxsize=4)
-def _skeleton(trainee: Trainee, labels: tuple[str, ...]) -> PreTrainedModel:
-    return trainee.task.skeleton(trainee.model, {"labels": list(labels)})
+def _skeleton(trainee: Trainee, facts: str) -> PreTrainedModel:
+    return trainee.task.skeleton(trainee.start, json.loads(facts))
 
 
 @lru_cache(maxsize=1)
-def _recorded(trainee: Trainee, labels: tuple[str, ...], max_length: int) -> Activations:
-    model = trainee.task.load(trainee.model, {"labels": list(labels)})
+def _recorded(trainee: Trainee, facts: str, max_length: int) -> Activations:
+    model = trainee.task.load(trainee.start, json.loads(facts))
     return record_activations(model, _calibration_batches(trainee, max_length))
 
 
@@ -293,8 +331,8 @@ def _calibration_batches(
 ) -> list[dict[str, Tensor]]:
     """Inputs of 64 training examples, spread over the split."""
     split, _ = _splits(trainee, max_length)
-    every = max(1, len(split.labels) // CALIBRATION_EXAMPLES)
-    rows = [split.rows[i] for i in range(0, len(split.labels), every)][:CALIBRATION_EXAMPLES]
+    every = max(1, len(split.rows) // CALIBRATION_EXAMPLES)
+    rows = [split.rows[i] for i in range(0, len(split.rows), every)][:CALIBRATION_EXAMPLES]
     batches = [split.collate(rows[i : i + 16]) for i in range(0, len(rows), 16)]
     return [{k: v for k, v in batch.items() if labelled or k != "labels"} for batch in batches]
 
@@ -303,4 +341,4 @@ def _calibration_batches(
 def _splits(
     trainee: Trainee, max_length: int, augment: Augmentation | None = None
 ) -> tuple[Split, Split]:
-    return trainee.task.splits(trainee.model, trainee.cache, max_length, augment)
+    return trainee.task.splits(trainee.start, trainee.cache, max_length, augment)

@@ -80,6 +80,6 @@ def held_out_loss(model: Any, data: Sequence[Any], collate: Any) -> float:
     with torch.no_grad():
         for batch in loader:
             inputs = {key: value.to(device) for key, value in batch.items()}
-            total += float(model(**inputs).loss) * len(inputs["labels"])
+            total += float(model(**inputs).loss) * len(next(iter(inputs.values())))
     model.train(training)
     return total / len(data)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from spaces.errors import DataError
@@ -81,3 +82,34 @@ def column(frame: pd.DataFrame, given: str | None, usual: tuple[str, ...], what:
         f"{', '.join(map(repr, frame.columns))}",
         f"set task.{what} to the column's name",
     )
+
+
+def filled(values: pd.Series, source: str, what: str) -> pd.Series:
+    """`values` as texts. Raises :class:`DataError` if any is missing or blank."""
+    other = [type(v).__name__ for v in values if isinstance(v, bytes | dict | list)]
+    if other:
+        raise DataError(
+            f"{source} has {other[0]} in the column {values.name!r} where the {what} should be",
+            f"the task needs a column of {what}",
+        )
+    empty = values.isna() | values.astype(str).str.strip().eq("")
+    if empty.any():
+        raise DataError(
+            f"{source} has {int(empty.sum())} rows without {what}, the first at row "
+            f"{int(empty.to_numpy().argmax()) + 1}",
+            "remove them or fill them in",
+        )
+    return values.astype(str)
+
+
+def numbers(values: pd.Series, source: str, what: str) -> pd.Series:
+    """`values` as floats. Raises :class:`DataError` if any is not a finite number."""
+    found = pd.to_numeric(values, errors="coerce").astype(float)
+    wrong = ~np.isfinite(found)
+    if wrong.any():
+        raise DataError(
+            f"{source} has {int(wrong.sum())} rows whose {what} is not a number, the first "
+            f"{values[wrong].iloc[0]!r}",
+            f"the task needs numbers in the column {values.name!r}",
+        )
+    return found

@@ -42,7 +42,7 @@ class School:
 
         The teacher's logits are computed once and kept, where nothing else of it is used and they
         take at most 256 MiB."""
-        size = 4 * len(split.labels) * len(self.facts["labels"])
+        size = 4 * len(split.rows) * len(self.facts["labels"])
         if settings.hidden or settings.relations or size > MOST_CACHED_BYTES:
             return Lesson(self.task.load(self.folder(settings, recipe), self.facts).eval())
         return Lesson(logits=self.logits(settings, recipe, split))
@@ -73,7 +73,7 @@ class School:
         set_seed(recipe.seed)
         split, _ = self.task.splits(self.model, self.cache, recipe.max_length)
         model = self.task.load(self.model, self.facts)
-        steps = optimiser_steps(recipe, len(split.labels))
+        steps = optimiser_steps(recipe, len(split.rows))
         train(model, recipe, data=split.rows, collate=split.collate, total_steps=steps)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         model.save_pretrained(scratch / "model")

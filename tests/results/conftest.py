@@ -51,23 +51,39 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Writes a run folder of the given trials; keywords replace attributes of the study, and
     None removes one."""
 
-    def make(*trials: dict[str, Any], latency: dict[int, Any] | None = None, **study: Any) -> Path:
-        run = tmp_path / "run"
-        run.mkdir()
-        stored = optuna.create_study(
-            storage=f"sqlite:///{run / record.STORAGE}",
-            study_name=study.pop("name", "demo"),
-            directions=study.pop("directions", ["maximize", "minimize"]),
-        )
-        measured = {f"{record.LATENCY}{n}": value for n, value in (latency or {}).items()}
-        for key, value in {**STUDY, **study, **measured}.items():
-            if value is not None:
-                stored.set_user_attr(key, value)
-        for number, trial in enumerate(trials):
-            stored.add_trial(_trial(number, trial))
-        return run
+    def make(*trials: dict[str, Any], folder: str = "run", **study: Any) -> Path:
+        return write_run(tmp_path / folder, *trials, **study)
 
     return make
+
+
+def write_run(
+    run: Path, *trials: dict[str, Any], latency: dict[int, Any] | None = None, **study: Any
+) -> Path:
+    """A run folder as a search would leave it; see `make_run`."""
+    run.mkdir(parents=True)
+    make_study(f"sqlite:///{run / record.STORAGE}", *trials, latency=latency, **study)
+    return run
+
+
+def make_study(
+    storage: str | None,
+    *trials: dict[str, Any],
+    latency: dict[int, Any] | None = None,
+    **study: Any,
+) -> optuna.Study:
+    """The same study in any storage; None keeps it in memory."""
+    stored = optuna.create_study(
+        storage=storage,
+        study_name=study.pop("name", "demo"),
+        directions=study.pop("directions", ["maximize", "minimize"]),
+    )
+    measured = {f"{record.LATENCY}{n}": value for n, value in (latency or {}).items()}
+    for key, value in {**STUDY, **study, **measured}.items():
+        if value is not None:
+            stored.set_user_attr(key, value)
+    stored.add_trials([_trial(number, trial) for number, trial in enumerate(trials)])
+    return stored
 
 
 def _trial(number: int, trial: dict[str, Any]) -> optuna.trial.FrozenTrial:

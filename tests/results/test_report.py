@@ -1,3 +1,5 @@
+import base64
+import gzip
 import json
 import subprocess
 import sys
@@ -30,11 +32,11 @@ ANCHORS = (
 class Page(HTMLParser):
     """Collects elements, references that a browser would follow, text, and scripts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, page: Path | str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text, self.scripts, self._script = "", [], False
-        self.feed(path.read_text("utf-8"))
+        self.feed(page.read_text("utf-8") if isinstance(page, Path) else page)
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
@@ -58,6 +60,12 @@ class Page(HTMLParser):
         return {attrs["id"] for _, attrs in self.elements if "id" in attrs}
 
 
+def packed_pages(page: Page) -> dict[int, Page]:
+    """The candidates' pages, as the browser unpacks them."""
+    packed = json.loads(gzip.decompress(base64.b64decode(page.scripts[2])))
+    return {int(number): Page(text) for number, text in packed.items()}
+
+
 def page_of(run: Path) -> Page:
     return Page(results.write_report(run))
 
@@ -68,12 +76,20 @@ def test_the_report_has_figures_cards_table_and_circumstances(make_run):
     path = results.write_report(run)
     page = Page(path)
     assert path == run / "report.html"
-    assert page.count("figure") == 2
-    assert {f"trial-{n}" for n in (0, 1, 3, 4)} <= page.ids()
-    assert "trial-2" not in page.ids()
+    figures = [attrs["data-figure"] for _, attrs in page.elements if "data-figure" in attrs]
+    assert figures == [
+        *("front-parameters", "hypervolume", "hypervolume-compute"),
+        *("effect-form", "effect-range"),
+    ]
+    assert {f"front-{n}" for n in (0, 1, 3, 4)} <= page.ids()
+    assert "front-2" not in page.ids()
     assert {f"row-{n}" for n in range(5)} <= page.ids()
-    assert "bank: {ratio: 0.5}" in page.text
-    assert f"{run}/trials/4/model" in page.text
+    candidate = packed_pages(page)[4].text
+    assert "bank: {ratio: 0.5}" in candidate
+    assert f"{run}/trials/4/model" in candidate
+    assert f"sharetune export {run} 4 demo-4" in candidate
+    assert 'model = load_shared("demo-4")' in candidate
+    assert "Its weights were not kept. `keep: all`" in packed_pages(page)[2].text
     assert "optuna 5.0.0" in page.text
     assert [p.name for p in run.iterdir() if "report" in p.name] == ["report.html"]
 
@@ -134,9 +150,13 @@ def test_texts_of_the_study_are_shown_as_text(make_run):
         config={"name": EVIL},
     )
     page = page_of(run)
-    assert page.count("script") == 3
+    assert page.count("script") == 5
     assert page.text.count(EVIL) > 12
-    assert not any("alert('x')" in script for script in page.scripts[1:])
+    assert not any("<script" in script for script in page.scripts[:3])
+    assert not any("alert('x')" in script for script in page.scripts[2:])
+    candidates = packed_pages(page).values()
+    assert [candidate.count("script") for candidate in candidates] == [0, 0, 0, 0]
+    assert all(candidate.text.count(EVIL) >= 1 for candidate in candidates)
     hover = json.loads(page.scripts[0])["front-parameters"]["data"][1]["hovertext"][0]
     assert "<script" not in hover
     assert "&lt;script&gt;alert('x')&lt;/script&gt;" in hover
@@ -175,7 +195,7 @@ def test_small_and_bare_studies_have_a_report(make_run, trials, bare):
 
 def test_trials_without_any_attribute_have_a_report(make_run):
     page = page_of(make_run({"values": [0.9, 100.0]}, {"state": TrialState.RUNNING}))
-    assert "trial-0" in page.ids()
+    assert "front-0" in page.ids()
 
 
 def test_latency_is_drawn_with_its_interval_where_it_is_measured(make_run):
@@ -184,7 +204,10 @@ def test_latency_is_drawn_with_its_interval_where_it_is_measured(make_run):
     latency = {0: {"forms": {"stored": stored}, "unshared_ms": 13.0, "batch_size": 1}}
     run = make_run(complete(0.9, 100.0), complete(0.8, 90.0), latency=latency)
     drawings = {drawing.name: drawing for drawing in draw_figures(read_study(run))}
-    assert list(drawings) == ["front-parameters", "front-latency_ms", "hypervolume"]
+    assert list(drawings) == [
+        *("front-parameters", "front-latency_ms", "front-3d"),
+        *("hypervolume", "hypervolume-compute"),
+    ]
     points = drawings["front-latency_ms"].figure.data[1]
     assert points.x == (12.0,)
     assert points.error_x.array == (0.75,)
@@ -194,7 +217,7 @@ def test_latency_is_drawn_with_its_interval_where_it_is_measured(make_run):
 
 def test_anchors_have_their_own_symbols_and_labels(make_run):
     drawing = draw_figures(read_study(make_run(*ANCHORS)))[0]
-    anchors = drawing.figure.data[-1]
+    anchors = next(trace for trace in drawing.figure.data if trace.name == "anchors")
     assert anchors.text == ("unshared", "tied", "drop-1", "drop-4")
     assert anchors.marker.symbol == ("diamond", "square", "triangle-down", "triangle-down")
 

@@ -83,7 +83,7 @@ class FakeTrainee:
             "circumstances": {"seed": 0, "steps": 1, "accumulation": accumulation},
         }
 
-    def latency(self, folder, facts, *, max_length, threads, rounds):
+    def latency(self, folder, facts, *, max_length, threads, rounds, throughput):
         one = {"median_ms": 10.0, "low_ms": 9.0, "high_ms": 11.0}
         one |= {"ratio": 1.0, "ratio_low": 0.9, "ratio_high": 1.1}
         return {

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -134,11 +135,17 @@ def test_the_model_card(run, tmp_path):
     meta = yaml.safe_load(card.split("---")[1])
     assert meta == {
         "base_model": "model",
-        "license": "see the base model",
+        "license": "other",
+        "license_name": "that-of-the-base-model",
         "pipeline_tag": "text-classification",
         "tags": ["sharetune"],
     }
     assert "# model, trial 5 of export" in card
+    assert "](plan.svg)" in card
+    picture = ElementTree.parse(tmp_path / "out" / "plan.svg").getroot()
+    assert picture.get("aria-label") == (
+        "4 layers; bank A read by 50% of attention of layers 0..2, 50% of FFN of layers 0..2"
+    )
     assert "layers  2  attention AAAAA..... A 50 %        ffn AAAAA..... A 50 %" in card
     assert "    bank: {ratio: 0.5}" in card
     # three layers of 8,192 parameters in matrices store half of them once: 2 x 4,096 less

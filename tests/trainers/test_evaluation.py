@@ -154,11 +154,13 @@ def test_steps_of_a_recipe(recipe, examples, steps):
 def test_latency_is_measured_against_the_unshared_model(trainee, facts, tmp_path):
     dropped = candidate(facts, SharingPlan.drop([0, 1, 2]), steps=1)
     trainee.evaluate(dropped, facts, save_to=tmp_path)
-    found = trainee.latency(tmp_path, facts, max_length=12, threads=1, rounds=20)
+    found = trainee.latency(tmp_path, facts, max_length=12, threads=1, rounds=20, throughput=4)
     stored = found["forms"]["stored"]
     assert stored["low_ms"] <= stored["median_ms"] <= stored["high_ms"]
     assert stored["ratio_low"] <= stored["ratio"] <= stored["ratio_high"] < 0.8
     assert found["unshared_ms"] > stored["median_ms"]
+    assert found["throughput"]["batch_size"] == 4 and isinstance(found["drift"], float)
+    assert set(found["throughput"]["forms"]) == {"stored", "materialised"}
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,48 @@
 """What a study trains for: data, model head, loss and metrics, named as Hugging Face names it.
 
-A new task is one file here with one :class:`Task` registered under its name.
+A new task is one file here with one :class:`Task` registered under its name; nothing else has to
+know of it. Metrics that `spaces.objectives` lacks are registered in that file too.
 """
 
+import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
 from spaces.augmentation import Augmentation
 from spaces.errors import ConfigError
+from spaces.recipe import Recipe
 from spaces.registry import Registry, did_you_mean
+from trainers.inputs import full_length
+from trainers.pretrained import from_library, skeleton
+from trainers.rows import cached_rows
+from trainers.scratch import new_tokenizer, started
+from trainers.tables import read_table
+from trainers.training import predict
 
 TASKS: Registry[type["Task"]] = Registry("task")
+TRUTH = "truth"
+NEED_A_FITTING_TASK = ("distill", "adversary", "r_drop", "augment")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Examples ready for a model: tokenised rows, and how to make a batch of them.
+    """Examples ready for a model: rows of its inputs, and how to make a batch of them.
 
-    `identity` is the same for equal rows, in this process and in any other of the study."""
+    `labels` is the truth in the form that the task's `score` reads. `identity` is the same for
+    equal rows, in this process and in any other of the study."""
 
     rows: Any
     collate: Any
-    labels: list[int]
+    labels: Sequence[Any]
     identity: str
 
 
@@ -35,46 +50,194 @@ class Task(BaseModel, ABC):
     """Base of all tasks. Fields are the keys of a study's `task` section.
 
     The driver calls :meth:`prepare` once a study; workers call the rest with the facts it
-    returned. `model` is a hub name or a folder.
+    returned, which are plain data. `model` is a hub name or a folder. A task must say what is
+    abstract here; the rest fits tasks of text whose prediction is the model's logits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    auto: ClassVar[Any]
+    """The library's auto class for a model with this task's head."""
+    fitting: ClassVar[tuple[str, ...]] = ()
+    """Of `NEED_A_FITTING_TASK`, the parts of a recipe that can be used."""
+
     name: str
+    train: str
+    test: str | None = None
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the objectives that :meth:`score` measures, the main one first."""
 
     @abstractmethod
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        """The training and the test split, checked, and facts for workers.
+
+        Raises :class:`DataError` that says what was found and what is needed."""
+
+    @abstractmethod
+    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+        """The model's inputs, by name, one entry a row; ``labels`` for the loss. ``truth``, if
+        there, is what `score` compares with, else ``labels`` is."""
+
+    @abstractmethod
+    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+        """``{"metrics": {...}, ...}`` of what :meth:`predict` gave for the test split."""
+
+    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What the model's configuration must say of the head, such as the labels."""
+        return {}
+
+    def reader(self, model: str) -> Any:
+        """What turns data into the model's inputs: its tokenizer."""
+        return from_library(AutoTokenizer, model)
+
+    def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
+        """The same for a model trained from a configuration, made of the training split.
+        `config` is brought in line with it."""
+        return new_tokenizer(config, self.texts(frame), generates=self.generates)
+
+    def texts(self, frame: pd.DataFrame) -> Iterable[str]:
+        """What a new tokenizer learns from; nothing where the data are not texts."""
+        return frame.get("text", ())
+
+    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+        """What makes a batch of rows."""
+        return DataCollatorWithPadding(reader)
+
+    def predict(self, model: PreTrainedModel, split: Split) -> Any:
+        """What :meth:`score` reads: the logits of all rows, in order."""
+        return predict(model, data=split.rows, collate=split.collate)
+
+    def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
+        """What is timed: the model used once on `inputs` as the task uses it."""
+        return model(**inputs)
+
+    def used(self, max_length: int) -> str:
+        """One phrase on what :meth:`use` does."""
+        return "one forward pass"
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes on from what it reads, without an encoder."""
+        return False
+
     def prepare(self, model: str, cache: Path, max_length: int) -> dict[str, Any]:
-        """Reads and checks the data, tokenises it into `cache`, returns facts for workers."""
+        """Reads and checks the data, prepares it in `cache`, returns facts for workers."""
+        train, test, facts = self.read()
+        cache.mkdir(parents=True, exist_ok=True)
+        for name, frame in (("train", train), ("test", test)):
+            frame.to_parquet(cache / f"{name}.parquet")
+        start = started(
+            model, cache, self.auto, head=self.head(facts), reader=self._make_reader(model, train)
+        )
+        self.splits(start, cache, max_length)
+        return facts | {"rows": {"train": len(train), "test": len(test)}}
 
-    @abstractmethod
     def load(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
         """The pretrained model with this task's head."""
+        loaded: PreTrainedModel = from_library(self.auto, model, **self.head(facts))
+        return loaded
 
-    @abstractmethod
     def skeleton(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
         """The same model on the meta device: shapes without weights."""
+        return skeleton(self.auto, model, **self.head(facts))
 
-    @abstractmethod
     def splits(
         self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None
     ) -> tuple[Split, Split]:
-        """The training and the test split, tokenised to at most `max_length` tokens; the training
-        split with altered copies of its examples, if asked for."""
+        """The training and the test split, cut to at most `max_length` tokens; the training
+        split with altered copies of its texts, if asked for."""
+        reader = self.reader(model)
+        collate = self.collator(reader, model)
+        return (
+            self._split("train", collate, reader, model, cache, max_length, augment),
+            self._split("test", collate, reader, model, cache, max_length),
+        )
 
-    @abstractmethod
-    def sample(self, batch_size: int, max_length: int) -> dict[str, Tensor]:
-        """Inputs of full length for counting FLOPs and timing."""
+    def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:
+        """Inputs of full length for counting FLOPs and timing; `model` may be a skeleton."""
+        return full_length(model, batch, max_length)
 
-    @abstractmethod
-    def score(self, logits: Tensor, labels: list[int], facts: dict[str, Any]) -> dict[str, Any]:
-        """``{"metrics": {...}, ...}`` of predictions over the test split."""
+    def check(self, recipe: Recipe) -> None:
+        """Raises :class:`ConfigError` for a recipe that this task cannot be trained by."""
+        for part in NEED_A_FITTING_TASK:
+            if getattr(recipe, part) and part not in self.fitting:
+                able = [name for name, task in tasks().items() if part in task.fitting]
+                raise ConfigError(
+                    f"recipe.{part} does not fit the task {self.name}",
+                    f"leave it out; it fits {', '.join(able)}",
+                )
+
+    def table(self, source: str, split: str) -> pd.DataFrame:
+        """The table that `source` names."""
+        return read_table(source, split)
+
+    def frames(
+        self, check: Callable[[pd.DataFrame, str], pd.DataFrame], evenly_over: str | None = None
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Both tables after `check`, which is given a table and where it comes from. Without a
+        test file a fifth of the training rows is held out, evenly over the values of a column."""
+        train = check(self.table(self.train, "train"), self.train)
+        if self.test is not None:
+            return train, check(self.table(self.test, "test"), self.test)
+        pools = train if evenly_over is None else train.groupby(evenly_over)
+        held_out = pools.sample(frac=0.2, random_state=0).index
+        return train.drop(held_out).reset_index(drop=True), train.loc[held_out].reset_index(
+            drop=True
+        )
+
+    def _make_reader(self, model: str, train: pd.DataFrame) -> Callable[[Any], Any]:
+        def make(config: Any) -> Any:
+            return self.new_reader(config, train)
+
+        return make
+
+    def _split(
+        self,
+        name: str,
+        collate: Any,
+        reader: Any,
+        model: str,
+        cache: Path,
+        max_length: int,
+        augment: Augmentation | None = None,
+    ) -> Split:
+        words = [model, type(reader).__name__, *_size(reader), max_length]
+        words += [augment.model_dump()] if augment is not None else []
+
+        def make() -> dict[str, list[Any]]:
+            frame = pd.read_parquet(cache / f"{name}.parquet")
+            if augment is not None:
+                frame = self.augmented(frame, augment)
+            return self.rows(frame, reader, max_length)
+
+        rows, identity = cached_rows(cache, name, words, make)
+        column = next((c for c in (TRUTH, "labels") if c in rows.column_names), None)
+        labels = list(rows[column]) if column else []
+        if TRUTH in rows.column_names:
+            rows = rows.remove_columns(TRUTH)
+        return Split(rows, collate, labels, identity)
+
+    def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
+        """`frame` and altered copies of it."""
+        raise NotImplementedError
+
+
+def _size(reader: Any) -> list[int]:
+    return [len(reader)] if hasattr(reader, "__len__") else []
+
+
+def tasks() -> Registry[type[Task]]:
+    """All tasks by name."""
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    return TASKS
 
 
 def read_task(value: dict[str, Any]) -> Task:
     """A study's `task` section. Raises :class:`ConfigError` for an unknown task."""
-    from trainers.tasks import text_classification
-
-    assert text_classification, "importing a task's file registers it"
     if "name" not in value:
-        raise ConfigError("task needs a name", did_you_mean("", list(TASKS)))
-    return TASKS[value["name"]].model_validate(value)
+        raise ConfigError("task needs a name", did_you_mean("", list(tasks())))
+    return tasks()[value["name"]].model_validate(value)

@@ -1,149 +1,171 @@
-"""One label for one text."""
+"""One label, or one number, for one text or for two."""
 
-import hashlib
-import json
-import shutil
-import tempfile
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
-import datasets
 import pandas as pd
 import torch
-from sklearn.metrics import classification_report, confusion_matrix
+from scipy.stats import spearmanr
+from sklearn.metrics import classification_report, confusion_matrix, matthews_corrcoef
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-)
+from transformers import AutoModelForSequenceClassification
 
 from spaces.augmentation import Augmentation
-from spaces.errors import DataError
+from spaces.errors import ConfigError, DataError
 from trainers.augmentation import copies
 from trainers.metrics import calibration_error
-from trainers.pretrained import from_library, skeleton
-from trainers.tables import column, read_table
-from trainers.tasks import TASKS, Split, Task
+from trainers.tables import column, filled, numbers
+from trainers.tasks import NEED_A_FITTING_TASK, TASKS, Task
 
-TEXT_COLUMNS = ("text", "sentence", "content", "article", "review", "document")
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
+TEXT_COLUMNS = ("text", "sentence", "content", "article", "review", "document", "sentence1")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score")
 
 
 @TASKS.register("text-classification")
 class TextClassification(Task):
-    """one label for one text: accuracy and macro-F1
+    """one label for one text or two: accuracy, macro-F1, Matthews; or a number: Spearman
 
     `train` and `test` are files or the hub name of a data set; without `test` a fifth of the
     training rows, drawn evenly over the labels, is held out. `text` and `label` name the
-    columns, `labels` the label set in order; all three are inferred where left out.
+    columns, `labels` the label set in order; all three are inferred where left out. `pair` names
+    the column of a second text. `regression` takes the label as a number to predict.
     """
 
-    train: str
-    test: str | None = None
+    auto: ClassVar[Any] = AutoModelForSequenceClassification
+    fitting: ClassVar[tuple[str, ...]] = NEED_A_FITTING_TASK
+
     text: str | None = None
+    pair: str | None = None
     label: str | None = None
-    labels: list[str] | None = None
+    labels: tuple[str, ...] | None = None
+    regression: bool = False
 
-    def prepare(self, model: str, cache: Path, max_length: int) -> dict[str, Any]:
-        train, test = self._frames()
-        labels = self._labels(train, test)
-        cache.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("train", train), ("test", test)):
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        if self.regression:
+            return ("spearman", "mean_squared_error")
+        return ("accuracy", "macro_f1", "matthews", "eval_loss", "calibration_error")
+
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        if self.regression:
+            if self.labels is not None:
+                raise ConfigError("a regression has no task.labels", "leave labels out")
+            return *self.frames(self._columns), {}
+        train, test = self.frames(self._columns, evenly_over="label")
+        labels = label_set(self.labels, {self.train: train, self.test or self.train: test})
+        for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)
-            frame.to_parquet(cache / f"{name}.parquet")
-        self.splits(model, cache, max_length)
-        return {"labels": labels, "rows": {"train": len(train), "test": len(test)}}
+        return train, test, {"labels": labels}
 
-    def load(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
-        return from_library(AutoModelForSequenceClassification, model, **_head(facts))
+    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+        return {"num_labels": 1, "problem_type": "regression"} if self.regression else named(facts)
 
-    def skeleton(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
-        return skeleton(AutoModelForSequenceClassification, model, **_head(facts))
+    def texts(self, frame: pd.DataFrame) -> Iterable[str]:
+        return pd.concat([frame[name] for name in ("text", "pair") if name in frame])
 
-    def splits(
-        self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None
-    ) -> tuple[Split, Split]:
-        tokenizer = from_library(AutoTokenizer, model)
-        collate = DataCollatorWithPadding(tokenizer)
-        train = _tokenised(cache, "train", tokenizer, model, max_length, augment)
-        test = _tokenised(cache, "test", tokenizer, model, max_length)
-        return (
-            Split(train[0], collate, list(train[0]["labels"]), train[1]),
-            Split(test[0].remove_columns("labels"), collate, list(test[0]["labels"]), test[1]),
-        )
+    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+        texts = [frame[name].tolist() for name in ("text", "pair") if name in frame]
+        tokens = reader(*texts, truncation=True, max_length=max_length)
+        return {**tokens, "labels": frame["label"].tolist()}
 
-    def sample(self, batch_size: int, max_length: int) -> dict[str, Tensor]:
-        return {"input_ids": torch.ones(batch_size, max_length, dtype=torch.long)}
-
-    def score(self, logits: Tensor, labels: list[int], facts: dict[str, Any]) -> dict[str, Any]:
-        truth, predicted = torch.tensor(labels), logits.argmax(-1)
-        names = facts["labels"]
-        report = classification_report(
-            truth,
-            predicted,
-            labels=range(len(names)),
-            target_names=names,
-            output_dict=True,
-            zero_division=0,
-        )
-        return {
-            "metrics": {
-                "accuracy": float((predicted == truth).float().mean()),
-                "macro_f1": float(report["macro avg"]["f1-score"]),
-                "eval_loss": float(functional.cross_entropy(logits, truth)),
-                "calibration_error": calibration_error(logits, truth),
-            },
-            "per_class": {name: _per_class(report[name]) for name in names},
-            "confusion": confusion_matrix(truth, predicted, labels=range(len(names))).tolist(),
+    def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
+        altered = {
+            name: copies(frame[name].tolist(), settings)
+            for name in ("text", "pair")
+            if name in frame
         }
+        more = [
+            frame.assign(**dict(zip(altered, texts, strict=True)))
+            for texts in zip(*altered.values(), strict=True)
+        ]
+        return pd.concat([frame, *more], ignore_index=True)
 
-    def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        train = self._columns(read_table(self.train, "train"), self.train)
-        if self.test is None:
-            held_out = train.groupby("label").sample(frac=0.2, random_state=0).index
-            return train.drop(held_out), train.loc[held_out].reset_index(drop=True)
-        return train, self._columns(read_table(self.test, "test"), self.test)
+    def score(self, predictions: Tensor, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+        if self.regression:
+            return {"metrics": regression_metrics(predictions[:, 0], labels)}
+        return classification_scores(predictions, labels, facts["labels"])
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         text = column(frame, self.text, TEXT_COLUMNS, "text")
         label = column(frame, self.label, LABEL_COLUMNS, "label")
-        empty = frame[text].isna() | frame[text].astype(str).str.strip().eq("")
-        if empty.any():
+        given = {"text": filled(frame[text], source, "text")}
+        if self.pair is not None:
+            pair = column(frame, self.pair, (), "pair")
+            given["pair"] = filled(frame[pair], source, "second text")
+        if self.regression:
+            return pd.DataFrame(given | {"label": numbers(frame[label], source, "label")})
+        return pd.DataFrame(given | {"label": frame[label].astype(str)})
+
+
+def label_set(
+    given: Sequence[str] | None, frames: dict[str, pd.DataFrame], column: str = "label"
+) -> list[str]:
+    """The labels in order: `given`, or those of the first of `frames`, which are by source.
+
+    Raises :class:`DataError` for a single label and for labels that the set lacks."""
+    first = next(iter(frames))
+    labels = list(given or sorted(frames[first][column].unique()))
+    if len(labels) < 2:
+        raise DataError(
+            f"{first} has one class only: {labels[0]!r}",
+            "a classification needs at least two labels",
+        )
+    for source, frame in frames.items():
+        unknown = sorted(set(frame[column]) - set(labels))
+        if unknown:
             raise DataError(
-                f"{source} has {int(empty.sum())} rows without text, the first at row "
-                f"{int(empty.to_numpy().argmax()) + 1}",
-                "remove them or fill them in",
+                f"{source} has labels that {'task.labels' if given else first} "
+                f"lacks: {', '.join(map(repr, unknown[:5]))}",
+                f"known labels: {', '.join(map(repr, labels[:20]))}",
             )
-        return pd.DataFrame({"text": frame[text].astype(str), "label": frame[label].astype(str)})
-
-    def _labels(self, train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
-        found = sorted(train["label"].unique())
-        labels = self.labels or found
-        if len(labels) < 2:
-            raise DataError(
-                f"{self.train} has one class only: {labels[0]!r}",
-                "a classification needs at least two labels",
-            )
-        for frame, source in ((train, self.train), (test, self.test)):
-            unknown = sorted(set(frame["label"]) - set(labels))
-            if unknown:
-                raise DataError(
-                    f"{source} has labels that {'task.labels' if self.labels else self.train} "
-                    f"lacks: {', '.join(map(repr, unknown[:5]))}",
-                    f"known labels: {', '.join(map(repr, labels[:20]))}",
-                )
-        return labels
+    return labels
 
 
-def _head(facts: dict[str, Any]) -> dict[str, Any]:
+def named(facts: dict[str, Any]) -> dict[str, Any]:
+    """A head's part of the configuration: the labels' names."""
     labels = facts["labels"]
     return {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
         "num_labels": len(labels),
+    }
+
+
+def classification_scores(
+    logits: Tensor, labels: Sequence[int], names: Sequence[str]
+) -> dict[str, Any]:
+    """Metrics, the report by class and the confusion matrix of `logits` (examples, classes)."""
+    truth, predicted = torch.tensor(labels), logits.argmax(-1)
+    report = classification_report(
+        truth,
+        predicted,
+        labels=range(len(names)),
+        target_names=names,
+        output_dict=True,
+        zero_division=0,
+    )
+    return {
+        "metrics": {
+            "accuracy": float((predicted == truth).float().mean()),
+            "macro_f1": float(report["macro avg"]["f1-score"]),
+            "matthews": float(matthews_corrcoef(truth, predicted)),
+            "eval_loss": float(functional.cross_entropy(logits, truth)),
+            "calibration_error": calibration_error(logits, truth),
+        },
+        "per_class": {name: _per_class(report[name]) for name in names},
+        "confusion": confusion_matrix(truth, predicted, labels=range(len(names))).tolist(),
+    }
+
+
+def regression_metrics(predicted: Tensor, truth: Sequence[float]) -> dict[str, float]:
+    """Spearman's rank correlation, -1..1, 0 where all predictions are equal; and the mean square
+    of the error."""
+    wanted = torch.tensor(truth, dtype=torch.float32)
+    constant = bool((predicted == predicted[0]).all())
+    return {
+        "spearman": 0.0 if constant else float(spearmanr(predicted, wanted).statistic),
+        "mean_squared_error": float((predicted - wanted).square().mean()),
     }
 
 
@@ -154,34 +176,3 @@ def _per_class(row: dict[str, float]) -> dict[str, float]:
         "f1": row["f1-score"],
         "support": int(row["support"]),
     }
-
-
-def _tokenised(
-    cache: Path,
-    split: str,
-    tokenizer: Any,
-    model: str,
-    max_length: int,
-    augment: Augmentation | None = None,
-) -> tuple[datasets.Dataset, str]:
-    """The split's token ids, made by whoever comes first and then read by all; and its name."""
-    settings = [augment.model_dump()] if augment is not None else []
-    words = [model, type(tokenizer).__name__, len(tokenizer), max_length, *settings]
-    identity = json.dumps(words)
-    folder = cache / f"{split}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    if not folder.exists():
-        frame = pd.read_parquet(cache / f"{split}.parquet")
-        if augment is not None:
-            more = [frame.assign(text=texts) for texts in copies(frame["text"].tolist(), augment)]
-            frame = pd.concat([frame, *more], ignore_index=True)
-        tokens = tokenizer(frame["text"].tolist(), truncation=True, max_length=max_length)
-        rows = datasets.Dataset.from_dict({**tokens, "labels": frame["label"].tolist()})
-        scratch = Path(tempfile.mkdtemp(dir=cache))
-        rows.save_to_disk(scratch / "rows")
-        try:
-            (scratch / "rows").rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-        shutil.rmtree(scratch)
-    return datasets.load_from_disk(folder), folder.name

@@ -1,0 +1,123 @@
+"""Warnings before a model is chosen, each raised by a rule on the study's own numbers."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from results.front import comparable, hypervolume_over_trials, pareto_front
+from results.numbers import POINT, THIN, percent, plural
+from results.plans import shares_only
+from results.seeds import accuracy_interval, spreads
+from results.study import StudyRecord
+from results.summary import rivalries
+from results.trials import unshared_trial
+
+SAME_LATENCY = 0.05
+DRIFTED = 0.05
+STILL_GROWING = 0.01
+LAST_PART = 0.25
+ENOUGH_TRIALS = 20
+
+
+def caveats(study: StudyRecord) -> list[str]:
+    """What a reviewer must know; empty where no rule applies."""
+    found = [_noise, _seeds, _latency, _drift, _convergence, _drops]
+    return [text for rule in found for text in rule(study)]
+
+
+def _noise(study: StudyRecord) -> Iterator[str]:
+    """One test split decides: its interval is wider than the point the report speaks of."""
+    unshared = unshared_trial(study.frame)
+    interval = accuracy_interval(unshared) if unshared else None
+    if study.quality.name != "accuracy" or interval is None:
+        return
+    half = (interval[1] - interval[0]) / 2
+    if half > POINT:
+        yield (
+            f"Few test examples: accuracies closer than about {percent(half)} points cannot be "
+            f"told apart (95{THIN}% interval of the unshared model: "
+            f"{percent(interval[0])}–{percent(interval[1])}{THIN}%)."
+        )
+
+
+def _seeds(study: StudyRecord) -> Iterator[str]:
+    front = pareto_front(study.frame, study.objectives)
+    if front.empty:
+        return
+    several = spreads(study.frame, study.quality.name)
+    alone = [number for number in front["number"] if number not in several]
+    if alone:
+        yield (
+            f"Too few seeds: {len(alone)} of {plural(len(front), 'model')} on the front "
+            f"{'is' if len(alone) == 1 else 'are'} of one seed only, so luck of the draw is "
+            f"part of the front; train the chosen one again with another seed."
+        )
+
+
+def _latency(study: StudyRecord) -> Iterator[str]:
+    """No sharing model is measurably faster or slower than the unshared one."""
+    rows = comparable(study.frame)
+    rows = rows[rows["latency_ratio"].notna() & (rows["anchor"] != "unshared")]
+    sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
+    if len(sharing) < 2:
+        return
+    fast = sharing["latency_ratio_high"] < 1 - SAME_LATENCY
+    slow = sharing["latency_ratio_low"] > 1 + SAME_LATENCY
+    if not (fast | slow).any():
+        yield (
+            f"Latency does not differ between sharing plans: all {len(sharing)} measured are "
+            f"within {SAME_LATENCY:.0%} of the unshared model, so choose among them by size. "
+            f"Sharing saves memory, not time."
+        )
+
+
+def _drift(study: StudyRecord) -> Iterator[str]:
+    drifts = study.frame.set_index("number")["latency_drift"].dropna()
+    large = {n: d for n, d in zip(drifts.index, drifts, strict=True) if abs(d) > DRIFTED}
+    if large:
+        number, worst = max(large.items(), key=lambda item: abs(item[1]))
+        yield (
+            f"The clock drifted while latency was measured: the unshared model's median changed by "
+            f"{worst:+.0%} beside trial {number} ({len(large)} of {len(drifts)} changed by "
+            f"more than {DRIFTED:.0%}); ratios hold better than milliseconds."
+        )
+
+
+def _convergence(study: StudyRecord) -> Iterator[str]:
+    if not study.has_reference:
+        return
+    history = hypervolume_over_trials(study.frame, study.objectives, study.reference)
+    if history.empty:
+        return
+    if len(history) < ENOUGH_TRIALS:
+        yield (
+            f"Too few trials to say whether the front has converged: {len(history)} trained, "
+            f"{ENOUGH_TRIALS} or more are needed."
+        )
+    elif (grown := last_growth(history)) > STILL_GROWING:
+        yield (
+            f"The front has not converged: its hypervolume still grew by {grown:.1%} over the "
+            f"last quarter of the trials; --resume with a larger budget continues the search."
+        )
+
+
+def last_growth(history: pd.DataFrame) -> float:
+    """By what fraction the hypervolume grew over the last quarter of the trials."""
+    values = history["hypervolume"].tolist()
+    before = values[max(0, int(len(values) * (1 - LAST_PART)) - 1)]
+    return (values[-1] - before) / before if before else float(values[-1] > 0)
+
+
+def _drops(study: StudyRecord) -> Iterator[str]:
+    if study.quality.direction == "minimize":
+        return
+    met = [rival for rival in rivalries(study.frame, study.quality) if rival.gain is not None]
+    lost = [rival for rival in met if (rival.gain or 0.0) < 0]
+    if lost and 2 * len(lost) >= len(met):
+        names = ", ".join(
+            f"{rival.drop['anchor']} by {percent(-(rival.gain or 0.0))} points" for rival in lost
+        )
+        yield (
+            f"Sharing loses to plain layer drop of the same size ({names}); "
+            f"a dropped layer saves time as well."
+        )

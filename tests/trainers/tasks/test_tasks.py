@@ -1,0 +1,230 @@
+"""Every task trains a tiny model from a configuration, end to end, and refuses other data."""
+
+import json
+import random
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from spaces import Candidate, Recipe, SharingPlan
+from spaces.errors import ConfigError, DataError
+from tests.families import FAMILIES
+from trainers import load_shared
+from trainers.evaluation import Trainee, shapes
+from trainers.tasks import read_task
+
+RECIPE = Recipe(steps=2, learning_rate=1e-3, batch_size=4, max_length=24)
+WORDS = ["red", "green", "blue", "one", "two", "three", "fish", "bird"]
+
+
+def texts(count, seed=0):
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=5)) for _ in range(count)]
+
+
+def table(folder, name="train.jsonl", **columns):
+    path = folder / name
+    pd.DataFrame(columns).to_json(path, orient="records", lines=True)
+    return str(path)
+
+
+def pictures(folder):
+    for label, colour in (("dark", 10), ("light", 240)):
+        (folder / label).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (12, 10), colour + i).save(folder / label / f"{i}.png")
+    return str(folder)
+
+
+def answers(folder):
+    passages = texts(12)
+    spans = [passage.split()[2] for passage in passages]
+    questions = ["which is third"] * 12
+    return table(folder, question=questions, context=passages, answers=spans)
+
+
+def clicks(folder):
+    rng = random.Random(0)
+    rows = [(u, t, f"i{rng.randrange(12)}") for u in range(12) for t in range(5)]
+    users, times, items = zip(*rows, strict=True)
+    return table(folder, user=users, time=times, item=items)
+
+
+def tags(folder):
+    words = [text.split() for text in texts(12)]
+    marks = [["B-C" if word in WORDS[:3] else "O" for word in row] for row in words]
+    return table(folder, tokens=words, tags=marks)
+
+
+def scores(folder, **more):
+    return table(folder, text=texts(12), pair=texts(12, 1), label=[i / 4 for i in range(12)])
+
+
+DATA = {
+    "translation": lambda f: table(f, en=texts(12), fr=[t.upper() for t in texts(12)]),
+    "text-generation": lambda f: table(f, text=texts(80)),
+    "image-classification": lambda f: pictures(f / "pictures"),
+    "question-answering": answers,
+    "next-item-recommendation": clicks,
+    "token-classification": tags,
+    "text-classification": scores,
+}
+CASES = [
+    ("translation", "t5", {}),
+    pytest.param("translation", "marian", {}, marks=pytest.mark.slow),
+    pytest.param("translation", "bart", {}, marks=pytest.mark.slow),
+    ("text-generation", "llama", {}),
+    pytest.param("text-generation", "gpt2", {}, marks=pytest.mark.slow),
+    ("image-classification", "vit", {}),
+    pytest.param("image-classification", "swin", {}, marks=pytest.mark.slow),
+    ("question-answering", "distilbert", {}),
+    ("next-item-recommendation", "gpt2", {}),
+    ("token-classification", "bert", {}),
+    ("text-classification", "roberta", {"regression": True, "pair": "pair"}),
+]
+
+
+def trainee(folder, name, family, **keys):
+    model = folder / "config"
+    model.mkdir()
+    (model / "config.json").write_text(FAMILIES[family][1].to_json_string(use_diff=False))
+    task = read_task({"name": name, "train": DATA[name](folder), **keys})
+    return Trainee(str(model), task, folder / "cache")
+
+
+@pytest.mark.parametrize(("name", "family", "keys"), CASES)
+def test_a_task_from_a_configuration_to_its_metrics(tmp_path, name, family, keys):
+    made = trainee(tmp_path, name, family, **keys)
+    facts = made.prepare(24)
+    assert json.loads(json.dumps(facts)) == facts
+    stack, shape = next(iter(shapes(facts).items()))
+    last = shape.depth - 1
+    plan = SharingPlan.from_yaml(
+        f"groups: [{{stack: {stack}, layers: 0..{last}, form: {{bank: {{ratio: 0.5}}}}}}]"
+    )
+    candidate = Candidate(plan=plan, recipe=RECIPE).bound(shapes(facts))
+    exact = made.inspect(candidate, facts)
+    assert exact["flops"] > 0
+    found = made.evaluate(candidate, facts, save_to=tmp_path / "0" / "model")
+    assert tuple(found["metrics"]) == made.task.metrics
+    assert all(isinstance(value, float) for value in found["metrics"].values())
+    loaded = load_shared(tmp_path / "0" / "model")
+    assert sum(p.numel() for p in loaded.parameters()) == exact["parameters"]
+
+
+@pytest.mark.parametrize(("name", "family"), [("text-generation", "gpt2"), ("translation", "t5")])
+def test_latency_of_writing(tmp_path, name, family):
+    made = trainee(tmp_path, name, family)
+    facts = made.prepare(24)
+    candidate = Candidate(recipe=RECIPE).bound(shapes(facts))
+    made.evaluate(candidate, facts, save_to=tmp_path / "0" / "model")
+    found = made.latency(tmp_path / "0" / "model", facts, max_length=24, threads=1, rounds=2)
+    assert found["use"].startswith("generation of 16 tokens with cache")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_cache_is_right_when_the_first_layers_are_dropped(family):
+    from tests.families import tiny
+    from trainers import share_
+
+    model = share_(tiny(family), SharingPlan.drop([0, 2]))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    greedy = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    mask = torch.ones_like(ids)
+    written = [
+        model.generate(input_ids=ids, attention_mask=mask, use_cache=use_cache, **greedy)
+        for use_cache in (True, False)
+    ]
+    assert torch.equal(*written)
+
+
+def test_first_weights_are_the_same_for_all_candidates(tmp_path):
+    made = trainee(tmp_path, "text-generation", "llama")
+    facts = made.prepare(24)
+    one, other = (made.task.load(made.start, facts) for _ in range(2))
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def test_a_recipe_that_does_not_fit_the_task(tmp_path):
+    made = trainee(tmp_path, "text-generation", "llama")
+    facts = made.prepare(24)
+    taught = Candidate(recipe=RECIPE.model_copy(update={"r_drop": 1.0})).bound(shapes(facts))
+    with pytest.raises(ConfigError, match="recipe.r_drop does not fit the task text-generation"):
+        made.check([taught], facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "keys", "found", "needed"),
+    [
+        (
+            "image-classification",
+            {"image": ["some words"], "label": ["a"]},
+            {},
+            "no picture in row 1, but 'some words'",
+            "paths of pictures",
+        ),
+        (
+            "text-classification",
+            {"text": [{"bytes": "x"}], "label": ["a"]},
+            {},
+            "has dict in the column 'text'",
+            "needs a column of text",
+        ),
+        (
+            "next-item-recommendation",
+            {"user": [1], "item": [2]},
+            {},
+            "no time column: looked for among time, .* the table has 'user', 'item'",
+            "set task.time",
+        ),
+        (
+            "next-item-recommendation",
+            {"user": [1, 1], "item": [1, 2], "time": [1, 2]},
+            {},
+            "no user with 3 interactions; the most is 2",
+            "leave-one-out needs",
+        ),
+        (
+            "translation",
+            {"a": ["x"], "b": ["y"], "c": ["z"]},
+            {},
+            "has 3 columns, 'a', 'b', 'c', and a translation reads two",
+            "set task.source and task.target",
+        ),
+        (
+            "token-classification",
+            {"tokens": [["a", "b"]], "tags": [["O"]]},
+            {},
+            "2 tokens and 1 tags in row 1",
+            "as many tags as tokens",
+        ),
+        (
+            "question-answering",
+            {"question": ["q"], "context": ["some text"], "answers": ["other"]},
+            {},
+            "does not stand in its context: 'other'",
+            "letter for letter",
+        ),
+        (
+            "text-classification",
+            {"text": ["a", "b"], "label": ["1", "high"]},
+            {"regression": True},
+            "1 rows whose label is not a number, the first 'high'",
+            "needs numbers in the column 'label'",
+        ),
+    ],
+)
+def test_other_data(tmp_path, name, columns, keys, found, needed):
+    path = table(tmp_path, **columns)
+    with pytest.raises(DataError, match=found) as caught:
+        read_task({"name": name, "train": path, **keys}).read()
+    assert needed in caught.value.hint
+
+
+def test_a_folder_without_pictures(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").write_text("words")
+    with pytest.raises(DataError, match="holds no folders of pictures; it has .txt files"):
+        read_task({"name": "image-classification", "train": str(tmp_path)}).read()

@@ -1,0 +1,107 @@
+"""Metrics of fixed predictions are what the reference libraries print for them."""
+
+import pytest
+import torch
+
+from trainers.metrics import entities, ranking_metrics, span_f1
+from trainers.tasks import read_task
+from trainers.tasks.question_answering import best_answer, words_f1
+from trainers.tasks.recommendation import ranks
+
+
+def task(name, **keys):
+    return read_task({"name": name, "train": "train.csv", **keys})
+
+
+def test_bleu_and_chrf():
+    # sacrebleu 2.6.0 on the first reference of its README's example:
+    # corpus_bleu(...).score and corpus_chrf(...).score
+    told = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
+    wanted = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]
+    metrics = task("translation").score((told, 1.5), wanted, {})["metrics"]
+    assert metrics == {
+        "bleu": pytest.approx(45.0675, abs=1e-4),
+        "chrf": pytest.approx(50.0431, abs=1e-4),
+        "eval_loss": 1.5,
+    }
+
+
+def test_matthews():
+    # the example of sklearn.metrics.matthews_corrcoef
+    logits = torch.nn.functional.one_hot(torch.tensor([1, 0, 1, 1]), 2).float()
+    found = task("text-classification").score(logits, [1, 1, 1, 0], {"labels": ["a", "b"]})
+    assert found["metrics"]["matthews"] == pytest.approx(-0.3333, abs=1e-4)
+
+
+def test_spearman():
+    # the example of scipy.stats.spearmanr
+    told = torch.tensor([[5.0], [6.0], [7.0], [8.0], [7.0]])
+    regression = task("text-classification", regression=True)
+    metrics = regression.score(told, [1, 2, 3, 4, 5], {})["metrics"]
+    assert metrics["spearman"] == pytest.approx(0.8207826816681233)
+    assert metrics["mean_squared_error"] == pytest.approx((16 + 16 + 16 + 16 + 4) / 5)
+
+
+def test_a_model_that_says_one_number_has_no_rank_correlation():
+    regression = task("text-classification", regression=True)
+    assert regression.score(torch.zeros(3, 1), [1, 2, 3], {})["metrics"]["spearman"] == 0
+
+
+def test_entity_f1():
+    # the example of seqeval's README
+    wanted = [["O", "O", "O", "B-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
+    told = [["O", "O", "B-MISC", "I-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
+    assert span_f1(told, wanted) == 0.5
+    found = task("token-classification").score(told, wanted, {})["metrics"]
+    assert found == {"entity_f1": 0.5, "accuracy": 0.8}  # 2 of 10 words differ: B for O, I for B
+    # of a text that was cut off after its second word
+    cut = task("token-classification").score([["O", "O"], told[1]], wanted, {})["metrics"]
+    assert cut["entity_f1"] == pytest.approx(2 / 3)  # one right of one told and two true
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ("B-A B-A", {("A", 0, 0), ("A", 1, 1)}),
+        ("I-A I-A O I-B", {("A", 0, 1), ("B", 3, 3)}),
+        ("B-A I-B", {("A", 0, 0), ("B", 1, 1)}),
+        ("NOUN NOUN VERB", {("NOUN", 0, 1), ("VERB", 2, 2)}),
+    ],
+)
+def test_entities(tags, found):
+    assert entities(tags.split()) == found
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted", "f1"),
+    [
+        ("The Eiffel Tower!", "eiffel tower", 1.0),
+        ("in the tower", "eiffel tower", 0.5),  # one word of two and of two
+        ("", "tower", 0.0),
+    ],
+)
+def test_f1_of_answers(told, wanted, f1):
+    assert words_f1(told, wanted) == f1
+
+
+def test_the_best_answer_starts_before_it_ends():
+    offsets = [(0, 0), (0, 4), (5, 9), (10, 13)]
+    starts, ends = torch.tensor([9.0, 0, 1, 3]), torch.tensor([9.0, 5, 4, 0])
+    # of the sums where start <= end, word one alone has 5 and word two alone has 5 too; one to
+    # two has 4; outside of the context, 9 counts for nothing
+    assert best_answer(starts, ends, offsets, "Some text end") == "Some"
+    assert (
+        best_answer(starts, ends + torch.tensor([0, 0, 3, 0]), offsets, "Some text end") == "text"
+    )
+
+
+def test_hit_rate_and_ndcg_at_10():
+    # ranks 1, 3 and 11: gains 1, 1 / log2(4) and none
+    assert ranking_metrics(torch.tensor([1, 3, 11])) == (pytest.approx(2 / 3), 0.5)
+
+
+def test_items_of_the_past_are_not_ranked():
+    logits = torch.tensor([[9.0, 3.0, 2.0, 1.0], [9.0, 1.0, 1.0, 0.0]])
+    labels = [{"next": 3, "past": [1]}, {"next": 1, "past": []}]
+    # only item 2 is above 3, for 0 is padding and 1 is known; 1 and 2 are equal, half a rank
+    assert ranks(logits, labels).tolist() == [2.0, 1.5]

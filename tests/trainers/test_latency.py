@@ -1,0 +1,72 @@
+"""The protocol on made-up times, which are exact, and on real models where nothing is exact."""
+
+import gc
+import multiprocessing
+import time
+
+import pytest
+import torch
+
+from trainers.latency import drift, exclusive, summarise, time_in_turns
+
+
+def test_medians_keep_outliers_and_ratios_are_to_the_reference():
+    found = summarise([10.0, 10.0, 10.0, 10.0, 1000.0], [20.0] * 5)
+    assert (found.median_ms, found.ratio) == (10.0, 0.5)
+    assert found.high_ms == 1000.0  # three of five draws may be the outlier
+
+
+def test_the_interval_is_of_pairs_of_rounds():
+    slow = [1.0, 2.0, 3.0, 4.0, 5.0]
+    found = summarise(slow, [2 * time_ms for time_ms in slow])
+    assert (found.ratio_low, found.ratio, found.ratio_high) == (0.5, 0.5, 0.5)
+
+
+def test_runs_take_turns_and_each_round_starts_with_the_next():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "ABC"}
+    times = time_in_turns(runs, rounds=3, warmup=1)
+    assert "".join(order) == "ABCBCACABABC"
+    assert {name: len(own) for name, own in times.items()} == {"A": 3, "B": 3, "C": 3}
+
+
+def test_garbage_is_not_collected_while_the_clock_runs():
+    seen = []
+    time_in_turns({"A": lambda: seen.append(gc.isenabled())}, rounds=1, warmup=0)
+    assert seen == [False] and gc.isenabled()
+
+
+def test_drift_compares_the_first_third_with_the_last():
+    assert drift([10.0, 10.0, 50.0, 12.0, 12.0]) == pytest.approx(0.2)
+    assert drift([10.0] * 9) == 0.0
+    assert drift([1.0, 2.0]) == 0.0
+
+
+def _hold(entered, release):
+    with exclusive(torch.device("cpu")):
+        entered.set()
+        release.wait(30)
+
+
+def test_a_device_is_measured_on_by_one_process_at_a_time():
+    context = multiprocessing.get_context("fork")
+    first, second, release = context.Event(), context.Event(), context.Event()
+    holders = [context.Process(target=_hold, args=(event, release)) for event in (first, second)]
+    holders[0].start()
+    assert first.wait(30)
+    holders[1].start()
+    assert not second.wait(0.3)
+    release.set()
+    assert second.wait(30)
+    for holder in holders:
+        holder.join()
+
+
+@pytest.mark.gpu
+def test_cuda_events_time_the_device():
+    matrix = torch.rand(4096, 4096, device="cuda")
+    times = time_in_turns({"A": lambda: matrix @ matrix}, rounds=5, warmup=2, cuda=True)
+    start = time.perf_counter()
+    matrix @ matrix
+    torch.cuda.synchronize()
+    assert max(times["A"]) < 1000 * (time.perf_counter() - start) * 10

@@ -1,0 +1,143 @@
+"""One label for one picture."""
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    default_data_collator,
+)
+
+from spaces.errors import DataError
+from trainers.pretrained import from_library
+from trainers.tables import READERS, column
+from trainers.tasks import TASKS, Task
+from trainers.tasks.text_classification import (
+    LABEL_COLUMNS,
+    classification_scores,
+    label_set,
+    named,
+)
+
+IMAGE_COLUMNS = ("image", "img", "picture", "path", "file")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+BATCH = 64
+
+
+@TASKS.register("image-classification")
+class ImageClassification(Task):
+    """one label for one picture, by ViT, DeiT, Swin and others: accuracy and macro-F1
+
+    `train` and `test` are folders with a folder of pictures for each label, or tables (or the hub
+    name of a data set) whose column `image` holds pictures' paths, beside the table, or their
+    bytes. Pictures are scaled once and kept as the model reads them: 12 bytes a pixel.
+    """
+
+    auto: ClassVar[Any] = AutoModelForImageClassification
+    fitting: ClassVar[tuple[str, ...]] = ("r_drop",)
+
+    image: str | None = None
+    label: str | None = None
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("accuracy", "macro_f1", "matthews", "eval_loss", "calibration_error")
+
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        train, test = self.frames(self._columns, evenly_over="label")
+        labels = label_set(self.labels, {self.train: train, self.test or self.train: test})
+        for frame in (train, test):
+            frame["label"] = frame["label"].map(labels.index)
+        return train, test, {"labels": labels}
+
+    def table(self, source: str, split: str) -> pd.DataFrame:
+        folder = Path(source)
+        return _pictures(folder) if folder.is_dir() else super().table(source, split)
+
+    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+        return named(facts)
+
+    def reader(self, model: str) -> Any:
+        return from_library(AutoImageProcessor, model)
+
+    def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
+        from transformers import ViTImageProcessor  # warns when imported without torchvision
+
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        middle = [0.5] * config.num_channels
+        return ViTImageProcessor(
+            size={"height": height, "width": width}, image_mean=middle, image_std=middle
+        )
+
+    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+        pixels: list[Any] = []
+        for start in range(0, len(frame), BATCH):
+            opened = [_opened(image) for image in frame["image"][start : start + BATCH]]
+            pixels += list(reader(opened, return_tensors="np")["pixel_values"].astype(np.float32))
+        return {"pixel_values": pixels, "labels": frame["label"].tolist()}
+
+    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+        return default_data_collator
+
+    def score(self, predictions: Tensor, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+        return classification_scores(predictions, [int(n) for n in labels], facts["labels"])
+
+    def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
+        image = column(frame, self.image, IMAGE_COLUMNS, "image")
+        label = column(frame, self.label, LABEL_COLUMNS, "label")
+        beside = Path(source).parent if Path(source).suffix in READERS else Path(source)
+        found = [_located(value, beside) for value in frame[image]]
+        for row, value in enumerate(found, 1):
+            _check(value, source, row)
+        return pd.DataFrame({"image": found, "label": frame[label].astype(str)})
+
+
+def _pictures(folder: Path) -> pd.DataFrame:
+    """Paths and labels of ``folder/<label>/<picture>``."""
+    rows = [
+        {"image": path.relative_to(folder).as_posix(), "label": path.parent.name}
+        for path in sorted(folder.glob("*/*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not rows:
+        others = sorted(
+            {path.suffix or "no suffix" for path in folder.rglob("*") if path.is_file()}
+        )
+        raise DataError(
+            f"{folder} holds no folders of pictures; it has {', '.join(others) or 'no'} files",
+            f"needed: {folder.name}/<label>/<picture>, of {', '.join(SUFFIXES)}",
+        )
+    return pd.DataFrame(rows)
+
+
+def _located(value: Any, beside: Path) -> Any:
+    """A picture's bytes, or its path as it can be opened; the library's own tables hold both."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    return str(beside / value) if isinstance(value, str) else value
+
+
+def _check(value: Any, source: str, row: int) -> None:
+    try:
+        with Image.open(BytesIO(value) if isinstance(value, bytes) else value):
+            return
+    except (OSError, UnidentifiedImageError, AttributeError, ValueError):
+        seen = value if isinstance(value, str) else type(value).__name__
+        raise DataError(
+            f"{source} has no picture in row {row}, but {Path(str(seen)).name[:60]!r}",
+            "the image column needs paths of pictures, relative to the table, or their bytes",
+        ) from None
+
+
+def _opened(value: Any) -> Image.Image:
+    with Image.open(BytesIO(value) if isinstance(value, bytes) else value) as image:
+        return image.convert("RGB")
