@@ -84,6 +84,7 @@ def test_every_format(run, tmp_path, name, load):
     assert AutoTokenizer.from_pretrained(out)(text)["input_ids"] == tokens["input_ids"]
 
 
+@pytest.mark.slow
 def test_onnx(run, tmp_path):
     result = call("export", run, HALF, tmp_path / "out", "--format", "onnx")
     assert result.exit_code == 0, result.output

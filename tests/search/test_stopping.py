@@ -7,6 +7,15 @@ import pytest
 
 from search.stopping import stopped_at_once, stopped_when_safe
 
+
+@pytest.fixture(autouse=True)
+def heeded():
+    """Background jobs of a shell, and so their tests, may ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 BOTH = pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 
 
@@ -37,9 +46,6 @@ def test_a_second_signal_does_not_wait():
 
 
 def test_an_ignored_ctrl_c_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with stopped_at_once():
-            os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopped_at_once():
+        os.kill(os.getpid(), signal.SIGINT)

@@ -77,6 +77,7 @@ def test_one_worker_gives_the_same_search_twice(tmp_path):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_workers_stop_at_rungs_and_go_on_with_the_next_job(tmp_path):
     rungs = {
         "early_stopping": {"rungs": [0.25, 0.5]},
@@ -92,6 +93,7 @@ def test_workers_stop_at_rungs_and_go_on_with_the_next_job(tmp_path):
     assert {t.state for t in found if t not in stopped} == {TrialState.COMPLETE}
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(tmp_path):
     trainee = FakeTrainee(faults=(("0..5 tie", "hang"),), folder=tmp_path)
     limited = {"resources": {"time_limit_s": 1}, "budget": {"trials": 4}}
