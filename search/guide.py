@@ -1,10 +1,10 @@
 """The sampler that goes by what is exact and guesses only what is not.
 
-Sizes of a candidate cost nothing to know, accuracy costs a training. So many candidates are drawn
-and counted, a forest of randomised trees (Geurts et al., Machine Learning 63, 2006), fitted to
-all that was trained, guesses the trained objectives of each, and the one whose training is
-expected to add most hypervolume is taken. Running trainings count as what is guessed of them,
-stopped ones as what they would have come to, and faults as the reference point.
+Sizes of a candidate take a fraction of a second to know, accuracy takes a training. So many
+candidates are drawn and counted, a forest of randomised trees (Geurts et al., Machine Learning 63,
+2006), fitted to all that was trained, guesses the trained objectives of each, and the one whose
+training is expected to add most hypervolume is taken. Running trainings count as what is guessed
+of them, stopped ones as what they would have come to, and faults as the reference point.
 """
 
 import random
@@ -70,12 +70,11 @@ class Guided:
         """The most promising candidate of the pool."""
         seed = draw_seed(self.setting.seed, ask.drawn)
         rng = random.Random(seed)
-        self._fill_pool(ask, rng)
-        if not self._pool or not self._trained.any():
+        if len(self._ends) < LEAST_TRAINED or not self._trained.any():
             return self._drawn(ask, rng, None)
-        if len(self._ends) < LEAST_TRAINED:
-            first = next(iter(self._pool.values()))
-            return first.candidate, first.draw
+        self._fill_pool(ask, rng)
+        if not self._pool:
+            return self._drawn(ask, rng, None)
         self._fit(seed)
         keys, weighed = list(self._pool), list(self._pool.values())
         order = np.argsort(-self._gains(weighed), kind="stable")

@@ -30,7 +30,7 @@ from spaces.space import Space
 REBUILT_AFTER = 50
 LATEST, SAMPLED, MOST_OF_FRONT = 50, 40, 60
 """What the study in memory holds of a large study."""
-LEAST_FOR_GUIDED = 12
+LEAST_FOR_TPE = 12
 """Trials in a budget from which `auto` goes by a model of what was seen."""
 
 
@@ -88,7 +88,7 @@ def make_sampler(name: str, setting: Setting) -> Sampler:
 
     assert guide, "importing a sampler's file registers it"
     if name == "auto":
-        name = "guided" if setting.budget >= LEAST_FOR_GUIDED else "random"
+        name = "tpe" if setting.budget >= LEAST_FOR_TPE else "random"
     return SAMPLERS[name](setting)
 
 
