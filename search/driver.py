@@ -132,7 +132,8 @@ class Driver:
 
     def reached(self, job: Job, rung: int, metrics: dict[str, float]) -> bool:
         """Notes what `job` has come to at `rung`; whether it goes on."""
-        self._rungs[job.number].append({"rung": rung, **metrics})
+        before = [seen for seen in self._rungs[job.number] if seen["rung"] < rung]
+        self._rungs[job.number] = [*before, {"rung": rung, **metrics}]  # a lost worker's come twice
         return self.scheduler.reached(job.number, rung, metrics | self._exact[job.number])
 
     def finish(self, job: Job, outcome: Outcome) -> None:

@@ -1,12 +1,13 @@
 """Runs jobs on Ray Tune workers. The only file that imports ray.
 
-Ray Tune is a disposable executor: it is asked for nothing but to run jobs on warm workers
-and to retry those whose worker died. What happened is in the study.
+Ray Tune is a disposable executor: it is asked for nothing but to run jobs on warm workers.
+What happened is in the study.
 """
 
 import os
 import socket
 import tempfile
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -38,12 +39,17 @@ QUIET = {
 
 
 class JobSearcher(Searcher):
-    """Hands the driver's jobs to Ray Tune."""
+    """Hands the driver's jobs to Ray Tune, and those whose worker died once more.
+
+    Ray Tune's own retries leave out a worker that dies between two jobs.
+    """
 
     def __init__(self, driver: Driver) -> None:
         super().__init__()
         self.driver = driver
         self.jobs: dict[str, Job] = {}
+        self.again: deque[Job] = deque()
+        self.losses: Counter[int] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray Tune pickles its searcher, and ours is not to be restored."""
@@ -51,7 +57,7 @@ class JobSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next job; None while one may follow; FINISHED when there are no more."""
-        job = self.driver.next()
+        job = self.again.popleft() if self.again else self.driver.next()
         if job is None:
             return Searcher.FINISHED if self.driver.done else None
         self.jobs[trial_id] = job
@@ -65,6 +71,10 @@ class JobSearcher(Searcher):
         if isinstance(reached, Reached) and not error:
             outcome = stopped(reached.described())
         if error or not isinstance(outcome, Outcome):
+            self.losses[job.number] += 1
+            if self.losses[job.number] <= WORKER_RETRIES:
+                self.again.append(job)
+                return
             lost = {"kind": "WorkerLost", "message": f"worker died {WORKER_RETRIES + 1} times"}
             outcome = Outcome("failed", {}, reason="worker lost", error=lost | {"traceback": ""})
         self.driver.finish(job, outcome)
@@ -232,7 +242,7 @@ def execute(driver: Driver, config: StudyConfig) -> None:
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[StopBetweenSteps(stop_if_asked)],
-                failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
+                failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
