@@ -32,6 +32,7 @@ from results import record
 
 ROOT = Path(__file__).parent.parent
 TRIALS = 30
+MARK = "SHARETUNE_KILLS"
 SEARCH = """
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def count(run: Path) -> int:
 
 def start(run: Path, executor: str, address: str = "") -> subprocess.Popen:
     """A search in a process of its own, begun or resumed."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), MARK: str(os.getpid())}
     command = [sys.executable, "-c", SEARCH, str(run), executor, address, str(TRIALS)]
     errors = run.with_suffix(".stderr").open("w+")
     search = subprocess.Popen(
@@ -165,7 +166,7 @@ def kill_workers(folder: Path, kills: int, tally: Tally, rng: random.Random) -> 
         search = start(run, "ray")
         while search.poll() is None:
             time.sleep(rng.uniform(1.0, 4.0))
-            victims = [pid for pid in descendants(search.pid) if "ray::Worker" in command_of(pid)]
+            victims = trainers()
             if victims:
                 os.kill(rng.choice(victims), signal.SIGKILL)
                 tally.kills += 1
@@ -195,14 +196,19 @@ def kill_nodes(folder: Path, kills: int, tally: Tally, rng: random.Random) -> No
     cluster.shutdown()
 
 
-def descendants(pid: int) -> list[int]:
-    """All processes below `pid`."""
-    listing = Path(f"/proc/{pid}/task/{pid}/children")
+def trainers() -> list[int]:
+    """Processes that train for a search of ours, told by a mark in their environment."""
+    mark = f"{MARK}={os.getpid()}".encode()
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in numbers if "ray::Worker" in command_of(pid) and mark in environ_of(pid)]
+
+
+def environ_of(pid: int) -> bytes:
+    """A process's environment, or nothing once it is gone."""
     try:
-        children = [int(child) for child in listing.read_text().split()]
+        return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return []
-    return children + [below for child in children for below in descendants(child)]
+        return b""
 
 
 def command_of(pid: int) -> str:
