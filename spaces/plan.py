@@ -258,6 +258,11 @@ class Group(BaseModel):
         apart = self.assign.name == "each" or len(self.layers) == 1
         return self.times > 1 and apart and isinstance(self.form, Tie)
 
+    @property
+    def matches_units(self) -> bool:
+        """Whether the units of a canonical group are matched across its layers."""
+        return self.units != "first" and "units" in self.form.heeds and not self.only_loops
+
     def _heeded(self, form: Form) -> dict[str, Any]:
         """`init` and `units` as far as the form goes by them, else their defaults."""
         defaults = {name: Group.model_fields[name].default for name in ("init", "units")}

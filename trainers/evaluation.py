@@ -156,8 +156,7 @@ class Trainee:
         _, test_split = _splits(self, recipe.max_length, recipe.augment)
 
         def measure(model: PreTrainedModel) -> dict[str, float]:
-            found = self.task.predict(model, test_split)
-            metrics: dict[str, float] = self.task.score(found, test_split.labels, facts)["metrics"]
+            metrics: dict[str, float] = self._scored(model, test_split, facts)["metrics"]
             return metrics
 
         return Rungs(rungs, measure, report)
@@ -199,8 +198,7 @@ class Trainee:
             points = compress_(model, candidate, train_split, lesson, further, batches)
             curve += [[steps + step, loss] for step, loss in points]
         trained = time.perf_counter()
-        predictions = self.task.predict(model, test_split)
-        scores = self.task.score(predictions, test_split.labels, facts)
+        scores = self._scored(model, test_split, facts)
         evaluated = time.perf_counter()
         model.save_pretrained(save_to)
         return scores | {
@@ -213,10 +211,15 @@ class Trainee:
             },
         }
 
+    def _scored(
+        self, model: PreTrainedModel, split: Split, facts: dict[str, Any]
+    ) -> dict[str, Any]:
+        return self.task.score(self.task.predict(model, split), split.labels, facts)
+
     def _activations(self, candidate: Candidate, facts: dict[str, Any]) -> Activations | None:
         """What the pretrained units do on training text, if the plan asks; kept for the next."""
         groups = candidate.plan.groups
-        if not any(group.form.calibrated or group.units != "first" for group in groups):
+        if not any(group.form.calibrated or group.matches_units for group in groups):
             return None
         return _recorded(self, _frozen(facts), candidate.recipe.max_length)
 

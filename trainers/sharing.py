@@ -68,7 +68,7 @@ def share_(
     seen = dict(activations or {})
     origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in bound.groups}
     for group in bound.groups if not _is_shape_only(model) else ():
-        if group.units != "first" and "units" in group.form.heeds and not group.only_loops:
+        if group.matches_units:
             seen |= _align(stacks[group.stack or ""], group, bound, origins[group], seen)
     for name, order in orders.items():
         _arrange_layers(model, stacks[name], order)

@@ -37,12 +37,11 @@ def test_albert_base_large_and_xlarge(hidden, layers, heads, published_millions,
     assert exact / 1e6 == pytest.approx(published_millions, rel=0.03)
 
 
-def test_mobilellm_125m_with_layer_sharing():
-    """MobileLLM (arXiv 2402.14905): 60 layers that store 30, 124.6M parameters as without."""
+def mobilellm(layers):
     config = LlamaConfig(
         vocab_size=32_000,
         hidden_size=576,
-        num_hidden_layers=60,
+        num_hidden_layers=layers,
         num_attention_heads=9,
         num_key_value_heads=3,
         intermediate_size=1536,
@@ -51,6 +50,12 @@ def test_mobilellm_125m_with_layer_sharing():
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.tie_weights()
+    return model
+
+
+def test_mobilellm_125m_with_layer_sharing():
+    """MobileLLM (arXiv 2402.14905): 60 layers that store 30, 124.6M parameters as without."""
+    model = mobilellm(layers=60)
     share_(model, SharingPlan.preset("immediate-repeat"))
     assert parameters([model]) == 124_670_016
     assert parameters([model]) / 1e6 == pytest.approx(124.6, abs=0.1)
@@ -58,18 +63,7 @@ def test_mobilellm_125m_with_layer_sharing():
 
 def test_mobilellm_125m_with_every_layer_run_twice():
     """The same from its 30 layers: what is stored is exactly the 30-layer model."""
-    config = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=576,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        intermediate_size=1536,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    model.tie_weights()
+    model = mobilellm(layers=30)
     group = {"layers": "all", "assign": "each", "times": 2, "order": "layer"}
     share_(model, SharingPlan.model_validate({"groups": [group]}))
     assert model.config.num_hidden_layers == len(model.model.layers) == 60
