@@ -3,8 +3,9 @@
 Needs neither torch nor optuna, so that peers can be run in environments of their own.
 """
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,29 @@ class Account:
         """Whether the last target is reached, or the search asked twice as often as there are
         candidates."""
         return len(self.reached) == len(TARGETS) or self.asked > 2 * len(self.table.trained)
+
+
+def lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What searches wrote into these files, as far as they exist."""
+    for path in paths:
+        if path.exists():
+            yield from map(json.loads, path.read_text().splitlines())
+
+
+Search = Callable[[Table, int, int], Account]
+"""Of a table, a seed and a number of workers: what the search has paid."""
+
+
+def run_missing(
+    searches: Mapping[str, Search], seeds: int, workers: int, out: Path, table: Table
+) -> None:
+    """Runs every search with every seed, and appends to `out` what it lacks."""
+    done = {(line["method"], line["seed"], line["workers"]) for line in lines([out])}
+    for seed, (method, search) in itertools.product(range(seeds), searches.items()):
+        if (method, seed, workers) in done:
+            continue
+        account = search(table, seed, workers)
+        row = {"method": method, "seed": seed, "workers": workers, "reached": account.reached}
+        row |= {"trainings": account.trainings, "spent": round(account.spent, 2)}
+        with out.open("a") as file:
+            file.write(json.dumps(row) + "\n")

@@ -12,7 +12,6 @@ are never paid again: a promoted training goes on where it was, and a repeat is 
 import argparse
 import heapq
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from lookup import (
     Fixed,
     Table,
     Trained,
+    run_missing,
 )
 
 from spaces.errors import PlanError
@@ -166,20 +166,6 @@ METHODS: dict[str, Callable[[Table, int, int], Account]] = {
 }
 
 
-def main(methods: list[str], seeds: int, workers: int, out: Path, table: Table) -> None:
-    """Runs what is missing in `out`."""
-    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    done = {(line["method"], line["seed"], line["workers"]) for line in lines}
-    for seed, method in itertools.product(range(seeds), methods):
-        if (method, seed, workers) in done:
-            continue
-        account = METHODS[method](table, seed, workers)
-        row = {"method": method, "seed": seed, "workers": workers, "reached": account.reached}
-        row |= {"trainings": account.trainings, "spent": round(account.spent, 2)}
-        with out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="+", choices=METHODS)
@@ -189,4 +175,5 @@ if __name__ == "__main__":
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     chosen = Table(options.table) if options.table else Table()
-    main(options.methods, options.seeds, options.workers, options.out, chosen)
+    searches = {method: METHODS[method] for method in options.methods}
+    run_missing(searches, options.seeds, options.workers, options.out, chosen)

@@ -15,15 +15,25 @@ lines of the same kind for other packages.
 import argparse
 import heapq
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-from lookup import PACKED, RUNGS, SHAPES, SPACE, TARGETS, Account, Table, Trained
+from lookup import (
+    PACKED,
+    RUNGS,
+    SHAPES,
+    SPACE,
+    TARGETS,
+    Account,
+    Table,
+    Trained,
+    lines,
+    run_missing,
+)
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
@@ -144,13 +154,6 @@ METHODS: dict[str, Callable[[Table, int, int], Account]] = {
 }
 
 
-def lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What was written."""
-    for path in paths:
-        if path.exists():
-            yield from map(json.loads, path.read_text().splitlines())
-
-
 def summary(paths: Sequence[Path], table: Table) -> None:
     """Median seconds and their middle half, and how many trainings the median is worth."""
     frame = pd.DataFrame(lines(paths))
@@ -166,20 +169,6 @@ def summary(paths: Sequence[Path], table: Table) -> None:
         print(f"| {method} | {len(own)} | {' | '.join(cells)} |")
 
 
-def main(methods: Sequence[str], seeds: int, workers: int, out: Path, table: Table) -> None:
-    """Runs what is missing in `out`."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    done = {(line["method"], line["seed"], line["workers"]) for line in lines([out])}
-    for seed, method in itertools.product(range(seeds), methods):
-        if (method, seed, workers) in done:
-            continue
-        account = METHODS[method](table, seed, workers)
-        row = {"method": method, "seed": seed, "workers": workers, "reached": account.reached}
-        row |= {"trainings": account.trainings, "spent": round(account.spent, 2)}
-        with out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", metavar="METHOD")
@@ -193,5 +182,7 @@ if __name__ == "__main__":
         summary(options.summary, Table(options.table))
     else:
         chosen = options.methods or list(METHODS)
-        main(chosen, options.seeds, options.workers, options.out, Table(options.table))
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        searches = {method: METHODS[method] for method in chosen}
+        run_missing(searches, options.seeds, options.workers, options.out, Table(options.table))
         summary([options.out], Table(options.table))
