@@ -1,35 +1,39 @@
 const panel = document.getElementById("candidate");
 const panelBody = document.getElementById("candidate-body");
-let pages;
+const details = read("details");
+const unpacked = new Map();
 
-// Candidates are packed, for most are never opened.
-async function unpacked() {
-  const packed = document.getElementById("details").textContent.trim();
-  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(stream).text());
+// Candidates are packed, some together, for most are never opened.
+async function pageOf(number) {
+  const at = Math.floor(number / details.size);
+  if (!unpacked.has(at)) unpacked.set(at, unzipped(details.chunks[at]).then(JSON.parse));
+  return (await unpacked.get(at))[number];
 }
 
 async function open(number, { scroll = false } = {}) {
   if (!trials.has(number)) return;
   state.chosen = number;
-  pages ??= unpacked();
-  const page = (await pages)[number];
+  const page = await pageOf(number);
   if (state.chosen !== number) return;
   const opened = [...panelBody.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
   panelBody.innerHTML = page;
-  for (const details of panelBody.querySelectorAll("details")) {
-    details.open = opened.includes(details.querySelector("summary").textContent);
+  for (const part of panelBody.querySelectorAll("details")) {
+    part.open = opened.includes(part.querySelector("summary").textContent);
   }
-  panel.dataset.trial = number;
   history.replaceState(null, "", `#trial-${number}`);
+  opens(number);
+  if (scroll) goToPanel();
+}
+
+// What else on the page tells which trial is open.
+function opens(number) {
+  panel.dataset.trial = number;
   showPlace();
   markAll();
   if (canvas?.dataset.width) drawParallel();
   for (const card of document.querySelectorAll(".card[data-trial]")) {
     card.classList.toggle("chosen", Number(card.dataset.trial) === number);
   }
-  if (scroll) goToPanel();
 }
 
 function goToPanel() {

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from results.figures import LAYOUT, Drawing, FrontPlot, axis_of, safe, sentence, x_axes
+from results.figures import LAYOUT, Drawing, axis_of, safe, sentence, x_axes
 from results.front import comparable, hypervolume, pareto_front
+from results.hover import hover_text
 from results.numbers import difference, plural, quantity, short_title
-from results.report import environment, figures_json, now, write_page
-from results.review import as_json
+from results.report import environment, now, scripts, write_page
 from results.seeds import accuracy_interval
 from results.study import StudyRecord, read_study, records
 from results.summary import Counts, names
@@ -74,10 +72,7 @@ def write_comparison(runs: Sequence[Path]) -> Path:
             reference=_reference_text(studies),
             matches=matches(studies),
             drawings=drawings,
-            figures_json=figures_json(drawings),
-            review_json=as_json(EMPTY_REVIEW),
-            details="",
-            plotly_js=Markup(get_plotlyjs()),
+            **scripts(drawings, EMPTY_REVIEW, {}),
         )
     )
     return write_page(studies[0].path / COMPARISON, page)
@@ -232,14 +227,13 @@ def _overlay(studies: Sequence[StudyRecord], x: Objective) -> Drawing:
 def _traces(study: StudyRecord, name: str, x: Objective, number: int) -> list[go.Scatter]:
     quality, colour = study.quality, COLOURS[number % len(COLOURS)]
     symbol = SYMBOLS[number % len(SYMBOLS)]
-    plot = FrontPlot(study, x, quality)
     rows = comparable(study.frame, [x, quality])
     front = pareto_front(rows, [x, quality]).sort_values([x.name, quality.name])
     rest = rows[~rows["number"].isin(front["number"])]
     shape = "hv" if x.direction == "minimize" else "vh"
     common = {"hoverinfo": "text", "legendgroup": str(number)}
     texts = [
-        [f"<b>{safe(name)}</b><br>{plot.hover(row)}" for row in records(part)]
+        [f"<b>{safe(name)}</b><br>{hover_text(study, row)}" for row in records(part)]
         for part in (rest, front)
     ]
     return [

@@ -11,7 +11,6 @@ from results.figures import (
     LAYOUT,
     OTHER,
     Drawing,
-    FrontPlot,
     Look,
     axis_of,
     safe,
@@ -19,8 +18,7 @@ from results.figures import (
 )
 from results.front import comparable, pareto_front
 from results.searched import ABSENT, is_numeric, layer_ranges, searched
-from results.study import StudyRecord, records
-from spaces.objectives import OBJECTIVES
+from results.study import StudyRecord
 
 FEW_VALUES = 6
 MOST_SETTINGS = 6
@@ -49,7 +47,6 @@ class Effects:
 
     def __init__(self, study: StudyRecord, rows: pd.DataFrame) -> None:
         self.study, self.rows, self.quality = study, rows, study.quality
-        self.plot = FrontPlot(study, OBJECTIVES["parameters"], study.quality)
         self.front = set(pareto_front(study.frame, study.objectives)["number"])
 
     def draw(self, name: str, values: pd.Series) -> Drawing:
@@ -93,12 +90,10 @@ class Effects:
             marker={"color": look.colour, "size": min(look.size, 8), "opacity": look.opacity},
             customdata=[int(number) for number in positions.index],
             hoverinfo="text",
-            hovertext=[self.plot.hover(row) for row in records(rows)],
         )
 
     def _lines(self, ranges: pd.DataFrame, look: Look) -> go.Scatter:
         rows = self.rows.loc[ranges.index]
-        texts = [self.plot.hover(row) for row in records(rows)]
         ends = zip(ranges["first"], ranges["last"], rows[self.quality.name], strict=True)
         triples = [((a, b, None), (y, y, None)) for a, b, y in ends]
         return go.Scatter(
@@ -111,7 +106,6 @@ class Effects:
             opacity=look.opacity,
             customdata=[int(number) for number in ranges.index for _ in range(3)],
             hoverinfo="text",
-            hovertext=[text for text in texts for _ in range(3)],
         )
 
     def _drawing(self, name: str, traces: list[go.Scatter], axis: dict[str, Any]) -> Drawing:

@@ -5,7 +5,6 @@ Colours are readable on light and on dark paper; the page sets the colours of te
 
 from dataclasses import dataclass
 from html import escape
-from math import isfinite
 from typing import Any
 
 import pandas as pd
@@ -13,15 +12,13 @@ import plotly.graph_objects as go
 
 from results.cost import HOUR, hours_number, hours_text, seconds_of_compute, unit
 from results.front import comparable, hypervolume_over_trials, pareto_front
-from results.numbers import THIN, is_fraction, quantity, short_title
+from results.numbers import THIN, is_fraction, short_title
 from results.seeds import accuracy_interval, test_examples
 from results.study import StudyRecord, records
-from results.table import note
 from spaces.objectives import OBJECTIVES, Objective
 
 SYMBOLS = {"unshared": "diamond", "tied": "square", "drop": "triangle-down"}
 OTHER_SYMBOL = "hexagon"
-LONGEST_PLAN, LONGEST_GROUP = 6, 90
 LAYOUT: dict[str, Any] = {
     "template": None,
     "paper_bgcolor": "rgba(0,0,0,0)",
@@ -67,6 +64,7 @@ UNFINISHED = (
     ("FAIL", Look("failed", "#b5473c", 8, 0.9), "x-thin-open"),
 )
 GIVEN = "plan-"
+SPACE = "front-3d"
 
 
 def draw_figures(study: StudyRecord) -> list[Drawing]:
@@ -103,8 +101,6 @@ class FrontPlot:
 
     def __init__(self, study: StudyRecord, x: Objective, y: Objective) -> None:
         self.study, self.x, self.y = study, x, y
-        extra = [OBJECTIVES["parameters"], OBJECTIVES["latency_ms"]]
-        self.hovered = list(dict.fromkeys([*study.objectives, *extra]))
 
     def draw(self) -> Drawing:
         """The figure: step line, dominated trials, the study's front, anchors."""
@@ -150,7 +146,6 @@ class FrontPlot:
             error_y=self._accuracy_interval(rows, look),
             customdata=rows["number"].tolist(),
             hoverinfo="text",
-            hovertext=[self.hover(row) for row in records(rows)],
         )
 
     def _anchors(self, rows: pd.DataFrame) -> go.Scatter:
@@ -217,22 +212,7 @@ class FrontPlot:
             },
             customdata=rows["number"].tolist(),
             hoverinfo="text",
-            hovertext=[
-                "<br>".join([self.hover(row), safe(cut(f"{look.name}: {note(row)}"))])
-                for row in records(rows)
-            ],
         )
-
-    def hover(self, row: dict[str, Any]) -> str:
-        """What a point says when it is pointed at: its plan and its numbers, as safe text."""
-        anchor = f", {safe(row['anchor'])}" if isinstance(row["anchor"], str) else ""
-        plan = row["plan"] if isinstance(row["plan"], str) else "no plan stored"
-        numbers = [
-            f"{safe(short_title(objective))}: {quantity(objective, row[objective.name])}"
-            for objective in self.hovered
-            if isfinite(row[objective.name])
-        ]
-        return "<br>".join([f"<b>trial {row['number']}{anchor}</b>", *_wrapped(plan), *numbers])
 
     def _caption(self, count: int) -> str:
         up = "Higher" if self.y.direction == "maximize" else "Lower"
@@ -250,60 +230,66 @@ class FrontPlot:
 
 def draw_hypervolume(study: StudyRecord) -> Drawing:
     """The share of the box up to the reference point that is covered after each trial."""
-    history = hypervolume_over_trials(study.frame, study.objectives, study.reference)
+    history = _steps(study)
     texts = [
-        f"after {trained} trained trials (trial {number})<br>hypervolume {value:.3f}"
-        for trained, number, value in history.itertuples(index=False)
+        f"after {row['trained']} trained trials (trial {row['number']})"
+        f"<br>hypervolume {row['hypervolume']:.3f}"
+        for row in records(history)
     ]
-    line = go.Scatter(
-        x=history["trained"].tolist(),
-        y=history["hypervolume"].tolist(),
-        mode="lines" if len(history) > 1 else "markers",
-        line={"shape": "hv", "color": FRONT.colour, "width": 2.5},
-        hoverinfo="text",
-        hovertext=texts,
-        showlegend=False,
-    )
-    figure = go.Figure(line)
-    figure.update_xaxes(title="trained trials", rangemode="tozero")
-    figure.update_yaxes(title="hypervolume", tickformat=".3~f")
-    figure.update_layout(LAYOUT)
+    figure = _growth(history["trained"], history["hypervolume"], texts, "trained trials")
     caption = "Share of the box between the reference point and the ideal that the front covers."
     return Drawing("hypervolume", "Hypervolume over trials", caption, figure)
 
 
 def draw_hypervolume_over_compute(study: StudyRecord) -> Drawing:
     """The same share over the hours of processor or accelerator spent until then."""
-    history = hypervolume_over_trials(study.frame, study.objectives, study.reference)
-    hours_unit = unit(study)
-    seconds = seconds_of_compute(study).loc[history["number"]].cumsum()
-    history = history.assign(seconds=seconds.to_numpy())
+    history, hours_unit = _steps(study), unit(study)
     texts = [
         f"after {hours_number(row['seconds'])} {hours_unit} (trial {row['number']})"
         f"<br>hypervolume {row['hypervolume']:.3f}"
         for row in records(history)
     ]
-    hours = (seconds / HOUR).tolist()
+    spent = float(history["seconds"].iloc[-1])
+    figure = _growth(
+        pd.Series([0.0, *(history["seconds"] / HOUR)]),
+        pd.Series([0.0, *history["hypervolume"]]),
+        ["before the first trial", *texts],
+        f"{hours_unit} in trained trials",
+    )
+    caption = f"The same share against what it cost: {hours_text(study, spent)}."
+    return Drawing("hypervolume-compute", "Hypervolume over compute", caption, figure)
+
+
+def _steps(study: StudyRecord) -> pd.DataFrame:
+    """The hypervolume where it grew, and after the last trial, with the ``seconds`` until then."""
+    history = hypervolume_over_trials(study.frame, study.objectives, study.reference)
+    seconds = seconds_of_compute(study).loc[history["number"]].cumsum()
+    history = history.assign(seconds=seconds.to_numpy())
+    grew = history["hypervolume"].diff().fillna(1.0) > 0
+    grew.iloc[-1] = True
+    return history[grew]
+
+
+def _growth(across: pd.Series, share: pd.Series, texts: list[str], title: str) -> go.Figure:
     line = go.Scatter(
-        x=[0.0, *hours],
-        y=[0.0, *history["hypervolume"].tolist()],
-        mode="lines",
+        x=across.tolist(),
+        y=share.tolist(),
+        mode="lines" if len(across) > 1 else "markers",
         line={"shape": "hv", "color": FRONT.colour, "width": 2.5},
         hoverinfo="text",
-        hovertext=["before the first trial", *texts],
+        hovertext=texts,
         showlegend=False,
     )
     figure = go.Figure(line)
-    figure.update_xaxes(title=f"{hours_unit} in trained trials", rangemode="tozero")
+    figure.update_xaxes(title=title, rangemode="tozero")
     figure.update_yaxes(title="hypervolume", tickformat=".3~f")
     figure.update_layout(LAYOUT)
-    caption = f"The same share against what it cost: {hours_text(study, float(seconds.iloc[-1]))}."
-    return Drawing("hypervolume-compute", "Hypervolume over compute", caption, figure)
+    return figure
 
 
 def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
     """Quality over two other objectives at once."""
-    plot, quality = FrontPlot(study, x, study.quality), study.quality
+    quality = study.quality
     rows = comparable(study.frame, [x, y, quality])
     best = set(pareto_front(study.frame, study.objectives)["number"])
     on_front, anchor = rows["number"].isin(best), rows["anchor"].notna()
@@ -317,7 +303,6 @@ def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
             marker={"color": look.colour, "size": size, "opacity": look.opacity},
             customdata=part["number"].tolist(),
             hoverinfo="text",
-            hovertext=[plot.hover(row) for row in records(part)],
         )
         for part, look, size in (
             (rows[~on_front & ~anchor], OTHER, 3),
@@ -330,7 +315,7 @@ def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
     axes = {"xaxis": axis_of(x), "yaxis": axis_of(y), "zaxis": axis_of(quality)}
     figure.update_layout(**LAYOUT | {"margin": {"l": 0, "r": 0, "t": 0, "b": 0}}, scene=axes)
     title = f"{sentence(quality.title)}, {short_title(x)} and {short_title(y)}"
-    return Drawing("front-3d", title, "Drag to turn, scroll to come closer.", figure)
+    return Drawing(SPACE, title, "Drag to turn, scroll to come closer.", figure)
 
 
 def conditions_text(frame: pd.DataFrame) -> str:
@@ -351,18 +336,6 @@ def sentence(text: str) -> str:
 def _faded(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.5)"
-
-
-def _wrapped(plan: str) -> list[str]:
-    """The plan's groups, one a line; of a long plan the first six."""
-    groups = plan.split("; ")
-    lines = [safe(cut(group)) for group in groups[:LONGEST_PLAN]]
-    more = len(groups) - LONGEST_PLAN
-    return [*lines, f"and {more} more groups"] if more > 0 else lines
-
-
-def cut(text: str) -> str:
-    return text if len(text) <= LONGEST_GROUP else f"{text[:LONGEST_GROUP]}…"
 
 
 def safe(text: str) -> str:

@@ -4,6 +4,7 @@ const AHEAD = "500px";
 const RING = 10;
 const inView = new Set();
 const stale = new Set(plots);
+const SPACE = "front-3d";
 let pressed = () => {};
 
 function theme(narrow) {
@@ -68,7 +69,7 @@ function frontLine(trace, data) {
 }
 
 function isFront(plot) {
-  return plot.dataset.figure.startsWith("front-") && !figures[plot.dataset.figure].layout.scene;
+  return plot.dataset.figure.startsWith("front-") && plot.dataset.figure !== SPACE;
 }
 
 function nearRange() {
@@ -101,8 +102,24 @@ function ring(plot) {
   return [];
 }
 
+const flat = window.Plotly;
+let deep;
+
+// Three dimensions need more of plotly.js, which is unpacked when they are first looked at.
+async function loadDeep() {
+  const text = await unzipped(document.getElementById("deep-bundle").textContent);
+  document.head.append(Object.assign(document.createElement("script"), { textContent: text }));
+  return window.Plotly;
+}
+
 function draw(plot, width) {
-  const { data, layout } = figures[plot.dataset.figure];
+  stale.delete(plot);
+  if (plot.dataset.figure === SPACE) (deep ??= loadDeep()).then((library) => drawWith(library, plot, width));
+  else drawWith(flat, plot, width);
+}
+
+function drawWith(library, plot, width) {
+  const { data, layout } = figureOf(plot.dataset.figure);
   const kept = data.map(narrowed);
   const traces = kept.map((trace) => (trace.meta?.signs ? frontLine(trace, kept) : trace));
   const themed = merged(merged(layout, theme(plot.clientWidth < 480)), axes(plot));
@@ -112,16 +129,15 @@ function draw(plot, width) {
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
   };
   const first = !plot.data;
-  stale.delete(plot);
-  Plotly.react(plot, traces, { ...themed, ...size, shapes: [] }, config);
+  library.react(plot, traces, { ...themed, ...size, shapes: [] }, config);
   if (first) plot.on("plotly_click", (event) => pressed(event.points[0].customdata));
   mark(plot);
 }
 
 function mark(plot) {
-  if (!plot.data || plot._fullLayout?.scene) return;
+  if (!plot.data || plot.dataset.figure === SPACE) return;
   const shapes = ring(plot);
-  if (shapes.length || plot.layout.shapes?.length) Plotly.relayout(plot, { shapes });
+  if (shapes.length || plot.layout.shapes?.length) flat.relayout(plot, { shapes });
 }
 
 function refresh() {
@@ -133,7 +149,9 @@ function markAll() {
   for (const plot of plots) if (!stale.has(plot)) mark(plot);
 }
 
-if (window.Plotly) {
+function startPlots() {
+  if (!flat) return;
+  draw(plots[0]);
   const observer = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) { inView.delete(target); continue; }

@@ -1,7 +1,7 @@
 """The report: one HTML file that opens offline and shows a study's trade-off."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
+from results.bundles import deep_bundle, flat_bundle
 from results.cards import Card, draw_cards
 from results.caveats import caveats
 from results.choices import choices
 from results.effects import draw_effects
-from results.figures import Drawing, draw_figures
+from results.figures import SPACE, Drawing, draw_figures
 from results.importance import draw_importances
 from results.review import as_json, packed, review, script_safe
 from results.study import StudyRecord, read_study
@@ -70,7 +70,9 @@ def _content(study: StudyRecord) -> dict[str, Any]:
     drawings, effects = draw_figures(study), draw_effects(study)
     important, shares = draw_importances(study)
     shown = columns(study)
+    reviewed = review(study)
     cards = draw_cards(study)
+    pages = _pages(cards)
     return {
         "study": study,
         "title": study.name,
@@ -83,11 +85,9 @@ def _content(study: StudyRecord) -> dict[str, Any]:
         "drawings": drawings,
         "effects": effects,
         "importance": important,
-        "figures_json": figures_json([*drawings, *effects, *shares]),
         "shares": shares,
-        "plotly_js": Markup(get_plotlyjs()),
-        "review_json": as_json(review(study)),
-        "details": packed(_pages(cards)),
+        "first": Markup(pages.get(reviewed["first"], "")),
+        **scripts([*drawings, *effects, *shares], reviewed, pages),
         "cards": [card for card in cards if card.on_front],
         "on_front": {card.number for card in cards if card.on_front},
         "columns": shown,
@@ -99,6 +99,19 @@ def _content(study: StudyRecord) -> dict[str, Any]:
     }
 
 
+def scripts(
+    drawings: Sequence[Drawing], reviewed: dict[str, Any], pages: dict[int, str]
+) -> dict[str, Any]:
+    """What the page's scripts read, and the parts of plotly.js that its figures need."""
+    return {
+        "figures": {d.name: script_safe(d.figure.to_json() or "") for d in drawings},
+        "review_json": as_json(reviewed),
+        "details": as_json(packed(pages)),
+        "flat_bundle": flat_bundle() if drawings else "",
+        "deep_bundle": deep_bundle() if any(d.name == SPACE for d in drawings) else "",
+    }
+
+
 def now() -> str:
     """The time as the pages state it."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -107,12 +120,6 @@ def now() -> str:
 def _pages(cards: list[Card]) -> dict[int, str]:
     template = environment().get_template(CANDIDATE)
     return {card.number: template.render(card=card) for card in cards}
-
-
-def figures_json(drawings: Iterable[Drawing]) -> Markup:
-    """The figures by name as JSON that is safe inside a script element."""
-    entries = (f'"{d.name}":{d.figure.to_json()}' for d in drawings)
-    return script_safe(f"{{{','.join(entries)}}}")
 
 
 def circumstances(study: StudyRecord) -> dict[str, str]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from results.figures import x_axes
 from results.front import pareto_front, smallest_within
+from results.hover import hover_text
 from results.numbers import POINT, is_fraction, quantity, short_title
 from results.searched import ABSENT, is_numeric, searched
 from results.study import StudyRecord, records
@@ -20,6 +21,7 @@ from spaces.objectives import Objective
 MOST_STOPS = 200
 VIEW_POINTS = 10
 MOST_AXES = 9
+PACKED_TOGETHER = 50
 KINDS = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished", "WAITING": "unfinished"}
 
 
@@ -35,7 +37,7 @@ def review(study: StudyRecord) -> dict[str, Any]:
     shown = list(dict.fromkeys([*limited, *axes, *study.objectives]))
     numbers = front["number"].tolist()
     return {
-        "trials": [_trial(trial, shown, set(numbers)) for trial in records(study.frame)],
+        "trials": [_trial(study, trial, shown, set(numbers)) for trial in records(study.frame)],
         "limits": [limit for o in limited if (limit := _limit(study.frame, o, quality))],
         "quality": _quality(quality),
         "front": numbers,
@@ -56,10 +58,18 @@ def script_safe(text: str) -> Markup:
     return Markup(text)
 
 
-def packed(pages: dict[int, str]) -> str:
-    """Texts by number as base64 of gzipped JSON, for a browser's `DecompressionStream`."""
-    text = json.dumps({str(number): page for number, page in pages.items()})
-    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode("ascii")
+def packed(pages: dict[int, str]) -> dict[str, Any]:
+    """Texts by number for a browser's `DecompressionStream`: chunk i of ``chunks`` is base64 of
+    gzipped JSON of the numbers from i times ``size`` on."""
+    chunks: dict[int, dict[str, str]] = {}
+    for number, page in sorted(pages.items()):
+        chunks.setdefault(number // PACKED_TOGETHER, {})[str(number)] = page
+    return {"size": PACKED_TOGETHER, "chunks": {i: _gzipped(chunk) for i, chunk in chunks.items()}}
+
+
+def _gzipped(data: dict[str, str]) -> str:
+    packed = gzip.compress(json.dumps(data).encode(), 6, mtime=0)
+    return base64.b64encode(packed).decode("ascii")
 
 
 def kind_of(trial: dict[str, Any], front: Iterable[int]) -> str:
@@ -73,7 +83,9 @@ def kind_of(trial: dict[str, Any], front: Iterable[int]) -> str:
     return "anchor" if isinstance(trial["anchor"], str) else "dominated"
 
 
-def _trial(trial: dict[str, Any], shown: list[Objective], front: set[int]) -> dict[str, Any]:
+def _trial(
+    study: StudyRecord, trial: dict[str, Any], shown: list[Objective], front: set[int]
+) -> dict[str, Any]:
     known = [objective for objective in shown if isfinite(trial[objective.name])]
     texts = (f"{quantity(o, trial[o.name])} {short_title(o)}" for o in known)
     return {
@@ -81,6 +93,7 @@ def _trial(trial: dict[str, Any], shown: list[Objective], front: set[int]) -> di
         "kind": kind_of(trial, front),
         "v": {objective.name: trial[objective.name] for objective in known},
         "brief": ", ".join(texts),
+        "hover": hover_text(study, trial),
     }
 
 

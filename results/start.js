@@ -93,9 +93,10 @@ controls.addEventListener("reset", () => setTimeout(() => {
 startTable();
 startCandidate();
 startParallel();
+startPlots();
 watchers.push(refresh, sayNarrowed);
 sayNarrowed();
 const asked = /^#trial-(\d+)$/.exec(location.hash);
-const first = asked && trials.has(Number(asked[1])) ? Number(asked[1]) : review.first;
-if (first !== null) open(first, { scroll: Boolean(asked) });
+if (asked && trials.has(Number(asked[1]))) open(Number(asked[1]), { scroll: true });
+else if (review.first !== null) opens(review.first);
 else panel.hidden = true;

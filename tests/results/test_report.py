@@ -1,5 +1,6 @@
 import base64
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from plotly.offline import get_plotlyjs_version
 
 import results
+from results.bundles import DEEP, FLAT
 from results.figures import draw_figures
 from results.study import read_study
 from results.summary import Counts, accuracy_margin, summarise, tiles
@@ -35,21 +38,23 @@ class Page(HTMLParser):
     def __init__(self, page: Path | str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.scripts, self._script = "", [], False
+        self.text, self._script = "", None
+        self.scripts: dict[str, str] = {}
         self.feed(page.read_text("utf-8") if isinstance(page, Path) else page)
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        self._script = tag == "script"
-        if self._script:
-            self.scripts.append("")
+        if tag == "script":
+            name = dict(attrs).get("id") or dict(attrs).get("data-of") or f"run {len(self.scripts)}"
+            self._script = name
+            self.scripts[name] = ""
 
     def handle_endtag(self, tag):
-        self._script = False
+        self._script = None
 
     def handle_data(self, data):
-        if self._script:
-            self.scripts[-1] += data
+        if self._script is not None:
+            self.scripts[self._script] += data
         else:
             self.text += data
 
@@ -62,8 +67,9 @@ class Page(HTMLParser):
 
 def packed_pages(page: Page) -> dict[int, Page]:
     """The candidates' pages, as the browser unpacks them."""
-    packed = json.loads(gzip.decompress(base64.b64decode(page.scripts[2])))
-    return {int(number): Page(text) for number, text in packed.items()}
+    chunks = json.loads(page.scripts["details"])["chunks"].values()
+    packed = [json.loads(gzip.decompress(base64.b64decode(chunk))) for chunk in chunks]
+    return {int(number): Page(text) for pages in packed for number, text in pages.items()}
 
 
 def page_of(run: Path) -> Page:
@@ -150,14 +156,15 @@ def test_texts_of_the_study_are_shown_as_text(make_run):
         config={"name": EVIL},
     )
     page = page_of(run)
-    assert page.count("script") == 5
     assert page.text.count(EVIL) > 12
-    assert not any("<script" in script for script in page.scripts[:3])
-    assert not any("alert('x')" in script for script in page.scripts[2:])
+    run_by_the_browser = {name for name in page.scripts if name.startswith("run")}
+    assert len(run_by_the_browser) == 2
+    assert not any("alert('x')" in page.scripts[name] for name in run_by_the_browser)
+    assert not any("<" in page.scripts[name] for name in page.scripts.keys() - run_by_the_browser)
     candidates = packed_pages(page).values()
     assert [candidate.count("script") for candidate in candidates] == [0, 0, 0, 0]
     assert all(candidate.text.count(EVIL) >= 1 for candidate in candidates)
-    hover = json.loads(page.scripts[0])["front-parameters"]["data"][1]["hovertext"][0]
+    hover = json.loads(page.scripts["review"])["trials"][0]["hover"]
     assert "<script" not in hover
     assert "&lt;script&gt;alert('x')&lt;/script&gt;" in hover
 
@@ -174,6 +181,14 @@ def test_the_report_asks_nothing_of_the_network(make_run):
     assert all(value.startswith(("#", "data:")) for value in followed)
     policy = [a["content"] for _, a in page.elements if "http-equiv" in a]
     assert policy[0].startswith("default-src 'none'")
+
+
+def test_the_bundles_are_plotly_s_own_of_the_version_that_draws_the_figures():
+    texts = {FLAT: FLAT.read_bytes(), DEEP: gzip.decompress(DEEP.read_bytes())}
+    heads = [text[:120].decode() for text in texts.values()]
+    assert all(f"v{get_plotlyjs_version()}" in head for head in heads)
+    hashes = [hashlib.sha256(text).hexdigest()[:16] for text in texts.values()]
+    assert hashes == ["99784e3abfb07b14", "aab04dcd9c103a92"]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +259,7 @@ def test_other_objectives_are_drawn_by_their_direction(make_run):
 def test_failures_are_counted_and_listed_once(make_run):
     error = {"kind": "RayActorError", "message": "worker died", "traceback": "at line 7"}
     page = page_of(make_run(*[ended(TrialState.FAIL, error=error)] * 3))
-    assert page.text.count("at line 7") == 1
+    assert page.text.count("at line 7") == 2  # in the list, and in the trial that is open
     assert "3 trials: 0, 1, 2" in page.text
 
 

@@ -1,0 +1,44 @@
+"""What a point of a figure says when it is pointed at: its plan and its numbers."""
+
+from math import isfinite
+from typing import Any
+
+from results.figures import safe
+from results.numbers import quantity, short_title
+from results.study import StudyRecord
+from results.table import note
+from spaces.objectives import OBJECTIVES
+
+LONGEST_PLAN, LONGEST_GROUP = 6, 90
+WITHOUT_RESULT = {"PRUNED": "pruned", "FAIL": "failed"}
+
+
+def hover_text(study: StudyRecord, trial: dict[str, Any]) -> str:
+    """Lines of safe text in Plotly's subset of HTML; why a trial has no result comes last."""
+    anchor = f", {safe(trial['anchor'])}" if isinstance(trial["anchor"], str) else ""
+    plan = trial["plan"] if isinstance(trial["plan"], str) else "no plan stored"
+    also = (OBJECTIVES["parameters"], OBJECTIVES["latency_ms"])
+    numbers = [
+        f"{safe(short_title(objective))}: {quantity(objective, trial[objective.name])}"
+        for objective in dict.fromkeys([*study.objectives, *also])
+        if isfinite(trial[objective.name])
+    ]
+    heading = f"<b>trial {trial['number']}{anchor}</b>"
+    return "<br>".join([heading, *_wrapped(plan), *numbers, *_ended(trial)])
+
+
+def _wrapped(plan: str) -> list[str]:
+    """The plan's groups, one a line; of a long plan the first six."""
+    groups = plan.split("; ")
+    lines = [safe(_cut(group)) for group in groups[:LONGEST_PLAN]]
+    more = len(groups) - LONGEST_PLAN
+    return [*lines, f"and {more} more groups"] if more > 0 else lines
+
+
+def _ended(trial: dict[str, Any]) -> list[str]:
+    end = WITHOUT_RESULT.get(trial["state"])
+    return [safe(_cut(f"{end}: {note(trial)}"))] if end else []
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_GROUP else f"{text[:LONGEST_GROUP]}…"
