@@ -9,6 +9,8 @@ Attributes of the study
     config          the validated study file, as plain data
     objectives      list of objective names, in the order of the trials' values
     model           {"name", "stacks": {stack: layers}, "labels": [...]}
+    rows            {"train", "test"} and, where the study selects on one, "validation": how many
+                    examples each split has
     reference       {objective: value}: the fixed reference point of the hypervolume
     circumstances   {"versions": {...}, "commit", "dirty", "device", "threads", "host", "started"}
     latency:<n>     latency of trial n, measured after the search: {"forms": {"stored": L,
@@ -23,16 +25,21 @@ Attributes of the study
 Attributes of a trial
     candidate       plan, compression and recipe, as `Candidate.written` gives them
     anchor          the anchor's name, for anchors only
+    finalist        number of the trial that this one trains again, on another seed
     facts           known before training: {"parameters", "stack_parameters", "flops", "bytes",
                     "effective_ratio"}
     metrics         measured: {"accuracy", "macro_f1", "eval_loss", "calibration_error", ...}
+    test            the same three of the test split, of a finalist where the study selects on a
+                    validation split: {"metrics", "per_class", "confusion"}
     per_class       {label: {"precision", "recall", "f1", "support"}}
     confusion       rows are true labels, columns predicted ones
     curve           [[step, training loss], ...]
-    started         true once a worker was asked for; only such trials count in the budget
+    started         true once a worker was asked for; only such trials count in the budget,
+                    and finalists do not have it
     seconds         {"train", "evaluate", "total"}
-    circumstances   {"seed", "steps", "device", "threads", "host", "pid"}, and "accumulation",
-                    the parts of a batch, where memory ran out with whole batches
+    circumstances   {"seed", "steps", "device", "threads", "host", "pid", "versions", "commit",
+                    "dirty"}, and "accumulation", the parts of a batch, where memory ran out with
+                    whole batches
     rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics on the way, rungs from 0
     same_as         number of the equal trial whose values were told again
     reason          why a PRUNED trial was not completed: over budget, NaN, out of memory,
@@ -47,13 +54,16 @@ STORAGE = "study.db"
 CONFIG = "config"
 OBJECTIVES = "objectives"
 MODEL = "model"
+ROWS = "rows"
 REFERENCE = "reference"
 CIRCUMSTANCES = "circumstances"
 LATENCY = "latency:"
 CANDIDATE = "candidate"
 ANCHOR = "anchor"
+FINALIST = "finalist"
 FACTS = "facts"
 METRICS = "metrics"
+TEST = "test"
 PER_CLASS = "per_class"
 CONFUSION = "confusion"
 CURVE = "curve"

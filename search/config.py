@@ -103,6 +103,18 @@ class LatencyProtocol(Section):
     throughput: int | None = Field(None, ge=2)
 
 
+class Finalists(Section):
+    """The front's members and the anchors, each trained again on `seeds` further seeds after the
+    search, `longer` times as long as in it.
+
+    Of a front with more members `most` are taken, spread over it.
+    """
+
+    seeds: int = Field(3, ge=2)
+    most: int = Field(8, ge=1)
+    longer: float = Field(1.0, ge=1)
+
+
 class StudyConfig(Section):
     """One study. Paths are relative to the study file once :func:`load_config` read it."""
 
@@ -115,6 +127,7 @@ class StudyConfig(Section):
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     latency: LatencyProtocol = LatencyProtocol()
+    finalists: Finalists | None = None
     anchors: tuple[str, ...] = tuple(ANCHORS)
     plans: tuple[SharingPlan, ...] = ()
     sampler: Literal["auto", "guided", "tpe", "nsga2", "random"] = "auto"

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from results import record
 from search.config import StudyConfig
+from search.finalists import Finals, Retraining, candidate_of
 from search.jobs import Job, Outcome, Trainee, missing_value
 from search.limits import Growth, Spending, spent
 from search.samplers import Ask, Past, Setting, draw_of, make_sampler
@@ -52,8 +53,10 @@ class Given:
 class Driver:
     """One search over one study.
 
-    `facts` is what `trainee.prepare` returned, `shapes` the model's stacks. `tell_user` is
-    called with every finished trial.
+    `facts` is what `trainee.prepare` returned, `shapes` the model's stacks. `circumstances` are
+    noted beside the trainee's own. `tell_user` is called with every finished trial.
+
+    Once the search is over and its last trial has ended, the finalists follow.
     """
 
     def __init__(
@@ -65,9 +68,11 @@ class Driver:
         facts: dict[str, Any],
         shapes: dict[str, StackShape],
         run: Path,
+        circumstances: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.store, self.trainee, self.run = config, store, trainee, run
         self.facts, self.shapes = facts, shapes
+        self.circumstances = circumstances or {}
         self.running: dict[int, Job] = {}
         self.started = 0
         self.exhausted = False
@@ -80,6 +85,8 @@ class Driver:
         self.sampler = make_sampler(config.sampler, setting)
         self.spending = Spending(config.resources)
         self._growth = _growth(config, objectives, reference)
+        self.finals = Finals(config.finalists, objectives)
+        self._ended: str | None = None
         self._drawn = 0
         self._known: dict[str, int] = {}
         self._twins: dict[int, list[Given]] = defaultdict(list)
@@ -93,17 +100,53 @@ class Driver:
     @property
     def done(self) -> bool:
         """Whether nothing runs and nothing more will be started."""
-        return not self.running and not self._may_start
+        return not self.running and not self._may_start and not self._may_retrain
 
     @property
     def ended(self) -> str | None:
         """Why no more trials are started though the budget of trials is not used up."""
+        if self.finals.is_planned:
+            return self._ended
         if self.exhausted:
             return f"{DRAWS_IN_VAIN} draws in a row gave no new candidate"
-        return spent(self.config.budget, self.spending, self._growth)
+        return spent(self.config.budget, self.spending, self._growth, self.retrainings_left)
+
+    @property
+    def cut_short(self) -> str | None:
+        """Why finalists are left untrained, if any are."""
+        return spent(self.config.budget, self.spending) if self.finals.left else None
+
+    @property
+    def searched(self) -> int:
+        """Trials of the budget that have ended."""
+        return self.started - sum(job.finalist is None for job in self.running.values())
+
+    @property
+    def retrainings_left(self) -> float:
+        """About how many trainings, of the length of the search's, its finalists still take."""
+        anchors = sum(t.user_attrs.get(record.ANCHOR) in ANCHORS for t in self._complete.values())
+        members = sum(t.user_attrs.get(record.ANCHOR) not in ANCHORS for t in self._front.values())
+        return self.finals.cost(members, anchors)
+
+    @property
+    def _may_retrain(self) -> bool:
+        if self._may_start or not self._search_is_over:
+            return False
+        if not self.finals.is_planned:
+            self._ended = self.ended
+            anchors = [t for t in self.complete if record.ANCHOR in t.user_attrs]
+            self.finals.plan(self.front(), anchors, self._known)
+        return bool(self.finals.left) and self.cut_short is None
+
+    @property
+    def _search_is_over(self) -> bool:
+        """Whether all that runs are retrainings."""
+        return all(job.finalist is not None for job in self.running.values())
 
     @property
     def _may_start(self) -> bool:
+        if self.finals.is_planned:
+            return False
         return self.started < self.config.budget.trials and self.ended is None
 
     @property
@@ -128,6 +171,8 @@ class Driver:
                 return job
             if draws >= DRAWS_IN_VAIN:
                 self.exhausted = True
+        if self._may_retrain:
+            return self._retrain(self.finals.left.popleft())
         return None
 
     def reached(self, job: Job, rung: int, metrics: dict[str, float]) -> bool:
@@ -142,6 +187,14 @@ class Driver:
         self.finished_at.append(time.monotonic())
         trial = self._record(job, outcome)
         self.spending.add(trial)
+        if job.finalist is None:
+            self._finish_searched(job, trial)
+        else:
+            self.finals.note(trial)
+        self._forget_weights(job.number)
+        self.tell_user(trial)
+
+    def _finish_searched(self, job: Job, trial: FrozenTrial) -> None:
         if trial.state is TrialState.COMPLETE:
             self._note_complete(trial)
         self._tell_sampler(trial, job.candidate)
@@ -152,13 +205,12 @@ class Driver:
         else:
             for given in twins:
                 self._repeat(trial, given)
-        self._forget_weights(job.number)
-        self.tell_user(trial)
 
     def _record(self, job: Job, outcome: Outcome) -> FrozenTrial:
         """Tells the outcome with the job's rungs; without a value it is not complete."""
         rungs, exact = self._rungs.pop(job.number), self._exact.pop(job.number)
         found = outcome.found | ({record.RUNGS: rungs} if rungs else {})
+        found[record.CIRCUMSTANCES] = self.circumstances | found.get(record.CIRCUMSTANCES, {})
         metrics = found.get(record.METRICS, {}) | exact
         fault = missing_value(metrics, self.config.objectives)
         if outcome.state == "complete" and fault is None:
@@ -230,15 +282,31 @@ class Driver:
     def _run(self, given: Given, exact: dict[str, float]) -> Job:
         attributes = given.attributes() | {record.FACTS: exact, record.STARTED: True}
         number = self.store.start(given.draw, attributes)
-        folder = self.run / "trials" / str(number) / "model"
-        job = Job(number, given.candidate, folder, self.config.early_stopping.rungs)
-        self.running[number] = job
+        rungs = self.config.early_stopping.rungs
+        job = Job(number, given.candidate, self._folder(number), rungs)
+        self._enter(job, exact)
         self.started += 1
         self._known[given.candidate.key()] = number
-        self._exact[number], self._rungs[number] = exact, []
         running = Past(number, given.candidate, given.draw, TrialState.RUNNING, exact)
         self.sampler.note(running)
         return job
+
+    def _retrain(self, run: Retraining) -> Job:
+        """A job for a finalist on a further seed, which the sampler is not told of."""
+        exact = self._complete[run.of].user_attrs[record.FACTS]
+        told = {record.CANDIDATE: run.candidate.written(), record.FACTS: exact}
+        number = self.store.start(NO_DRAW, told | {record.FINALIST: run.of})
+        longer = 1.0 if self.config.finalists is None else self.config.finalists.longer
+        job = Job(number, run.candidate, self._folder(number), finalist=run.of, longer=longer)
+        self._enter(job, exact)
+        return job
+
+    def _enter(self, job: Job, exact: dict[str, float]) -> None:
+        self.running[job.number] = job
+        self._exact[job.number], self._rungs[job.number] = exact, []
+
+    def _folder(self, number: int) -> Path:
+        return self.run / "trials" / str(number) / "model"
 
     def _answer(
         self, given: Given, attributes: dict[str, Any], values: list[float] | None = None
@@ -281,8 +349,11 @@ class Driver:
         left behind."""
         interrupted: dict[str, Given] = {}
         for trial in sorted(self.store.trials(), key=_when_ended):
+            if record.FINALIST in trial.user_attrs:
+                self._take_up_final(trial)
+                continue
             self._drawn += 1
-            written = Candidate.model_validate(trial.user_attrs[record.CANDIDATE])
+            written = candidate_of(trial)
             if is_interrupted(trial):
                 if record.ANCHOR not in trial.user_attrs:
                     interrupted[written.key()] = Given(written, draw=draw_of(trial))
@@ -291,6 +362,11 @@ class Driver:
                 self._take_up(trial, written.key())
             self._tell_sampler(trial, written)
         return [given for key, given in interrupted.items() if key not in self._known]
+
+    def _take_up_final(self, trial: FrozenTrial) -> None:
+        if not is_interrupted(trial):
+            self.spending.add(trial)
+            self.finals.note(trial)
 
     def _take_up(self, trial: FrozenTrial, key: str) -> None:
         self.started += 1
@@ -313,7 +389,8 @@ class Driver:
     def _keeps(self, number: int) -> bool:
         trial = self._complete.get(number)
         if trial is None:
-            return False
+            every = self.config.keep == "all"
+            return self.config.keep != "none" and self.finals.keeps(number, every=every)
         if self.config.keep == "all" or record.ANCHOR in trial.user_attrs:
             return True
         return self.config.keep == "front" and number in self._front

@@ -35,6 +35,7 @@ class Trainee(Protocol):
         rungs: Sequence[float] = (),
         report: Report | None = None,
         accumulation: int = 1,
+        final: bool = False,
     ) -> dict[str, Any]: ...
     def latency(
         self,
@@ -51,12 +52,16 @@ class Trainee(Protocol):
 @dataclass(frozen=True)
 class Job:
     """One candidate to train: its trial's number, where its weights go, and after which
-    fractions of its training it reports."""
+    fractions of its training it reports.
+
+    `finalist` is the number of the trial that this one trains again, `longer` times as long."""
 
     number: int
     candidate: Candidate
     save_to: Path
     rungs: tuple[float, ...] = ()
+    finalist: int | None = None
+    longer: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,8 @@ def attempt(
     options: dict[str, Any] = {"save_to": job.save_to, "threads": threads}
     if job.rungs:
         options |= {"rungs": job.rungs, "report": report}
+    if job.finalist is not None:
+        options |= {"final": True}
     outcome = _attempt_once(trainee, job, facts, options)
     parts = _parts(job.candidate.recipe.batch_size)
     if (outcome.error or {}).get("kind") != OutOfMemory.__name__ or parts == 1:
@@ -153,7 +160,8 @@ def _parts(batch_size: int) -> int:
 
 @contextmanager
 def time_limit(job: Job, seconds: float | None) -> Iterator[Outcome | None]:
-    """Ends this process, wherever it hangs, if what is done within takes longer than `seconds`.
+    """Ends this process, wherever it hangs, if what is done within takes longer than `seconds`,
+    of a longer training so many times as long.
 
     Where every thread of it stands is written beside the job's weights; when the job comes back
     to another worker, the outcome that says so is yielded instead of None.
@@ -161,6 +169,7 @@ def time_limit(job: Job, seconds: float | None) -> Iterator[Outcome | None]:
     if seconds is None:
         yield None
         return
+    seconds *= job.longer
     trace = job.save_to.parent / "hung.txt"
     if trace.exists() and trace.stat().st_size:
         yield _hung(seconds, trace.read_text("utf-8", "replace"))

@@ -18,14 +18,15 @@ from spaces.objectives import Objective
 class Spending:
     """What the trials of a study have cost, in hours.
 
-    `wall` is the time during which at least one of the finished trials ran: pauses between
-    a search and its resumption cost nothing. `cpu` and `gpu` are hours of trials, times what each
-    was given.
+    `count` says of how many trials. `wall` is the time during which at least one of the finished
+    trials ran: pauses between a search and its resumption cost nothing. `cpu` and `gpu` are hours
+    of trials, times what each was given.
     """
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
         self.wall = self.trials = 0.0
+        self.count = 0
         self._until: datetime | None = None
 
     @property
@@ -43,6 +44,7 @@ class Spending:
         start, end = trial.datetime_start, trial.datetime_complete
         if start is None or end is None:
             return
+        self.count += 1
         self.trials += _hours(start, end)
         self.wall += _hours(start if self._until is None else max(start, self._until), end)
         self._until = end if self._until is None else max(end, self._until)
@@ -74,12 +76,17 @@ class Growth:
         return (self._latest[-1] - self._latest[0]) / self._latest[-1]
 
 
-def spent(budget: Budget, spending: Spending, growth: Growth | None) -> str | None:
-    """Why a search starts no more trials, or None."""
+def spent(
+    budget: Budget, spending: Spending, growth: Growth | None = None, still_to_come: float = 0.0
+) -> str | None:
+    """Why no more trials are started, or None. So many trainings `still_to_come` must fit into the
+    hours too, by what those before have cost."""
+    share = still_to_come / max(1, spending.count)
     for unit in ("wall", "cpu", "gpu"):
         limit, hours = getattr(budget, f"{unit}_hours"), getattr(spending, unit)
-        if limit is not None and hours >= limit:
-            return f"{hours:.2f} {unit} hours are spent, at most {limit:g} allowed"
+        if limit is not None and hours * (1 + share) >= limit:
+            finalists = f" and finalists take about {share * hours:.2f} more" if share else ""
+            return f"{hours:.2f} {unit} hours are spent{finalists}, at most {limit:g} allowed"
     if budget.stagnation is None or growth is None:
         return None
     gained = growth.over_window()

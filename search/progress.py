@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.status import Status
 
 from results import record
+from results.numbers import plural
 from search.driver import Driver
 from spaces.anchors import ANCHORS
 from spaces.recipe import Candidate
@@ -37,6 +38,11 @@ class Progress:
             self.status.stop()
         if self.driver.ended is not None and self.driver.done:
             self.console.print(f"the search ends: {self.driver.ended}", markup=False)
+        if self.driver.cut_short is not None and self.driver.done:
+            left = plural(len(self.driver.finals.left), "training")
+            self.console.print(
+                f"{left} of finalists are left out: {self.driver.cut_short}", markup=False
+            )
 
     def trial_finished(self, trial: FrozenTrial) -> None:
         """One line for the trial; where the search stands follows it or is kept below."""
@@ -51,8 +57,10 @@ class Progress:
         """Trials done and running, front, best accuracy, smallest good model, time left."""
         driver = self.driver
         total = driver.config.budget.trials
-        parts = [f"{driver.started - len(driver.running)}/{total} trials"]
+        parts = [f"{driver.searched}/{total} trials"]
         parts.append(f"{len(driver.running)} running")
+        if driver.finals.left:
+            parts.append(f"{plural(len(driver.finals.left), 'training')} of finalists to come")
         if driver.complete:
             parts.append(f"front {len(driver.front())}")
             parts += best_lines(driver.complete)
@@ -64,8 +72,10 @@ class Progress:
     def seconds_left(self) -> float | None:
         """From the pace of this session's trials; None before the first is finished."""
         finished = len(self.driver.finished_at)
-        remaining = self.driver.config.budget.trials - self.driver.started
-        remaining += len(self.driver.running)
+        remaining: float = 0
+        if self.driver.ended is None:
+            remaining += self.driver.config.budget.trials - self.driver.started
+        remaining += len(self.driver.running) + self.driver.retrainings_left
         if not finished or not remaining:
             return None
         return (self.driver.finished_at[-1] - self.began) / finished * remaining
@@ -78,6 +88,9 @@ def finished_line(trial: FrozenTrial) -> str:
     seconds = attributes.get(record.SECONDS, {}).get("total")
     took = f" in {seconds:.0f} s" if seconds else ""
     name = attributes.get(record.ANCHOR)
+    if record.FINALIST in attributes:
+        seed = attributes[record.CANDIDATE]["recipe"]["seed"]
+        name = f"trial {attributes[record.FINALIST]} again, seed {seed}"
     written = str(Candidate.model_validate(attributes[record.CANDIDATE]).plan)
     plan = written if name is None else name if name in ANCHORS else f"{name}, {written}"
     if trial.state is not TrialState.COMPLETE:

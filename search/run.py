@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,15 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
     for plan in config.plans:
         plan.bound(shapes)
     store = _open_store(config, out, trainee, facts, resume=resume)
-    return Driver(config, store, trainee, facts=facts, shapes=shapes, run=out)
+    return Driver(
+        config,
+        store,
+        trainee,
+        facts=facts,
+        shapes=shapes,
+        run=out,
+        circumstances=_code(),
+    )
 
 
 def _execute(driver: Driver, config: StudyConfig) -> None:
@@ -174,6 +183,7 @@ def _attributes(
             "stacks": {name: shape["depth"] for name, shape in facts["stacks"].items()},
             "labels": facts.get("labels", []),
         },
+        record.ROWS: facts.get("rows", {}),
         record.REFERENCE: {
             name: reference_value(OBJECTIVES[name], unshared) for name in config.objectives
         },
@@ -197,15 +207,22 @@ def reference_value(objective: Objective, unshared: dict[str, float]) -> float:
 
 
 def _circumstances(config: StudyConfig) -> dict[str, Any]:
-    return {
-        "versions": {"python": platform.python_version()} | dict(_versions()),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+    return _code() | {
         "threads": config.resources.cpu,
         "device": platform.machine(),
         "cpus": os.cpu_count(),
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+@cache
+def _code() -> dict[str, Any]:
+    """Which code runs here: of this project and of what it stands on."""
+    return {
+        "versions": {"python": platform.python_version()} | dict(_versions()),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
     }
 
 

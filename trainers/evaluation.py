@@ -120,9 +120,12 @@ class Trainee:
         rungs: Sequence[float] = (),
         report: Report | None = None,
         accumulation: int = 1,
+        final: bool = False,
     ) -> dict[str, Any]:
-        """Trains `candidate`, measures it on the test split and saves it in `save_to`.
+        """Trains `candidate`, measures it on the split that the study selects on (the validation
+        split where there is one, else the test split) and saves it in `save_to`.
 
+        A `final` one is measured on the test split too, as ``test``, where that is another.
         Returns metrics, the per-class report, the curve, seconds and circumstances as plain
         data. `save_to` is ``<run>/trials/<number>/model``. Raises :class:`CandidateFault` if the
         candidate cannot be trained, and :class:`StoppedAtRung` if `report`, which is told the
@@ -141,7 +144,9 @@ class Trainee:
         with tracking.tracking(names, tracked) as (callbacks, logs):
             if report is not None:
                 callbacks = [*callbacks, self._rungs(candidate.recipe, facts, rungs, report)]
-            found = self._evaluate(candidate, facts, save_to, callbacks, accumulation)
+            found = self._evaluate(
+                candidate, facts, save_to, callbacks, accumulation=accumulation, final=final
+            )
             for log in logs:
                 log(found["metrics"])
         return found | {
@@ -153,10 +158,10 @@ class Trainee:
     def _rungs(
         self, recipe: Recipe, facts: dict[str, Any], rungs: Sequence[float], report: Report
     ) -> Rungs:
-        _, test_split = _splits(self, recipe.max_length, recipe.augment)
+        _, judged = _splits(self, recipe.max_length, recipe.augment)
 
         def measure(model: PreTrainedModel) -> dict[str, float]:
-            metrics: dict[str, float] = self._scored(model, test_split, facts)["metrics"]
+            metrics: dict[str, float] = self._scored(model, judged, facts)["metrics"]
             return metrics
 
         return Rungs(rungs, measure, report)
@@ -167,10 +172,12 @@ class Trainee:
         facts: dict[str, Any],
         save_to: Path,
         callbacks: Sequence[TrainerCallback],
+        *,
         accumulation: int,
+        final: bool,
     ) -> dict[str, Any]:
         recipe = candidate.recipe
-        train_split, test_split = _splits(self, recipe.max_length, recipe.augment)
+        train_split, judged = _splits(self, recipe.max_length, recipe.augment)
         lesson = self._lesson(candidate.recipe, facts, train_split)
         start = time.perf_counter()
         set_seed(candidate.recipe.seed)
@@ -198,7 +205,10 @@ class Trainee:
             points = compress_(model, candidate, train_split, lesson, further, batches)
             curve += [[steps + step, loss] for step, loss in points]
         trained = time.perf_counter()
-        scores = self._scored(model, test_split, facts)
+        scores = self._scored(model, judged, facts)
+        if final and self.task.validation is not None:
+            unseen = self.task.test_split(self.start, self.cache, recipe.max_length)
+            scores["test"] = self._scored(model, unseen, facts)
         evaluated = time.perf_counter()
         model.save_pretrained(save_to)
         return scores | {

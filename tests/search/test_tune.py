@@ -77,6 +77,24 @@ def test_one_worker_gives_the_same_search_twice(tmp_path):
     assert runs[0] == runs[1]
 
 
+def test_finalists_run_on_the_same_workers_once_the_search_is_over(tmp_path):
+    class Pid(FakeTrainee):
+        def evaluate(self, candidate, facts, **kwargs):
+            found = super().evaluate(candidate, facts, **kwargs)
+            return found | {"circumstances": {"pid": os.getpid()}}
+
+    config = study(executor="ray", budget={"trials": 6}, finalists={"seeds": 2})
+    run(config, out=tmp_path / "run", trainee=Pid(folder=tmp_path, seconds=0.05))
+    found = trials(tmp_path / "run")
+    again = [t for t in found if "finalist" in t.user_attrs]
+    assert len(again) >= 8
+    assert {t.state for t in found} == {TrialState.COMPLETE}
+    ends = [t.datetime_complete for t in found if t not in again]
+    assert min(t.datetime_start for t in again) >= max(ends)
+    assert len(list(tmp_path.glob("*.json"))) == 6 + len(again)
+    assert len({t.user_attrs["circumstances"]["pid"] for t in found}) <= 4
+
+
 @pytest.mark.slow
 def test_workers_stop_at_rungs_and_go_on_with_the_next_job(tmp_path):
     rungs = {

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
 from spaces.augmentation import Augmentation
-from spaces.errors import ConfigError
+from spaces.errors import ConfigError, DataError
 from spaces.recipe import Recipe
 from spaces.registry import Registry, did_you_mean
 from trainers.inputs import full_length
@@ -49,6 +49,10 @@ class Split:
 class Task(BaseModel, ABC):
     """Base of all tasks. Fields are the keys of a study's `task` section.
 
+    Without `test` a fifth of the training data is held out. With `validation`, of the same kind as
+    `test` or a fraction of the training data, candidates are measured and selected on that split,
+    and only finalists on the test split.
+
     The driver calls :meth:`prepare` once a study; workers call the rest with the facts it
     returned, which are plain data. `model` is a hub name or a folder. A task must say what is
     abstract here; the rest fits tasks of text whose prediction is the model's logits.
@@ -63,7 +67,20 @@ class Task(BaseModel, ABC):
 
     name: str
     train: str
+    validation: str | float | None = None
     test: str | None = None
+    _held_out: str = PrivateAttr("test")
+
+    @field_validator("validation")
+    @classmethod
+    def _part_of_the_training_data(cls, value: str | float | None) -> str | float | None:
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ConfigError(
+                f"task.validation must be a file or a fraction of the training data between 0 and "
+                f"1, but got {value:g}",
+                "write validation: 0.2",
+            )
+        return value
 
     @property
     @abstractmethod
@@ -83,7 +100,7 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
-        """``{"metrics": {...}, ...}`` of what :meth:`predict` gave for the test split."""
+        """``{"metrics": {...}, ...}`` of what :meth:`predict` gave for a split."""
 
     def head(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What the model's configuration must say of the head, such as the labels."""
@@ -125,15 +142,46 @@ class Task(BaseModel, ABC):
 
     def prepare(self, model: str, cache: Path, max_length: int) -> dict[str, Any]:
         """Reads and checks the data, prepares it in `cache`, returns facts for workers."""
-        train, test, facts = self.read()
+        frames, facts = self.read_splits()
         cache.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("train", train), ("test", test)):
+        for name, frame in frames.items():
             frame.to_parquet(cache / f"{name}.parquet")
-        start = started(
-            model, cache, self.auto, head=self.head(facts), reader=self._make_reader(model, train)
-        )
+        reader = self._make_reader(model, frames["train"])
+        start = started(model, cache, self.auto, head=self.head(facts), reader=reader)
         self.splits(start, cache, max_length)
-        return facts | {"rows": {"train": len(train), "test": len(test)}}
+        return facts | {"rows": {name: len(frame) for name, frame in frames.items()}}
+
+    def read_splits(self) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """All splits by name, checked, and facts for workers."""
+        train, test, facts = self.read()
+        if self.validation is None:
+            return {"train": train, "test": test}, facts
+        if isinstance(self.validation, float):
+            train, validation = self.hold_out(train, self.validation)
+        else:
+            validating = self.model_copy(update={"test": self.validation})
+            validating._held_out = "validation"
+            _, validation, _ = validating.read()
+        return {"train": train, "validation": validation, "test": test}, facts
+
+    def hold_out(self, frame: pd.DataFrame, part: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """`frame` without a `part` (0..1) of its rows, and those, drawn evenly over
+        :attr:`evenly_over`."""
+        even = self.evenly_over
+        pools = frame if even is None else frame.groupby(even)
+        drawn = pools.sample(frac=part, random_state=0).index
+        if drawn.empty or len(drawn) == len(frame):
+            raise DataError(
+                f"{self.train} has {len(frame)} rows to train on, of which none can be held out",
+                "give more training data, or a file of its own",
+            )
+        rest = frame.drop(drawn)
+        return rest.reset_index(drop=True), frame.loc[drawn].reset_index(drop=True)
+
+    @property
+    def evenly_over(self) -> str | None:
+        """The column over whose values rows are drawn evenly."""
+        return None
 
     def load(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
         """The pretrained model with this task's head."""
@@ -147,14 +195,20 @@ class Task(BaseModel, ABC):
     def splits(
         self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None
     ) -> tuple[Split, Split]:
-        """The training and the test split, cut to at most `max_length` tokens; the training
-        split with altered copies of its texts, if asked for."""
+        """The training split and the one that candidates are selected on, cut to at most
+        `max_length` tokens; the training split with altered copies of its texts, if asked for."""
         reader = self.reader(model)
         collate = self.collator(reader, model)
+        judged = "test" if self.validation is None else "validation"
         return (
             self._split("train", collate, reader, model, cache, max_length, augment),
-            self._split("test", collate, reader, model, cache, max_length),
+            self._split(judged, collate, reader, model, cache, max_length),
         )
+
+    def test_split(self, model: str, cache: Path, max_length: int) -> Split:
+        """The test split, cut to at most `max_length` tokens."""
+        reader = self.reader(model)
+        return self._split("test", self.collator(reader, model), reader, model, cache, max_length)
 
     def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:
         """Inputs of full length for counting FLOPs and timing; `model` may be a skeleton."""
@@ -175,18 +229,14 @@ class Task(BaseModel, ABC):
         return read_table(source, split)
 
     def frames(
-        self, check: Callable[[pd.DataFrame, str], pd.DataFrame], evenly_over: str | None = None
+        self, check: Callable[[pd.DataFrame, str], pd.DataFrame]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Both tables after `check`, which is given a table and where it comes from. Without a
-        test file a fifth of the training rows is held out, evenly over the values of a column."""
+        test file a fifth of the training rows is held out."""
         train = check(self.table(self.train, "train"), self.train)
         if self.test is not None:
-            return train, check(self.table(self.test, "test"), self.test)
-        pools = train if evenly_over is None else train.groupby(evenly_over)
-        held_out = pools.sample(frac=0.2, random_state=0).index
-        return train.drop(held_out).reset_index(drop=True), train.loc[held_out].reset_index(
-            drop=True
-        )
+            return train, check(self.table(self.test, self._held_out), self.test)
+        return self.hold_out(train, 0.2)
 
     def _make_reader(self, model: str, train: pd.DataFrame) -> Callable[[Any], Any]:
         def make(config: Any) -> Any:
@@ -205,6 +255,7 @@ class Task(BaseModel, ABC):
         augment: Augmentation | None = None,
     ) -> Split:
         words = [model, type(reader).__name__, *_size(reader), max_length]
+        words += [self.model_dump(mode="json")]
         words += [augment.model_dump()] if augment is not None else []
 
         def make() -> dict[str, list[Any]]:

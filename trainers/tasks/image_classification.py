@@ -51,8 +51,12 @@ class ImageClassification(Task):
     def metrics(self) -> tuple[str, ...]:
         return ("accuracy", "macro_f1", "matthews", "eval_loss", "calibration_error")
 
+    @property
+    def evenly_over(self) -> str | None:
+        return "label"
+
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        train, test = self.frames(self._columns, evenly_over="label")
+        train, test = self.frames(self._columns)
         labels = label_set(self.labels, {self.train: train, self.test or self.train: test})
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)

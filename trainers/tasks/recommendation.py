@@ -30,11 +30,13 @@ class NextItem(Task):
     with at least three is the test, the others are trained on; it is ranked among all items that
     training knows and the user has not had. The model is trained from a configuration, whose
     `vocab_size` becomes the number of items and one; 0 is padding. The latest `max_length` items
-    are read.
+    are read. `validation` is the part of the users whose item before the last is not trained on
+    but predicted.
     """
 
     auto: ClassVar[Any] = AutoModelForCausalLM
 
+    validation: float | None = None
     test: None = None
     user: str | None = None
     item: str | None = None
@@ -66,6 +68,22 @@ class NextItem(Task):
             {"items": pasts, "next": [number.get(items.iloc[-1], 0) for items in histories]}
         )
         return train, test[test["next"] > 0].reset_index(drop=True), {"items": len(known)}
+
+    def hold_out(self, frame: pd.DataFrame, part: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """`frame` without the last item of a `part` of its users, and what these took last."""
+        able = frame[frame["items"].map(len) >= LEAST]
+        drawn = frame.index.isin(able.sample(frac=part, random_state=0).index)
+        if not drawn.any():
+            raise DataError(
+                f"{self.train} has no users whose item before the last can be held out",
+                f"a validation split needs users with {LEAST + 1} interactions",
+            )
+        pasts = frame["items"].where(~drawn, frame["items"].str[:-1])
+        asked = frame[drawn]
+        validation = pd.DataFrame(
+            {"items": asked["items"].str[:-1], "next": asked["items"].str[-1]}
+        )
+        return pd.DataFrame({"items": pasts}), validation.reset_index(drop=True)
 
     def head(self, facts: dict[str, Any]) -> dict[str, Any]:
         none = {"bos_token_id": None, "eos_token_id": None}

@@ -47,12 +47,16 @@ class TextClassification(Task):
             return ("spearman", "mean_squared_error")
         return ("accuracy", "macro_f1", "matthews", "eval_loss", "calibration_error")
 
+    @property
+    def evenly_over(self) -> str | None:
+        return None if self.regression else "label"
+
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
         if self.regression:
             if self.labels is not None:
                 raise ConfigError("a regression has no task.labels", "leave labels out")
             return *self.frames(self._columns), {}
-        train, test = self.frames(self._columns, evenly_over="label")
+        train, test = self.frames(self._columns)
         labels = label_set(self.labels, {self.train: train, self.test or self.train: test})
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)

@@ -1,0 +1,156 @@
+"""After the search: the front's members and the anchors are trained again on further seeds.
+
+Which trainings are wanted follows from the study alone, so that a resumed search finds those that
+are left.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from results import record
+from search.config import Finalists
+from search.scheduler import promotion_order
+from spaces.anchors import ANCHORS
+from spaces.objectives import Objective
+from spaces.recipe import Candidate, Recipe
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """A candidate of trial `of` with another seed."""
+
+    of: int
+    candidate: Candidate
+
+
+class Finals:
+    """What of the retraining of a study's finalists is done, and what is left. Without `settings`
+    nothing is wanted, and what is there is kept."""
+
+    def __init__(self, settings: Finalists | None, objectives: Sequence[Objective]) -> None:
+        self.settings, self.objectives = settings, tuple(objectives)
+        self.left: deque[Retraining] = deque()
+        self.is_planned = False
+        self._done: set[str] = set()
+        self._qualities: dict[int, dict[int, float]] = defaultdict(dict)
+
+    def note(self, trial: FrozenTrial) -> None:
+        """Takes up a retraining that has ended; one that failed is to be run again, though not by
+        this driver."""
+        of = trial.user_attrs[record.FINALIST]
+        if trial.state is not TrialState.FAIL:
+            self._done.add(candidate_of(trial).key())
+        if trial.state is TrialState.COMPLETE:
+            self._qualities[of][trial.number] = trial.values[self._place_of_quality]
+
+    def plan(
+        self,
+        front: Sequence[FrozenTrial],
+        anchors: Sequence[FrozenTrial],
+        searched: Collection[str],
+    ) -> None:
+        """Settles, once the search is over, what is left to run."""
+        self.is_planned = True
+        if self.settings is not None:
+            finalists = choose(self.settings, front, anchors, self.objectives)
+            wanted = retrainings(self.settings, finalists, searched)
+            self.left = deque(run for run in wanted if run.candidate.key() not in self._done)
+
+    def cost(self, front: int, anchors: int) -> float:
+        """About how many trainings of the search's length a front of this size would still take."""
+        if self.settings is None:
+            return 0.0
+        if self.is_planned:
+            return len(self.left) * self.settings.longer
+        wanted = self.settings.seeds * (anchors + min(front, self.settings.most))
+        return max(0, wanted - len(self._done)) * self.settings.longer
+
+    def keeps(self, number: int, *, every: bool) -> bool:
+        """Whether the weights of trial `number` are kept: those of `every` complete retraining, or
+        of each finalist's only the middle one's, once all are there."""
+        runs = next((runs for runs in self._qualities.values() if number in runs), None)
+        if runs is None:
+            return False
+        ranked = sorted(runs, key=lambda run: (runs[run], run))
+        middle = ranked[(len(ranked) - 1) // 2]
+        is_open = self.settings is None or len(runs) < self.settings.seeds
+        return every or is_open or number == middle
+
+    @property
+    def _place_of_quality(self) -> int:
+        """Of a trial's values the first that is maximised, or the first."""
+        directions = [objective.direction for objective in self.objectives]
+        return directions.index("maximize") if "maximize" in directions else 0
+
+
+def retrainings(
+    settings: Finalists, finalists: Sequence[FrozenTrial], searched: Collection[str]
+) -> list[Retraining]:
+    """All that are wanted: the first seed of each finalist, then the second of each, and so on.
+
+    Candidates whose keys were `searched` are not trained again; their seeds are passed over.
+    """
+    runs = [_runs(settings, trial, searched) for trial in finalists]
+    return [run for same_turn in zip(*runs, strict=True) for run in same_turn]
+
+
+def choose(
+    settings: Finalists,
+    front: Sequence[FrozenTrial],
+    anchors: Sequence[FrozenTrial],
+    objectives: Sequence[Objective],
+) -> list[FrozenTrial]:
+    """The anchors, and of the front's other members as many as are wanted, spread over it.
+
+    Trials that differ in their seed alone are one finalist.
+    """
+    reference = [trial for trial in anchors if trial.user_attrs[record.ANCHOR] in ANCHORS]
+    known = {_but_for_seed(trial) for trial in reference}
+    others = {_but_for_seed(trial): trial for trial in sorted(front, key=_number)[::-1]}
+    members = sorted((t for key, t in others.items() if key not in known), key=_number)
+    if len(members) > settings.most:
+        sign = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]
+        points = np.array([trial.values for trial in members], dtype=float) * sign
+        members = [members[i] for i in promotion_order(points)[: settings.most]]
+    return sorted([*reference, *members], key=_number)
+
+
+def _runs(
+    settings: Finalists, trial: FrozenTrial, searched: Collection[str]
+) -> Iterator[Retraining]:
+    candidate = candidate_of(trial)
+    recipe = lengthened(candidate.recipe, settings.longer)
+    seeds = count(recipe.seed + 1)
+    runs = (
+        candidate.model_copy(update={"recipe": recipe.model_copy(update={"seed": seed})})
+        for seed in seeds
+    )
+    fresh = (run for run in runs if run.key() not in searched)
+    return (Retraining(trial.number, run) for run in islice(fresh, settings.seeds))
+
+
+def lengthened(recipe: Recipe, factor: float) -> Recipe:
+    """The recipe with `factor` times its steps or epochs."""
+    if recipe.steps is not None:
+        return recipe.model_copy(update={"steps": round(factor * recipe.steps)})
+    return recipe.model_copy(update={"epochs": factor * (recipe.epochs or 0.0)})
+
+
+def candidate_of(trial: FrozenTrial) -> Candidate:
+    """The candidate that a trial's attributes hold."""
+    return Candidate.model_validate(trial.user_attrs[record.CANDIDATE])
+
+
+def _but_for_seed(trial: FrozenTrial) -> str:
+    candidate = candidate_of(trial)
+    recipe = candidate.recipe.model_copy(update={"seed": 0})
+    return candidate.model_copy(update={"recipe": recipe}).key()
+
+
+def _number(trial: FrozenTrial) -> int:
+    return trial.number
