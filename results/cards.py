@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from results.choices import how_sure
 from results.curve import draw_curve
 from results.drawing import draw_layers
 from results.front import pareto_front
-from results.numbers import difference, percent, quantity, ratio, short_title, three_digits
+from results.numbers import bare, difference, percent, quantity, ratio, short_title, three_digits
 from results.plans import stored_plan
 from results.scores import ClassRow, Confusion, class_rows, confusion_of
 from results.seeds import Spread, accuracy_interval, spreads
@@ -26,16 +26,16 @@ from results.study import StudyRecord, records
 from results.table import note, plain
 from results.trials import unshared_trial
 from spaces.layer_map import layer_map
-from spaces.objectives import OBJECTIVES, Objective
+from spaces.objectives import OBJECTIVES, Objective, trained
 from spaces.plan import SharingPlan
 
 MATERIALISED = Objective("materialised_latency_ms", "latency, materialised", "minimize", "ms")
-MEASURED = (
-    *(OBJECTIVES[name] for name in ("accuracy", "macro_f1", "calibration_error")),
+SIZES = (
     *(OBJECTIVES[name] for name in ("parameters", "stack_parameters", "bytes", "flops")),
     OBJECTIVES["latency_ms"],
     MATERIALISED,
 )
+HEADLINE = ("parameters", "latency")
 STATES = {"FAIL": "failed"}
 
 
@@ -79,6 +79,7 @@ class Card:
     recipe_yaml: str
     compression_yaml: str
     measures: tuple[Measure, ...]
+    quality: str
     sure: str
     curve: Markup
     rungs: Markup
@@ -90,7 +91,7 @@ class Card:
     @property
     def headline(self) -> tuple[Measure, ...]:
         """The measures that a small card has room for."""
-        return tuple(m for m in self.measures if m.title in ("accuracy", "parameters", "latency"))
+        return tuple(m for m in self.measures if m.title in (self.quality, *HEADLINE))
 
 
 def draw_cards(study: StudyRecord) -> list[Card]:
@@ -133,6 +134,7 @@ class _Desk:
             recipe_yaml=_yaml(candidate.get("recipe")),
             compression_yaml=_yaml(_done(candidate.get("compression"))),
             measures=tuple(_measures(self.study, trial, self.unshared)),
+            quality=short_title(self.study.quality),
             sure=self._sure(trial),
             curve=Markup(draw_curve(trial["curve"], behind)),
             rungs=Markup(draw_curve(_on_the_way(trial, self.study.quality), what="on the way")),
@@ -147,7 +149,7 @@ class _Desk:
         text = how_sure(self.study.quality, trial, spread)
         if spread is not None:
             others = ", ".join(str(number) for number in spread.numbers)
-            return f"{text}, mean {percent(spread.mean)} (trials {others})"
+            return f"{text}, mean {bare(self.study.quality, spread.mean)} (trials {others})"
         return f"95 % interval {text}, one seed" if text else ""
 
     def _delivery(self, trial: dict[str, Any]) -> Delivery:
@@ -227,8 +229,8 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 def _measures(
     study: StudyRecord, trial: dict[str, Any], unshared: dict[str, Any] | None
 ) -> Iterator[Measure]:
-    for objective in dict.fromkeys([*MEASURED, *study.objectives]):
-        if isfinite(trial[objective.name]):
+    for objective in dict.fromkeys([*trained(), *SIZES, *study.objectives]):
+        if isfinite(trial.get(objective.name, nan)):
             yield _measure(objective, trial, unshared)
     if isfinite(trial["batch_latency_ms"]):
         yield _throughput(trial)

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import pandas as pd
 
 from results.front import comparable, hypervolume_over_trials, pareto_front
-from results.numbers import POINT, THIN, percent, plural
+from results.numbers import POINT, THIN, distance, percent, plural
 from results.plans import shares_only
 from results.seeds import accuracy_interval, spreads
 from results.study import StudyRecord
-from results.summary import rivalries
+from results.summary import Rivalry, rivalries
 from results.trials import unshared_trial
+from spaces.objectives import Objective
 
 SAME_LATENCY = 0.05
 DRIFTED = 0.05
@@ -109,15 +110,19 @@ def last_growth(history: pd.DataFrame) -> float:
 
 
 def _drops(study: StudyRecord) -> Iterator[str]:
-    if study.quality.direction == "minimize":
-        return
     met = [rival for rival in rivalries(study.frame, study.quality) if rival.gain is not None]
     lost = [rival for rival in met if (rival.gain or 0.0) < 0]
     if lost and 2 * len(lost) >= len(met):
         names = ", ".join(
-            f"{rival.drop['anchor']} by {percent(-(rival.gain or 0.0))} points" for rival in lost
+            f"{rival.drop['anchor']} by {_lead(rival, study.quality)}" for rival in lost
         )
         yield (
             f"Sharing loses to plain layer drop of the same size ({names}); "
             f"a dropped layer saves time as well."
         )
+
+
+def _lead(rival: Rivalry, quality: Objective) -> str:
+    """How much better the drop is than the best sharing model of its size."""
+    sharing = rival.sharing or rival.drop
+    return distance(quality, rival.drop[quality.name], sharing[quality.name])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from results.front import comparable, pareto_front, smallest_within
-from results.numbers import POINT, percent, plural, quantity, ratio
+from results.numbers import bare, margin, percent, plural, quantity, ratio, short_title
 from results.seeds import Spread, accuracy_interval, spreads
 from results.study import StudyRecord, records
 from results.trials import unshared_trial
@@ -56,13 +56,14 @@ def fastest_within(
     """The trial of least measured latency within `points` of the unshared anchor's quality, else
     of fewest FLOPs, and which of the two it was. None where nothing can be compared."""
     unshared = unshared_trial(frame)
-    if unshared is None or quality.direction == "minimize":
+    if unshared is None:
         return None
     for speed in SPEEDS:
         rows = comparable(frame, [quality, speed])
-        near = rows[rows[quality.name] >= unshared[quality.name] - points * POINT - 1e-9]
+        near = rows[quality.near(rows[quality.name], unshared[quality.name], points)]
         if len(near) > 1:
-            order = near.sort_values([speed.name, quality.name], ascending=[True, False])
+            rising = [True, quality.direction == "minimize"]
+            order = near.sort_values([speed.name, quality.name], ascending=rising)
             return speed, records(order)[0]
     return None
 
@@ -87,11 +88,9 @@ def knee(frame: pd.DataFrame, quality: Objective, size: Objective) -> dict[str, 
 
 def _smallest(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
     quality = study.quality
-    if quality.direction == "minimize":
-        return []
-    found = [(p, smallest_within(study.frame, p, quality.name)) for p in WITHIN]
+    found = [(p, smallest_within(study.frame, p, quality)) for p in WITHIN]
     return [
-        (f"smallest within {plural_points(points)}", {str(k): v for k, v in trial.items()})
+        (f"smallest within {margin(quality, points)}", {str(k): v for k, v in trial.items()})
         for points, trial in found
         if trial is not None
     ]
@@ -103,20 +102,17 @@ def _fastest(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
         return []
     speed, trial = found
     what = "fastest" if speed.name == "latency_ms" else "fewest FLOPs"
-    return [(f"{what} within 1 point", trial)]
+    return [(f"{what} within {margin(study.quality, 1.0)}", trial)]
 
 
 def _knee(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
     trial = knee(study.frame, study.quality, PARAMETERS)
-    return [("knee of accuracy against parameters", trial)] if trial and _accurate(study) else []
-
-
-def _accurate(study: StudyRecord) -> bool:
-    return study.quality.name == "accuracy"
+    what = f"knee of {short_title(study.quality)} against parameters"
+    return [(what, trial)] if trial else []
 
 
 def _together(rules: list[str]) -> str:
-    """``smallest within 0.5 and 1 points; fastest within 1 point``."""
+    """``smallest within 0.5 and 1 point; fastest within 1 point``."""
     starts: dict[str, list[str]] = {}
     for rule in rules:
         what, _, margin = rule.partition(" within ")
@@ -127,15 +123,11 @@ def _together(rules: list[str]) -> str:
 def _widened(what: str, margins: list[str]) -> str:
     if not margins[0]:
         return what
-    *most, last = (margin.split()[0] for margin in margins)
+    *most, last = margins
     if not most:
-        return f"{what} within {margins[0]}"
-    return f"{what} within {', '.join(most)} and {last} points"
-
-
-def plural_points(points: float) -> str:
-    """``0.5 points``, ``1 point``."""
-    return f"{points:g} point{'' if points == 1 else 's'}"
+        return f"{what} within {last}"
+    first = ", ".join(margin.split()[0] for margin in most)
+    return f"{what} within {first} and {last}"
 
 
 def _choice(
@@ -162,7 +154,7 @@ def how_sure(quality: Objective, trial: dict[str, Any], spread: Spread | None) -
     """The range over seeds where there are several, else the interval by the test examples."""
     if spread is not None:
         return (
-            f"{percent(spread.low)}–{percent(spread.high)} over "
+            f"{bare(quality, spread.low)}–{bare(quality, spread.high)} over "
             f"{plural(len(spread.numbers), 'seed')}"
         )
     interval = accuracy_interval(trial) if quality.name == "accuracy" else None

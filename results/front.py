@@ -7,11 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from results.numbers import POINT
-from spaces.objectives import Objective
+from spaces.objectives import OBJECTIVES, Objective
 
 UNSHARED = "unshared"
-ROUNDING = 1e-9
 
 Points = NDArray[np.float64]
 
@@ -46,8 +44,8 @@ def hypervolume(
 ) -> float:
     """The share, 0..1, of the box between `reference` and the ideal that the front covers.
 
-    The ideal is 1 for objectives that are maximised and 0 for those that are minimised, so
-    the number compares between studies of the same reference. A trial that is not better
+    The ideal is each objective's own, so the number compares between studies of the same
+    reference. A trial that is not better
     than the reference in every objective adds nothing.
     """
     return _covered(_losses(comparable(frame, objectives), objectives, reference))
@@ -78,21 +76,22 @@ def hypervolume_over_trials(
 
 
 def smallest_within(
-    frame: pd.DataFrame, points: float = 1.0, quality: str = "accuracy"
+    frame: pd.DataFrame, points: float = 1.0, quality: Objective = OBJECTIVES["accuracy"]
 ) -> pd.Series | None:
-    """The trial with the fewest parameters within `points` of the unshared anchor's `quality`.
+    """The trial with the fewest parameters within `points` of the unshared anchor's `quality`,
+    as :meth:`Objective.near` says.
 
-    A point is 0.01 of `quality`. Of equally small trials the best is taken, which may be the
+    Of equally small trials the best is taken, which may be the
     unshared anchor itself. None where no unshared anchor is complete.
     """
     rows = comparable(frame)
-    rows = rows[rows[quality].notna() & rows["parameters"].notna()]
+    rows = rows[rows[quality.name].notna() & rows["parameters"].notna()]
     unshared = rows[rows["anchor"] == UNSHARED]
     if unshared.empty:
         return None
-    least = unshared[quality].iloc[0] - points * POINT - ROUNDING
-    near = rows[rows[quality] >= least]
-    smallest: pd.Series = near.sort_values(["parameters", quality], ascending=[True, False]).iloc[0]
+    near = rows[quality.near(rows[quality.name], unshared[quality.name].iloc[0], points)]
+    order = [True, quality.direction == "minimize"]
+    smallest: pd.Series = near.sort_values(["parameters", quality.name], ascending=order).iloc[0]
     return smallest
 
 
@@ -105,7 +104,7 @@ def _losses(
     rows: pd.DataFrame, objectives: Sequence[Objective], reference: Mapping[str, float]
 ) -> Points:
     """Each objective as the way from the ideal (0) to the reference (1)."""
-    ideal = np.array([1.0 if o.direction == "maximize" else 0.0 for o in objectives])
+    ideal = np.array([o.ideal for o in objectives])
     worst = np.array([reference[o.name] for o in objectives], dtype=float)
     losses: Points = (_points(rows, objectives) - ideal) / (worst - ideal)
     return losses.clip(min=0.0)

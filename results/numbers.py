@@ -18,7 +18,7 @@ def short_title(objective: Objective) -> str:
 
 def is_fraction(objective: Objective) -> bool:
     """Whether the objective lies in 0..1 and reads as a percentage: accuracy, macro-F1."""
-    return objective.source == "trained" and not objective.unit
+    return objective.in_percent
 
 
 def quantity(objective: Objective, value: float) -> str:
@@ -37,11 +37,20 @@ def difference(objective: Objective, value: float, base: float) -> str:
     ``+0.4 points``, ``−7.5 M``, ``0``; a dash where either is NaN."""
     if not (isfinite(value) and isfinite(base)):
         return "\N{EN DASH}"
-    scale, decimals, unit = _shown_as(objective, base)
-    text = f"{abs(value - base) / scale:.{decimals}f}"
-    if float(text) == 0:
+    number, unit = _distance(objective, value, base)
+    if float(number) == 0:
         return "0"
-    return f"{'+' if value > base else MINUS}{text}{unit}"
+    return f"{'+' if value > base else MINUS}{number}{unit}"
+
+
+def distance(objective: Objective, value: float, base: float) -> str:
+    """The same without its sign."""
+    return "".join(_distance(objective, value, base))
+
+
+def _distance(objective: Objective, value: float, base: float) -> tuple[str, str]:
+    scale, decimals, unit = _shown_as(objective, base)
+    return f"{abs(value - base) / scale:.{decimals}f}", unit
 
 
 def _shown_as(objective: Objective, base: float) -> tuple[float, int, str]:
@@ -53,11 +62,24 @@ def _shown_as(objective: Objective, base: float) -> tuple[float, int, str]:
     return scale, _decimals(base / scale), f"{THIN}{unit}" if unit else ""
 
 
+def margin(objective: Objective, points: float) -> str:
+    """How near to another model, for :meth:`Objective.near`: ``1 point``, ``0.5 points``;
+    ``1 %`` of what has no points."""
+    if objective.point is None:
+        return f"{points:g}{THIN}%"
+    return f"{points:g} point{'' if points == 1 else 's'}"
+
+
 def ratio(value: float, base: float) -> str:
     """`value` as a multiple of `base`: ``0.66×``; a dash where there is none."""
     if not (isfinite(value) and isfinite(base)) or base == 0:
         return "\N{EN DASH}"
     return f"{value / base:.2f}×"
+
+
+def bare(objective: Objective, value: float) -> str:
+    """A value without its unit, where that is said once for several: ``91.2``, ``47.0``."""
+    return percent(value) if objective.in_percent else three_digits(value)
 
 
 def percent(fraction: float) -> str:

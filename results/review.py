@@ -13,7 +13,7 @@ from markupsafe import Markup
 from results.figures import x_axes
 from results.front import pareto_front, smallest_within
 from results.hover import hover_text
-from results.numbers import POINT, is_fraction, quantity, short_title
+from results.numbers import quantity, short_title
 from results.searched import ABSENT, is_numeric, searched
 from results.study import StudyRecord, records
 from spaces.objectives import Objective
@@ -117,14 +117,13 @@ def _quality(quality: Objective) -> dict[str, Any]:
     return {
         "name": quality.name,
         "maximize": quality.direction == "maximize",
-        "view": VIEW_POINTS * POINT if is_fraction(quality) else None,
+        "view": VIEW_POINTS * quality.point if quality.point else None,
     }
 
 
 def _first(study: StudyRecord, front: list[int]) -> int | None:
     """The smallest model within a point where there is one, else the front's best."""
-    maximised = study.quality.direction == "maximize"
-    smallest = smallest_within(study.frame, 1.0, study.quality.name) if maximised else None
+    smallest = smallest_within(study.frame, 1.0, study.quality)
     if smallest is not None:
         return int(smallest["number"])
     if front:

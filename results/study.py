@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from results import record
 from results.plans import stored_plan
 from spaces.errors import RunError
-from spaces.objectives import OBJECTIVES, Objective
+from spaces.objectives import OBJECTIVES, Objective, quality_of
 
 BUSY_TIMEOUT_S = 30.0
 NUMBERS = (
@@ -62,8 +62,8 @@ class StudyRecord:
 
     @property
     def quality(self) -> Objective:
-        """The first objective that is maximised, or the first of all."""
-        return next((o for o in self.objectives if o.direction == "maximize"), self.objectives[0])
+        """The objective that says how good a model is."""
+        return quality_of(self.objectives)
 
     @property
     def has_reference(self) -> bool:

@@ -9,7 +9,16 @@ import pandas as pd
 
 from results.cost import hours_text, seconds_of_compute
 from results.front import comparable, hypervolume, pareto_front, smallest_within
-from results.numbers import THIN, percent, plural, quantity, ratio, short_title
+from results.numbers import (
+    THIN,
+    difference,
+    margin,
+    percent,
+    plural,
+    quantity,
+    ratio,
+    short_title,
+)
 from results.plans import shares_only
 from results.seeds import TWO_SIDED_95, test_examples
 from results.study import StudyRecord, records
@@ -72,7 +81,8 @@ class Counts:
 
 @dataclass(frozen=True)
 class Rivalry:
-    """A plain layer drop and the best sharing model that is no larger; None: there is none."""
+    """A plain layer drop and the best sharing model that is no larger, and by how much that is
+    better; None: there is none."""
 
     drop: dict[str, Any]
     sharing: dict[str, Any] | None
@@ -140,8 +150,8 @@ def _doubt(trial: dict[str, Any], quality: Objective) -> str:
     examples = test_examples(trial)
     if quality.name != "accuracy" or examples is None:
         return ""
-    margin = percent(accuracy_margin(trial["accuracy"], examples))
-    return f" On {examples:,} test examples its 95{THIN}% interval is about ±{margin} points."
+    half = percent(accuracy_margin(trial["accuracy"], examples))
+    return f" On {examples:,} test examples its 95{THIN}% interval is about ±{half} points."
 
 
 def _smallest(study: StudyRecord, quality: Objective) -> str:
@@ -149,12 +159,12 @@ def _smallest(study: StudyRecord, quality: Objective) -> str:
     if smallest is None or unshared is None:
         return ""
     if smallest["parameters"] >= unshared["parameters"]:
-        return "No smaller model is within one point of it."
+        return f"No smaller model is within {margin(quality, 1.0)} of it."
     size = quantity(PARAMETERS, smallest["parameters"])
     times = ratio(smallest["parameters"], unshared["parameters"])
     value = quantity(quality, smallest[quality.name])
     return (
-        f"The smallest model within one point of it is trial {smallest['number']} "
+        f"The smallest model within {margin(quality, 1.0)} of it is trial {smallest['number']} "
         f"({smallest['plan']}): {value} with {size} parameters, {times} the unshared model."
     )
 
@@ -162,43 +172,38 @@ def _smallest(study: StudyRecord, quality: Objective) -> str:
 def _smallest_and_unshared(
     frame: pd.DataFrame, quality: Objective
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Both None where points mean nothing, for a quality that is minimised."""
-    if quality.direction == "minimize":
-        return None, None
-    smallest = smallest_within(frame, quality=quality.name)
+    smallest = smallest_within(frame, quality=quality)
     if smallest is None:
         return None, None
     return {str(key): value for key, value in smallest.items()}, unshared_trial(frame)
 
 
 def _against_drops(frame: pd.DataFrame, quality: Objective) -> str:
-    if quality.direction == "minimize":
-        return ""
     rivals = rivalries(frame, quality)
     met = [rival for rival in rivals if rival.gain is not None]
     if not met:
         return "No sharing plan is as small as a plain layer drop yet." if rivals else ""
     won = sum(rival.gain > 0 for rival in met if rival.gain is not None)
-    details = "; ".join(_duel(rival) for rival in met)
+    details = "; ".join(_duel(rival, quality) for rival in met)
     return (
         f"At most 1{THIN}% larger, sharing beats plain layer drop at {won} of "
         f"{plural(len(met), 'size')} ({details})."
     )
 
 
-def _duel(rival: Rivalry) -> str:
-    gain = rival.gain or 0.0
-    sign = "+" if gain >= 0 else "−"
-    number = rival.sharing["number"] if rival.sharing else ""
-    return f"{rival.drop['anchor']}: {sign}{percent(abs(gain))} points by trial {number}"
+def _duel(rival: Rivalry, quality: Objective) -> str:
+    sharing = rival.sharing or rival.drop
+    by = difference(quality, sharing[quality.name], rival.drop[quality.name])
+    return f"{rival.drop['anchor']}: {by} by trial {sharing['number']}"
 
 
 def _rivalry(drop: dict[str, Any], sharing: pd.DataFrame, quality: Objective) -> Rivalry:
     small = sharing[sharing["parameters"] <= drop["parameters"] * SAME_SIZE]
     if small.empty:
         return Rivalry(drop, None, None)
-    best = records(small.sort_values(quality.name))[-1]
-    return Rivalry(drop, best, best[quality.name] - drop[quality.name])
+    rising = small.sort_values(quality.name, ascending=quality.direction == "maximize")
+    best = records(rising)[-1]
+    return Rivalry(drop, best, quality.gain(best[quality.name], drop[quality.name]))
 
 
 def _covered(study: StudyRecord) -> str:
@@ -240,7 +245,7 @@ def _smallest_tile(frame: pd.DataFrame, quality: Objective) -> Tile | None:
     times = ratio(smallest["parameters"], unshared["parameters"])
     value = quantity(PARAMETERS, smallest["parameters"])
     note = f"parameters ({times}), trial {smallest['number']}"
-    return Tile("smallest within one point", value, note)
+    return Tile(f"smallest within {margin(quality, 1.0)}", value, note)
 
 
 def _front_tile(study: StudyRecord) -> Tile | None:

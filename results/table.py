@@ -8,12 +8,9 @@ import pandas as pd
 
 from results.numbers import duration, plural, quantity, short_title
 from results.study import StudyRecord, records
-from spaces.objectives import OBJECTIVES, Objective
+from spaces.objectives import OBJECTIVES, Objective, trained
 
-SHOWN = (
-    *("accuracy", "macro_f1", "calibration_error"),
-    *("parameters", "bytes", "flops", "latency_ms"),
-)
+SIZES = ("parameters", "bytes", "flops", "latency_ms")
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,8 @@ class Mishap:
 def columns(study: StudyRecord) -> list[Column]:
     """The columns that hold something: outcome, plan, numbers, and what of the recipe varies."""
     frame = study.frame
-    numbers = dict.fromkeys([*study.objectives, *(OBJECTIVES[name] for name in SHOWN)])
+    sizes = (OBJECTIVES[name] for name in SIZES)
+    numbers = dict.fromkeys([*study.objectives, *trained(), *sizes])
     found = [
         Column("number", "trial", True, str),
         Column("state", "state", False, str.lower),
@@ -127,7 +125,7 @@ def _varied(frame: pd.DataFrame) -> list[str]:
 
 
 def _any(frame: pd.DataFrame, name: str) -> bool:
-    return bool(frame[name].notna().any())
+    return name in frame and bool(frame[name].notna().any())
 
 
 def _cell(column: Column, row: dict[str, Any]) -> Cell:

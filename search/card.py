@@ -4,7 +4,7 @@ It is meant to be published, so no path or host of this machine stands in it.
 """
 
 from collections.abc import Iterator, Mapping
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,10 @@ from results.study import StudyRecord, records
 from results.trials import unshared_trial
 from search.show import draw_layers
 from spaces.layer_map import layer_map
-from spaces.objectives import OBJECTIVES
+from spaces.objectives import OBJECTIVES, trained
 from spaces.plan import SharingPlan
 
-SHOWN = (
-    *("accuracy", "macro_f1", "calibration_error"),
-    *("parameters", "bytes", "flops", "latency_ms"),
-)
+SIZES = ("parameters", "bytes", "flops", "latency_ms")
 PRIVATE = {"host", "pid"}
 INK = (
     "<style>svg{color:#1c2126;font-family:sans-serif}"
@@ -124,10 +121,11 @@ def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:
     unshared = unshared_trial(study.frame)
     yield "| | this model | unshared | difference | ratio |"
     yield "|---|---|---|---|---|"
-    for name in dict.fromkeys([*SHOWN, *(objective.name for objective in study.objectives)]):
-        objective, value = OBJECTIVES[name], trial[name]
-        base = _unshared_value(name, trial, unshared)
+    sizes = (OBJECTIVES[name] for name in SIZES)
+    for objective in dict.fromkeys([*trained(), *study.objectives, *sizes]):
+        value = float(trial.get(objective.name, nan))
         if isfinite(value):
+            base = _unshared_value(objective.name, trial, unshared)
             yield (
                 f"| {short_title(objective)} | {quantity(objective, value)} "
                 f"| {quantity(objective, base)} | {difference(objective, value, base)} "

@@ -1,6 +1,7 @@
 """What a person sees while a search runs: one line a finished trial, and where it stands."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -8,12 +9,15 @@ from rich.console import Console
 from rich.status import Status
 
 from results import record
-from results.numbers import plural
+from results.front import UNSHARED
+from results.numbers import margin, plural, quantity, short_title
 from search.driver import Driver
 from spaces.anchors import ANCHORS
+from spaces.objectives import OBJECTIVES, Objective, quality_of
 from spaces.recipe import Candidate
 
 WITHIN_POINTS = 1.0
+PARAMETERS = OBJECTIVES["parameters"]
 MARKS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
@@ -23,6 +27,7 @@ class Progress:
     def __init__(self, driver: Driver, console: Console | None = None) -> None:
         self.driver = driver
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.objectives = [OBJECTIVES[name] for name in driver.config.objectives]
         self.began = time.monotonic()
         self.status: Status | None = None
 
@@ -46,7 +51,7 @@ class Progress:
 
     def trial_finished(self, trial: FrozenTrial) -> None:
         """One line for the trial; where the search stands follows it or is kept below."""
-        line = finished_line(trial)
+        line = finished_line(trial, self.objectives)
         if self.status is None:
             self.console.print(f"{line} | {self.standing()}", markup=False)
         else:
@@ -54,7 +59,7 @@ class Progress:
             self.status.update(self.standing())
 
     def standing(self) -> str:
-        """Trials done and running, front, best accuracy, smallest good model, time left."""
+        """Trials done and running, front, best quality, smallest good model, time left."""
         driver = self.driver
         total = driver.config.budget.trials
         parts = [f"{driver.searched}/{total} trials"]
@@ -63,7 +68,7 @@ class Progress:
             parts.append(f"{plural(len(driver.finals.left), 'training')} of finalists to come")
         if driver.complete:
             parts.append(f"front {len(driver.front())}")
-            parts += best_lines(driver.complete)
+            parts += best_lines(driver.complete, self.objectives)
         left = self.seconds_left()
         if left is not None:
             parts.append(f"about {clock(left)} left")
@@ -81,8 +86,8 @@ class Progress:
         return (self.driver.finished_at[-1] - self.began) / finished * remaining
 
 
-def finished_line(trial: FrozenTrial) -> str:
-    """``trial 7 done in 23 s: accuracy 0.912, 18,0M parameters: 1..4 bank 0.7 ...``."""
+def finished_line(trial: FrozenTrial, objectives: Sequence[Objective]) -> str:
+    """``trial 7 done in 23 s: accuracy 91.2 %, parameters 18.0 M: 1..4 bank 0.7 ...``."""
     attributes = trial.user_attrs
     head = f"trial {trial.number} {MARKS[trial.state]}"
     seconds = attributes.get(record.SECONDS, {}).get("total")
@@ -97,28 +102,34 @@ def finished_line(trial: FrozenTrial) -> str:
         error = attributes.get(record.ERROR, {})
         why = attributes.get(record.REASON) or f"{error.get('kind')}: {error.get('message')}"
         return f"{head}{took}: {plan}: {why}"
-    numbers = attributes.get(record.METRICS, {}) | attributes.get(record.FACTS, {})
-    accuracy = f"accuracy {numbers['accuracy']:.3f}, " if "accuracy" in numbers else ""
-    return f"{head}{took}: {accuracy}{numbers['parameters'] / 1e6:.1f}M parameters: {plan}"
+    quality = quality_of(objectives)
+    numbers = {quality: _value(quality, objectives, trial), PARAMETERS: _parameters(trial)}
+    texts = (f"{short_title(o)} {quantity(o, number)}" for o, number in numbers.items())
+    return f"{head}{took}: {', '.join(texts)}: {plan}"
 
 
-def best_lines(trials: list[FrozenTrial]) -> list[str]:
-    """The best accuracy so far, and the smallest model within a point of the unshared one."""
-    scored = [t for t in trials if "accuracy" in t.user_attrs.get(record.METRICS, {})]
-    if not scored:
-        return []
-    lines = [f"best accuracy {max(map(_accuracy, scored)):.3f}"]
-    unshared = [t for t in scored if t.user_attrs.get(record.ANCHOR) == "unshared"]
+def best_lines(trials: list[FrozenTrial], objectives: Sequence[Objective]) -> list[str]:
+    """The best quality so far, and the smallest model within a point of the unshared one."""
+    quality = quality_of(objectives)
+    values = [_value(quality, objectives, trial) for trial in trials]
+    best = max(values) if quality.direction == "maximize" else min(values)
+    lines = [f"best {short_title(quality)} {quantity(quality, best)}"]
+    unshared = [t for t in trials if t.user_attrs.get(record.ANCHOR) == UNSHARED]
     if unshared:
-        floor = _accuracy(unshared[0]) - WITHIN_POINTS / 100
-        good = [t for t in scored if _accuracy(t) >= floor]
-        smallest = min(t.user_attrs[record.FACTS]["parameters"] for t in good)
-        lines.append(f"smallest within 1 point of unshared {smallest / 1e6:.1f}M")
+        base, rated = _value(quality, objectives, unshared[0]), zip(trials, values, strict=True)
+        good = [t for t, value in rated if quality.near(value, base, WITHIN_POINTS)]
+        smallest = min(map(_parameters, good))
+        near = margin(quality, WITHIN_POINTS)
+        lines.append(f"smallest within {near} of unshared {quantity(PARAMETERS, smallest)}")
     return lines
 
 
-def _accuracy(trial: FrozenTrial) -> float:
-    return float(trial.user_attrs[record.METRICS]["accuracy"])
+def _value(objective: Objective, objectives: Sequence[Objective], trial: FrozenTrial) -> float:
+    return float(trial.values[objectives.index(objective)])
+
+
+def _parameters(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs[record.FACTS]["parameters"])
 
 
 def clock(seconds: float) -> str:

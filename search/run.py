@@ -197,13 +197,9 @@ def _model_name(model: str) -> str:
 
 
 def reference_value(objective: Objective, unshared: dict[str, float]) -> float:
-    """The hypervolume's reference in one objective: 0 for what is maximised, for exact sizes
-    1.1 times the unshared model's, for an error in 0..1 1, for a loss 10."""
-    if objective.direction == "maximize":
-        return 0.0
-    if objective.name in unshared:
-        return 1.1 * unshared[objective.name]
-    return 10.0 if objective.unit else 1.0
+    """The hypervolume's reference in one objective: for exact sizes 1.1 times the unshared
+    model's, else what any useful model betters."""
+    return 1.1 * unshared[objective.name] if objective.name in unshared else objective.useless
 
 
 def _circumstances(config: StudyConfig) -> dict[str, Any]:

@@ -1,43 +1,83 @@
-"""The measured numbers a study can compare: unit, direction, and when they are known."""
+"""The measured numbers a study can compare: unit, direction, scale, and when they are known."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from spaces.registry import Registry
 
+ROUNDING = 1e-9
 Direction = Literal["maximize", "minimize"]
 
 
 @dataclass(frozen=True)
 class Objective:
     """A measured number. `source` says when it is known: before training, by training the
-    model, or after the search on a quiet device."""
+    model, or after the search on a quiet device.
+
+    The hypervolume reaches from `worst` to `best`; without them from 0 to 1, or from 1 to 0 of
+    what is minimised. `point` is how much of it people call one point, None for what has no
+    points. With `in_percent` 0..1 reads as 0..100 %.
+    """
 
     name: str
     title: str
     direction: Direction
     unit: str = ""
     source: Literal["exact", "trained", "quiet"] = "exact"
+    best: float | None = None
+    worst: float | None = None
+    point: float | None = None
+    in_percent: bool = False
+
+    @property
+    def ideal(self) -> float:
+        """The best value that can be."""
+        return float(self.direction == "maximize") if self.best is None else self.best
+
+    @property
+    def useless(self) -> float:
+        """A value that any useful model betters."""
+        return float(self.direction == "minimize") if self.worst is None else self.worst
+
+    def gain(self, value: Any, base: float) -> Any:
+        """By how much a value, or each of an array, is better than `base`, in its own unit."""
+        return value - base if self.direction == "maximize" else base - value
+
+    def near(self, value: Any, base: float, points: float) -> Any:
+        """Whether a value, or which of an array, is at most `points` worse than `base`; where
+        there are no points, at most so many percent of `base` worse."""
+        margin = points * (abs(base) / 100 if self.point is None else self.point)
+        return self.gain(value, base) >= -(margin + ROUNDING)
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
 
+
+def _trained(name: str, title: str, direction: Direction = "maximize", **scale: float) -> Objective:
+    return Objective(name, title, direction, source="trained", **scale)  # type: ignore[arg-type]
+
+
+def _fraction(name: str, title: str, direction: Direction = "maximize") -> Objective:
+    return _trained(name, title, direction, point=0.01, in_percent=True)
+
+
 for _objective in (
-    Objective("accuracy", "accuracy", "maximize", source="trained"),
-    Objective("macro_f1", "macro-F1", "maximize", source="trained"),
-    Objective("matthews", "Matthews correlation", "maximize", source="trained"),
-    Objective("spearman", "Spearman correlation", "maximize", source="trained"),
-    Objective("mean_squared_error", "mean squared error", "minimize", source="trained"),
-    Objective("bleu", "BLEU", "maximize", "of 100", source="trained"),
-    Objective("chrf", "chrF", "maximize", "of 100", source="trained"),
-    Objective("perplexity", "perplexity", "minimize", source="trained"),
-    Objective("entity_f1", "entity F1", "maximize", source="trained"),
-    Objective("exact_match", "exact match", "maximize", source="trained"),
-    Objective("answer_f1", "answer F1", "maximize", source="trained"),
-    Objective("hit_rate_10", "hit rate at 10", "maximize", source="trained"),
-    Objective("ndcg_10", "NDCG at 10", "maximize", source="trained"),
-    Objective("eval_loss", "evaluation loss", "minimize", "nats", source="trained"),
-    Objective("calibration_error", "calibration error", "minimize", source="trained"),
+    _fraction("accuracy", "accuracy"),
+    _fraction("macro_f1", "macro-F1"),
+    _trained("matthews", "Matthews correlation", point=0.01),
+    _trained("spearman", "Spearman correlation", point=0.01),
+    _trained("mean_squared_error", "mean squared error", "minimize", worst=10.0),
+    _trained("bleu", "BLEU", best=100.0, point=1.0),
+    _trained("chrf", "chrF", best=100.0, point=1.0),
+    _trained("perplexity", "perplexity", "minimize", best=1.0, worst=1000.0),
+    _fraction("entity_f1", "entity F1"),
+    _fraction("exact_match", "exact match"),
+    _fraction("answer_f1", "answer F1"),
+    _fraction("hit_rate_10", "hit rate at 10"),
+    _fraction("ndcg_10", "NDCG at 10"),
+    Objective("eval_loss", "evaluation loss", "minimize", "nats", source="trained", worst=10.0),
+    _fraction("calibration_error", "calibration error", "minimize"),
     Objective("parameters", "parameters", "minimize"),
     Objective("stack_parameters", "parameters in the layer stack", "minimize"),
     Objective("bytes", "size on disk", "minimize", "B"),
@@ -45,3 +85,16 @@ for _objective in (
     Objective("latency_ms", "latency", "minimize", "ms", source="quiet"),
 ):
     OBJECTIVES.register(_objective.name)(_objective)
+
+
+def quality_of(objectives: Sequence[Objective]) -> Objective:
+    """The objective that says how good a model is: the first that is maximised, else the first
+    that is measured by training, else the first."""
+    maximised = (o for o in objectives if o.direction == "maximize")
+    learnt = (o for o in objectives if o.source == "trained")
+    return next(maximised, None) or next(learnt, objectives[0])
+
+
+def trained() -> list[Objective]:
+    """What trainings measure, in order of registration."""
+    return [objective for objective in OBJECTIVES.values() if objective.source == "trained"]

@@ -179,7 +179,7 @@ def test_it_opens_alone_and_shows_the_smallest_within_a_point(report, run):
 def test_a_reviewer_s_questions_are_answered_by_the_page_alone(report):
     text = report.page.locator("main").inner_text().replace("\u202f", " ")
     # which is the smallest within one point of the unshared model?
-    assert "The smallest model within one point of it is trial 3" in text
+    assert "The smallest model within 1 point of it is trial 3" in text
     row = report.page.locator("table.choices tr", has_text="2 points").inner_text()
     assert "120" in row and "0.60×" in row
     # how sure? two seeds, and the test split

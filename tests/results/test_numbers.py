@@ -19,6 +19,9 @@ THIN = "\u202f"
         ("latency_ms", 12.04, "12.0 ms"),
         ("latency_ms", 0.0317, "0.0317 ms"),
         ("eval_loss", 0.0, "0 nats"),
+        ("perplexity", 47.05, "47.0"),
+        ("matthews", 0.583, "0.583"),
+        ("bleu", 17.14, "17.1"),
         ("accuracy", NAN, "–"),
     ],
 )
@@ -34,6 +37,8 @@ def test_quantities_have_three_digits_and_a_unit(name, value, text):
         ("latency_ms", 12.3, 11.8, "+0.5 ms"),
         ("flops", 0.94e9, 1.41e9, "−0.47 GFLOP"),
         ("bytes", 100.0, 100.0, "0"),
+        ("perplexity", 47.0, 40.1, "+6.9"),
+        ("bleu", 16.9, 17.1, "−0.2"),
         ("accuracy", 0.9, NAN, "–"),
     ],
 )

@@ -128,7 +128,7 @@ def test_tiles_name_the_four_large_numbers(make_run):
     found = [(tile.label, tile.value.replace("\u202f", " ")) for tile in tiles(study)]
     assert found[:3] == [
         ("unshared accuracy", "90.0 %"),
-        ("smallest within one point", "120"),
+        ("smallest within 1 point", "120"),
         ("on the front", "4"),
     ]
 

@@ -11,6 +11,7 @@ from results.review import kind_of, review
 from results.searched import importances, layer_ranges, searched
 from results.seeds import spreads, wilson_interval
 from results.study import read_study, records
+from results.summary import summarise
 from spaces import Candidate, Recipe, SharingPlan
 from spaces.objectives import OBJECTIVES
 from tests.results.conftest import complete
@@ -53,7 +54,7 @@ def test_choices_name_each_model_once_with_all_its_rules(make_run):
     )
     found = [(choice.number, choice.rule) for choice in choices(read_study(run))]
     assert found == [
-        (1, "smallest within 0.5 and 1 points; fastest within 1 point"),
+        (1, "smallest within 0.5 and 1 point; fastest within 1 point"),
         (2, "smallest within 2 points; knee of accuracy against parameters"),
     ]
     # Wilson, 89.6 of 100: (0.896 + 0.0192) / 1.0384 -+ sqrt(0.00358 + 0.00037) / 1.0384
@@ -172,3 +173,40 @@ def test_the_page_s_data_names_kinds_limits_and_the_first_trial(make_run):
     assert [stop[0] for stop in data["limits"][0]["stops"]] == [0.8, 0.896, 0.9]
     assert [stop[0] for stop in data["limits"][1]["stops"]] == [200.0, 160.0, 150.0]
     assert kind_of(records(study.frame)[0], []) == "anchor"
+
+
+def test_a_study_by_perplexity_is_read_as_one(make_run):
+    """Lower is better, it is no percentage, and near is within one percent of it."""
+
+    def trial(perplexity, parameters, plan=None, **attributes):
+        metrics = {"perplexity": perplexity, "eval_loss": 3.8}
+        made = complete(perplexity, parameters, plan, metrics=metrics, **attributes)
+        return made | {"values": [perplexity, parameters]}
+
+    run = make_run(
+        trial(40.0, 200.0, anchor="unshared"),
+        trial(40.3, 150.0, HALF),
+        trial(42.0, 149.0, SharingPlan.drop([4]), anchor="drop-1"),
+        trial(40.7, 140.0, SharingPlan.range(0, 5, 0.5)),
+        trial(90.0, 100.0, SharingPlan.range(0, 5, 0.9)),
+        objectives=["perplexity", "parameters"],
+        directions=["minimize", "minimize"],
+        reference={"perplexity": 1000.0, "parameters": 220.0},
+    )
+    study = read_study(run)
+    found = [(choice.number, choice.rule.replace("\u202f", " ")) for choice in choices(study)]
+    assert found == [
+        (0, "smallest within 0.5 %"),
+        (1, "smallest within 1 %"),
+        (3, "smallest within 2 %; knee of perplexity against parameters"),
+    ]
+    text = " ".join(summarise(study)).replace("\u202f", " ")
+    assert "The unshared model reaches 40 perplexity with 200 parameters." in text
+    assert "The smallest model within 1 % of it is trial 1" in text
+    assert "sharing beats plain layer drop at 1 of 1 size (drop-1: −1.7 by trial 1)" in text
+    # 910 of 999 times 120 of 220, and thin strips of better and larger models: 0.497 + 0.018
+    assert "The front covers 0.515 of the box" in text
+    card = next(card for card in draw_cards(study) if card.number == 3)
+    measures = {m.title: (m.value, m.difference) for m in card.measures}
+    assert measures["perplexity"] == ("40.7", "+0.7")
+    assert [m.title for m in card.headline] == ["perplexity", "parameters"]
