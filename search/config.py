@@ -1,10 +1,11 @@
 """The study file: YAML into pydantic models, all mistakes listed at once with their place."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from spaces.anchors import ANCHORS
 from spaces.errors import ConfigError, SharetuneError
@@ -82,17 +83,35 @@ class EarlyStopping(Section):
 
 
 class Resources(Section):
-    """What one trial is given, and how many run at once (`workers`; None: as many as fit).
+    """What a worker is given, and how many trials run at once (`workers`; None: as many as fit).
 
-    `gpu` is a fraction of a GPU; None: one where the cluster has any, else none. A trial that
-    takes longer than `time_limit_s` seconds is ended with its worker and told as pruned; on
-    Ray workers only.
+    A trial is trained by one worker, or by `workers_per_trial` that divide each batch among them.
+    `cpu` and `gpu` are what each is given. `gpu` is a fraction of a GPU; None: one where the
+    cluster has any, else none. A trial that takes longer than `time_limit_s` seconds is ended
+    with its workers and told as pruned. The last two are for Ray workers only.
     """
 
     workers: int | None = Field(None, ge=1)
+    workers_per_trial: int = Field(1, ge=1)
     cpu: int = Field(1, ge=1)
     gpu: float | None = Field(None, ge=0)
     time_limit_s: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each(self) -> "Resources":
+        gpu = self.gpu or 0.0
+        if gpu > 1:
+            raise ConfigError(
+                f"a worker uses one GPU at most, but got gpu={gpu:g}",
+                f"write resources: {{workers_per_trial: {math.ceil(gpu)}, gpu: 1}}",
+            )
+        if 0 < gpu < 1 and self.workers_per_trial > 1:
+            raise ConfigError(
+                f"workers of one trial cannot share a GPU, but got gpu={gpu:g} and "
+                f"workers_per_trial={self.workers_per_trial}",
+                "write gpu: 1, or leave workers_per_trial out",
+            )
+        return self
 
 
 class LatencyProtocol(Section):
@@ -152,6 +171,16 @@ class StudyConfig(Section):
                 did_you_mean("", list(OBJECTIVES)),
             )
         return names
+
+    @model_validator(mode="after")
+    def _several_workers_need_ray(self) -> "StudyConfig":
+        if self.executor == "local" and self.resources.workers_per_trial > 1:
+            raise ConfigError(
+                "executor: local is one process, but resources.workers_per_trial is "
+                f"{self.resources.workers_per_trial}",
+                "leave executor out, or workers_per_trial",
+            )
+        return self
 
     @field_validator("tracking", mode="before")
     @classmethod

@@ -15,6 +15,8 @@ from spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
 from spaces.recipe import Candidate
 
 State = Literal["complete", "pruned", "failed"]
+Evaluate = Callable[..., dict[str, Any]]
+"""A trainee's `evaluate`."""
 Report = Callable[[int, dict[str, float]], bool]
 """Told a rung and what was measured there; says whether the training goes on."""
 
@@ -36,7 +38,18 @@ class Trainee(Protocol):
         report: Report | None = None,
         accumulation: int = 1,
         final: bool = False,
+        team: Any = None,
     ) -> dict[str, Any]: ...
+    def assist(
+        self,
+        candidate: Candidate,
+        facts: dict[str, Any],
+        *,
+        team: Any,
+        threads: int,
+        rungs: Sequence[float] = (),
+        accumulation: int = 1,
+    ) -> None: ...
     def latency(
         self,
         folder: Path,
@@ -120,7 +133,7 @@ class Paused:
 
 
 def attempt(
-    trainee: Trainee, job: Job, facts: dict[str, Any], threads: int, report: Report | None = None
+    evaluate: Evaluate, job: Job, facts: dict[str, Any], threads: int, report: Report | None = None
 ) -> Outcome:
     """Runs `job` and never raises, so that the worker stays warm whatever the candidate does.
 
@@ -132,18 +145,18 @@ def attempt(
         options |= {"rungs": job.rungs, "report": report}
     if job.finalist is not None:
         options |= {"final": True}
-    outcome = _attempt_once(trainee, job, facts, options)
+    outcome = _attempt_once(evaluate, job, facts, options)
     parts = _parts(job.candidate.recipe.batch_size)
     if (outcome.error or {}).get("kind") != OutOfMemory.__name__ or parts == 1:
         return outcome
-    return _attempt_once(trainee, job, facts, options | {"accumulation": parts})
+    return _attempt_once(evaluate, job, facts, options | {"accumulation": parts})
 
 
 def _attempt_once(
-    trainee: Trainee, job: Job, facts: dict[str, Any], options: dict[str, Any]
+    evaluate: Evaluate, job: Job, facts: dict[str, Any], options: dict[str, Any]
 ) -> Outcome:
     try:
-        found = trainee.evaluate(job.candidate, facts, **options)
+        found = evaluate(job.candidate, facts, **options)
     except StoppedAtRung as stop:
         return stopped(stop)
     except CandidateFault as fault:

@@ -20,7 +20,7 @@ class Spending:
 
     `count` says of how many trials. `wall` is the time during which at least one of the finished
     trials ran: pauses between a search and its resumption cost nothing. `cpu` and `gpu` are hours
-    of trials, times what each was given.
+    of trials, times what all workers of each were given.
     """
 
     def __init__(self, resources: Resources) -> None:
@@ -32,12 +32,12 @@ class Spending:
     @property
     def cpu(self) -> float:
         """Hours of processor cores."""
-        return self.trials * self.resources.cpu
+        return self.trials * self.resources.workers_per_trial * self.resources.cpu
 
     @property
     def gpu(self) -> float:
         """Hours of GPUs, none where a study leaves open what a trial is given."""
-        return self.trials * (self.resources.gpu or 0.0)
+        return self.trials * self.resources.workers_per_trial * (self.resources.gpu or 0.0)
 
     def add(self, trial: FrozenTrial) -> None:
         """A trial that ended after those before it."""

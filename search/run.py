@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -77,7 +77,9 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
         facts[TEACHER_RECIPE] = config.space.reference_recipe().plain().model_dump(mode="json")
     if config.tracking:
         facts["tracking"] = (config.tracking, config.name)
-    trainee.check(config.space.check(shapes), facts)
+    candidates = config.space.check(shapes)
+    _check_batches(candidates, config.resources.workers_per_trial)
+    trainee.check(candidates, facts)
     for plan in config.plans:
         plan.bound(shapes)
     store = _open_store(config, out, trainee, facts, resume=resume)
@@ -90,6 +92,16 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
         run=out,
         circumstances=_code(),
     )
+
+
+def _check_batches(candidates: Sequence[Candidate], workers: int) -> None:
+    smallest = min(candidate.recipe.batch_size for candidate in candidates)
+    if smallest < workers:
+        raise ConfigError(
+            f"a batch of {smallest} has no example for each of {workers} workers",
+            f"set recipe.batch_size to at least {workers}: it is what all workers of a trial "
+            "train on together",
+        )
 
 
 def _execute(driver: Driver, config: StudyConfig) -> None:

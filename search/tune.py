@@ -16,11 +16,13 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from search.config import StudyConfig
 from search.driver import Driver
 from search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped, time_limit
 from search.stopping import stopped_when_safe
+from search.team import Led, assist
 from spaces.errors import RunError
 
 WORKER_RETRIES = 2
@@ -124,6 +126,9 @@ class Worker(tune.Trainable):
     def setup(self, config: dict[str, Any], *, shared: dict[str, Any]) -> None:
         """`shared` is what all jobs have in common."""
         self.shared = shared
+        self.evaluate = shared["trainee"].evaluate
+        if shared["workers_per_trial"] > 1:
+            self.evaluate = _led(shared).evaluate
         self.running: Paused | None = None
         self.job: Job = config["job"]
 
@@ -154,13 +159,36 @@ class Worker(tune.Trainable):
         with time_limit(self.job, shared["time_limit_s"]) as overdue:
             if overdue is not None:
                 return overdue
-            return attempt(shared["trainee"], self.job, shared["facts"], shared["threads"], report)
+            return attempt(self.evaluate, self.job, shared["facts"], shared["threads"], report)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a job is run whole."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing was kept."""
+
+
+@ray.remote
+class Assistant:
+    """A further process of a trial. It ends with the worker that started it."""
+
+    def __init__(self, shared: dict[str, Any]) -> None:
+        self.shared = shared
+
+    def assist(self, *asked: Any) -> Exception | None:
+        """Trains a part; see :func:`search.team.assist`."""
+        return assist(self.shared["trainee"], self.shared["facts"], *asked)
+
+
+def _led(shared: dict[str, Any]) -> Led:
+    """The trainee as a trial's team: this worker, and one more for each of its other bundles."""
+    bundles = PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group())
+    given = {"num_cpus": shared["threads"], "num_gpus": shared["gpu"]}
+    kind: Any = Assistant
+    start = kind.options(**given, scheduling_strategy=bundles).remote
+    actors = [start(shared) for _ in range(shared["workers_per_trial"] - 1)]
+    assistants = [lambda *asked, a=a: a.assist.remote(*asked).future() for a in actors]
+    return Led(shared["trainee"], assistants, ray.util.get_node_ip_address())
 
 
 def connect(address: str | None, config: StudyConfig) -> None:
@@ -184,6 +212,8 @@ def connect(address: str | None, config: StudyConfig) -> None:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
         raise _unreachable(address, str(error).strip().split("\n")[0]) from error
+    if address is None:
+        _require_gpus(config)
 
 
 def _require_listener(address: str) -> None:
@@ -213,16 +243,19 @@ def disconnect() -> None:
 
 def execute(driver: Driver, config: StudyConfig) -> None:
     """Trains on the connected cluster until the driver has nothing more."""
-    resources = trial_resources(config)
-    workers = config.resources.workers or capacity(resources)
+    resources, each = worker_resources(config), config.resources.workers_per_trial
+    workers = config.resources.workers or capacity(resources, each)
     shared = {
         "trainee": driver.trainee,
         "facts": driver.facts,
         "threads": config.resources.cpu,
+        "gpu": resources["GPU"],
+        "workers_per_trial": each,
         "time_limit_s": config.resources.time_limit_s,
     }
     searcher = JobSearcher(driver)
-    trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), resources)
+    bundles = tune.PlacementGroupFactory([resources for _ in range(each)])
+    trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), bundles)
     with (
         tempfile.TemporaryDirectory(prefix="sharetune-") as scratch,
         stopped_when_safe() as stop_if_asked,
@@ -248,23 +281,34 @@ def execute(driver: Driver, config: StudyConfig) -> None:
         ).fit()
 
 
-def trial_resources(config: StudyConfig) -> dict[str, float]:
-    """CPUs and the fraction of a GPU that one trial is given on the connected cluster."""
+def worker_resources(config: StudyConfig) -> dict[str, float]:
+    """CPUs and the fraction of a GPU that each worker is given on the connected cluster."""
     gpu = config.resources.gpu
     if gpu is None:
         gpu = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
-    return {"cpu": float(config.resources.cpu), "gpu": gpu}
+    return {"CPU": float(config.resources.cpu), "GPU": gpu}
 
 
-def capacity(resources: dict[str, float]) -> int:
-    """How many trials the connected cluster can run at once."""
+def capacity(resources: dict[str, float], workers_per_trial: int) -> int:
+    """How many trials the connected cluster can run at once; one, if it may grow to that."""
     total = ray.cluster_resources()
-    fits = [total.get(kind.upper(), 0) // need for kind, need in resources.items() if need]
-    return max(1, int(min(fits)))
+    fits = [total.get(kind, 0) // need for kind, need in resources.items() if need]
+    return max(1, int(min(fits)) // workers_per_trial)
+
+
+def _require_gpus(config: StudyConfig) -> None:
+    """Raises :class:`RunError` where a trial would wait for GPUs that this machine lacks."""
+    need = worker_resources(config)["GPU"] * config.resources.workers_per_trial
+    found = ray.cluster_resources().get("GPU", 0.0)
+    if need > found:
+        raise RunError(
+            f"a trial needs {need:g} GPUs, and this machine has {found:g}",
+            "lower resources.workers_per_trial or gpu, or join a cluster with --address",
+        )
 
 
 def _local_cpus(config: StudyConfig) -> int:
-    per_trial = config.resources.cpu
+    per_trial = config.resources.cpu * config.resources.workers_per_trial
     workers = config.resources.workers or max(1, (os.cpu_count() or 1) // per_trial)
     return workers * per_trial
 

@@ -41,6 +41,7 @@ from trainers.sharing import materialize_, share_
 from trainers.structure import stack_shapes
 from trainers.tasks import Split, Task
 from trainers.teachers import School
+from trainers.team import Team, joined
 from trainers.training import optimiser_steps, train
 
 CALIBRATION_EXAMPLES = 64
@@ -121,6 +122,7 @@ class Trainee:
         report: Report | None = None,
         accumulation: int = 1,
         final: bool = False,
+        team: Team | None = None,
     ) -> dict[str, Any]:
         """Trains `candidate`, measures it on the split that the study selects on (the validation
         split where there is one, else the test split) and saves it in `save_to`.
@@ -131,12 +133,10 @@ class Trainee:
         candidate cannot be trained, and :class:`StoppedAtRung` if `report`, which is told the
         metrics after each of `rungs` (fractions of the training), says to stop. With
         `accumulation` a batch is trained in so many parts, which needs less memory;
-        :class:`OutOfMemory` tells when it runs out.
+        :class:`OutOfMemory` tells when it runs out. `team` is the leader's place where others
+        :meth:`assist`.
         """
-        _quiet_library()
-        torch.set_num_threads(threads)
-        if accumulation > 1 and torch.cuda.is_available():
-            torch.cuda.empty_cache()  # what the attempt that ran out of memory left
+        _begin(threads, accumulation)
         names, study = facts.get(TRACKING) or ((), "")
         number = save_to.parent.name
         folder = save_to.parent.parent.parent / tracking.FOLDER
@@ -144,16 +144,32 @@ class Trainee:
         with tracking.tracking(names, tracked) as (callbacks, logs):
             if report is not None:
                 callbacks = [*callbacks, self._rungs(candidate.recipe, facts, rungs, report)]
-            found = self._evaluate(
-                candidate, facts, save_to, callbacks, accumulation=accumulation, final=final
-            )
+            work = Work(candidate, facts, callbacks, accumulation, team)
+            found = self._evaluate(work, save_to, final=final)
             for log in logs:
                 log(found["metrics"])
         return found | {
             "circumstances": circumstances(threads)
             | {"seed": candidate.recipe.seed, "steps": found.pop("steps")}
             | ({"accumulation": accumulation} if accumulation > 1 else {})
+            | ({"workers": team.size} if team is not None else {})
         }
+
+    def assist(
+        self,
+        candidate: Candidate,
+        facts: dict[str, Any],
+        *,
+        team: Team,
+        threads: int = 1,
+        rungs: Sequence[float] = (),
+        accumulation: int = 1,
+    ) -> None:
+        """Trains `candidate` with the others of `team`, whose leader evaluates it with the same
+        `rungs` (none if it does not report) and `accumulation`. Raises what `evaluate` does."""
+        _begin(threads, accumulation)
+        callbacks = [self._rungs(candidate.recipe, facts, rungs, _not_asked)] if rungs else []
+        self._trained(Work(candidate, facts, callbacks, accumulation, team))
 
     def _rungs(
         self, recipe: Recipe, facts: dict[str, Any], rungs: Sequence[float], report: Report
@@ -166,60 +182,53 @@ class Trainee:
 
         return Rungs(rungs, measure, report)
 
-    def _evaluate(
-        self,
-        candidate: Candidate,
-        facts: dict[str, Any],
-        save_to: Path,
-        callbacks: Sequence[TrainerCallback],
-        *,
-        accumulation: int,
-        final: bool,
-    ) -> dict[str, Any]:
-        recipe = candidate.recipe
-        train_split, judged = _splits(self, recipe.max_length, recipe.augment)
-        lesson = self._lesson(candidate.recipe, facts, train_split)
+    def _evaluate(self, work: "Work", save_to: Path, *, final: bool) -> dict[str, Any]:
+        recipe = work.candidate.recipe
+        model, curve, steps, train_s = self._trained(work)
+        _, judged = _splits(self, recipe.max_length, recipe.augment)
         start = time.perf_counter()
-        set_seed(candidate.recipe.seed)
-        model = self.task.load(self.start, facts)
-        share_(
-            model,
-            candidate.plan,
-            self._activations(candidate, facts),
-            schedule=candidate.recipe.soften,
-        )
-        steps = optimiser_steps(candidate.recipe, len(train_split.rows))
-        curve = train(
-            model,
-            candidate.recipe,
-            data=train_split.rows,
-            collate=train_split.collate,
-            total_steps=steps,
-            lesson=lesson,
-            callbacks=callbacks,
-            accumulation=accumulation,
-        )
-        if candidate.compression != Compression():
-            batches = _calibration_batches(self, recipe.max_length, labelled=True)
-            further = round(candidate.compression.recover * steps)
-            points = compress_(model, candidate, train_split, lesson, further, batches)
-            curve += [[steps + step, loss] for step, loss in points]
-        trained = time.perf_counter()
-        scores = self._scored(model, judged, facts)
+        scores = self._scored(model, judged, work.facts)
         if final and self.task.validation is not None:
             unseen = self.task.test_split(self.start, self.cache, recipe.max_length)
-            scores["test"] = self._scored(model, unseen, facts)
-        evaluated = time.perf_counter()
+            scores["test"] = self._scored(model, unseen, work.facts)
+        evaluate_s = time.perf_counter() - start
         model.save_pretrained(save_to)
+        total_s = train_s + time.perf_counter() - start
+        seconds = {"train": train_s, "evaluate": evaluate_s, "total": total_s}
         return scores | {
             "curve": curve,
             "steps": steps,
-            "seconds": {
-                "train": round(trained - start, 3),
-                "evaluate": round(evaluated - trained, 3),
-                "total": round(time.perf_counter() - start, 3),
-            },
+            "seconds": {what: round(value, 3) for what, value in seconds.items()},
         }
+
+    def _trained(self, work: "Work") -> tuple[PreTrainedModel, list[list[float]], int, float]:
+        """The trained and compressed model, its curve, its steps and the seconds it took."""
+        candidate, recipe = work.candidate, work.candidate.recipe
+        split, _ = _splits(self, recipe.max_length, recipe.augment)
+        lesson = self._lesson(recipe, work.facts, split)
+        start = time.perf_counter()
+        set_seed(recipe.seed)
+        model = self.task.load(self.start, work.facts)
+        activations = self._activations(candidate, work.facts)
+        share_(model, candidate.plan, activations, schedule=recipe.soften)
+        steps = optimiser_steps(recipe, len(split.rows))
+        with joined(work.team):
+            curve = train(
+                model,
+                recipe,
+                data=split.rows,
+                collate=split.collate,
+                total_steps=steps,
+                lesson=lesson,
+                callbacks=work.callbacks,
+                accumulation=work.accumulation,
+            )
+            if candidate.compression != Compression():
+                batches = _calibration_batches(self, recipe.max_length, labelled=True)
+                further = round(candidate.compression.recover * steps)
+                points = compress_(model, candidate, split, lesson, further, batches)
+                curve += [[steps + step, loss] for step, loss in points]
+        return model, curve, steps, time.perf_counter() - start
 
     def _scored(
         self, model: PreTrainedModel, split: Split, facts: dict[str, Any]
@@ -295,6 +304,18 @@ class Trainee:
         }
 
 
+@dataclass(frozen=True)
+class Work:
+    """One candidate to train: what listens to its training, in how many parts its batches are
+    trained, and with whom."""
+
+    candidate: Candidate
+    facts: dict[str, Any]
+    callbacks: Sequence[TrainerCallback]
+    accumulation: int
+    team: Team | None
+
+
 def shapes(facts: dict[str, Any]) -> dict[str, StackShape]:
     """The stacks' shapes out of what :meth:`Trainee.prepare` returned."""
     return {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
@@ -313,6 +334,17 @@ def circumstances(threads: int) -> dict[str, Any]:
 def device_name() -> str:
     """The accelerator's name, or the processor's architecture."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+
+
+def _begin(threads: int, accumulation: int) -> None:
+    _quiet_library()
+    torch.set_num_threads(threads)
+    if accumulation > 1 and torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the attempt that ran out of memory left
+
+
+def _not_asked(rung: int, metrics: dict[str, float]) -> bool:
+    raise AssertionError("only a team's leader reports")
 
 
 def _quiet_library() -> None:

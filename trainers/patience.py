@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainers.schedules import soft_layers
+from trainers.team import led
 
 HELD_OUT = 10
 LOOKS = 20
@@ -48,7 +49,7 @@ class Patience(TrainerCallback):
         last = state.global_step >= state.max_steps
         if soft_layers(model) or (state.global_step % every and not last):
             return
-        loss = held_out_loss(model, self.data, self.collate)
+        loss = led(lambda: held_out_loss(model, self.data, self.collate))
         if loss < self.best:
             self.best, self.since = loss, 0
             self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from spaces.errors import StoppedAtRung
+from trainers.team import led
 
 Report = Callable[[int, dict[str, float]], bool]
 """Told ``(rung, metrics)`` at each rung, counted from 0; says whether to go on."""
@@ -19,7 +20,7 @@ class Rungs(TrainerCallback):
 
     Metrics are those of `measure` and ``step``. Raises :class:`StoppedAtRung` if `report` says
     not to go on. Training goes on as if it had not been measured: nothing here draws from the
-    random generators.
+    random generators. In a team only the leader measures and reports.
     """
 
     fractions: Sequence[float]
@@ -46,7 +47,8 @@ class Rungs(TrainerCallback):
         rung = self.reached.get(state.global_step)
         if rung is None or model is None:
             return
-        metrics = self.measure(model)
+        at = {"step": state.global_step}
+        goes_on = led(lambda: self.report(rung, self.measure(model) | at))
         model.train()
-        if not self.report(rung, metrics | {"step": state.global_step}):
+        if not goes_on:
             raise StoppedAtRung(f"stopped at rung {rung}, step {state.global_step}")

@@ -23,6 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from spaces.adversaries import Adversary
 from spaces.errors import CandidateFault, ConfigError, OutOfMemory
 from spaces.recipe import Recipe
 from trainers.adversarial import ATTACKS, Perturbed, Step, embedded_zeros
@@ -32,6 +33,15 @@ from trainers.groups import parameter_groups
 from trainers.losses import LOSSES, consistency
 from trainers.patience import Patience, hold_out
 from trainers.schedules import SoftToHard, harden_
+from trainers.team import (
+    SHARE,
+    Numbers,
+    average_,
+    average_gradients_,
+    members,
+    part_collate,
+    start_alike_,
+)
 
 CURVE_POINTS = 50
 
@@ -62,7 +72,8 @@ class Curve(TrainerCallback):
 class CandidateTrainer(Trainer):
     """A `Trainer` with a recipe's loss terms, perturbations and parameter groups.
 
-    A recipe that asks for none of them takes the library's own step.
+    A recipe that asks for none of them takes the library's own step. In a process that is in a
+    team it trains on its part of every batch, and gradients and loss are the team's.
     """
 
     def __init__(
@@ -76,6 +87,17 @@ class CandidateTrainer(Trainer):
         if lesson is not None and recipe.distill is not None:
             self.distiller = Distiller(recipe.distill, model, lesson.teacher)
         self.plain_loss = not (self.terms or self.distiller or recipe.r_drop)
+        self.in_team = members() > 1
+        if self.in_team:
+            self._take_part()
+
+    def _take_part(self) -> None:
+        """Draws whole batches by their numbers and reads only this member's rows of them."""
+        rows: Any = self.train_dataset
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        self.data_collator: Any = part_collate(rows, collate)
+        self.train_dataset: Any = Numbers(len(rows))
+        start_alike_(self.model, self.recipe.seed)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -83,7 +105,18 @@ class CandidateTrainer(Trainer):
         """Forward and backward passes of one batch; returns the loss to report."""
         adversary = self.recipe.adversary
         if adversary is None:
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._adversarial_step(adversary, model, inputs)
+        if not self.in_team:
+            return loss
+        if self.accelerator.sync_gradients:
+            average_gradients_(self.model.parameters())
+        return average_(loss)
+
+    def _adversarial_step(
+        self, adversary: Adversary, model: nn.Module, inputs: dict[str, Any]
+    ) -> Tensor:
         model.train()
         inputs = self._prepare_inputs(inputs)
         zeros, mask = embedded_zeros(self.model, inputs)
@@ -98,7 +131,12 @@ class CandidateTrainer(Trainer):
             return ATTACKS[adversary.name](adversary, step)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
-        """The task's loss plus what the recipe adds."""
+        """The task's loss plus what the recipe adds, by the share of the batch."""
+        share = inputs.pop(SHARE, None)
+        loss = self._whole_loss(model, inputs, *args, **kw)
+        return loss if share is None else loss * share
+
+    def _whole_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
         if self.plain_loss or not model.training:
             return super().compute_loss(model, inputs, *args, **kw)
         wants_outputs = kw.pop("return_outputs", False)
@@ -144,7 +182,9 @@ def train(
     """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
 
     `total_steps` is the number of optimiser steps, `lesson` what a recipe that distils learns
-    from. A batch is made of `accumulation` equal parts, which must divide it. Raises
+    from. A batch is made of `accumulation` equal parts, which must divide it. In a process that is
+    in a team (:mod:`trainers.team`) all members train `model` together, and each ends with the
+    same. Raises
     :class:`CandidateFault` if the loss is not finite, :class:`OutOfMemory` if memory runs out.
     """
     if recipe.distill is not None and lesson is None:
@@ -207,7 +247,7 @@ def arguments(
     recipe: Recipe, scratch: str, total_steps: int, accumulation: int = 1
 ) -> TrainingArguments:
     """The Trainer's settings for this recipe. Nothing is written but into `scratch`."""
-    return TrainingArguments(
+    settings = TrainingArguments(
         output_dir=scratch,
         max_steps=total_steps,
         per_device_train_batch_size=recipe.batch_size // accumulation,
@@ -217,6 +257,7 @@ def arguments(
         label_smoothing_factor=recipe.label_smoothing,
         warmup_steps=round(recipe.warmup_ratio * total_steps),
         seed=recipe.seed,
+        data_seed=recipe.seed,
         logging_steps=max(1, total_steps // CURVE_POINTS),
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -227,6 +268,8 @@ def arguments(
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    settings._n_gpu = min(1, settings.n_gpu)  # the library would give each GPU a whole batch
+    return settings
 
 
 def optimiser_steps(recipe: Recipe, examples: int) -> int:

@@ -50,6 +50,22 @@ def test_overrides(tmp_path):
         ({"space": {"recipe": {"lr": 1}}}, "unknown key in recipe: 'lr'", "available"),
         ({"space": {"plan": [{"layers": "1..4", "ration": 1}]}}, "unknown key", "available"),
         ({"sampler": "tpee"}, "sampler: input should be", ""),
+        ({"resources_per_trial": {"workers": 2}}, "unknown key", "did you mean 'resources'?"),
+        (
+            {"resources": {"gpu": 2}},
+            "a worker uses one GPU at most, but got gpu=2",
+            "write resources: {workers_per_trial: 2, gpu: 1}",
+        ),
+        (
+            {"resources": {"gpu": 0.5, "workers_per_trial": 2}},
+            "workers of one trial cannot share a GPU, but got gpu=0.5 and workers_per_trial=2",
+            "write gpu: 1, or leave workers_per_trial out",
+        ),
+        (
+            {"executor": "local", "resources": {"workers_per_trial": 2}},
+            "executor: local is one process, but resources.workers_per_trial is 2",
+            "leave executor out, or workers_per_trial",
+        ),
         ({"plans": [{"groups": [{"layers": "4..1"}]}]}, "`first <= last` must hold", ""),
     ],
 )

@@ -30,6 +30,9 @@ def test_hours_are_those_of_trials_and_pauses_cost_nothing():
     assert spending.wall == pytest.approx(1.0)  # 12:00 to 12:40, 13:40 to 14:00
     assert spending.cpu == pytest.approx(4 * 80 / 60)
     assert spending.gpu == pytest.approx(0.5 * 80 / 60)
+    both = Spending(Resources(cpu=3, gpu=1, workers_per_trial=2))
+    both.add(trial(0, 30))
+    assert (both.wall, both.cpu, both.gpu) == (0.5, 3.0, 1.0)
 
 
 def test_what_is_spent_is_said():

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from search import tune
 from search.run import run
+from spaces.errors import ConfigError, RunError
 from tests.search.fakes import FakeTrainee, study
 from tests.search.test_run import trials
 
@@ -93,6 +94,24 @@ def test_finalists_run_on_the_same_workers_once_the_search_is_over(tmp_path):
     assert min(t.datetime_start for t in again) >= max(ends)
     assert len(list(tmp_path.glob("*.json"))) == 6 + len(again)
     assert len({t.user_attrs["circumstances"]["pid"] for t in found}) <= 4
+
+
+def test_what_workers_of_one_trial_cannot_do_is_refused_before_any_is_trained(tmp_path):
+    together = study(
+        executor="ray",
+        resources={"workers_per_trial": 4},
+        space={"recipe": {"steps": 1, "batch_size": {"choices": [8, 2]}}},
+    )
+    with pytest.raises(ConfigError, match="a batch of 2 has no example for each of 4") as caught:
+        run(together, out=tmp_path / "run", trainee=FakeTrainee())
+    assert caught.value.hint == (
+        "set recipe.batch_size to at least 4: it is what all workers of a trial train on together"
+    )
+    gpus = study(executor="ray", resources={"workers_per_trial": 2, "gpu": 1})
+    with pytest.raises(RunError, match="a trial needs 2 GPUs, and this machine has 0") as caught:
+        tune._require_gpus(gpus)
+    assert "or join a cluster with --address" in caught.value.hint
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
