@@ -274,7 +274,7 @@ class Trainee:
         }
         return {
             **self._compared(models, 1, max_length, rounds=rounds),
-            "use": self.task.used(max_length),
+            "use": self.task.used(stored, max_length),
             "batch_size": 1,
             "max_length": max_length,
             "rounds": rounds,

@@ -11,11 +11,14 @@ NEW_TOKENS = 16
 """How many tokens are written when a model that writes is timed."""
 
 
-def write_on(model: PreTrainedModel, input_ids: Tensor, new_tokens: int) -> Tensor:
-    """Token ids of exactly `new_tokens` more tokens, without regard to an end of text."""
+def write_on(model: PreTrainedModel, read: Tensor, new_tokens: int) -> Tensor:
+    """Token ids of exactly `new_tokens` more tokens after `read`, the model's main input, without
+    regard to an end of text."""
+    ids = model.main_input_name == "input_ids"
+    mask = {"attention_mask": torch.ones_like(read)} if ids else {}
     written: Tensor = model.generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
+        read,
+        **mask,
         min_new_tokens=new_tokens,
         max_new_tokens=new_tokens,
         do_sample=False,

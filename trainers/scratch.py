@@ -86,7 +86,7 @@ def new_tokenizer(
     if getattr(config, "decoder_vocab_size", None):
         config.decoder_vocab_size = config.vocab_size
     if config.is_encoder_decoder:
-        config.decoder_start_token_id = PAD
+        config.decoder_start_token_id = EOS
         config.forced_eos_token_id = None
     names = ["input_ids", "attention_mask"]
     names += ["token_type_ids"] if (getattr(config, "type_vocab_size", 0) or 0) > 1 else []

@@ -1,7 +1,8 @@
 """Reads a user's table - CSV, JSON Lines, Parquet or a `datasets` name - and says what is wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,36 @@ def _read_hub(name: str, split: str) -> pd.DataFrame:
         ) from error
     assert isinstance(frame, pd.DataFrame)
     return frame
+
+
+def labelled_files(folder: Path, what: str, suffixes: tuple[str, ...]) -> pd.DataFrame:
+    """Paths, in the column `what`, and labels of ``folder/<label>/<file>``; `what` is such as
+    "picture". Raises :class:`DataError` for a folder that has no files of these `suffixes`."""
+    rows = [
+        {what: path.relative_to(folder).as_posix(), "label": path.parent.name}
+        for path in sorted(folder.glob("*/*"))
+        if path.suffix.lower() in suffixes
+    ]
+    if not rows:
+        others = sorted(
+            {path.suffix or "no suffix" for path in folder.rglob("*") if path.is_file()}
+        )
+        raise DataError(
+            f"{folder} holds no folders of {what}s; it has {', '.join(others) or 'no'} files",
+            f"needed: {folder.name}/<label>/<{what}>, of {', '.join(suffixes)}",
+        )
+    return pd.DataFrame(rows)
+
+
+def located(values: Iterable[Any], source: str) -> list[Any]:
+    """Files' bytes, or their paths as they can be opened: those of a table are relative to its
+    folder. The library's own tables hold both in a dictionary."""
+    beside = Path(source).parent if Path(source).suffix.lower() in READERS else Path(source)
+    found = [
+        value.get("bytes") or value.get("path") if isinstance(value, dict) else value
+        for value in values
+    ]
+    return [str(beside / value) if isinstance(value, str) else value for value in found]
 
 
 def column(frame: pd.DataFrame, given: str | None, usual: tuple[str, ...], what: str) -> str:

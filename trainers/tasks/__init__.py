@@ -131,8 +131,8 @@ class Task(BaseModel, ABC):
         """What is timed: the model used once on `inputs` as the task uses it."""
         return model(**inputs)
 
-    def used(self, max_length: int) -> str:
-        """One phrase on what :meth:`use` does."""
+    def used(self, model: PreTrainedModel, max_length: int) -> str:
+        """One phrase on what :meth:`use` does with `model`."""
         return "one forward pass"
 
     @property

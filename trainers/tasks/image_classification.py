@@ -17,7 +17,7 @@ from transformers import (
 
 from spaces.errors import DataError
 from trainers.pretrained import from_library
-from trainers.tables import READERS, column
+from trainers.tables import column, labelled_files, located
 from trainers.tasks import TASKS, Task
 from trainers.tasks.text_classification import (
     LABEL_COLUMNS,
@@ -64,7 +64,9 @@ class ImageClassification(Task):
 
     def table(self, source: str, split: str) -> pd.DataFrame:
         folder = Path(source)
-        return _pictures(folder) if folder.is_dir() else super().table(source, split)
+        if folder.is_dir():
+            return labelled_files(folder, "picture", SUFFIXES)
+        return super().table(source, split)
 
     def head(self, facts: dict[str, Any]) -> dict[str, Any]:
         return named(facts)
@@ -98,36 +100,10 @@ class ImageClassification(Task):
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         image = column(frame, self.image, IMAGE_COLUMNS, "image")
         label = column(frame, self.label, LABEL_COLUMNS, "label")
-        beside = Path(source).parent if Path(source).suffix in READERS else Path(source)
-        found = [_located(value, beside) for value in frame[image]]
+        found = located(frame[image], source)
         for row, value in enumerate(found, 1):
             _check(value, source, row)
         return pd.DataFrame({"image": found, "label": frame[label].astype(str)})
-
-
-def _pictures(folder: Path) -> pd.DataFrame:
-    """Paths and labels of ``folder/<label>/<picture>``."""
-    rows = [
-        {"image": path.relative_to(folder).as_posix(), "label": path.parent.name}
-        for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
-    if not rows:
-        others = sorted(
-            {path.suffix or "no suffix" for path in folder.rglob("*") if path.is_file()}
-        )
-        raise DataError(
-            f"{folder} holds no folders of pictures; it has {', '.join(others) or 'no'} files",
-            f"needed: {folder.name}/<label>/<picture>, of {', '.join(SUFFIXES)}",
-        )
-    return pd.DataFrame(rows)
-
-
-def _located(value: Any, beside: Path) -> Any:
-    """A picture's bytes, or its path as it can be opened; the library's own tables hold both."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    return str(beside / value) if isinstance(value, str) else value
 
 
 def _check(value: Any, source: str, row: int) -> None:

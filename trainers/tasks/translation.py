@@ -75,7 +75,7 @@ class Translation(Task):
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         return write_on(model, inputs["input_ids"], NEW_TOKENS)
 
-    def used(self, max_length: int) -> str:
+    def used(self, model: PreTrainedModel, max_length: int) -> str:
         return f"generation of {NEW_TOKENS} tokens with cache"
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:

@@ -3,17 +3,20 @@
 import json
 import random
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from PIL import Image
+from transformers import MBartConfig, WhisperConfig
 
 from spaces import Candidate, Recipe, SharingPlan
 from spaces.errors import ConfigError, DataError
-from tests.families import FAMILIES
+from tests.families import FAMILIES, SIDES
 from trainers import load_shared
 from trainers.evaluation import Trainee, shapes
-from trainers.tasks import read_task
+from trainers.tasks import read_task, tasks
 
 RECIPE = Recipe(steps=2, learning_rate=1e-3, batch_size=4, max_length=24)
 WORDS = ["red", "green", "blue", "one", "two", "three", "fish", "bird"]
@@ -52,6 +55,27 @@ def clicks(folder):
     return table(folder, user=users, time=times, item=items)
 
 
+def tones(folder, rate=1600):
+    """Two labels of short tones, each a second."""
+    for label, pitch in (("high", 300), ("low", 100)):
+        (folder / label).mkdir(parents=True)
+        for i in range(6):
+            time = np.arange(rate) / rate
+            sound = 0.5 * np.sin(2 * np.pi * (pitch + 5 * i) * time)
+            soundfile.write(folder / label / f"{i}.wav", sound, rate)
+    return str(folder)
+
+
+def sayings(folder, rate=1600):
+    tones(folder, rate)
+    rows = [
+        {"audio": path.relative_to(folder).as_posix(), "text": f"a {path.parent.name} tone"}
+        for path in sorted(folder.rglob("*.wav"))
+    ]
+    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
+    return str(folder)
+
+
 def tags(folder):
     words = [text.split() for text in texts(12)]
     marks = [["B-C" if word in WORDS[:3] else "O" for word in row] for row in words]
@@ -70,41 +94,71 @@ DATA = {
     "next-item-recommendation": clicks,
     "token-classification": tags,
     "text-classification": scores,
+    "audio-classification": lambda f: tones(f / "tones"),
+    "automatic-speech-recognition": lambda f: sayings(f / "sayings"),
 }
+LENGTHS = {"audio-classification": 1600, "automatic-speech-recognition": 1600}
+CONFIGS = {name: config for name, (_, config) in FAMILIES.items()} | {
+    "mbart": MBartConfig(**SIDES, max_position_embeddings=40),
+    "whisper-second": WhisperConfig(
+        **SIDES, num_mel_bins=8, max_source_positions=50, max_target_positions=40
+    ),
+}
+
+
+def slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 CASES = [
     ("translation", "t5", {}),
-    pytest.param("translation", "marian", {}, marks=pytest.mark.slow),
-    pytest.param("translation", "bart", {}, marks=pytest.mark.slow),
+    slow("translation", "marian", {}),
+    slow("translation", "bart", {}),
+    slow("translation", "mbart", {}),
     ("text-generation", "llama", {}),
-    pytest.param("text-generation", "gpt2", {}, marks=pytest.mark.slow),
+    slow("text-generation", "gpt2", {}),
+    slow("text-generation", "qwen2", {}),
     ("image-classification", "vit", {}),
-    pytest.param("image-classification", "swin", {}, marks=pytest.mark.slow),
+    slow("image-classification", "deit", {}),
+    slow("image-classification", "swin", {}),
     ("question-answering", "distilbert", {}),
     ("next-item-recommendation", "gpt2", {}),
     ("token-classification", "bert", {}),
     ("text-classification", "roberta", {"regression": True, "pair": "pair"}),
+    ("audio-classification", "hubert", {}),
+    slow("audio-classification", "wav2vec2", {}),
+    slow("audio-classification", "whisper-second", {"resample": True}),
+    ("automatic-speech-recognition", "wav2vec2", {}),
+    slow("automatic-speech-recognition", "hubert", {}),
+    slow("automatic-speech-recognition", "whisper-second", {"resample": True}),
 ]
 
 
 def trainee(folder, name, family, **keys):
     model = folder / "config"
     model.mkdir()
-    (model / "config.json").write_text(FAMILIES[family][1].to_json_string(use_diff=False))
+    (model / "config.json").write_text(CONFIGS[family].to_json_string(use_diff=False))
     task = read_task({"name": name, "train": DATA[name](folder), **keys})
     return Trainee(str(model), task, folder / "cache")
+
+
+def test_every_task_has_a_case():
+    assert {getattr(case, "values", case)[0] for case in CASES} == set(tasks()) == set(DATA)
 
 
 @pytest.mark.parametrize(("name", "family", "keys"), CASES)
 def test_a_task_from_a_configuration_to_its_metrics(tmp_path, name, family, keys):
     made = trainee(tmp_path, name, family, **keys)
-    facts = made.prepare(24)
+    length = LENGTHS.get(name, 24)
+    facts = made.prepare(length)
     assert json.loads(json.dumps(facts)) == facts
     stack, shape = next(iter(shapes(facts).items()))
     last = shape.depth - 1
     plan = SharingPlan.from_yaml(
         f"groups: [{{stack: {stack}, layers: 0..{last}, form: {{bank: {{ratio: 0.5}}}}}}]"
     )
-    candidate = Candidate(plan=plan, recipe=RECIPE).bound(shapes(facts))
+    recipe = RECIPE.model_copy(update={"max_length": length})
+    candidate = Candidate(plan=plan, recipe=recipe).bound(shapes(facts))
     exact = made.inspect(candidate, facts)
     assert exact["flops"] > 0
     found = made.evaluate(candidate, facts, save_to=tmp_path / "0" / "model")

@@ -1,0 +1,231 @@
+"""What is said in a recording."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
+    AutoTokenizer,
+    PreTrainedModel,
+    Wav2Vec2CTCTokenizer,
+)
+
+from spaces.errors import DataError
+from spaces.objectives import OBJECTIVES, Objective
+from trainers.generation import NEW_TOKENS, generated, write_on
+from trainers.inputs import full_length
+from trainers.pretrained import from_library
+from trainers.scratch import new_tokenizer
+from trainers.sound import (
+    AUDIO_COLUMNS,
+    extractor_of,
+    inputs,
+    new_extractor,
+    padded_inputs,
+    recordings,
+)
+from trainers.tables import column, filled
+from trainers.tasks import TASKS, Split, Task
+from trainers.training import predict_rows
+
+TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
+TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+UNCOUNTED = -100
+CTC = {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
+
+for _objective in (
+    Objective("word_error_rate", "word error rate", "minimize", source="trained"),
+    Objective("character_error_rate", "character error rate", "minimize", source="trained"),
+):
+    OBJECTIVES.register(_objective.name)(_objective)
+
+
+class Recogniser:
+    """The library's auto class that fits a model: speech to text where it has a decoder, else
+    CTC, whose loss is then the mean over letters and 0 for texts that no path can write."""
+
+    @staticmethod
+    def from_pretrained(model: str, **kwargs: Any) -> PreTrainedModel:
+        """The saved model."""
+        if AutoConfig.from_pretrained(model).is_encoder_decoder:
+            return AutoModelForSpeechSeq2Seq.from_pretrained(model, **kwargs)
+        return AutoModelForCTC.from_pretrained(model, **CTC, **kwargs)
+
+    @staticmethod
+    def from_config(config: Any, **kwargs: Any) -> PreTrainedModel:
+        """A model with random weights."""
+        auto = AutoModelForSpeechSeq2Seq if config.is_encoder_decoder else AutoModelForCTC
+        return auto.from_config(config, **kwargs)
+
+
+@dataclass(frozen=True)
+class SpeechReader:
+    """What reads recordings, and what reads and writes texts."""
+
+    extractor: Any
+    tokenizer: Any
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Saves both in `folder`."""
+        self.extractor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """Makes a batch of rows; `start` is what the model's decoder begins with, if it has one."""
+
+    reader: SpeechReader
+    start: int | None
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        texts = [torch.as_tensor(row["labels"]) for row in rows]
+        if self.start is not None and all(text[0] == self.start for text in texts):
+            texts = [text[1:] for text in texts]  # the model begins with it by itself
+        labels = torch.nn.utils.rnn.pad_sequence(texts, True, UNCOUNTED)
+        return padded_inputs(self.reader.extractor, rows) | {"labels": labels}
+
+
+@TASKS.register("automatic-speech-recognition")
+class SpeechRecognition(Task):
+    """what is said in a recording, by Wav2Vec2, HuBERT (CTC) or Whisper: word error rate
+
+    `train` and `test` are tables or the hub name of a data set, whose column `audio` holds
+    recordings' paths, beside the table, or their bytes, and `text` what is said; or folders that
+    hold such a table as metadata.csv. The recipe's `max_length` counts samples; what is said after
+    it counts as wrong. All recordings have one sampling rate, the model's; `resample` brings them
+    to it. Texts are compared as they are written. A model trained from a configuration learns
+    letters by CTC, byte pairs with a decoder.
+    """
+
+    auto: ClassVar[Any] = Recogniser
+
+    audio: str | None = None
+    text: str | None = None
+    resample: bool = False
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("word_error_rate", "character_error_rate")
+
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        return *self.frames(self._columns), {}
+
+    def table(self, source: str, split: str) -> pd.DataFrame:
+        folder = Path(source)
+        if not folder.is_dir():
+            return super().table(source, split)
+        found = [folder / name for name in TABLES if (folder / name).exists()]
+        if not found:
+            raise DataError(
+                f"{folder} has no table of its recordings", f"needed: one of {', '.join(TABLES)}"
+            )
+        return super().table(str(found[0]), split)
+
+    def texts(self, frame: pd.DataFrame) -> Iterable[str]:
+        return frame["text"]
+
+    def reader(self, model: str) -> Any:
+        return SpeechReader(extractor_of(model), from_library(AutoTokenizer, model))
+
+    def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
+        extractor = new_extractor(config, int(frame["rate"].iloc[0]))
+        if config.is_encoder_decoder:
+            return SpeechReader(extractor, new_tokenizer(config, frame["text"]))
+        return SpeechReader(extractor, letters(config, frame["text"]))
+
+    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+        tokens = reader.tokenizer(frame["text"].tolist())["input_ids"]
+        _refuse_unknown(tokens, reader.tokenizer, frame["text"])
+        read = inputs(frame, reader.extractor, max_length, resample=self.resample)
+        return {**read, "labels": tokens, "truth": frame["text"].tolist()}
+
+    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+        config = self.skeleton(model, {}).config
+        start = config.decoder_start_token_id if config.is_encoder_decoder else None
+        return SpeechBatch(reader, start)
+
+    def predict(self, model: PreTrainedModel, split: Split) -> Any:
+        """The texts that the model hears, in order."""
+        tokenizer = split.collate.reader.tokenizer
+        if model.config.is_encoder_decoder:
+            longest = max(len(row) for row in split.rows["labels"])
+            most = min(longest, model.config.max_target_positions - 1)
+            written = generated(model, split, most)
+            return tokenizer.batch_decode(written, skip_special_tokens=True)
+        logits = predict_rows(model, data=split.rows, collate=split.collate)
+        lengths = [len(row) for row in split.rows["input_values"]]
+        frames = model._get_feat_extract_output_lengths(torch.tensor(lengths)).tolist()
+        paths = [row[:length].argmax(-1) for row, length in zip(logits, frames, strict=True)]
+        return tokenizer.batch_decode(paths)
+
+    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+        import jiwer
+
+        wanted, told = list(labels), list(predictions)
+        return {
+            "metrics": {
+                "word_error_rate": float(jiwer.wer(wanted, told)),
+                "character_error_rate": float(jiwer.cer(wanted, told)),
+            }
+        }
+
+    def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:
+        full = full_length(model, batch, max_length)
+        if "decoder_input_ids" in full:
+            full["decoder_input_ids"] = full["decoder_input_ids"][:, :NEW_TOKENS]
+        return full
+
+    def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
+        if not model.config.is_encoder_decoder:
+            return model(**inputs)
+        return write_on(model, inputs[model.main_input_name], NEW_TOKENS)
+
+    def used(self, model: PreTrainedModel, max_length: int) -> str:
+        if not model.config.is_encoder_decoder:
+            return super().used(model, max_length)
+        return f"generation of {NEW_TOKENS} tokens with cache"
+
+    def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
+        audio = column(frame, self.audio, AUDIO_COLUMNS, "audio")
+        text = column(frame, self.text, TEXT_COLUMNS, "text")
+        said = filled(frame[text], source, "text").to_numpy()
+        return recordings(frame[audio], source).assign(text=said)
+
+
+def letters(config: Any, texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
+    """A tokenizer of the letters of `texts`; `config` is told how many there are, and that the
+    first, the padding, is CTC's blank."""
+    found = sorted(set("".join(texts)) - {" "})
+    names = ["<pad>", "<unk>", "|", *found]
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "vocab.json"
+        file.write_text(json.dumps({name: i for i, name in enumerate(names)}), "utf-8")
+        tokenizer = Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None)
+    config.vocab_size, config.pad_token_id = len(tokenizer), 0
+    config.bos_token_id = config.eos_token_id = None
+    return tokenizer
+
+
+def _refuse_unknown(tokens: Sequence[Sequence[int]], tokenizer: Any, texts: pd.Series) -> None:
+    """Raises :class:`DataError` where most of what is said cannot be written by the tokenizer."""
+    unknown, count = tokenizer.unk_token_id, sum(map(len, tokens))
+    if unknown is None or 2 * sum(row.count(unknown) for row in tokens) <= count:
+        return
+    known = sorted(token for token in tokenizer.get_vocab() if len(token) == 1)
+    raise DataError(
+        f"most letters of the texts are unknown to the model's tokenizer, as in {texts.iloc[0]!r}",
+        f"it writes {''.join(known[:60])}",
+    )
