@@ -55,12 +55,15 @@ def init(
     data: Annotated[str, typer.Option(help="training data: a file, folder or data set")],
     test: Annotated[Optional[str], typer.Option(help="test data")] = None,
     out: Annotated[Path, typer.Option(help="the file to write")] = Path("study.yaml"),
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", help="a key of the task, as task.pair=question")
+    ] = None,
 ) -> None:
     """Look at a model and data, and write a study file for them."""
     with user_errors():
         from search.init import write_study
 
-        print(write_study(task, model, data, out, test), end="")
+        print(write_study(task, model, data, out, test, tuple(set_ or ())), end="")
         print(f"sharetune search {out}", file=sys.stderr)
 
 

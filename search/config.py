@@ -212,8 +212,8 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     Raises :class:`ConfigError` that lists every mistake with its place in the file.
     """
     data = _read(path)
-    for override in overrides:
-        _override(data, override)
+    for each in overrides:
+        override(data, each)
     data.setdefault("name", path.stem if path.stem != "study" else path.resolve().parent.name)
     config = validate(data, str(path))
     return config.model_copy(update=_absolute_paths(config, path.resolve().parent))
@@ -289,15 +289,16 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    place, equals, value = override.partition("=")
+def override(data: dict[str, Any], setting: str) -> None:
+    """Sets what `setting`, such as ``budget.trials=8``, says in `data`."""
+    place, equals, value = setting.partition("=")
     if not equals:
-        raise ConfigError(f"--set needs key=value, but got {override!r}", "--set budget.trials=8")
+        raise ConfigError(f"--set needs key=value, but got {setting!r}", "--set budget.trials=8")
     *sections, key = place.split(".")
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"--set {override}: {section} is not a section", "check the key")
+            raise ConfigError(f"--set {setting}: {section} is not a section", "check the key")
     data[key] = yaml.safe_load(value)
 
 

@@ -2,11 +2,10 @@
 
 import json
 import os
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-from spaces.errors import ModelError, RunError
+from spaces.errors import ConfigError, ModelError, RunError
 from spaces.plan import StackShape
 
 TRIALS = 24
@@ -14,8 +13,6 @@ BATCH = 16
 MOST_STEPS = 1000
 LEAST_STEPS = 50
 EPOCHS = 3
-LENGTH = 128
-TOKENS_A_WORD = 1.6
 PRETRAINED = "{low: 1.0e-5, high: 3.0e-4, log: true}"
 FROM_SCRATCH = "{low: 5.0e-4, high: 5.0e-3, log: true}"
 TEMPLATE = """\
@@ -26,7 +23,7 @@ model: {model}
 task:
   name: {task}
   train: {data}
-{test}
+{test}{keys}
 objectives: [{metric}, parameters, flops]   # the task also measures {others}
 budget: {{trials: {trials}}}               # anchors and plans included
 
@@ -46,8 +43,16 @@ latency: {{rounds: 20}}             # measured after the trials, on the front an
 """
 
 
-def write_study(task: str, model: str, data: str, out: Path, test: str | None = None) -> str:
-    """Writes the study file `out` and returns its text. Paths in it are relative to `out`.
+def write_study(
+    task: str,
+    model: str,
+    data: str,
+    out: Path,
+    test: str | None = None,
+    overrides: tuple[str, ...] = (),
+) -> str:
+    """Writes the study file `out` and returns its text. Paths in it are relative to `out`;
+    `overrides` such as ``task.pair=question`` set keys of the task.
 
     Raises :class:`SharetuneError` for data or a model that does not fit, and :class:`RunError` if
     there is such a file already.
@@ -57,12 +62,14 @@ def write_study(task: str, model: str, data: str, out: Path, test: str | None = 
 
     if out.exists():
         raise RunError(f"{out} exists already", "name another with --out, or remove it")
-    sections = {"name": task, "train": data} | ({"test": test} if test else {})
-    made = read_task(sections)
+    keys = _task_keys(overrides)
+    made = read_task({"name": task, "train": data} | ({"test": test} if test else {}) | keys)
     train, held_out, facts = made.read()
     shell = made.skeleton(model, facts)
-    shapes, length = _shapes(shell), _length(shell, made, train)
+    shapes = _shapes(shell)
     scratch = only_configured(model)
+    if not scratch:
+        made.refuse_unread(train, made.reader(model))
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * len(train) // BATCH))
     text = TEMPLATE.format(
         stacks="; ".join(f"{name}: {shape.depth} layers" for name, shape in shapes.items()),
@@ -76,6 +83,7 @@ def write_study(task: str, model: str, data: str, out: Path, test: str | None = 
         if test
         else "                                  "
         "# without test: a fifth of the training examples is held out\n",
+        keys="".join(f"  {key}: {json.dumps(value)}\n" for key, value in keys.items()),
         metric=made.metrics[0],
         others=", ".join(made.metrics[1:]),
         trials=TRIALS,
@@ -85,12 +93,27 @@ def write_study(task: str, model: str, data: str, out: Path, test: str | None = 
         steps=steps,
         epochs=f"{steps * BATCH / len(train):.1f} epochs",
         batch=BATCH,
-        length=length,
-        unit="tokens; longer examples are cut",
+        length=made.length(train, shell),
+        unit=made.unit,
     )
     _check(text, out)
     out.write_text(text, "utf-8")
     return text
+
+
+def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The task's keys that `overrides` set. Raises :class:`ConfigError` for other sections."""
+    from search.config import override
+
+    data: dict[str, Any] = {"task": {}}
+    for each in overrides:
+        override(data, each)
+    if others := [f"{name}" for name in data if name != "task"]:
+        raise ConfigError(
+            f"init sets keys of task, but got {others[0]}",
+            "change the others in the file that it writes",
+        )
+    return dict(data["task"])
 
 
 def _shapes(shell: Any) -> dict[str, StackShape]:
@@ -100,16 +123,6 @@ def _shapes(shell: Any) -> dict[str, StackShape]:
     if not shapes:
         raise ModelError("the model has no two layers that could share", "name a deeper model")
     return shapes
-
-
-def _length(shell: Any, task: Any, train: Any) -> int:
-    """Tokens that 19 of 20 texts do not exceed, by their words; at most 128 and what the model
-    reads."""
-    texts = [] if task.generates else [len(text.split()) for text in task.texts(train)]
-    words = sorted(texts)[int(0.95 * (len(texts) - 1))] if texts else LENGTH
-    positions = getattr(shell.config, "max_position_embeddings", None)
-    most = positions if isinstance(positions, int) and positions > 0 else LENGTH
-    return min(LENGTH, most, max(16, 8 * ceil(TOKENS_A_WORD * words / 8)))
 
 
 def _place(name: str, stacks: int) -> str:

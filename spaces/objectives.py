@@ -76,6 +76,8 @@ for _objective in (
     _fraction("answer_f1", "answer F1"),
     _fraction("hit_rate_10", "hit rate at 10"),
     _fraction("ndcg_10", "NDCG at 10"),
+    _fraction("word_error_rate", "word error rate", "minimize"),
+    _fraction("character_error_rate", "character error rate", "minimize"),
     Objective("eval_loss", "evaluation loss", "minimize", "nats", source="trained", worst=10.0),
     _fraction("calibration_error", "calibration error", "minimize"),
     Objective("parameters", "parameters", "minimize"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from io import BytesIO
-from math import gcd
+from math import ceil, gcd
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 from transformers import (
     AutoFeatureExtractor,
+    PreTrainedModel,
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
@@ -25,6 +26,8 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
 USUAL_RATE = 16_000
 FRAMES_A_SECOND = 50
 LEAST_SECONDS = 0.1
+MOST_SECONDS = 10
+UNIT = "samples; longer recordings are cut"
 
 
 def audio_library() -> Any:
@@ -89,12 +92,8 @@ def inputs(
     """What a model reads of the first `max_length` samples of each recording of `frame`, by name.
 
     Raises :class:`DataError` for another sampling rate than the model's, unless `resample`."""
+    check_rate(frame, extractor, resample=resample)
     wanted, rate = int(extractor.sampling_rate), int(frame["rate"].iloc[0])
-    if rate != wanted and not resample:
-        raise DataError(
-            f"the recordings have {rate} samples a second, and the model reads {wanted}",
-            "resample them, or let the study do it: task.resample: true",
-        )
     if max_length < LEAST_SECONDS * wanted:
         raise DataError(
             f"recipe.max_length counts samples here: {max_length} of them are "
@@ -112,6 +111,25 @@ def inputs(
             if name in read:
                 rows.setdefault(name, []).append(read[name][0])
     return rows
+
+
+def check_rate(frame: pd.DataFrame, extractor: Any, *, resample: bool) -> None:
+    """Raises :class:`DataError` for another sampling rate than the model's, unless `resample`."""
+    wanted, rate = int(extractor.sampling_rate), int(frame["rate"].iloc[0])
+    if rate != wanted and not resample:
+        raise DataError(
+            f"the recordings have {rate} samples a second, and the model reads {wanted}",
+            "resample them, or let the study do it: task.resample: true",
+        )
+
+
+def usual_samples(frame: pd.DataFrame, model: PreTrainedModel) -> int:
+    """Samples that 19 of 20 recordings do not exceed, in whole hundreds; at most ten seconds, and
+    what a Whisper reads."""
+    rate = USUAL_RATE if hasattr(model.config, "num_mel_bins") else int(frame["rate"].iloc[0])
+    seconds = float((frame["samples"] / frame["rate"]).quantile(0.95))
+    most = getattr(model.config, "max_source_positions", MOST_SECONDS * FRAMES_A_SECOND)
+    return 100 * ceil(rate * min(seconds, MOST_SECONDS, most / FRAMES_A_SECOND) / 100)
 
 
 def padded_inputs(extractor: Any, rows: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -6,8 +6,10 @@ from typer.testing import CliRunner
 
 from search.cli import app
 from search.config import load_config
+from search.init import write_study
 from tests.checkpoint import write_checkpoint, write_rows
-from tests.trainers.tasks.test_tasks import trainee
+from tests.trainers.tasks.test_tasks import tones, trainee
+from trainers.tasks import tasks
 
 
 def call(*arguments):
@@ -50,6 +52,61 @@ def test_a_group_for_each_stack(tmp_path):
     # four and three layers
     assert [str(plan.groups[0].stack) for plan in config.plans] == ["encoder", "decoder"]
     assert config.objectives[0] == "bleu"
+
+
+FITTING = {
+    "translation": ("bart", 16),  # five words a text
+    "text-generation": ("gpt2", 40),  # what the model reads
+    "image-classification": ("vit", 128),
+    "question-answering": ("bert", 16),
+    "next-item-recommendation": ("gpt2", 40),
+    "token-classification": ("bert", 16),
+    "text-classification": ("bert", 16),
+    "audio-classification": ("hubert", 1600),  # recordings of a second
+    "automatic-speech-recognition": ("whisper-second", 16000),
+}
+
+
+def test_every_task_is_known_here():
+    assert set(FITTING) == set(tasks())
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_a_study_for_every_task(tmp_path, name):
+    family, length = FITTING[name]
+    keys = {"regression": True} if name == "text-classification" else {}
+    made = trainee(tmp_path, name, family, **keys)
+    out = tmp_path / "study.yaml"
+    overrides = tuple(f"task.{key}={value}" for key, value in keys.items())
+    write_study(name, made.model, made.task.train, out, overrides=overrides)
+    config = load_config(out)
+    assert config.objectives[0] == made.task.metrics[0]
+    assert config.space.recipe["max_length"] == length
+
+
+def test_keys_of_the_task(tmp_path):
+    made = trainee(tmp_path, "text-classification", "bert")
+    asked = ("init", "--task", "text-classification", "--model", made.model)
+    asked += ("--data", made.task.train, "--out", tmp_path / "study.yaml")
+    result = call(*asked, "--set", "budget.trials=3")
+    assert "error: init sets keys of task, but got budget" in result.output
+    result = call(*asked, "--set", "task.pair=pair", "--set", "task.regression=true")
+    assert result.exit_code == 0, result.output
+    task = load_config(tmp_path / "study.yaml").task
+    assert (task["pair"], task["regression"]) == ("pair", True)
+    assert "objectives: [spearman, parameters, flops]" in result.output
+
+
+def test_recordings_of_another_sampling_rate(tmp_path):
+    made = trainee(tmp_path, "audio-classification", "hubert")
+    made.prepare(1600)
+    data = tones(tmp_path / "other", rate=800)
+    asked = ("init", "--task", "audio-classification", "--model", made.start, "--data", data)
+    asked += ("--out", tmp_path / "study.yaml")
+    result = call(*asked)
+    assert result.exit_code == 2
+    assert "the recordings have 800 samples a second, and the model reads 1600" in result.output
+    assert call(*asked, "--set", "task.resample=true").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +31,8 @@ from trainers.training import predict
 
 TASKS: Registry[type["Task"]] = Registry("task")
 TRUTH = "truth"
+MOST_TOKENS = 128
+TOKENS_A_WORD = 1.6
 NEED_A_FITTING_TASK = ("distill", "adversary", "r_drop", "augment")
 
 
@@ -64,6 +67,9 @@ class Task(BaseModel, ABC):
     """The library's auto class for a model with this task's head."""
     fitting: ClassVar[tuple[str, ...]] = ()
     """Of `NEED_A_FITTING_TASK`, the parts of a recipe that can be used."""
+
+    unit: ClassVar[str] = "tokens; longer examples are cut"
+    """What a recipe's `max_length` counts."""
 
     name: str
     train: str
@@ -118,6 +124,18 @@ class Task(BaseModel, ABC):
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
         """What a new tokenizer learns from; nothing where the data are not texts."""
         return frame.get("text", ())
+
+    def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
+        """The `max_length` that 19 of 20 texts do not exceed, by their words, unless the model
+        `generates`; at most 128 and what the model, which may be a skeleton, reads."""
+        texts = [] if self.generates else [len(text.split()) for text in self.texts(frame)]
+        words = sorted(texts)[int(0.95 * (len(texts) - 1))] if texts else MOST_TOKENS
+        positions = getattr(model.config, "max_position_embeddings", None)
+        most = positions if isinstance(positions, int) and positions > 0 else MOST_TOKENS
+        return min(MOST_TOKENS, most, max(16, 8 * ceil(TOKENS_A_WORD * words / 8)))
+
+    def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:
+        """Raises :class:`DataError` for examples that the model's own `reader` cannot read."""
 
     def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         """What makes a batch of rows."""

@@ -13,11 +13,14 @@ from trainers.inputs import full_length
 from trainers.sound import (
     AUDIO_COLUMNS,
     SUFFIXES,
+    UNIT,
+    check_rate,
     extractor_of,
     inputs,
     new_extractor,
     padded_inputs,
     recordings,
+    usual_samples,
 )
 from trainers.tables import column, labelled_files
 from trainers.tasks import TASKS, Task
@@ -42,6 +45,7 @@ class AudioClassification(Task):
 
     auto: ClassVar[Any] = AutoModelForAudioClassification
     fitting: ClassVar[tuple[str, ...]] = ("r_drop",)
+    unit: ClassVar[str] = UNIT
 
     audio: str | None = None
     label: str | None = None
@@ -52,9 +56,13 @@ class AudioClassification(Task):
     def metrics(self) -> tuple[str, ...]:
         return ("accuracy", "macro_f1", "matthews", "eval_loss", "calibration_error")
 
+    @property
+    def evenly_over(self) -> str | None:
+        return "label"
+
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        train, test = self.frames(self._columns, evenly_over="label")
-        labels = label_set(self.labels, {self.train: train, self.test or self.train: test})
+        train, test = self.frames(self._columns)
+        labels = label_set(self.labels, (self.train, train), (self.test or self.train, test))
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)
         return train, test, {"labels": labels}
@@ -67,6 +75,12 @@ class AudioClassification(Task):
 
     def head(self, facts: dict[str, Any]) -> dict[str, Any]:
         return named(facts)
+
+    def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
+        return usual_samples(frame, model)
+
+    def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:
+        check_rate(frame, reader, resample=self.resample)
 
     def reader(self, model: str) -> Any:
         return extractor_of(model)

@@ -42,6 +42,7 @@ class ImageClassification(Task):
 
     auto: ClassVar[Any] = AutoModelForImageClassification
     fitting: ClassVar[tuple[str, ...]] = ("r_drop",)
+    unit: ClassVar[str] = "of no effect on pictures"
 
     image: str | None = None
     label: str | None = None
@@ -57,7 +58,7 @@ class ImageClassification(Task):
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
         train, test = self.frames(self._columns)
-        labels = label_set(self.labels, {self.train: train, self.test or self.train: test})
+        labels = label_set(self.labels, (self.train, train), (self.test or self.train, test))
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)
         return train, test, {"labels": labels}

@@ -20,18 +20,20 @@ from transformers import (
 )
 
 from spaces.errors import DataError
-from spaces.objectives import OBJECTIVES, Objective
 from trainers.generation import NEW_TOKENS, generated, write_on
 from trainers.inputs import full_length
 from trainers.pretrained import from_library
 from trainers.scratch import new_tokenizer
 from trainers.sound import (
     AUDIO_COLUMNS,
+    UNIT,
+    check_rate,
     extractor_of,
     inputs,
     new_extractor,
     padded_inputs,
     recordings,
+    usual_samples,
 )
 from trainers.tables import column, filled
 from trainers.tasks import TASKS, Split, Task
@@ -41,12 +43,6 @@ TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 UNCOUNTED = -100
 CTC = {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
-
-for _objective in (
-    Objective("word_error_rate", "word error rate", "minimize", source="trained"),
-    Objective("character_error_rate", "character error rate", "minimize", source="trained"),
-):
-    OBJECTIVES.register(_objective.name)(_objective)
 
 
 class Recogniser:
@@ -111,6 +107,7 @@ class SpeechRecognition(Task):
     """
 
     auto: ClassVar[Any] = Recogniser
+    unit: ClassVar[str] = UNIT
 
     audio: str | None = None
     text: str | None = None
@@ -134,8 +131,11 @@ class SpeechRecognition(Task):
             )
         return super().table(str(found[0]), split)
 
-    def texts(self, frame: pd.DataFrame) -> Iterable[str]:
-        return frame["text"]
+    def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
+        return usual_samples(frame, model)
+
+    def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:
+        check_rate(frame, reader.extractor, resample=self.resample)
 
     def reader(self, model: str) -> Any:
         return SpeechReader(extractor_of(model), from_library(AutoTokenizer, model))

@@ -57,7 +57,7 @@ class TextClassification(Task):
                 raise ConfigError("a regression has no task.labels", "leave labels out")
             return *self.frames(self._columns), {}
         train, test = self.frames(self._columns)
-        labels = label_set(self.labels, {self.train: train, self.test or self.train: test})
+        labels = label_set(self.labels, (self.train, train), (self.test or self.train, test))
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)
         return train, test, {"labels": labels}
@@ -103,19 +103,19 @@ class TextClassification(Task):
 
 
 def label_set(
-    given: Sequence[str] | None, frames: dict[str, pd.DataFrame], column: str = "label"
+    given: Sequence[str] | None, *frames: tuple[str, pd.DataFrame], column: str = "label"
 ) -> list[str]:
-    """The labels in order: `given`, or those of the first of `frames`, which are by source.
+    """The labels in order: `given`, or those of the first of `frames`, each after its source.
 
     Raises :class:`DataError` for a single label and for labels that the set lacks."""
-    first = next(iter(frames))
-    labels = list(given or sorted(frames[first][column].unique()))
+    first, train = frames[0]
+    labels = list(given or sorted(train[column].unique()))
     if len(labels) < 2:
         raise DataError(
             f"{first} has one class only: {labels[0]!r}",
             "a classification needs at least two labels",
         )
-    for source, frame in frames.items():
+    for source, frame in frames:
         unknown = sorted(set(frame[column]) - set(labels))
         if unknown:
             raise DataError(

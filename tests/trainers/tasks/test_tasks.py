@@ -277,8 +277,19 @@ def test_other_data(tmp_path, name, columns, keys, found, needed):
     assert needed in caught.value.hint
 
 
-def test_a_folder_without_pictures(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "notes.txt").write_text("words")
-    with pytest.raises(DataError, match="holds no folders of pictures; it has .txt files"):
-        read_task({"name": "image-classification", "train": str(tmp_path)}).read()
+def test_labels_are_those_of_all_training_rows(tmp_path):
+    # of one label there are too few to hold one out
+    rows = {"text": texts(12), "label": ["a", "b"] * 5 + ["c", "c"]}
+    path = table(tmp_path, **rows)
+    train, test, facts = read_task({"name": "text-classification", "train": path}).read()
+    assert facts == {"labels": ["a", "b", "c"]}
+    assert (len(train), sorted(test["label"])) == (10, [0, 1])
+
+
+def test_too_few_rows_to_hold_any_out(tmp_path):
+    path = table(tmp_path, text=texts(3), label=["a", "b", "c"])
+    with pytest.raises(
+        DataError, match="has 3 rows to train on, of which none can be held out"
+    ) as caught:
+        read_task({"name": "text-classification", "train": path}).read()
+    assert caught.value.hint == "give more training data, or a file of its own"

@@ -95,6 +95,17 @@ def test_the_best_answer_starts_before_it_ends():
     )
 
 
+def test_word_and_character_error_rates():
+    # the example of jiwer's README, by jiwer 4.0.0: two words of six and 11
+    # letters of 30 are wrong
+    wanted, told = ["hello world", "i like monty python"], ["hello duck", "i like python"]
+    metrics = task("automatic-speech-recognition").score(told, wanted, {})["metrics"]
+    assert metrics == {
+        "word_error_rate": pytest.approx(1 / 3),
+        "character_error_rate": pytest.approx(11 / 30),
+    }
+
+
 def test_hit_rate_and_ndcg_at_10():
     # ranks 1, 3 and 11: gains 1, 1 / log2(4) and none
     assert ranking_metrics(torch.tensor([1, 3, 11])) == (pytest.approx(2 / 3), 0.5)
