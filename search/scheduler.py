@@ -97,9 +97,9 @@ class Scheduler:
     def _is_ahead(self, rung: int, number: int) -> bool:
         """Whether the trial is among the first ``1 / eta`` at the rung."""
         latest = list(self._rungs[rung])[-LATEST:]
-        order = promotion_order(np.array([self._rungs[rung][n] for n in latest]))
+        points = np.array([self._rungs[rung][n] for n in latest])
         kept = max(1, int(len(latest) / self.eta))
-        return latest.index(number) in order[:kept]
+        return promotion_place(points, latest.index(number)) < kept
 
 
 def promotion_order(points: np.ndarray) -> list[int]:
@@ -108,21 +108,36 @@ def promotion_order(points: np.ndarray) -> list[int]:
     By non-dominated rank; within a rank by epsilon net: each next point is the one farthest
     from those chosen, all objectives scaled to 0..1, the first being the best in the first.
     """
+    ranks, scaled = _ranked(points)
+    turns = np.empty(len(points), dtype=int)
+    for rank in np.unique(ranks):
+        turns[ranks == rank] = epsilon_net(scaled[ranks == rank])
+    return [int(index) for index in np.lexsort((turns, ranks))]
+
+
+def promotion_place(points: np.ndarray, index: int) -> int:
+    """Where the point at `index` stands in :func:`promotion_order`, 0-based, at less cost."""
+    ranks, scaled = _ranked(points)
+    index %= len(points)
+    members = np.flatnonzero(ranks == ranks[index])
+    ahead = int((ranks < ranks[index]).sum())
+    return ahead + int(epsilon_net(scaled[members])[np.searchsorted(members, index)])
+
+
+def _ranked(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     spread = np.ptp(points, axis=0)
     scaled = (points - points.min(axis=0)) / np.where(spread > 0, spread, 1.0)
-    ranks = moocore.pareto_rank(points)
-    order: list[int] = []
-    for rank in np.unique(ranks):
-        order += _epsilon_net(scaled, list(np.flatnonzero(ranks == rank)))
-    return order
+    return moocore.pareto_rank(points), scaled
 
 
-def _epsilon_net(scaled: np.ndarray, members: list[int]) -> list[int]:
-    own = scaled[members]
-    first = min(range(len(members)), key=lambda i: tuple(own[i]))
-    order, distance = [first], np.full(len(members), np.inf)
-    while len(order) < len(members):
-        distance = np.minimum(distance, np.linalg.norm(own - own[order[-1]], axis=1))
-        distance[order[-1]] = -1.0
-        order.append(int(distance.argmax()))
-    return [int(members[i]) for i in order]
+def epsilon_net(points: np.ndarray) -> np.ndarray:
+    """Each point's turn, (n,), when the next is always the farthest from those before it, and the
+    first the least in the first coordinate."""
+    turns = np.empty(len(points), dtype=int)
+    chosen, distance = int(np.lexsort(points.T[::-1])[0]), np.full(len(points), np.inf)
+    for turn in range(len(points)):
+        turns[chosen] = turn
+        distance = np.minimum(distance, ((points - points[chosen]) ** 2).sum(axis=1))
+        distance[chosen] = -1.0
+        chosen = int(distance.argmax())
+    return turns

@@ -6,6 +6,7 @@ right inside their region, so that no draw can overlap.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Protocol, TypeVar
 
 import yaml
@@ -139,7 +140,16 @@ def _label(choice: Any) -> str:
         return f"{key} {value}" if isinstance(value, int | float | str) else str(key)
     if isinstance(choice, list | tuple):
         return "+".join(map(str, choice))
-    return yaml.safe_dump(choice, default_flow_style=True).strip().removesuffix("...").strip()
+    return _yaml_text(choice) if isinstance(choice, dict) else _scalar_text(choice)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _scalar_text(value: str | float | bool | None) -> str:
+    return _yaml_text(value)
+
+
+def _yaml_text(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
 
 
 class Region(BaseModel):

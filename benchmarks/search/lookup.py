@@ -50,6 +50,8 @@ SPACE = Space.model_validate(
 )
 SHAPES = {"layers": StackShape(depth=6, heads=4, neurons=64)}
 TARGETS = (0.95, 0.99)
+IN_VAIN = 200
+"""Asks in a row that are paid nothing, after which a search is given up."""
 
 
 class Fixed:
@@ -114,7 +116,11 @@ class Table:
 
 @dataclass
 class Account:
-    """Seconds spent and what they bought."""
+    """Seconds spent and what they bought.
+
+    A search is given up when it asked twice as often as there are candidates, or `IN_VAIN` times
+    in a row for nothing that was to be paid: repeats are free here, and would not be in life.
+    """
 
     table: Table
     spent: float = 0.0
@@ -122,10 +128,12 @@ class Account:
     front: list[tuple[float, ...]] = field(default_factory=list)
     reached: dict[str, float] = field(default_factory=dict)
     asked: int = 0
+    paid_at: int = 0
 
     def pay(self, seconds: float, *, whole: bool = False) -> None:
         """Seconds of one worker; `whole` if they bring a training to its end."""
         self.spent += seconds
+        self.paid_at = self.asked if seconds > 0 else self.paid_at
         self.trainings += whole and seconds > 0
 
     def earn(self, trained: Trained) -> None:
@@ -139,9 +147,10 @@ class Account:
 
     @property
     def done(self) -> bool:
-        """Whether the last target is reached, or the search asked twice as often as there are
-        candidates."""
-        return len(self.reached) == len(TARGETS) or self.asked > 2 * len(self.table.trained)
+        """Whether the last target is reached, or the search is given up."""
+        in_vain = self.asked - self.paid_at > IN_VAIN
+        much = self.asked > 2 * len(self.table.trained)
+        return len(self.reached) == len(TARGETS) or in_vain or much
 
 
 def lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -166,5 +175,6 @@ def run_missing(
         account = search(table, seed, workers)
         row = {"method": method, "seed": seed, "workers": workers, "reached": account.reached}
         row |= {"trainings": account.trainings, "spent": round(account.spent, 2)}
+        row |= {"asked": account.asked}
         with out.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 import results
 from search.run import run
-from search.scheduler import NEAREST, Scheduler, promotion_order
+from search.scheduler import NEAREST, Scheduler, promotion_order, promotion_place
 from spaces.objectives import OBJECTIVES
 from tests.search.fakes import FakeTrainee, study
 from tests.search.test_run import trials
@@ -78,6 +78,7 @@ def test_promotion_goes_by_rank_and_then_by_distance():
     points = np.array([[4, 4], [1, 5], [2, 4], [3, 3], [5, 1]], dtype=float)
     # first the best in the first objective, then the farthest from it: (5, 1), then the middle
     assert promotion_order(points) == [1, 4, 3, 2, 0]
+    assert [promotion_place(points, i) for i in range(5)] == [4, 0, 3, 2, 1]
 
 
 def early(**changes):
