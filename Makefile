@@ -5,6 +5,7 @@ INSTALLED := $(VENV)/.installed
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup
 
 EXAMPLES ?= $(notdir $(patsubst %/,%,$(wildcard examples/*/)))
+SKIPPED := 77
 SMALL := --set executor=local --set budget.trials=6 --set space.recipe.steps=20 --set latency.rounds=3
 
 .PHONY: demo examples test check
@@ -14,12 +15,13 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/bbc-news/prepare.py
 	$(BIN)/sharetune search examples/bbc-news/study.yaml $(if $(wildcard runs/bbc-news/study.db),--resume)
 
-# Runs every example's study in a small setting; EXAMPLES="digits messages" runs some of them.
+# Runs every example's study in a small setting; EXAMPLES="digits emoji-names" runs some of them.
+# One whose data need a Debian package that is not installed says so and is skipped.
 examples: $(EXAMPLES:%=example-%)
 
 example-%: $(INSTALLED)
-	$(BIN)/python examples/$*/prepare.py
 	rm -rf runs/examples/$*
+	$(BIN)/python examples/$*/prepare.py || case $$? in $(SKIPPED)) exit 0 ;; *) exit 1 ;; esac; \
 	$(BIN)/sharetune search examples/$*/study.yaml --out runs/examples/$* $(SMALL)
 
 # The default suite, `make check` included. `make test MARK=slow` runs the slow tests.

@@ -1,6 +1,7 @@
 """Reads a user's table - CSV, JSON Lines, Parquet or a `datasets` name - and says what is wrong."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,33 @@ def _first_undecodable_line(path: Path) -> int:
 
 
 def _read_hub(name: str, split: str) -> pd.DataFrame:
+    """`name` is a folder of such files or a data set of the hub, with a configuration of it behind
+    a colon. Labels that are numbers with names become the names."""
     import datasets
 
+    path, _, configuration = name.partition(":")
     try:
-        frame = datasets.load_dataset(name, split=split).to_pandas()
+        found = datasets.load_dataset(path, configuration or None, split=split)
+        frame = found.to_pandas()
     except Exception as error:  # the library raises a dozen kinds for one missing name
         raise DataError(
             f"no data set {name!r} with split {split!r}: {str(error).splitlines()[0]}",
-            f"name a file ({', '.join(READERS)}) or a data set of the hub and its split",
+            f"name a file ({', '.join(READERS)}), or a folder or data set of the hub that has the "
+            "split; a configuration follows a colon: nyu-mll/glue:sst2",
         ) from error
     assert isinstance(frame, pd.DataFrame)
+    for column, feature in found.features.items():
+        inner = getattr(feature, "feature", feature)
+        if isinstance(inner, datasets.ClassLabel):
+            frame[column] = frame[column].map(partial(_named, names=inner.names))
     return frame
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """The names of one number or of many; -1, for what has no label, stays."""
+    if np.ndim(value):
+        return [_named(number, names) for number in value]
+    return names[value] if value >= 0 else value
 
 
 def labelled_files(folder: Path, what: str, suffixes: tuple[str, ...]) -> pd.DataFrame:

@@ -1,7 +1,9 @@
 """Data files, good and bad."""
 
+import datasets
 import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from spaces.errors import DataError
 from trainers.tables import column, read_table
@@ -38,6 +40,41 @@ def test_bad_files(tmp_path, content, message, hint):
     with pytest.raises(DataError, match=message) as caught:
         read_table(str(path), "train")
     assert hint in caught.value.hint
+
+
+@pytest.fixture()
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def test_a_folder_as_a_data_set(own_cache, tmp_path):
+    for split in ("train", "test"):
+        ROWS.assign(text=split).to_csv(tmp_path / f"{split}.csv", index=False)
+    assert read_table(str(tmp_path), "test")["text"].tolist() == ["test", "test"]
+    with pytest.raises(DataError, match="with split 'validation': Unknown split"):
+        read_table(str(tmp_path), "validation")
+
+
+def test_numbers_with_names_become_the_names(own_cache, tmp_path):
+    kinds = ClassLabel(names=["O", "B-PER"])
+    features = Features({"tokens": [Value("string")], "tags": [kinds], "label": kinds})
+    rows = {"tokens": [["Ada", "wrote"]], "tags": [[1, 0]], "label": [1]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    (row,) = read_table(str(tmp_path), "train").to_dict("records")
+    assert (row["tags"], row["label"]) == (["B-PER", "O"], "B-PER")
+
+
+def test_a_configuration_of_a_data_set(own_cache, tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files: a.csv\n"
+        "- config_name: b\n  data_files: b.csv\n---\n"
+    )
+    for name in ("a", "b"):
+        ROWS.assign(text=name).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert read_table(f"{tmp_path}:b", "train")["text"].tolist() == ["b", "b"]
+    with pytest.raises(DataError, match="Config name is missing") as caught:
+        read_table(str(tmp_path), "train")
+    assert "a configuration follows a colon" in caught.value.hint
 
 
 def test_an_unknown_data_set_offline():

@@ -1,5 +1,7 @@
 """Metrics of fixed predictions are what the reference libraries print for them."""
 
+import json
+
 import pytest
 import torch
 
@@ -24,6 +26,41 @@ def test_bleu_and_chrf():
         "chrf": pytest.approx(50.0431, abs=1e-4),
         "eval_loss": 1.5,
     }
+
+
+def test_accuracy_macro_f1_and_loss():
+    # the example of sklearn.metrics.f1_score; three logits of 2, 0, 0: ln(e^2 + 2) - 2 where right
+    # and ln(e^2 + 2) where wrong, four times of six
+    logits = 2 * torch.nn.functional.one_hot(torch.tensor([0, 2, 1, 0, 0, 1]), 3).float()
+    found = task("text-classification").score(logits, [0, 1, 2, 0, 1, 2], {"labels": list("abc")})
+    metrics = found["metrics"]
+    assert metrics["accuracy"] == pytest.approx(2 / 6)
+    assert metrics["macro_f1"] == pytest.approx(0.266667, abs=1e-6)
+    assert metrics["eval_loss"] == pytest.approx(1.572873, abs=1e-5)
+    assert found["confusion"] == [[2, 0, 0], [1, 0, 1], [0, 2, 0]]
+
+
+def test_perplexity():
+    # a model that finds 20 tokens equally likely has ln 20 nats a token
+    metrics = task("text-generation").score(2.995732, [], {})["metrics"]
+    assert metrics == {"perplexity": pytest.approx(20.0, abs=1e-4), "eval_loss": 2.995732}
+
+
+def test_exact_match_and_f1_of_answers():
+    # of SQuAD's metric: the best of all accepted texts, without articles, case, punctuation
+    def row(context, spans, *accepted):
+        return json.dumps({"context": context, "offsets": spans, "texts": accepted})
+
+    def at(place, tokens):
+        return 9.0 * torch.nn.functional.one_hot(torch.tensor(place), tokens).float()
+
+    labels = [
+        row("In the Tower.", [(0, 0), (0, 2), (3, 6), (7, 13)], "a hall", "tower"),
+        row("Ada Lovelace wrote", [(0, 0), (0, 3), (4, 12), (13, 18)], "Lovelace wrote"),
+    ]
+    told = [(at(2, 4), at(3, 4)), (at(1, 4), at(2, 4))]  # "the Tower." and "Ada Lovelace"
+    metrics = task("question-answering").score(told, labels, {})["metrics"]
+    assert metrics == {"answer_f1": (1 + 0.5) / 2, "exact_match": 0.5}
 
 
 def test_matthews():
