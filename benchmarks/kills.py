@@ -5,9 +5,10 @@
     python benchmarks/kills.py node   [--kills 50]
 
 `driver`: SIGKILL to the process that searches, again and again, each time resumed, in searches of
-30 trials. `worker`: SIGKILL to a process that trains. `node`: SIGKILL to the raylet of one of two
-worker nodes of a cluster on this machine, which is then replaced. Every search must end with
-exactly its budget. Trials take 0.2 s and train nothing; all else is real.
+30 trials. `worker`: SIGKILL to a process that trains, in searches of 100. `node`: SIGKILL to all
+processes of one of two worker nodes of a cluster on this machine, which is then replaced, in
+searches of 100. Every search must end with exactly its budget. Trials take 0.2 s and train
+nothing; all else is real.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from optuna.trial import FrozenTrial, TrialState
 from results import record
 
 ROOT = Path(__file__).parent.parent
-TRIALS = 30
+TRIALS = {"driver": 30, "worker": 100, "node": 100}
 MARK = "SHARETUNE_KILLS"
 SEARCH = """
 import sys
@@ -49,8 +50,9 @@ run(config, out=out, resume=(out / "study.db").exists(), address=address,
 
 @dataclass
 class Tally:
-    """What went wrong, over all searches."""
+    """What went wrong, over all searches of so many `trials`."""
 
+    trials: int
     kills: int = 0
     counts: Counter = field(default_factory=Counter)
     ended: dict[str, dict[int, tuple]] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Tally:
         self.counts["searches"] += 1
         self.counts["running"] += sum(t.state is TrialState.RUNNING for t in trials)
         self.counts["duplicated"] += sum(count - 1 for count in keys.values())
-        self.counts["off budget"] += abs(len(kept) - TRIALS)
+        self.counts["off budget"] += abs(len(kept) - self.trials)
         self.counts["failed"] += sum(t.state is TrialState.FAIL for t in kept)
         self.counts["interrupted"] += len(started) - len(kept)
 
@@ -106,10 +108,10 @@ def count(run: Path) -> int:
         return 0
 
 
-def start(run: Path, executor: str, address: str = "") -> subprocess.Popen:
+def start(run: Path, trials: int, executor: str, address: str = "") -> subprocess.Popen:
     """A search in a process of its own, begun or resumed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), MARK: str(os.getpid())}
-    command = [sys.executable, "-c", SEARCH, str(run), executor, address, str(TRIALS)]
+    command = [sys.executable, "-c", SEARCH, str(run), executor, address, str(trials)]
     errors = run.with_suffix(".stderr").open("w+")
     search = subprocess.Popen(
         command, env=environment, cwd=ROOT, stderr=errors, stdout=subprocess.DEVNULL
@@ -130,7 +132,7 @@ def kill_drivers(folder: Path, kills: int, executor: str, tally: Tally, rng: ran
     while tally.kills < kills:
         run = folder / f"run-{tally.counts['searches']}"
         while tally.kills < kills:
-            search = start(run, executor)
+            search = start(run, tally.trials, executor)
             if ended_before(search, run, rng):
                 break
             search.kill()
@@ -139,7 +141,7 @@ def kill_drivers(folder: Path, kills: int, executor: str, tally: Tally, rng: ran
             tally.look(run)
             if (run / record.STORAGE).exists() and not read(run):
                 shutil.rmtree(run)  # killed before its first trial; the study may be half made
-        wait(search if search.returncode >= 0 else start(run, executor))
+        wait(search if search.returncode >= 0 else start(run, tally.trials, executor))
         tally.close(run)
         tally.print()
 
@@ -163,7 +165,7 @@ def kill_workers(folder: Path, kills: int, tally: Tally, rng: random.Random) -> 
     """Searches on two workers, of which one after the other dies."""
     while tally.kills < kills:
         run = folder / f"run-{tally.counts['searches']}"
-        search = start(run, "ray")
+        search = start(run, tally.trials, "ray")
         while search.poll() is None:
             time.sleep(rng.uniform(1.0, 4.0))
             victims = trainers()
@@ -183,9 +185,9 @@ def kill_nodes(folder: Path, kills: int, tally: Tally, rng: random.Random) -> No
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     while tally.kills < kills:
         run = folder / f"run-{tally.counts['searches']}"
-        search = start(run, "ray", cluster.address)
+        search = start(run, tally.trials, "ray", cluster.address)
         while search.poll() is None:
-            time.sleep(rng.uniform(8.0, 20.0))
+            time.sleep(rng.uniform(4.0, 14.0))
             if count(run) and search.poll() is None:
                 cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
                 tally.kills += 1
@@ -222,7 +224,7 @@ def command_of(pid: int) -> str:
 def main(who: str, kills: int, executor: str, seed: int) -> int:
     """Runs the kills; the exit code says whether anything was wrong."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    tally, rng = Tally(), random.Random(seed)
+    tally, rng = Tally(TRIALS[who]), random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
         if who == "driver":
             kill_drivers(Path(scratch), kills, executor, tally, rng)

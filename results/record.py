@@ -2,7 +2,8 @@
 
 `search` writes by these names and `results` reads by them; nothing else is stored anywhere.
 
-A run folder: ``study.db`` (the storage, SQLite), ``study.yaml`` (the study file as given),
+A run folder: ``study.db`` (the storage, SQLite) or ``storage.yaml`` (where else it is: ``url``
+of a PostgreSQL database and ``study``, its name there), ``study.yaml`` (the study file as given),
 ``trials/<number>/model`` (weights of the trials on the front), ``report.html``.
 
 Attributes of the study
@@ -51,6 +52,7 @@ a fault of the machinery (an interrupted trial has ``reason: interrupted`` and i
 """
 
 STORAGE = "study.db"
+POINTER = "storage.yaml"
 CONFIG = "config"
 OBJECTIVES = "objectives"
 MODEL = "model"

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from results import record
 from results.report import render
+from results.storage import Location
 from results.study import read_study
 from spaces.errors import RunError
 
@@ -31,12 +31,7 @@ class LivePage:
 
     def state(self) -> str:
         """A text that changes whenever the storage does."""
-        found = []
-        for path in (self.run / record.STORAGE, self.run / f"{record.STORAGE}-wal"):
-            if path.exists():
-                stat = path.stat()
-                found.append(f"{stat.st_mtime_ns}-{stat.st_size}")
-        return "-".join(found)
+        return Location.of(self.run).state()
 
     def page(self) -> bytes:
         """The page of the current state. Raises :class:`RunError` if it cannot be read."""

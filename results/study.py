@@ -21,10 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from results import record
 from results.plans import stored_plan
-from spaces.errors import RunError
+from results.storage import Location, first_line
+from spaces.errors import RunError, SharetuneError
 from spaces.objectives import OBJECTIVES, Objective, quality_of
 
-BUSY_TIMEOUT_S = 30.0
 NUMBERS = (
     *(name for name in OBJECTIVES if name != "latency_ms"),
     "effective_ratio",
@@ -103,7 +103,7 @@ def read_study(run: Path | str) -> StudyRecord:
         RunError: if `run` holds no study, or one that cannot be read.
     """
     run = Path(run)
-    with _opened(run / record.STORAGE) as study:
+    with _opened(Location.of(run)) as study:
         return study_record(run, study)
 
 
@@ -133,25 +133,22 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _opened(storage: Path) -> Iterator[optuna.Study]:
-    if not storage.is_file():
+def _opened(location: Location) -> Iterator[optuna.Study]:
+    if not location.exists:
         raise RunError(
-            f"a run folder holds {record.STORAGE}, but there is no {storage}",
+            f"a run folder holds {record.STORAGE}, but there is no {location}",
             "give the folder that `sharetune search` wrote, such as runs/NAME",
         )
     try:
-        database = RDBStorage(
-            "sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(storage)}
-        )
-        try:
-            yield optuna.load_study(study_name=_only_name(database), storage=database)
-        finally:
-            database.remove_session()
-            database.engine.dispose()
+        with location.reading() as database:
+            name = location.study or _only_name(database)
+            yield optuna.load_study(study_name=name, storage=database)
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
-        raise RunError(f"{storage} cannot be read: {_first_line(error)}", _RETRY) from error
+        raise RunError(f"{location} cannot be read: {first_line(error)}", _RETRY) from error
+    except SharetuneError:
+        raise
     except (KeyError, ValueError, RuntimeError) as error:
-        raise RunError(f"{storage} is not the storage of one study: {error}", _RETRY) from error
+        raise RunError(f"{location} is not the storage of one study: {error}", _RETRY) from error
 
 
 def _only_name(database: RDBStorage) -> str:
@@ -162,23 +159,6 @@ def _only_name(database: RDBStorage) -> str:
 
 
 _RETRY = "a file that a search is writing can be read again in a moment; else it is damaged"
-
-
-def _connect(storage: Path) -> sqlite3.Connection:
-    """A connection that may roll back what a killed writer left, and changes nothing else."""
-    connection = sqlite3.connect(
-        f"{storage.resolve().as_uri()}?mode=rw",
-        uri=True,
-        timeout=BUSY_TIMEOUT_S,
-        check_same_thread=False,
-    )
-    connection.execute("PRAGMA query_only = ON")
-    return connection
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return str(getattr(cause, "orig", None) or cause).split("\n")[0]
 
 
 def _mapping(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:

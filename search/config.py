@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from results.storage import checked_url
 from spaces.anchors import ANCHORS
 from spaces.errors import ConfigError, SharetuneError
 from spaces.objectives import OBJECTIVES, Objective
@@ -14,7 +15,7 @@ from spaces.plan import SharingPlan
 from spaces.registry import did_you_mean
 from spaces.space import Space
 
-FIXED = ("model", "task", "objectives", "space", "anchors", "plans", "seed", "sampler")
+FIXED = ("model", "task", "objectives", "space", "anchors", "plans", "seed", "sampler", "storage")
 
 
 class Section(BaseModel):
@@ -135,7 +136,11 @@ class Finalists(Section):
 
 
 class StudyConfig(Section):
-    """One study. Paths are relative to the study file once :func:`load_config` read it."""
+    """One study. Paths are relative to the study file once :func:`load_config` read it.
+
+    `storage` is the URL of a PostgreSQL database, without a password; None: a file in the run
+    folder.
+    """
 
     name: str = Field(min_length=1)
     model: str
@@ -153,6 +158,7 @@ class StudyConfig(Section):
     executor: Literal["ray", "local"] = "ray"
     keep: Literal["front", "all", "none"] = "front"
     tracking: tuple[str, ...] = ()
+    storage: str | None = None
     seed: int = Field(0, ge=0)
 
     @field_validator("objectives")
@@ -186,6 +192,11 @@ class StudyConfig(Section):
     @classmethod
     def _one_tracker(cls, names: Any) -> Any:
         return (names,) if isinstance(names, str) else names
+
+    @field_validator("storage")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        return None if url is None else checked_url(url)
 
     @field_validator("anchors")
     @classmethod

@@ -168,7 +168,9 @@ def _open_store(
         store.end_interrupted()
         return store
     unshared = trainee.inspect(Candidate(recipe=config.space.reference_recipe()), facts)
-    store = Store.create(out, config.name, _attributes(config, facts, unshared))
+    store = Store.create(
+        out, config.name, _attributes(config, facts, unshared), config.storage
+    )
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     (out / STUDY_FILE).write_text(text, "utf-8")
     return store
@@ -176,7 +178,7 @@ def _open_store(
 
 def _check_same_study(config: StudyConfig, stored: dict[str, Any]) -> None:
     given = config.model_dump(mode="json")
-    changed = [key for key in FIXED if given[key] != stored[key]]
+    changed = [key for key in FIXED if given[key] != stored.get(key)]
     if changed:
         raise RunError(
             f"the study file is not the one this run was started with: {', '.join(changed)} differ",

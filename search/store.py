@@ -1,4 +1,4 @@
-"""The study's Optuna storage in its run folder: the only record of what happened.
+"""The study's Optuna storage, in its run folder or a database: the only record of what happened.
 
 Nothing here decides anything; it opens, starts, tells and attaches. Names of attributes are in
 `results.record`. A trial is started with one transaction and ended with one, so whatever kills
@@ -6,6 +6,7 @@ the driver finds it either RUNNING or finished with everything that was found.
 """
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +21,21 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import orm
+from sqlalchemy.pool import StaticPool
 
 from results import record
+from results.storage import Location, connected, rdb_storage
 from search.jobs import Outcome
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES
 
 INTERRUPTED = "interrupted"
+KEPT_HINT = "what is finished is kept; continue with --resume"
+SERVER_NOTICES_A_LOST_HOST = (
+    "SET tcp_keepalives_idle = 30",
+    "SET tcp_keepalives_interval = 10",
+    "SET tcp_keepalives_count = 3",
+)
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,28 @@ class Store:
         self._running: dict[int, FrozenTrial] = {}
 
     @classmethod
-    def create(cls, run: Path, name: str, attributes: dict[str, Any]) -> "Store":
-        """A new study in a run folder that has none.
+    def create(
+        cls, run: Path, name: str, attributes: dict[str, Any], url: str | None = None
+    ) -> "Store":
+        """A new study in a run folder that has none, or in the database at `url`, to which the
+        folder then points.
 
-        Raises :class:`RunError` if another driver holds the folder.
+        Raises :class:`RunError` if another driver holds the folder or the study, or the database
+        has a study of that name.
         """
         run.mkdir(parents=True, exist_ok=True)
         lock = _lock(run)
-        return cls.create_in(_storage(run), name, attributes, lock)
+        if url is None:
+            return cls.create_in(_in_folder(run), name, attributes, lock)
+        location = Location(run, url, name)
+        storage = _in_database(location)
+        if any(study.study_name == name for study in storage.get_all_studies()):
+            raise RunError(
+                f"{url} holds a study {name} already",
+                "continue it with --resume and its run folder, or give this one another name",
+            )
+        location.write()
+        return cls.create_in(storage, name, attributes, lock)
 
     @classmethod
     def create_in(
@@ -81,17 +104,21 @@ class Store:
         Raises :class:`RunError` if there is none or another driver holds it.
         """
         require_study(run)
+        location = Location.of(run)
         lock = _lock(run)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = _storage(run)
-        studies = storage.get_all_studies()
-        if not studies:
+        storage = _in_folder(run) if location.url is None else _in_database(location)
+        names = [study.study_name for study in storage.get_all_studies()]
+        name = location.study or next(iter(names), None)
+        if name not in names:
             raise RunError(f"the study in {run} was never created", f"remove {run} and start again")
-        return cls(storage, studies[0].study_name, lock)
+        return cls(storage, name, lock)
 
     def close(self) -> None:
         """Lets another driver have the study."""
         self.storage.remove_session()
+        if isinstance(self.storage, RDBStorage):
+            self.storage.engine.dispose()
         if self._lock is not None:
             os.close(self._lock)
 
@@ -185,7 +212,7 @@ class Store:
 
 def require_study(run: Path) -> None:
     """Raises :class:`RunError` if the folder holds no study."""
-    if not (run / record.STORAGE).exists():
+    if not Location.of(run).exists:
         raise RunError(f"no study in {run}", "start it without --resume")
 
 
@@ -232,11 +259,64 @@ def _one_transaction(storage: BaseStorage) -> Iterator[None]:
     session.commit()
 
 
-def _storage(run: Path) -> RDBStorage:
-    storage = RDBStorage(
-        f"sqlite:///{(run / record.STORAGE).resolve()}",
-        engine_kwargs={"connect_args": {"timeout": 60}},
+def _in_folder(run: Path) -> RDBStorage:
+    return _with_sessions(
+        RDBStorage(
+            f"sqlite:///{(run / record.STORAGE).resolve()}",
+            engine_kwargs={"connect_args": {"timeout": 60}},
+        )
     )
+
+
+def _in_database(location: Location) -> RDBStorage:
+    """The database, over the one connection that holds the study's lock.
+
+    The server frees the lock when the connection ends, so a driver that lost it cannot write.
+    Tables are made by one driver at a time.
+    """
+    connection = _LockedConnection(location)
+    connection.lock("tables")
+    storage = rdb_storage(connection.once, poolclass=StaticPool)
+    connection.unlock("tables")
+    return _with_sessions(storage)
+
+
+class _LockedConnection:
+    """A connection to a database that holds the lock of a study as long as it lives."""
+
+    def __init__(self, location: Location) -> None:
+        self.location, self.given = location, False
+        self.connection = connected(str(location.url))
+        with self.connection.transaction():
+            for setting in SERVER_NOTICES_A_LOST_HOST:
+                self.connection.execute(setting)
+        if not self._ask("SELECT pg_try_advisory_lock(%s)", f"study {location.study}"):
+            self.connection.close()
+            raise _held(str(location))
+
+    def once(self) -> Any:
+        """The connection, the first time; a second one would not hold the lock."""
+        if self.given:
+            raise RunError(f"the connection to {self.location.url} was lost", KEPT_HINT)
+        self.given = True
+        return self.connection
+
+    def lock(self, what: str) -> None:
+        """Waits for the lock of `what`."""
+        self._ask("SELECT pg_advisory_lock(%s)", what)
+
+    def unlock(self, what: str) -> None:
+        """Frees the lock of `what`."""
+        self._ask("SELECT pg_advisory_unlock(%s)", what)
+
+    def _ask(self, query: str, what: str) -> Any:
+        digest = hashlib.sha256(f"sharetune {what}".encode()).digest()
+        key = int.from_bytes(digest[:8], "big", signed=True)
+        with self.connection.transaction():
+            return self.connection.execute(query, [key]).fetchone()[0]
+
+
+def _with_sessions(storage: RDBStorage) -> RDBStorage:
     sessions = orm.sessionmaker(bind=storage.engine, class_=_Session)
     storage.scoped_session = orm.scoped_session(sessions)
     return storage
@@ -248,8 +328,11 @@ def _lock(run: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise RunError(
-            f"another search is running on {run}",
-            "wait for it, or choose another folder with --out",
-        ) from None
+        raise _held(str(run)) from None
     return handle
+
+
+def _held(what: str) -> RunError:
+    return RunError(
+        f"another search is running on {what}", "wait for it, or choose another folder with --out"
+    )
