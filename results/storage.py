@@ -56,7 +56,9 @@ class Location:
             ) from None
 
     def write(self) -> None:
-        """Makes the folder point to the database, at once or not at all."""
+        """Makes the folder point to a database, if that is where it is, at once or not at all."""
+        if self.url is None:
+            return
         pointer = self.run / record.POINTER
         draft = pointer.with_suffix(".part")
         draft.write_text(yaml.safe_dump({"url": self.url, "study": self.study}), "utf-8")

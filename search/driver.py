@@ -21,11 +21,11 @@ from optuna.trial import FrozenTrial, TrialState
 from results import record
 from search.config import StudyConfig
 from search.finalists import Finals, Retraining, candidate_of
-from search.jobs import Job, Outcome, Trainee, missing_value
+from search.jobs import DISK_FULL, Job, Outcome, Trainee, missing_value
 from search.limits import Growth, Spending, spent
 from search.samplers import Ask, Past, Setting, draw_of, make_sampler
 from search.scheduler import Scheduler
-from search.store import NO_DRAW, Draw, Store, is_interrupted
+from search.store import NO_DRAW, Draw, Store, disk_full, is_interrupted
 from spaces.anchors import ANCHORS
 from spaces.errors import PlanError
 from spaces.objectives import OBJECTIVES, Objective
@@ -182,7 +182,13 @@ class Driver:
         return self.scheduler.reached(job.number, rung, metrics | self._exact[job.number])
 
     def finish(self, job: Job, outcome: Outcome) -> None:
-        """Records how `job` ended, and the same for its repeats that waited for it."""
+        """Records how `job` ended, and the same for its repeats that waited for it.
+
+        Raises :class:`RunError` if the disk is full, which every further job would find as well:
+        this one is trained again when the search is resumed.
+        """
+        if outcome.reason == DISK_FULL:
+            raise disk_full(self.run)
         del self.running[job.number]
         self.finished_at.append(time.monotonic())
         trial = self._record(job, outcome)

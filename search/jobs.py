@@ -1,5 +1,6 @@
 """What passes between the driver and a worker, and how a worker runs one job."""
 
+import errno
 import faulthandler
 import math
 import queue
@@ -14,6 +15,8 @@ from typing import Any, Literal, Protocol
 from spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
 from spaces.recipe import Candidate
 
+DISK_FULL = "disk full"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 State = Literal["complete", "pruned", "failed"]
 Evaluate = Callable[..., dict[str, Any]]
 """A trainee's `evaluate`."""
@@ -162,7 +165,8 @@ def _attempt_once(
     except CandidateFault as fault:
         return Outcome("pruned", {}, reason=str(fault), error=describe(fault))
     except Exception as error:
-        return Outcome("failed", {}, reason=None, error=describe(error))
+        reason = DISK_FULL if is_disk_full(error) else None
+        return Outcome("failed", {}, reason=reason, error=describe(error))
     return Outcome("complete", found)
 
 
@@ -201,6 +205,11 @@ def _hung(seconds: float, trace: str) -> Outcome:
     reason = f"took longer than {seconds:g} s"
     error = {"kind": "TimeLimit", "message": reason, "traceback": trace}
     return Outcome("pruned", {}, reason=reason, error=error)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether nothing more can be written; safetensors says so in words only."""
+    return getattr(error, "errno", None) in NO_SPACE or "os error 28" in str(error)
 
 
 def stopped(why: object) -> Outcome:

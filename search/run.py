@@ -22,7 +22,7 @@ from search.driver import Driver
 from search.jobs import Trainee
 from search.progress import Progress
 from search.stopping import stopped_at_once
-from search.store import Store, require_study
+from search.store import Store, one_error, require_study
 from spaces.distillation import TEACHER_RECIPE
 from spaces.errors import ConfigError, RunError
 from spaces.objectives import OBJECTIVES, Objective
@@ -50,7 +50,7 @@ def run(
     """
     _check_folder(out, resume=resume)
     out = out.resolve()  # workers have a working directory of their own
-    with ExitStack() as cleanup:
+    with one_error(out), ExitStack() as cleanup:
         with _cluster(config, address) as connected:
             if connected is not None and address is not None:
                 connected.result()  # a wrong address is noticed before a run folder is made

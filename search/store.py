@@ -17,15 +17,17 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import orm
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from results import record
-from results.storage import Location, connected, rdb_storage
-from search.jobs import Outcome
+from results.storage import Location, connected, first_line, rdb_storage
+from search.jobs import Outcome, is_disk_full
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES
 
@@ -70,18 +72,15 @@ class Store:
         has a study of that name.
         """
         run.mkdir(parents=True, exist_ok=True)
-        lock = _lock(run)
-        if url is None:
-            return cls.create_in(_in_folder(run), name, attributes, lock)
-        location = Location(run, url, name)
-        storage = _in_database(location)
-        if any(study.study_name == name for study in storage.get_all_studies()):
-            raise RunError(
-                f"{url} holds a study {name} already",
-                "continue it with --resume and its run folder, or give this one another name",
-            )
-        location.write()
-        return cls.create_in(storage, name, attributes, lock)
+        location = Location(run, url, None if url is None else name)
+        with _locked(location) as (storage, lock):
+            if url is not None and name in _names(storage):
+                raise RunError(
+                    f"{url} holds a study {name} already",
+                    "continue it with --resume and its run folder, or give this one another name",
+                )
+            location.write()
+            return cls.create_in(storage, name, attributes, lock)
 
     @classmethod
     def create_in(
@@ -105,14 +104,15 @@ class Store:
         """
         require_study(run)
         location = Location.of(run)
-        lock = _lock(run)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = _in_folder(run) if location.url is None else _in_database(location)
-        names = [study.study_name for study in storage.get_all_studies()]
-        name = location.study or next(iter(names), None)
-        if name not in names:
-            raise RunError(f"the study in {run} was never created", f"remove {run} and start again")
-        return cls(storage, name, lock)
+        with _locked(location) as (storage, lock):
+            names = _names(storage)
+            name = location.study or next(iter(names), None)
+            if name not in names:
+                raise RunError(
+                    f"the study in {run} was never created", f"remove {run} and start again"
+                )
+            return cls(storage, name, lock)
 
     def close(self) -> None:
         """Lets another driver have the study."""
@@ -210,6 +210,26 @@ class Store:
         return trial
 
 
+@contextmanager
+def one_error(run: Path) -> Iterator[None]:
+    """Turns what a storage or a disk refuses into one :class:`RunError`."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise RunError(
+            f"the storage of {run} failed: {first_line(error)}", f"put it right; {KEPT_HINT}"
+        ) from error
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise disk_full(run) from error
+
+
+def disk_full(run: Path) -> RunError:
+    """What to say when no space is left."""
+    return RunError(f"no space is left on the device of {run}", f"make some; {KEPT_HINT}")
+
+
 def require_study(run: Path) -> None:
     """Raises :class:`RunError` if the folder holds no study."""
     if not Location.of(run).exists:
@@ -257,6 +277,21 @@ def _one_transaction(storage: BaseStorage) -> Iterator[None]:
         raise
     session.held = False
     session.commit()
+
+
+def _names(storage: BaseStorage) -> list[str]:
+    return [study.study_name for study in storage.get_all_studies()]
+
+
+@contextmanager
+def _locked(location: Location) -> Iterator[tuple[RDBStorage, int]]:
+    """The storage and the lock of the folder, both let go of if what is done with them fails."""
+    lock = _lock(location.run)
+    try:
+        yield _in_folder(location.run) if location.url is None else _in_database(location), lock
+    except BaseException:
+        os.close(lock)
+        raise
 
 
 def _in_folder(run: Path) -> RDBStorage:

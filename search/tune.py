@@ -8,7 +8,8 @@ import os
 import socket
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -43,7 +44,9 @@ QUIET = {
 class JobSearcher(Searcher):
     """Hands the driver's jobs to Ray Tune, and those whose worker died once more.
 
-    Ray Tune's own retries leave out a worker that dies between two jobs.
+    Ray Tune's own retries leave out a worker that dies between two jobs. `broken` is the first
+    error of the driver, such as a storage that cannot be written: Ray Tune takes it for the
+    trial's and goes on.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -52,6 +55,7 @@ class JobSearcher(Searcher):
         self.jobs: dict[str, Job] = {}
         self.again: deque[Job] = deque()
         self.losses: Counter[int] = Counter()
+        self.broken: BaseException | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray Tune pickles its searcher, and ours is not to be restored."""
@@ -59,7 +63,8 @@ class JobSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next job; None while one may follow; FINISHED when there are no more."""
-        job = self.again.popleft() if self.again else self.driver.next()
+        with self._driving():
+            job = self.again.popleft() if self.again else self.driver.next()
         if job is None:
             return Searcher.FINISHED if self.driver.done else None
         self.jobs[trial_id] = job
@@ -67,6 +72,8 @@ class JobSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Tells the driver; a worker that died too often gives a failed outcome."""
+        if self.broken is not None:
+            return
         job = self.jobs.pop(trial_id)
         outcome = (result or {}).get("outcome")
         reached = (result or {}).get("reached")
@@ -79,11 +86,21 @@ class JobSearcher(Searcher):
                 return
             lost = {"kind": "WorkerLost", "message": f"worker died {WORKER_RETRIES + 1} times"}
             outcome = Outcome("failed", {}, reason="worker lost", error=lost | {"traceback": ""})
-        self.driver.finish(job, outcome)
+        with self._driving():
+            self.driver.finish(job, outcome)
 
     def reached(self, trial_id: str, at: Reached) -> bool:
         """Tells the driver what a job has come to; whether it goes on."""
-        return self.driver.reached(self.jobs[trial_id], at.rung, at.metrics)
+        with self._driving():
+            return self.driver.reached(self.jobs[trial_id], at.rung, at.metrics)
+
+    @contextmanager
+    def _driving(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.broken = self.broken or error
+            raise
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the only record."""
@@ -95,12 +112,14 @@ class JobSearcher(Searcher):
 class StopBetweenSteps(tune.Callback):
     """Ends Ray Tune's loop between two of its steps, which take a tenth of a second at most."""
 
-    def __init__(self, stop_if_asked: Callable[[], None]) -> None:
-        self.stop_if_asked = stop_if_asked
+    def __init__(self, stop_if_asked: Callable[[], None], searcher: JobSearcher) -> None:
+        self.stop_if_asked, self.searcher = stop_if_asked, searcher
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Raises ``KeyboardInterrupt`` if a signal asked for it."""
+        """Raises ``KeyboardInterrupt`` if a signal asked for it, and what broke the driver."""
         self.stop_if_asked()
+        if self.searcher.broken is not None:
+            raise self.searcher.broken
 
 
 class RungScheduler(FIFOScheduler):
@@ -259,6 +278,7 @@ def execute(driver: Driver, config: StudyConfig) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="sharetune-") as scratch,
         stopped_when_safe() as stop_if_asked,
+        _error_of_the_driver(searcher),
     ):
         tune.Tuner(
             trainable,
@@ -274,11 +294,23 @@ def execute(driver: Driver, config: StudyConfig) -> None:
                 name="jobs",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[StopBetweenSteps(stop_if_asked)],
+                callbacks=[StopBetweenSteps(stop_if_asked, searcher)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+
+
+@contextmanager
+def _error_of_the_driver(searcher: JobSearcher) -> Iterator[None]:
+    """Raises what broke the driver instead of what Ray Tune makes of it."""
+    try:
+        yield
+    except Exception:
+        if searcher.broken is None:
+            raise
+    if searcher.broken is not None:
+        raise searcher.broken from None
 
 
 def worker_resources(config: StudyConfig) -> dict[str, float]:
