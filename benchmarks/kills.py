@@ -1,6 +1,6 @@
 """Kills a search at random moments and counts what is lost, doubled or left hanging.
 
-    python benchmarks/kills.py driver [--kills 50] [--executor local|ray]
+    python benchmarks/kills.py driver [--kills 50] [--executor local|ray] [--storage URL]
     python benchmarks/kills.py worker [--kills 50]
     python benchmarks/kills.py node   [--kills 50]
 
@@ -16,20 +16,21 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from results import record
+from results.storage import Location
 
 ROOT = Path(__file__).parent.parent
 TRIALS = {"driver": 30, "worker": 100, "node": 100}
@@ -37,13 +38,15 @@ MARK = "SHARETUNE_KILLS"
 SEARCH = """
 import sys
 from pathlib import Path
+from results.storage import Location
 from search.run import run
 from tests.search.fakes import FakeTrainee, study
 
-out, executor, address = Path(sys.argv[1]), sys.argv[2], sys.argv[3] or None
-config = study(executor=executor, budget={"trials": int(sys.argv[4])}, keep="none",
-               resources={"workers": 2}, early_stopping={"rungs": [0.5]})
-run(config, out=out, resume=(out / "study.db").exists(), address=address,
+out, executor, trials, address, storage = Path(sys.argv[1]), *sys.argv[2:]
+config = study(name=out.name, executor=executor, budget={"trials": int(trials)}, keep="none",
+               resources={"workers": 2}, early_stopping={"rungs": [0.5]},
+               storage=storage or None)
+run(config, out=out, resume=Location.of(out).exists, address=address or None,
     trainee=FakeTrainee(seconds=0.2, harm=0.3))
 """
 
@@ -62,7 +65,7 @@ class Tally:
         before = self.ended.get(str(run), {})
         now = {
             trial.number: (trial.state, tuple(trial.values or ()))
-            for trial in read(run)
+            for trial in read(run) or ()
             if trial.state.is_finished()
         }
         self.counts["lost"] += sum(now.get(number) != end for number, end in before.items())
@@ -71,7 +74,7 @@ class Tally:
     def close(self, run: Path) -> None:
         """Checks a search that has come to its end."""
         self.look(run)
-        trials = read(run)
+        trials = read(run) or []
         started = [t for t in trials if record.STARTED in t.user_attrs]
         kept = [t for t in started if t.user_attrs.get(record.REASON) != "interrupted"]
         keys = Counter(str(t.user_attrs[record.CANDIDATE]) for t in kept)
@@ -87,31 +90,24 @@ class Tally:
         print(f"{self.kills} kills: {dict(self.counts)}", flush=True)
 
 
-def read(run: Path) -> list[FrozenTrial]:
-    """The trials in the storage; none before there is a study."""
-    if not (run / record.STORAGE).exists():
-        return []
+def read(run: Path) -> list[FrozenTrial] | None:
+    """The trials in the storage; None before there is a study."""
+    location = Location.of(run)
+    if not location.exists:
+        return None
     try:
-        storage = f"sqlite:///{run / record.STORAGE}"
-        return optuna.load_study(study_name="fake", storage=storage).get_trials(deepcopy=False)
-    except KeyError:
-        return []
+        with location.reading() as storage:
+            return optuna.load_study(study_name=run.name, storage=storage).get_trials()
+    except (KeyError, SQLAlchemyError, StorageInternalError):
+        return None
 
 
-def count(run: Path) -> int:
-    """How many trials there are, asked without touching a storage that is being made."""
-    try:
-        uri = f"{(run / record.STORAGE).as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
-            return connection.execute("SELECT COUNT(*) FROM trials").fetchone()[0]
-    except sqlite3.Error:
-        return 0
-
-
-def start(run: Path, trials: int, executor: str, address: str = "") -> subprocess.Popen:
+def start(
+    run: Path, trials: int, executor: str, *, address: str = "", storage: str = ""
+) -> subprocess.Popen:
     """A search in a process of its own, begun or resumed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), MARK: str(os.getpid())}
-    command = [sys.executable, "-c", SEARCH, str(run), executor, address, str(trials)]
+    command = [sys.executable, "-c", SEARCH, str(run), executor, str(trials), address, storage]
     errors = run.with_suffix(".stderr").open("w+")
     search = subprocess.Popen(
         command, env=environment, cwd=ROOT, stderr=errors, stdout=subprocess.DEVNULL
@@ -127,21 +123,25 @@ def wait(search: subprocess.Popen) -> None:
         sys.exit(f"the search failed:\n{search.errors.read()[-3000:]}")  # type: ignore
 
 
-def kill_drivers(folder: Path, kills: int, executor: str, tally: Tally, rng: random.Random) -> None:
+def kill_drivers(
+    folder: Path, kills: int, tally: Tally, rng: random.Random, *, executor: str, storage: str
+) -> None:
     """Searches that are killed until they are through."""
     while tally.kills < kills:
         run = folder / f"run-{tally.counts['searches']}"
         while tally.kills < kills:
-            search = start(run, tally.trials, executor)
+            search = start(run, tally.trials, executor, storage=storage)
             if ended_before(search, run, rng):
                 break
             search.kill()
             search.wait()
             tally.kills += 1
             tally.look(run)
-            if (run / record.STORAGE).exists() and not read(run):
-                shutil.rmtree(run)  # killed before its first trial; the study may be half made
-        wait(search if search.returncode >= 0 else start(run, tally.trials, executor))
+            if run.exists() and read(run) is None:
+                shutil.rmtree(run)  # killed while the study was made
+        if search.returncode < 0:
+            search = start(run, tally.trials, executor, storage=storage)
+        wait(search)
         tally.close(run)
         tally.print()
 
@@ -151,9 +151,9 @@ def ended_before(search: subprocess.Popen, run: Path, rng: random.Random) -> boo
 
     Whether the search ended by itself before.
     """
-    starting, before = rng.random() < 0.2, count(run)
-    while not starting and search.poll() is None and count(run) == before:
-        time.sleep(0.05)
+    starting, before = rng.random() < 0.2, Location.of(run).state()
+    while not starting and search.poll() is None and Location.of(run).state() == before:
+        time.sleep(0.1)
     try:
         search.wait(timeout=rng.uniform(0.0, 3.0))
     except subprocess.TimeoutExpired:
@@ -185,10 +185,10 @@ def kill_nodes(folder: Path, kills: int, tally: Tally, rng: random.Random) -> No
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     while tally.kills < kills:
         run = folder / f"run-{tally.counts['searches']}"
-        search = start(run, tally.trials, "ray", cluster.address)
+        search = start(run, tally.trials, "ray", address=cluster.address)
         while search.poll() is None:
             time.sleep(rng.uniform(4.0, 14.0))
-            if count(run) and search.poll() is None:
+            if read(run) and search.poll() is None:
                 cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
                 tally.kills += 1
                 nodes.append(cluster.add_node(num_cpus=1))
@@ -221,13 +221,13 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def main(who: str, kills: int, executor: str, seed: int) -> int:
+def main(who: str, kills: int, seed: int, **where: str) -> int:
     """Runs the kills; the exit code says whether anything was wrong."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     tally, rng = Tally(TRIALS[who]), random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
         if who == "driver":
-            kill_drivers(Path(scratch), kills, executor, tally, rng)
+            kill_drivers(Path(scratch), kills, tally, rng, **where)
         elif who == "worker":
             kill_workers(Path(scratch), kills, tally, rng)
         else:
@@ -243,5 +243,5 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--executor", choices=["local", "ray"], default="ray")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    sys.exit(main(options.who, options.kills, options.executor, options.seed))
+    parser.add_argument("--storage", default="", help="URL of a PostgreSQL database")
+    sys.exit(main(**vars(parser.parse_args())))

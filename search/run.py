@@ -168,9 +168,7 @@ def _open_store(
         store.end_interrupted()
         return store
     unshared = trainee.inspect(Candidate(recipe=config.space.reference_recipe()), facts)
-    store = Store.create(
-        out, config.name, _attributes(config, facts, unshared), config.storage
-    )
+    store = Store.create(out, config.name, _attributes(config, facts, unshared), config.storage)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     (out / STUDY_FILE).write_text(text, "utf-8")
     return store
