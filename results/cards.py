@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from markupsafe import Markup
 from results.choices import how_sure
 from results.curve import draw_curve
 from results.drawing import draw_layers
+from results.finals import HIGH, LOW, final_study, standing_of
 from results.front import pareto_front
 from results.numbers import bare, difference, percent, quantity, ratio, short_title, three_digits
 from results.plans import stored_plan
 from results.scores import ClassRow, Confusion, class_rows, confusion_of
-from results.seeds import Spread, accuracy_interval, spreads
+from results.seeds import Spread, accuracy_interval, spreads, test_examples
 from results.study import StudyRecord, records
 from results.table import note, plain
 from results.trials import unshared_trial
@@ -55,11 +56,13 @@ class Measure:
 @dataclass(frozen=True)
 class Delivery:
     """How to get a trial's model: the command that exports it and the lines that load it, or,
-    both empty, why there is nothing to export. `weights` is the folder that was kept."""
+    both empty, why there is nothing to export. `weights` is the folder that was kept, and
+    `whose` says, of a finalist, which training's."""
 
     export: str = ""
     load: str = ""
     weights: str = ""
+    whose: str = ""
     why_not: str = ""
 
 
@@ -95,8 +98,10 @@ class Card:
 
 
 def draw_cards(study: StudyRecord) -> list[Card]:
-    """One card a trial: those on the front in the front's order, then the others by number."""
+    """One card a trial: those on the front in the front's order, then the others by number.
+    Finalists are on the front, or not, by their final numbers."""
     desk = _Desk(study)
+    study = desk.study
     front = records(pareto_front(study.frame, study.objectives))
     numbers = {trial["number"] for trial in front}
     others = [trial for trial in records(study.frame) if trial["number"] not in numbers]
@@ -105,13 +110,20 @@ def draw_cards(study: StudyRecord) -> list[Card]:
     ]
 
 
+def delivery(study: StudyRecord, number: int) -> Delivery:
+    """How to get the model of trial `number`."""
+    (trial,) = records(study.frame[study.frame["number"] == number])
+    return _Desk(study).delivery(trial)
+
+
 class _Desk:
     """Makes cards of one study."""
 
     def __init__(self, study: StudyRecord) -> None:
-        self.study = study
+        self.searched = unshared_trial(study.frame)
+        self.study = study = final_study(study)
         self.unshared = unshared_trial(study.frame)
-        self.seeds: dict[int, Spread] = spreads(study.frame, study.quality.name)
+        self.seeds: dict[int, Spread] = spreads(study.frame, study.quality)
         self.stacks = study.model.get("stacks")
         self.folder = _shown(study.path)
         self.kept = {int(f.parent.name) for f in study.path.glob("trials/*/model") if _numbered(f)}
@@ -119,7 +131,8 @@ class _Desk:
     def card(self, trial: dict[str, Any], *, on_front: bool) -> Card:
         candidate = trial["candidate"] if isinstance(trial["candidate"], dict) else {}
         plan = stored_plan(candidate)
-        behind = self.unshared["curve"] if self.unshared else None
+        unshared = self.searched if standing_of(trial) is None else self.unshared
+        behind = unshared["curve"] if unshared else None
         own = trial["circumstances"] if isinstance(trial["circumstances"], dict) else {}
         return Card(
             number=trial["number"],
@@ -133,7 +146,7 @@ class _Desk:
             plan_yaml=_yaml(plan.written() if plan else candidate.get("plan")),
             recipe_yaml=_yaml(candidate.get("recipe")),
             compression_yaml=_yaml(_done(candidate.get("compression"))),
-            measures=tuple(_measures(self.study, trial, self.unshared)),
+            measures=tuple(_measures(self.study, trial, unshared)),
             quality=short_title(self.study.quality),
             sure=self._sure(trial),
             curve=Markup(draw_curve(trial["curve"], behind)),
@@ -141,20 +154,37 @@ class _Desk:
             classes=tuple(class_rows(trial["per_class"])),
             confusion=confusion_of(trial["confusion"], self.study.model.get("labels")),
             circumstances={key: text for key, value in own.items() if (text := plain(value))},
-            delivery=self._delivery(trial),
+            delivery=self.delivery(trial),
         )
 
     def _sure(self, trial: dict[str, Any]) -> str:
         spread = self.seeds.get(trial["number"])
-        text = how_sure(self.study.quality, trial, spread)
-        if spread is not None:
-            others = ", ".join(str(number) for number in spread.numbers)
-            return f"{text}, mean {bare(self.study.quality, spread.mean)} (trials {others})"
-        return f"95 % interval {text}, one seed" if text else ""
+        quality = self.study.quality
+        text = how_sure(quality, trial, spread)
+        if spread is None:
+            on = self.study.selected_on
+            return f"95 % interval {text} by the {on} examples, one seed" if text else ""
+        others = ", ".join(str(number) for number in spread.numbers)
+        mean = bare(quality, spread.mean)
+        parts = [f"{text}, mean {mean} (95 % interval by Student's t; trials {others})"]
+        interval = accuracy_interval(trial) if quality.name == "accuracy" else None
+        if interval is not None:
+            low, high = map(percent, interval)
+            parts.append(f"one training by its {test_examples(trial):,} examples: {low}–{high}")
+        return "; ".join(parts)
 
-    def _delivery(self, trial: dict[str, Any]) -> Delivery:
+    def delivery(self, trial: dict[str, Any]) -> Delivery:
+        """How to get the model of a trial."""
         number = trial["number"]
         owner = number if pd.isna(trial["same_as"]) else int(trial["same_as"])
+        final = self._final_run(number)
+        if final is not None:
+            return self._exported(
+                final,
+                final,
+                f"Trial {final} is trial {number} on another seed, the middle one of its "
+                f"retrainings; trial {number} itself is exported by its own number.",
+            )
         if trial["state"] != "COMPLETE":
             return Delivery(why_not="It has no model to export, for it was not completed.")
         if not {number, owner} & self.kept:
@@ -162,11 +192,21 @@ class _Desk:
                 why_not="Its weights were not kept. `keep: all` in the study file keeps the "
                 "weights of every trial that completes; by default those of the front are kept."
             )
+        return self._exported(number, number if number in self.kept else owner)
+
+    def _final_run(self, number: int) -> int | None:
+        """The retraining of a finalist whose weights are kept."""
+        spread = self.seeds.get(number)
+        runs = () if spread is None or number in spread.numbers else spread.numbers
+        return next((run for run in runs if run in self.kept), None)
+
+    def _exported(self, number: int, owner: int, whose: str = "") -> Delivery:
         out = f"{_slug(self.study.name)}-{number}"
         return Delivery(
             export=f"sharetune export {shlex.quote(self.folder)} {number} {out}",
             load=f"from trainers import load_shared\nmodel = load_shared({json.dumps(out)})",
-            weights=f"{self.folder}/trials/{number if number in self.kept else owner}/model",
+            weights=f"{self.folder}/trials/{owner}/model",
+            whose=whose,
         )
 
 
@@ -231,7 +271,7 @@ def _measures(
 ) -> Iterator[Measure]:
     for objective in dict.fromkeys([*trained(), *SIZES, *study.objectives]):
         if isfinite(trial.get(objective.name, nan)):
-            yield _measure(objective, trial, unshared)
+            yield _measure(study, objective, trial, unshared)
     if isfinite(trial["batch_latency_ms"]):
         yield _throughput(trial)
     if isfinite(trial["effective_ratio"]):
@@ -239,20 +279,25 @@ def _measures(
 
 
 def _measure(
-    objective: Objective, trial: dict[str, Any], unshared: dict[str, Any] | None
+    study: StudyRecord, objective: Objective, trial: dict[str, Any], unshared: dict[str, Any] | None
 ) -> Measure:
     if objective.name in ("latency_ms", MATERIALISED.name):
         return _latency(objective, trial)
     value = trial[objective.name]
     title, text = short_title(objective), quantity(objective, value)
-    sure = _interval(*_certain(objective, trial), percent)
+    sure = _interval(*_certain(study, objective, trial), partial(bare, objective))
     if unshared is None or unshared["number"] == trial["number"]:
         return Measure(title, text, interval=sure)
     base = unshared[objective.name]
     return Measure(title, text, difference(objective, value, base), ratio(value, base), sure)
 
 
-def _certain(objective: Objective, trial: dict[str, Any]) -> tuple[float, float]:
+def _certain(
+    study: StudyRecord, objective: Objective, trial: dict[str, Any]
+) -> tuple[float, float]:
+    """Over seeds for a finalist's quality, else by the examples."""
+    if objective == study.quality and standing_of(trial) is not None:
+        return trial[LOW], trial[HIGH]
     found = accuracy_interval(trial) if objective.name == "accuracy" else None
     return found or (float("nan"), float("nan"))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from results.finals import final_study, lost_text
 from results.front import comparable, hypervolume_over_trials, pareto_front
 from results.numbers import POINT, THIN, distance, percent, plural
 from results.plans import shares_only
@@ -22,13 +23,13 @@ ENOUGH_TRIALS = 20
 
 def caveats(study: StudyRecord) -> list[str]:
     """What a reviewer must know; empty where no rule applies."""
-    found = [_noise, _seeds, _latency, _drift, _convergence, _drops]
+    found = [_noise, _one_split, _seeds, _lost, _latency, _drift, _convergence, _drops]
     return [text for rule in found for text in rule(study)]
 
 
 def _noise(study: StudyRecord) -> Iterator[str]:
-    """One test split decides: its interval is wider than the point the report speaks of."""
-    unshared = unshared_trial(study.frame)
+    """One split decides: its interval is wider than the point the report speaks of."""
+    unshared = unshared_trial(final_study(study).frame)
     interval = accuracy_interval(unshared) if unshared else None
     if study.quality.name != "accuracy" or interval is None:
         return
@@ -41,17 +42,33 @@ def _noise(study: StudyRecord) -> Iterator[str]:
         )
 
 
+def _one_split(study: StudyRecord) -> Iterator[str]:
+    """Models were selected by the numbers that are reported."""
+    trained = len(comparable(study.frame))
+    if study.rows and study.selected_on == "test" and trained > 1:
+        yield (
+            f"Selected by the numbers it reports: the best of {trained} trainings by the test "
+            f"split looks better there than on new data. With `validation: 0.2` in the task, a "
+            f"study selects on other examples than those its finalists are tested on."
+        )
+
+
+def _lost(study: StudyRecord) -> Iterator[str]:
+    yield from lost_text(study.frame)
+
+
 def _seeds(study: StudyRecord) -> Iterator[str]:
-    front = pareto_front(study.frame, study.objectives)
+    final = final_study(study)
+    front = pareto_front(final.frame, study.objectives)
     if front.empty:
         return
-    several = spreads(study.frame, study.quality.name)
+    several = spreads(study.frame, study.quality)
     alone = [number for number in front["number"] if number not in several]
     if alone:
         yield (
             f"Too few seeds: {len(alone)} of {plural(len(front), 'model')} on the front "
             f"{'is' if len(alone) == 1 else 'are'} of one seed only, so luck of the draw is "
-            f"part of the front; train the chosen one again with another seed."
+            f"part of the front; `--resume --set finalists.seeds=3` trains it on three more."
         )
 
 
@@ -110,7 +127,8 @@ def last_growth(history: pd.DataFrame) -> float:
 
 
 def _drops(study: StudyRecord) -> Iterator[str]:
-    met = [rival for rival in rivalries(study.frame, study.quality) if rival.gain is not None]
+    frame = final_study(study).frame
+    met = [rival for rival in rivalries(frame, study.quality) if rival.gain is not None]
     lost = [rival for rival in met if (rival.gain or 0.0) < 0]
     if lost and 2 * len(lost) >= len(met):
         names = ", ".join(

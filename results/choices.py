@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from results.finals import final_study
 from results.front import comparable, pareto_front, smallest_within
 from results.numbers import bare, margin, percent, plural, quantity, ratio, short_title
 from results.seeds import Spread, accuracy_interval, spreads
@@ -35,10 +36,11 @@ class Choice:
 
 def choices(study: StudyRecord) -> list[Choice]:
     """The smallest within 0.5, 1 and 2 points of the unshared model, the fastest within one, and
-    the knee of the front. Rules that find nothing are left out; neighbours that find the same
-    trial are one choice."""
+    the knee of the front, among the finalists where there are any. Rules that find nothing are
+    left out; neighbours that find the same trial are one choice."""
+    seeds = spreads(study.frame, study.quality)
+    study = final_study(study)
     found = [*_smallest(study), *_fastest(study), *_knee(study)]
-    seeds = spreads(study.frame, study.quality.name)
     joined: dict[int, list[str]] = {}
     trials = {trial["number"]: trial for _, trial in found}
     for rule, trial in found:
@@ -140,28 +142,31 @@ def _choice(
     base = unshared["parameters"] if unshared else float("nan")
     return Choice(
         rule=rule,
-        number=trial["number"],
+        number=int(trial["number"]),
         quality=quantity(study.quality, trial[study.quality.name]),
         sure=how_sure(study.quality, trial, spread),
         parameters=quantity(PARAMETERS, trial["parameters"]),
         size_ratio=ratio(trial["parameters"], base),
-        speed=_speed(trial, unshared),
+        speed=speed_text(trial, unshared),
         plan=trial["anchor"] if isinstance(trial["anchor"], str) else str(trial["plan"] or ""),
     )
 
 
 def how_sure(quality: Objective, trial: dict[str, Any], spread: Spread | None) -> str:
-    """The range over seeds where there are several, else the interval by the test examples."""
+    """The interval over seeds where there are several, else that by the examples measured on."""
     if spread is not None:
-        return (
-            f"{bare(quality, spread.low)}–{bare(quality, spread.high)} over "
-            f"{plural(len(spread.numbers), 'seed')}"
-        )
+        return f"{interval_text(quality, spread)} over {plural(len(spread.numbers), 'seed')}"
     interval = accuracy_interval(trial) if quality.name == "accuracy" else None
     return f"{percent(interval[0])}–{percent(interval[1])}" if interval else ""
 
 
-def _speed(trial: dict[str, Any], unshared: dict[str, Any] | None) -> str:
+def interval_text(quality: Objective, spread: Spread) -> str:
+    """The ends of an interval over seeds: ``91.0–93.4``."""
+    return f"{bare(quality, spread.low)}–{bare(quality, spread.high)}"
+
+
+def speed_text(trial: dict[str, Any], unshared: dict[str, Any] | None) -> str:
+    """Latency, or else FLOPs, with the ratio to the unshared model."""
     if isfinite(trial["latency_ratio"]):
         return f"{quantity(SPEEDS[0], trial['latency_ms'])} ({ratio(trial['latency_ratio'], 1.0)})"
     if unshared is None or not isfinite(trial["flops"]):

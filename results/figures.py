@@ -3,6 +3,7 @@
 Colours are readable on light and on dark paper; the page sets the colours of text and grid.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -11,7 +12,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from results.cost import HOUR, hours_number, hours_text, seconds_of_compute, unit
-from results.front import comparable, hypervolume_over_trials, pareto_front
+from results.finals import (
+    BEATEN,
+    HIGH,
+    LOW,
+    ON_FRONT,
+    OPEN,
+    final_study,
+    has_finals,
+    standing_of,
+)
+from results.front import STANDING, comparable, hypervolume_over_trials, pareto_front
 from results.numbers import THIN, is_fraction, short_title
 from results.seeds import accuracy_interval, test_examples
 from results.study import StudyRecord, records
@@ -57,7 +68,13 @@ class Look:
 
 
 OTHER = Look("dominated", "#8b939c", 7, 0.45)
+SEARCHED = Look("as searched, one seed", "#8b939c", 6, 0.35)
 FRONT = Look("on the front", "#2b83ba", 11)
+FINALS = {
+    ON_FRONT: (FRONT, "circle"),
+    OPEN: (Look("dominated within the intervals", "#2b83ba", 11), "circle-open"),
+    BEATEN: (Look("dominated beyond the intervals", "#b5473c", 11), "x-thin-open"),
+}
 ANCHOR = Look("anchors", "#d1701f", 11)
 UNFINISHED = (
     ("PRUNED", Look("pruned", "#8b939c", 9, 0.8), "line-ns-open"),
@@ -74,11 +91,12 @@ def draw_figures(study: StudyRecord) -> list[Drawing]:
     What no trial has is not drawn.
     """
     axes = x_axes(study)
-    drawings = [FrontPlot(study, x, study.quality).draw() for x in axes]
+    final = final_study(study)
+    drawings = [FrontPlot(final, x, study.quality, study).draw() for x in axes]
     for drawing in drawings[1:]:
         drawing.figure.update_layout(showlegend=False)
     if len(axes) > 1:
-        drawings.append(draw_space(study, axes[0], axes[-1]))
+        drawings.append(draw_space(final, axes[0], axes[-1]))
     if study.has_reference and not comparable(study.frame, study.objectives).empty:
         drawings += [draw_hypervolume(study), draw_hypervolume_over_compute(study)]
     return drawings
@@ -97,21 +115,25 @@ def x_axes(study: StudyRecord) -> list[Objective]:
 
 
 class FrontPlot:
-    """The trained trials by two objectives, with the line that none of them passes."""
+    """The trained trials by two objectives, with the line that none of them passes.
 
-    def __init__(self, study: StudyRecord, x: Objective, y: Objective) -> None:
+    Where `study` has final numbers its finalists are drawn by these, before the trials of the
+    study as it was `searched`.
+    """
+
+    def __init__(
+        self, study: StudyRecord, x: Objective, y: Objective, searched: StudyRecord | None = None
+    ) -> None:
         self.study, self.x, self.y = study, x, y
+        self.searched = searched or study
 
     def draw(self) -> Drawing:
         """The figure: step line, dominated trials, the study's front, anchors."""
         rows = comparable(self.study.frame, [self.x, self.y])
-        best = pareto_front(self.study.frame, self.study.objectives)["number"]
         plain = rows[rows["anchor"].isna()]
-        on_front = plain["number"].isin(best)
         traces = (
             self._step_line(rows),
-            self._points(plain[~on_front], OTHER),
-            self._points(plain[on_front], FRONT),
+            *(self._finals(plain) if has_finals(self.study) else self._trials(plain)),
             self._anchors(rows[rows["anchor"].notna()]),
             *self._without_result(),
         )
@@ -121,6 +143,22 @@ class FrontPlot:
         )
         title = f"{sentence(self.y.title)} against {short_title(self.x)}"
         return Drawing(f"front-{self.x.name}", title, self._caption(len(rows)), figure)
+
+    def _trials(self, plain: pd.DataFrame) -> Iterator[go.Scatter]:
+        best = pareto_front(self.study.frame, self.study.objectives)["number"]
+        on_front = plain["number"].isin(best)
+        yield self._points(plain[~on_front], OTHER)
+        yield self._points(plain[on_front], FRONT)
+
+    def _finals(self, plain: pd.DataFrame) -> Iterator[go.Scatter]:
+        """Finalists by where they stand; behind them what the search saw, which no line minds."""
+        finalists = comparable(self.study.frame)["number"]
+        rows = comparable(self.searched.frame, [self.x, self.y])
+        behind = self._points(rows[~rows["number"].isin(finalists)], SEARCHED)
+        yield behind.update(meta={"behind": True}, error_x=None)
+        for word, (look, symbol) in FINALS.items():
+            found = self._points(plain[plain[STANDING] == word], look)
+            yield found.update(marker={"symbol": symbol, "line": {"width": 2}})
 
     def _step_line(self, rows: pd.DataFrame) -> go.Scatter:
         front = pareto_front(rows, [self.x, self.y]).sort_values([self.x.name, self.y.name])
@@ -143,14 +181,19 @@ class FrontPlot:
             mode="markers",
             marker={"color": look.colour, "size": look.size, "opacity": look.opacity},
             error_x=self._interval(rows, look),
-            error_y=self._accuracy_interval(rows, look),
+            error_y=self._quality_interval(rows, look),
             customdata=rows["number"].tolist(),
             hoverinfo="text",
         )
 
     def _anchors(self, rows: pd.DataFrame) -> go.Scatter:
         names = [str(name) for name in rows["anchor"]]
-        symbols = [SYMBOLS.get(name.split("-")[0], OTHER_SYMBOL) for name in names]
+        stands = [standing_of(row) for row in records(rows)]
+        symbols = [
+            SYMBOLS.get(name.split("-")[0], OTHER_SYMBOL)
+            + ("-open" if standing is not None and standing.by is not None else "")
+            for name, standing in zip(names, stands, strict=True)
+        ]
         return self._points(rows, ANCHOR).update(
             mode="markers+text",
             text=["" if name.startswith(GIVEN) else safe(name) for name in names],
@@ -172,19 +215,20 @@ class FrontPlot:
             "width": 3,
         }
 
-    def _accuracy_interval(self, rows: pd.DataFrame, look: Look) -> dict[str, Any] | None:
-        if self.y.name != "accuracy" or look is OTHER:
+    def _quality_interval(self, rows: pd.DataFrame, look: Look) -> dict[str, Any] | None:
+        by_seeds = has_finals(self.study)
+        if look in (OTHER, SEARCHED) or not (by_seeds or self.y.name == "accuracy"):
             return None
-        ends = [accuracy_interval(row) or (row["accuracy"],) * 2 for row in records(rows)]
+        values = rows[self.y.name].tolist()
+        ends = [
+            (row[LOW], row[HIGH]) if by_seeds else accuracy_interval(row) or (row["accuracy"],) * 2
+            for row in records(rows)
+        ]
         return {
             "type": "data",
             "symmetric": False,
-            "array": [
-                high - value for (_, high), value in zip(ends, rows["accuracy"], strict=True)
-            ],
-            "arrayminus": [
-                value - low for (low, _), value in zip(ends, rows["accuracy"], strict=True)
-            ],
+            "array": [high - value for (_, high), value in zip(ends, values, strict=True)],
+            "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
             "color": _faded(look.colour),
             "thickness": 1.2,
             "width": 0,
@@ -217,10 +261,21 @@ class FrontPlot:
     def _caption(self, count: int) -> str:
         up = "Higher" if self.y.direction == "maximize" else "Lower"
         side = "left" if self.x.direction == "minimize" else "right"
-        text = f"{up} and further {side} is better. {count:,} trained trials."
+        text = f"{up} and further {side} is better. "
+        if has_finals(self.study):
+            text += self._finals_note(count)
+            return text + self._latency_note() if self.x.name == "latency_ms" else text
+        text += f"{count:,} trained trials."
         if self.y.name == "accuracy" and any(test_examples(r) for r in records(self.study.frame)):
             text += f" Upright bars: 95{THIN}% intervals by the test examples."
         return text + self._latency_note() if self.x.name == "latency_ms" else text
+
+    def _finals_note(self, count: int) -> str:
+        return (
+            f"{count:,} finalists: means over further seeds on the test split, upright bars their "
+            f"95{THIN}% intervals by Student's t; hollow or crossed ones are off the front. Faint: "
+            f"other trials as searched, one seed on the {self.study.selected_on} split."
+        )
 
     def _latency_note(self) -> str:
         conditions = conditions_text(self.study.frame)

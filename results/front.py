@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from spaces.objectives import OBJECTIVES, Objective
 
 UNSHARED = "unshared"
+STANDING = "standing"
 
 Points = NDArray[np.float64]
 
@@ -17,7 +18,8 @@ Points = NDArray[np.float64]
 def pareto_front(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
     """The rows that no other row beats: the best of the first objective first.
 
-    1. Only COMPLETE trials count; trials answered from memory repeat one and are left out.
+    1. Only COMPLETE trials count; those answered from memory and those trained again repeat one
+       and are left out.
     2. A row with a NaN or infinite objective is left out.
     3. Rows with exactly equal objectives are all kept: they are different plans to choose from.
     """
@@ -33,8 +35,12 @@ def pareto_front(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.Dat
 
 
 def comparable(frame: pd.DataFrame, objectives: Iterable[Objective] = ()) -> pd.DataFrame:
-    """The COMPLETE trials that were trained, and whose `objectives` are all finite."""
-    rows = frame.loc[(frame["state"] == "COMPLETE") & frame["same_as"].isna()]
+    """The COMPLETE trials that were trained for the search, and whose `objectives` are all finite;
+    of a table with final numbers (see :mod:`results.finals`) the finalists alone."""
+    first = frame["same_as"].isna() & frame["finalist"].isna()
+    rows = frame.loc[(frame["state"] == "COMPLETE") & first]
+    if STANDING in frame:
+        rows = rows[rows[STANDING].notna()]
     finite = np.isfinite(_points(rows, list(objectives)))
     return rows.loc[np.all(finite, axis=1)]
 

@@ -4,6 +4,7 @@ from math import isfinite
 from typing import Any
 
 from results.figures import safe
+from results.finals import SEEDS, standing_of
 from results.numbers import quantity, short_title
 from results.study import StudyRecord
 from results.table import note
@@ -23,6 +24,9 @@ def hover_text(study: StudyRecord, trial: dict[str, Any]) -> str:
         for objective in dict.fromkeys([*study.objectives, *also])
         if isfinite(trial[objective.name])
     ]
+    standing = standing_of(trial)
+    if standing is not None:
+        numbers.append(f"mean of {trial[SEEDS]} seeds, {safe(str(standing))}")
     heading = f"<b>trial {trial['number']}{anchor}</b>"
     return "<br>".join([heading, *_wrapped(plan), *numbers, *_ended(trial)])
 

@@ -59,8 +59,8 @@ function narrowed(trace) {
 function frontLine(trace, data) {
   const [sx, sy] = trace.meta.signs;
   const points = [];
-  for (const { customdata, yaxis, x, y } of data) {
-    if (Array.isArray(customdata) && yaxis !== "y2") x.forEach((value, i) => points.push([value, y[i]]));
+  for (const { customdata, yaxis, x, y, meta } of data) {
+    if (Array.isArray(customdata) && yaxis !== "y2" && !meta?.behind) x.forEach((value, i) => points.push([value, y[i]]));
   }
   points.sort((a, b) => sx * (a[0] - b[0]) || sy * (a[1] - b[1]));
   const front = [];

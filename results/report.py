@@ -17,6 +17,7 @@ from results.caveats import caveats
 from results.choices import choices
 from results.effects import draw_effects
 from results.figures import SPACE, Drawing, draw_figures
+from results.finalists import finalists
 from results.importance import draw_importances
 from results.review import as_json, packed, review, script_safe
 from results.study import StudyRecord, read_study
@@ -81,6 +82,7 @@ def _content(study: StudyRecord) -> dict[str, Any]:
         "tiles": tiles(study),
         "summary": summarise(study),
         "choices": choices(study),
+        "finalists": finalists(study),
         "caveats": caveats(study),
         "drawings": drawings,
         "effects": effects,

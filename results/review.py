@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from results.figures import x_axes
+from results.finals import final_study
 from results.front import pareto_front, smallest_within
 from results.hover import hover_text
 from results.numbers import quantity, short_title
@@ -27,22 +28,21 @@ KINDS = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished", "WAITING
 
 def review(study: StudyRecord) -> dict[str, Any]:
     """Plain data: trials with their numbers, the limits that can be set, the front in order of
-    its first axis, the trial that is opened first, and the parallel coordinates."""
+    its first axis, the trial that is opened first, and the parallel coordinates. Finalists have
+    their final numbers."""
+    searched, study = study, final_study(study)
     axes = x_axes(study)
     quality = study.quality
-    front = pareto_front(study.frame, study.objectives)
-    if axes and not front.empty:
-        front = front.sort_values([axes[0].name, quality.name])
+    numbers = _front(study, axes)
     limited = [quality, *(axis for axis in axes if axis.direction == "minimize")]
     shown = list(dict.fromkeys([*limited, *axes, *study.objectives]))
-    numbers = front["number"].tolist()
     return {
         "trials": [_trial(study, trial, shown, set(numbers)) for trial in records(study.frame)],
         "limits": [limit for o in limited if (limit := _limit(study.frame, o, quality))],
         "quality": _quality(quality),
         "front": numbers,
         "first": _first(study, numbers),
-        "parallel": parallel(study, [quality, *axes]),
+        "parallel": parallel(searched, [quality, *axes]),
     }
 
 
@@ -78,7 +78,7 @@ def kind_of(trial: dict[str, Any], front: Iterable[int]) -> str:
         return KINDS[trial["state"]]
     if trial["number"] in front:
         return "front"
-    if not pd.isna(trial["same_as"]):
+    if not (pd.isna(trial["same_as"]) and pd.isna(trial["finalist"])):
         return "repeat"
     return "anchor" if isinstance(trial["anchor"], str) else "dominated"
 
@@ -119,6 +119,20 @@ def _quality(quality: Objective) -> dict[str, Any]:
         "maximize": quality.direction == "maximize",
         "view": VIEW_POINTS * quality.point if quality.point else None,
     }
+
+
+def opened_first(study: StudyRecord) -> int | None:
+    """The smallest model within a point where there is one, else the front's smallest or best."""
+    study = final_study(study)
+    return _first(study, _front(study, x_axes(study)))
+
+
+def _front(study: StudyRecord, axes: list[Objective]) -> list[int]:
+    front = pareto_front(study.frame, study.objectives)
+    if axes and not front.empty:
+        front = front.sort_values([axes[0].name, study.quality.name])
+    numbers: list[int] = front["number"].tolist()
+    return numbers
 
 
 def _first(study: StudyRecord, front: list[int]) -> int | None:

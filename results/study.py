@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,15 @@ NUMBERS = (
     "evaluate_s",
     "total_s",
 )
-MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS)
+MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS, record.TEST)
 
 
 @dataclass(frozen=True, eq=False)
 class StudyRecord:
     """All that a run folder says about its study.
 
-    `frame` has one row a trial, see :func:`load`. `reference` gives the hypervolume's fixed
+    `frame` has one row a trial, see :func:`load`. `rows` says how many examples each split has;
+    it is empty where the study does not say. `reference` gives the hypervolume's fixed
     reference point by objective; it is empty where the study states none.
     """
 
@@ -59,6 +60,12 @@ class StudyRecord:
     circumstances: dict[str, Any]
     config: dict[str, Any]
     frame: pd.DataFrame
+    rows: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def selected_on(self) -> str:
+        """The split that the search measured on: ``validation`` or ``test``."""
+        return "validation" if "validation" in self.rows else "test"
 
     @property
     def quality(self) -> Objective:
@@ -76,7 +83,8 @@ def load(run: Path | str) -> pd.DataFrame:
 
     Columns that are missing for a trial hold NaN, NaT or None:
 
-    - ``number``, ``state``, ``anchor``, ``plan`` (short text), ``same_as``, ``reason``,
+    - ``number``, ``state``, ``anchor``, ``plan`` (short text), ``same_as``, ``finalist`` (the
+      trial that this one trains again), ``reason``,
       ``error_kind``, ``error_message``, ``error_traceback``, ``values``
     - every fact and metric by its name: ``accuracy`` (0..1), ``parameters``, ``bytes``, ...,
       ``effective_ratio`` (0..1)
@@ -88,7 +96,7 @@ def load(run: Path | str) -> pd.DataFrame:
     - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
-      ``confusion``, ``curve``, ``rungs`` and ``circumstances``
+      ``confusion``, ``curve``, ``rungs``, ``test`` and ``circumstances``
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.
@@ -122,6 +130,7 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
         circumstances=_mapping(attributes, record.CIRCUMSTANCES),
         config=_mapping(attributes, record.CONFIG),
         frame=_frame(rows, objectives),
+        rows=_mapping(attributes, record.ROWS),
     )
 
 
@@ -210,6 +219,7 @@ def _outcome(trial: FrozenTrial) -> dict[str, Any]:
         "state": trial.state.name,
         "anchor": attributes.get(record.ANCHOR),
         "same_as": attributes.get(record.SAME_AS),
+        "finalist": attributes.get(record.FINALIST),
         "reason": attributes.get(record.REASON),
         "error_kind": error.get("kind"),
         "error_message": error.get("message"),
@@ -275,12 +285,13 @@ def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.Da
     for name in ("started", "completed"):
         frame[name] = pd.to_datetime(frame[name])
     frame["number"] = frame["number"].astype("int64")
-    frame["same_as"] = frame["same_as"].astype("Int64")
+    for name in ("same_as", "finalist"):
+        frame[name] = frame[name].astype("Int64")
     return frame
 
 
 _TEXTS = (
-    *("number", "state", "anchor", "plan", "same_as", "reason"),
+    *("number", "state", "anchor", "plan", "same_as", "finalist", "reason"),
     *("error_kind", "error_message", "error_traceback"),
 )
 _DATA = (

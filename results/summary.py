@@ -8,9 +8,21 @@ from typing import Any
 import pandas as pd
 
 from results.cost import hours_text, seconds_of_compute
+from results.finals import (
+    BEATEN,
+    HIGH,
+    LOW,
+    ON_FRONT,
+    OPEN,
+    SEEDS,
+    final_study,
+    has_finals,
+    standing_of,
+)
 from results.front import comparable, hypervolume, pareto_front, smallest_within
 from results.numbers import (
     THIN,
+    bare,
     difference,
     margin,
     percent,
@@ -40,9 +52,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Counts:
-    """How the trials of a study ended. `answered` ones repeat a finished trial."""
+    """How the trials of a study ended. `again` are those of finalists, `answered` ones
+    repeat a finished trial."""
 
     trained: int
+    again: int
     answered: int
     pruned: int
     failed: int
@@ -54,9 +68,11 @@ class Counts:
     def of(cls, frame: pd.DataFrame) -> "Counts":
         """Counts the trials of a table as :func:`results.load` gives it."""
         state, repeats = frame["state"], frame["same_as"].notna()
+        again = frame["finalist"].notna()
         interrupted = (state == "FAIL") & (frame["reason"] == "interrupted")
         return cls(
-            trained=int(((state == "COMPLETE") & ~repeats).sum()),
+            trained=int(((state == "COMPLETE") & ~repeats & ~again).sum()),
+            again=int(((state == "COMPLETE") & again).sum()),
             answered=int(((state == "COMPLETE") & repeats).sum()),
             pruned=int((state == "PRUNED").sum()),
             failed=int(((state == "FAIL") & ~interrupted).sum()),
@@ -68,6 +84,7 @@ class Counts:
     def __str__(self) -> str:
         texts = [f"{self.trained:,} trained"]
         for count, text in (
+            (self.again, "trained again as finalists"),
             (self.answered, "answered from memory"),
             (self.pruned, "pruned"),
             (self.failed, "failed"),
@@ -90,13 +107,16 @@ class Rivalry:
 
 
 def summarise(study: StudyRecord) -> list[str]:
-    """The study in a few sentences; what is not known is left out."""
-    quality = study.quality
+    """The study in a few sentences; what is not known is left out. Where finalists have final
+    numbers, models are compared by these."""
+    quality, final = study.quality, final_study(study)
     sentences = [
         _trials(study),
-        _unshared(study, quality),
-        _smallest(study, quality),
-        _against_drops(study.frame, quality),
+        _splits(study),
+        _finalists(final),
+        _unshared(final, quality),
+        _smallest(final, quality),
+        _against_drops(final.frame, quality),
         _covered(study),
         _cost(study),
     ]
@@ -105,11 +125,11 @@ def summarise(study: StudyRecord) -> list[str]:
 
 def tiles(study: StudyRecord) -> list[Tile]:
     """The study's large numbers; what is not known is left out."""
-    quality = study.quality
+    quality, final = study.quality, final_study(study)
     found = [
-        _unshared_tile(study.frame, quality),
-        _smallest_tile(study.frame, quality),
-        _front_tile(study),
+        _unshared_tile(final.frame, quality),
+        _smallest_tile(final.frame, quality),
+        _front_tile(final),
         _hypervolume_tile(study),
     ]
     return [tile for tile in found if tile]
@@ -135,6 +155,30 @@ def _trials(study: StudyRecord) -> str:
     return f"Of {total}: {counts}.{running}" if len(study.frame) else "There is no trial yet."
 
 
+def _splits(study: StudyRecord) -> str:
+    """What was measured on what."""
+    if not study.rows:
+        return ""
+    on, tested = study.selected_on, study.rows["test"]
+    examples = f"{study.rows[on]:,} {on} examples"
+    if on == "test":
+        return f"Trials are selected and measured on the same {examples}."
+    return f"Trials are selected and measured on {examples}, finalists on {tested:,} test examples."
+
+
+def _finalists(final: StudyRecord) -> str:
+    if not has_finals(final):
+        return ""
+    words = [standing.word for row in records(final.frame) if (standing := standing_of(row))]
+    seeds = sorted(set(final.frame[SEEDS].dropna()))
+    of = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return (
+        f"{plural(len(words), 'finalist')}, trained again on {of} further seeds: "
+        f"{words.count(ON_FRONT)} on the front by their means, {words.count(OPEN)} off it within "
+        f"their 95{THIN}% intervals, {words.count(BEATEN)} dominated beyond them."
+    )
+
+
 def _unshared(study: StudyRecord, quality: Objective) -> str:
     unshared = unshared_trial(study.frame)
     if unshared is None:
@@ -142,16 +186,21 @@ def _unshared(study: StudyRecord, quality: Objective) -> str:
     value = quantity(quality, unshared[quality.name])
     size = quantity(PARAMETERS, unshared["parameters"])
     return f"The unshared model reaches {value} {quality.title} with {size} parameters." + _doubt(
-        unshared, quality
+        unshared, quality, study.selected_on
     )
 
 
-def _doubt(trial: dict[str, Any], quality: Objective) -> str:
+def _doubt(trial: dict[str, Any], quality: Objective, split: str) -> str:
+    if standing_of(trial) is not None:
+        return (
+            f" That is the mean of {trial[SEEDS]} seeds, with a 95{THIN}% interval of "
+            f"{bare(quality, trial[LOW])}–{bare(quality, trial[HIGH])} by Student's t."
+        )
     examples = test_examples(trial)
     if quality.name != "accuracy" or examples is None:
         return ""
     half = percent(accuracy_margin(trial["accuracy"], examples))
-    return f" On {examples:,} test examples its 95{THIN}% interval is about ±{half} points."
+    return f" On {examples:,} {split} examples its 95{THIN}% interval is about ±{half} points."
 
 
 def _smallest(study: StudyRecord, quality: Objective) -> str:
@@ -250,6 +299,9 @@ def _smallest_tile(frame: pd.DataFrame, quality: Objective) -> Tile | None:
 
 def _front_tile(study: StudyRecord) -> Tile | None:
     front = len(pareto_front(study.frame, study.objectives))
+    if has_finals(study):
+        finalists = len(comparable(study.frame))
+        return Tile("on the front", f"{front:,}", f"of {plural(finalists, 'finalist')}")
     trained = Counts.of(study.frame).trained
     return Tile("on the front", f"{front:,}", f"of {plural(trained, 'trained trial')}")
 

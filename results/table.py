@@ -77,11 +77,16 @@ def note(trial: dict[str, Any]) -> str:
     """Why a trial has no result of its own, in one line; empty for most."""
     if not pd.isna(trial["same_as"]):
         return f"same as trial {trial['same_as']}, answered from memory"
+    again = "" if pd.isna(trial["finalist"]) else _again(trial)
     error = ": ".join(
         trial[key] for key in ("error_kind", "error_message") if isinstance(trial[key], str)
     )
     reason = trial["reason"] if isinstance(trial["reason"], str) else ""
-    return "; ".join(text for text in (reason, error.split("\n")[0]) if text)
+    return "; ".join(text for text in (again, reason, error.split("\n")[0]) if text)
+
+
+def _again(trial: dict[str, Any]) -> str:
+    return f"trial {trial['finalist']} again, seed {trial.get('recipe.seed')}"
 
 
 def mishaps(frame: pd.DataFrame) -> list[Mishap]:

@@ -43,9 +43,11 @@ def search(
         try:
             run(config, out=folder, resume=resume, address=address)
         except KeyboardInterrupt:
-            _say_how_to_resume(study, folder, set_ or [])
+            print("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
+            print(_resuming(study, folder, set_ or []), file=sys.stderr)
             raise typer.Exit(130) from None
         _print_front(folder)
+        _say_what_may_follow(folder, _resuming(study, folder, set_ or []))
 
 
 @app.command()
@@ -177,10 +179,16 @@ def _fail(error: SharetuneError) -> None:
     raise typer.Exit(2)
 
 
-def _say_how_to_resume(study: Path, folder: Path, overrides: list[str]) -> None:
+def _resuming(study: Path, folder: Path, overrides: list[str]) -> str:
     settings = "".join(f" --set {override}" for override in overrides)
-    print("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
-    print(f"sharetune search {study} --out {folder} --resume{settings}", file=sys.stderr)
+    return f"sharetune search {study} --out {folder} --resume{settings}"
+
+
+def _say_what_may_follow(folder: Path, resume: str) -> None:
+    from search.listing import next_steps
+
+    for what, command in next_steps(folder, resume).items():
+        print(f"{what}: {command}", file=sys.stderr)
 
 
 def _print_front(folder: Path) -> None:

@@ -16,7 +16,7 @@ from results import record
 from search.config import Finalists
 from search.scheduler import promotion_order
 from spaces.anchors import ANCHORS
-from spaces.objectives import Objective
+from spaces.objectives import Objective, quality_of
 from spaces.recipe import Candidate, Recipe
 
 
@@ -83,9 +83,8 @@ class Finals:
 
     @property
     def _place_of_quality(self) -> int:
-        """Of a trial's values the first that is maximised, or the first."""
-        directions = [objective.direction for objective in self.objectives]
-        return directions.index("maximize") if "maximize" in directions else 0
+        """Which of a trial's values says how good it is."""
+        return self.objectives.index(quality_of(self.objectives))
 
 
 def retrainings(

@@ -1,6 +1,7 @@
 """Tables for the terminal: what is registered, and the front of a run."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -111,24 +112,69 @@ def _registry(kind: str) -> Registry[object]:
 
 
 def front_table(run: Path) -> str:
-    """The Pareto front of a run as a table, best first."""
-    from results.front import pareto_front
+    """The Pareto front of a run as a table, best first, with 95 % intervals.
+
+    Of a run with final numbers all finalists, those on the front first, and where each stands.
+    """
+    from results.choices import how_sure
+    from results.finals import final_study, has_finals, standing_of
+    from results.front import comparable, pareto_front
     from results.numbers import quantity
-    from results.study import read_study
+    from results.seeds import spreads
+    from results.study import read_study, records
 
     study = read_study(run)
-    front = pareto_front(study.frame, study.objectives)
+    final = final_study(study)
+    rows = (
+        comparable(final.frame)
+        if has_finals(final)
+        else pareto_front(final.frame, final.objectives)
+    )
     table = Table(box=None, pad_edge=False)
     table.add_column("trial", justify="right")
     for objective in study.objectives:
         table.add_column(objective.title, justify="right")
+    table.add_column("95 % interval")
+    if has_finals(final):
+        table.add_column("where it stands")
     table.add_column("plan")
     first = study.objectives[0]
-    rows = front.sort_values(first.name, ascending=first.direction == "minimize")
-    for row in rows.to_dict("records"):
+    over_seeds = spreads(study.frame, study.quality)
+    ordered = rows.sort_values(first.name, ascending=first.direction == "minimize")
+    for row in sorted(records(ordered), key=_off_the_front):
         numbers = [quantity(objective, row[objective.name]) for objective in study.objectives]
-        table.add_row(str(row["number"]), *numbers, row["anchor"] or row["plan"])
-    console = Console(width=120, no_color=True)
+        sure = how_sure(study.quality, row, over_seeds.get(row["number"]))
+        stands = [str(standing_of(row))] if has_finals(final) else []
+        plan = row["anchor"] or row["plan"]
+        table.add_row(str(row["number"]), *numbers, sure, *stands, plan)
+    console = Console(width=140, no_color=True)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+def _off_the_front(row: dict[str, Any]) -> int:
+    """0 for what is on the front, then by how sure it is not to be."""
+    from results.finals import ON_FRONT, ORDER
+
+    return ORDER.index(row.get("standing") or ON_FRONT)
+
+
+def next_steps(run: Path, resume: str) -> dict[str, str]:
+    """What may follow a search, by what it is for; `resume` is the command that continues it."""
+    from results.cards import delivery
+    from results.finals import retrainings
+    from results.review import opened_first
+    from results.study import read_study
+
+    study = read_study(run)
+    first = opened_first(study)
+    export = "" if first is None else delivery(study, first).export
+    seeds = "" if retrainings(study.frame) else f"{resume} --set finalists.seeds=3"
+    trials = (study.config.get("budget") or {}).get("trials", 0)
+    steps = {
+        "export": export,
+        "how sure": seeds,
+        "search on": f"{resume} --set budget.trials={2 * trials}",
+    }
+    return {what: command for what, command in steps.items() if command}

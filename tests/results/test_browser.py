@@ -183,7 +183,7 @@ def test_a_reviewer_s_questions_are_answered_by_the_page_alone(report):
     row = report.page.locator("table.choices tr", has_text="2 points").inner_text()
     assert "120" in row and "0.60×" in row
     # how sure? two seeds, and the test split
-    assert "89.0–89.4 over 2 seeds, mean 89.2 (trials 3, 5)" in report.candidate()
+    assert "86.7–91.7 over 2 seeds, mean 89.2 (95 % interval by Student's t" in report.candidate()
     assert "accuracies closer than about 1.9 points cannot be told apart" in text
     # what is shared?
     drawing = report.page.locator("#candidate svg.layers").get_attribute("aria-label")
