@@ -14,9 +14,12 @@ Attributes of the study
                     examples each split has
     reference       {objective: value}: the fixed reference point of the hypervolume
     circumstances   {"versions": {...}, "commit", "dirty", "device", "threads", "host", "started"}
-    latency:<n>     latency of trial n, measured after the search: {"forms": {"stored": L,
-                    "materialised": L}, "unshared_ms", "batch_size", "max_length", "rounds",
-                    "device", "threads", "drift", "throughput"}
+    architecture:<digest>
+                    the same of an untrained plan with its compression, where the study limits
+                    latency
+    latency:<n>     latency of trial n, measured after the search or by its architecture:
+                    {"forms": {"stored": L, "materialised": L}, "unshared_ms", "batch_size",
+                    "max_length", "rounds", "device", "threads", "drift", "throughput"}
                     with L = {"median_ms", "low_ms", "high_ms", "ratio", "ratio_low",
                     "ratio_high"} (95 % bootstrap intervals; ratio to unshared);
                     drift: change of the unshared median from the first third of the rounds to
@@ -60,6 +63,7 @@ ROWS = "rows"
 REFERENCE = "reference"
 CIRCUMSTANCES = "circumstances"
 LATENCY = "latency:"
+ARCHITECTURE = "architecture:"
 CANDIDATE = "candidate"
 ANCHOR = "anchor"
 FINALIST = "finalist"

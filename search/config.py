@@ -38,7 +38,8 @@ class Budget(Section):
     `trials` counts the candidates that are trained, anchors included. After `wall_hours`,
     `cpu_hours` or `gpu_hours` of trials, or at `stagnation`, no more are started; those that run
     end as usual. Candidates over a hard limit (`max_parameters` in parameters, `max_bytes`,
-    `max_flops`) are refused untrained.
+    `max_flops`) are refused untrained, and so are those whose untrained architecture takes longer
+    than `max_latency_ms`; to measure that no worker may be busy, see :mod:`search.timing`.
     """
 
     trials: int = Field(24, ge=1)
@@ -49,6 +50,7 @@ class Budget(Section):
     max_parameters: float | None = Field(None, gt=0)
     max_bytes: float | None = Field(None, gt=0)
     max_flops: float | None = Field(None, gt=0)
+    max_latency_ms: float | None = Field(None, gt=0)
 
     def limits(self) -> dict[str, float]:
         """Hard limits by the exact number they hold for."""
@@ -185,6 +187,15 @@ class StudyConfig(Section):
                 "executor: local is one process, but resources.workers_per_trial is "
                 f"{self.resources.workers_per_trial}",
                 "leave executor out, or workers_per_trial",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _latency_can_be_measured(self) -> "StudyConfig":
+        if self.budget.max_latency_ms is not None and not self.latency.rounds:
+            raise ConfigError(
+                "budget.max_latency_ms needs latency to be measured, but latency.rounds is 0",
+                "write latency: {rounds: 20}",
             )
         return self
 

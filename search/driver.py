@@ -26,6 +26,7 @@ from search.limits import Growth, Spending, spent
 from search.samplers import Ask, Past, Setting, draw_of, make_sampler
 from search.scheduler import Scheduler
 from search.store import NO_DRAW, Draw, Store, disk_full, is_interrupted
+from search.timing import Timing
 from spaces.anchors import ANCHORS
 from spaces.errors import PlanError
 from spaces.objectives import OBJECTIVES, Objective
@@ -54,7 +55,8 @@ class Driver:
     """One search over one study.
 
     `facts` is what `trainee.prepare` returned, `shapes` the model's stacks. `circumstances` are
-    noted beside the trainee's own. `tell_user` is called with every finished trial.
+    noted beside the trainee's own. `workers` is how many jobs the executor runs at once.
+    `tell_user` is called with every finished trial.
 
     Once the search is over and its last trial has ended, the finalists follow.
     """
@@ -86,6 +88,10 @@ class Driver:
         self.spending = Spending(config.resources)
         self._growth = _growth(config, objectives, reference)
         self.finals = Finals(config.finalists, objectives)
+        self.timing = Timing(config, store, trainee, facts)
+        self.workers = 1
+        self._ready: deque[Job] = deque()
+        self._untimed: Given | None = None
         self._ended: str | None = None
         self._drawn = 0
         self._known: dict[str, int] = {}
@@ -124,6 +130,8 @@ class Driver:
     @property
     def retrainings_left(self) -> float:
         """About how many trainings, of the length of the search's, its finalists still take."""
+        if self.config.finalists is None:
+            return 0.0
         anchors = sum(t.user_attrs.get(record.ANCHOR) in ANCHORS for t in self._complete.values())
         members = sum(t.user_attrs.get(record.ANCHOR) not in ANCHORS for t in self._front.values())
         return self.finals.cost(members, anchors)
@@ -160,20 +168,29 @@ class Driver:
 
     def next(self) -> Job | None:
         """A job to start now, or None if nothing is to be started."""
-        draws = 0
-        while self._may_start:
-            if self._given:
-                job = self._start(self._given.popleft())
-            else:
-                job = self._start(self._draw())
-                draws += 1
-            if job is not None:
-                return job
-            if draws >= DRAWS_IN_VAIN:
-                self.exhausted = True
+        self._make_ready()
+        if self._ready:
+            return self._ready.popleft()
         if self._may_retrain:
             return self._retrain(self.finals.left.popleft())
         return None
+
+    def _make_ready(self) -> None:
+        """Makes a job, if one may start. Where latency must be measured first, one for each worker
+        as soon as none is busy, so that all of them wait but once."""
+        wanted = self.workers if self.timing.is_on and not self.running else 1
+        draws = 0
+        while len(self._ready) < wanted and self._may_start:
+            given, self._untimed = self._untimed, None
+            if given is None and not self._given:
+                draws += 1
+            job = self._start(given or (self._given.popleft() if self._given else self._draw()))
+            if job is not None:
+                self._ready.append(job)
+            elif self._untimed is not None:
+                return
+            elif draws >= DRAWS_IN_VAIN:
+                self.exhausted = True
 
     def reached(self, job: Job, rung: int, metrics: dict[str, float]) -> bool:
         """Notes what `job` has come to at `rung`; whether it goes on."""
@@ -279,11 +296,28 @@ class Driver:
         except PlanError as error:
             self._answer(given, {record.REASON: error.message})
             return None
-        over = self._over_budget(exact)
-        if over:
-            self._answer(given, {record.FACTS: exact, record.REASON: over})
+        refused = self._over_budget(exact)
+        if refused is None:
+            if not self._is_timed(given):
+                return None
+            refused = self.timing.refusal(given.candidate)
+        if refused is not None:
+            facts = exact | self.timing.facts(given.candidate)
+            self._answer(given, {record.FACTS: facts, record.REASON: refused})
             return None
         return self._run(given, exact)
+
+    def _is_timed(self, given: Given) -> bool:
+        """Whether the candidate's latency is known as far as it is limited. While a worker is busy
+        it cannot be measured, and the candidate is put off."""
+        if not self.timing.needs(given.candidate):
+            return True
+        if len(self.running) > len(self._ready):
+            self._untimed = given
+            self._drawn -= 1
+            return False
+        self.timing.measure(given.candidate)
+        return True
 
     def _run(self, given: Given, exact: dict[str, float]) -> Job:
         attributes = given.attributes() | {record.FACTS: exact, record.STARTED: True}

@@ -55,7 +55,7 @@ class Trainee(Protocol):
     ) -> None: ...
     def latency(
         self,
-        folder: Path,
+        model: Path | Candidate,
         facts: dict[str, Any],
         *,
         max_length: int,

@@ -19,10 +19,12 @@ from results.report import write_report
 from search import local
 from search.config import FIXED, StudyConfig
 from search.driver import Driver
+from search.finalists import candidate_of
 from search.jobs import Trainee
 from search.progress import Progress
 from search.stopping import stopped_at_once
 from search.store import Store, one_error, require_study
+from search.timing import measured
 from spaces.distillation import TEACHER_RECIPE
 from spaces.errors import ConfigError, RunError
 from spaces.objectives import OBJECTIVES, Objective
@@ -257,19 +259,22 @@ def _measure_latency(driver: Driver) -> None:
     config, store = driver.config, driver.store
     if not config.latency.rounds:
         return
+    _note_measured(driver)
     wanted = {trial.number: trial for trial in driver.front()}
     wanted |= {t.number: t for t in driver.complete if record.ANCHOR in t.user_attrs}
     for number, trial in sorted(wanted.items()):
         folder = driver.run / "trials" / str(number) / "model"
         if f"{record.LATENCY}{number}" in store.attributes or not folder.exists():
             continue
-        recipe = trial.user_attrs[record.CANDIDATE]["recipe"]
-        found = driver.trainee.latency(
-            folder,
-            driver.facts,
-            max_length=recipe["max_length"],
-            threads=config.resources.cpu,
-            rounds=config.latency.rounds,
-            throughput=config.latency.throughput,
-        )
+        candidate = candidate_of(trial)
+        found = measured(config, driver.trainee, folder, candidate, driver.facts)
         store.note(f"{record.LATENCY}{number}", found)
+
+
+def _note_measured(driver: Driver) -> None:
+    """Latency of trials whose architecture was measured before they were trained."""
+    noted = driver.store.attributes
+    for trial in driver.complete:
+        key, found = f"{record.LATENCY}{trial.number}", driver.timing.known(candidate_of(trial))
+        if found is not None and key not in noted:
+            driver.store.note(key, found)

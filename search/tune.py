@@ -272,6 +272,7 @@ def execute(driver: Driver, config: StudyConfig) -> None:
         "workers_per_trial": each,
         "time_limit_s": config.resources.time_limit_s,
     }
+    driver.workers = workers
     searcher = JobSearcher(driver)
     bundles = tune.PlacementGroupFactory([resources for _ in range(each)])
     trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), bundles)

@@ -253,7 +253,7 @@ class Trainee:
 
     def latency(
         self,
-        folder: Path,
+        model: Path | Candidate,
         facts: dict[str, Any],
         *,
         max_length: int,
@@ -261,12 +261,14 @@ class Trainee:
         rounds: int,
         throughput: int | None = None,
     ) -> dict[str, Any]:
-        """Latency of the model saved in `folder`, stored and materialised, used as the task uses it
-        on one example of `max_length` tokens, in turns with the unshared model; with `throughput`
-        also on a batch of so many, over a third of the rounds. Call it on a quiet device."""
+        """Latency of a model, stored and materialised: of the one saved in a folder, or of a
+        candidate's architecture, untrained. It is used as the task uses it on one example of
+        `max_length` tokens, in turns with the unshared model; with `throughput` also on a batch of
+        so many, over a third of the rounds. Call it on a quiet device."""
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        stored = load_shared(folder).to(device)
+        stored = load_shared(model) if isinstance(model, Path) else self._untrained(model, facts)
+        stored = stored.to(device)
         models: dict[str, PreTrainedModel] = {
             "unshared": self.task.load(self.start, facts).to(device),
             "stored": stored,
@@ -282,6 +284,13 @@ class Trainee:
             "threads": threads,
             **self._throughput(models, max_length, rounds, throughput),
         }
+
+    def _untrained(self, candidate: Candidate, facts: dict[str, Any]) -> PreTrainedModel:
+        """The candidate's architecture; which units are shared, pruned or private is arbitrary."""
+        model = share_(self.task.load(self.start, facts), candidate.plan)
+        if candidate.compression == Compression():
+            return model
+        return reshape_(model, candidate.compression)
 
     def _throughput(
         self, models: dict[str, PreTrainedModel], max_length: int, rounds: int, batch: int | None

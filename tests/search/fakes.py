@@ -89,8 +89,11 @@ class FakeTrainee:
             },
         }
 
-    def latency(self, folder, facts, *, max_length, threads, rounds, throughput):
-        one = {"median_ms": 10.0, "low_ms": 9.0, "high_ms": 11.0}
+    def latency(self, model, facts, *, max_length, threads, rounds, throughput):
+        median = 10.0 if isinstance(model, Path) else 1e-8 * self.inspect(model, facts)["flops"]
+        if self.folder is not None:
+            (self.folder / f"{time.time_ns()}.timed").write_text(f"{time.time()}")
+        one = {"median_ms": median, "low_ms": 9.0, "high_ms": 11.0}
         one |= {"ratio": 1.0, "ratio_low": 0.9, "ratio_high": 1.1}
         return {
             "forms": {"stored": one, "materialised": one},

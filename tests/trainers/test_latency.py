@@ -7,6 +7,9 @@ import time
 import pytest
 import torch
 
+from spaces import SharingPlan
+from spaces.compression import Compression
+from tests.trainers.conftest import candidate
 from trainers.latency import drift, exclusive, summarise, time_in_turns
 
 
@@ -70,3 +73,23 @@ def test_cuda_events_time_the_device():
     matrix @ matrix
     torch.cuda.synchronize()
     assert max(times["A"]) < 1000 * (time.perf_counter() - start) * 10
+
+
+def test_an_untrained_architecture_is_measured_as_its_trained_model_is(trainee, facts, tmp_path):
+    one = candidate(facts, SharingPlan.drop([1, 2, 3]), steps=1)
+    trainee.evaluate(one, facts, save_to=tmp_path / "model")
+    options = {"max_length": 12, "threads": 1, "rounds": 20}
+    trained = trainee.latency(tmp_path / "model", facts, **options)
+    untrained = trainee.latency(one, facts, **options)
+    assert set(untrained) == set(trained)
+    for found in (trained, untrained):  # one layer of four is left
+        assert found["forms"]["stored"]["ratio"] < 0.9
+
+
+def test_compressed_architectures_can_be_measured_too(trainee, facts):
+    compression = Compression(quantize="int8", heads=0.5)
+    one = candidate(facts, SharingPlan.range(0, 3, 0.5)).model_copy(
+        update={"compression": compression}
+    )
+    found = trainee.latency(one, facts, max_length=12, threads=1, rounds=3)
+    assert found["forms"]["stored"]["median_ms"] > 0
