@@ -42,8 +42,8 @@ Attributes of a trial
                     and finalists do not have it
     seconds         {"train", "evaluate", "total"}
     circumstances   {"seed", "steps", "device", "threads", "host", "pid", "versions", "commit",
-                    "dirty"}, and "accumulation", the parts of a batch, where memory ran out with
-                    whole batches
+                    "dirty"}; "accumulation", the parts of a batch, where memory ran out with
+                    whole batches; "continued_at", the steps at which another process went on
     rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics on the way, rungs from 0
     same_as         number of the equal trial whose values were told again
     reason          why a PRUNED trial was not completed: over budget, NaN, out of memory,

@@ -90,8 +90,12 @@ class Resources(Section):
 
     A trial is trained by one worker, or by `workers_per_trial` that divide each batch among them.
     `cpu` and `gpu` are what each is given. `gpu` is a fraction of a GPU; None: one where the
-    cluster has any, else none. A trial that takes longer than `time_limit_s` seconds is ended
-    with its workers and told as pruned. The last two are for Ray workers only.
+    cluster has any, else none. A trial that takes longer than `time_limit_s` seconds, or makes no
+    step of its training within `heartbeat_s`, is ended with its workers and told as pruned. These
+    two, `workers` and `workers_per_trial` are for Ray workers only.
+
+    A training by one worker leaves a checkpoint every `checkpoint_s` seconds (None: never), from
+    which another worker goes on.
     """
 
     workers: int | None = Field(None, ge=1)
@@ -99,6 +103,8 @@ class Resources(Section):
     cpu: int = Field(1, ge=1)
     gpu: float | None = Field(None, ge=0)
     time_limit_s: float | None = Field(None, gt=0)
+    heartbeat_s: float | None = Field(None, gt=0)
+    checkpoint_s: float | None = Field(300.0, ge=0)
 
     @model_validator(mode="after")
     def _a_gpu_for_each(self) -> "Resources":

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from results import record
 from search.config import StudyConfig
 from search.finalists import Finals, Retraining, candidate_of
-from search.jobs import DISK_FULL, Job, Outcome, Trainee, missing_value
+from search.jobs import CHECKPOINTS, DISK_FULL, Job, Outcome, Trainee, missing_value
 from search.limits import Growth, Spending, spent
 from search.samplers import Ask, Past, Setting, draw_of, make_sampler
 from search.scheduler import Scheduler
@@ -101,6 +101,7 @@ class Driver:
         self._complete: dict[int, FrozenTrial] = {}
         self._front: dict[int, FrozenTrial] = {}
         self._stored = _numbers_in(run / "trials")
+        self._left: dict[str, int] = {}
         self._given = deque([*self._read_history(), *self._missing_givens()])
 
     @property
@@ -344,6 +345,10 @@ class Driver:
     def _enter(self, job: Job, exact: dict[str, float]) -> None:
         self.running[job.number] = job
         self._exact[job.number], self._rungs[job.number] = exact, []
+        left = self._left.pop(job.candidate.key(), None)
+        if left is not None:
+            job.checkpoints.parent.mkdir(parents=True, exist_ok=True)
+            (self._folder(left).parent / CHECKPOINTS).replace(job.checkpoints)
 
     def _folder(self, number: int) -> Path:
         return self.run / "trials" / str(number) / "model"
@@ -395,6 +400,7 @@ class Driver:
             self._drawn += 1
             written = candidate_of(trial)
             if is_interrupted(trial):
+                self._note_left(trial.number, written)
                 if record.ANCHOR not in trial.user_attrs:
                     interrupted[written.key()] = Given(written, draw=draw_of(trial))
                 continue
@@ -404,9 +410,15 @@ class Driver:
         return [given for key, given in interrupted.items() if key not in self._known]
 
     def _take_up_final(self, trial: FrozenTrial) -> None:
-        if not is_interrupted(trial):
+        if is_interrupted(trial):
+            self._note_left(trial.number, candidate_of(trial))
+        else:
             self.spending.add(trial)
             self.finals.note(trial)
+
+    def _note_left(self, number: int, candidate: Candidate) -> None:
+        if (self._folder(number).parent / CHECKPOINTS).is_dir():
+            self._left[candidate.key()] = number
 
     def _take_up(self, trial: FrozenTrial, key: str) -> None:
         self.started += 1
@@ -422,7 +434,8 @@ class Driver:
     def _forget_weights(self, latest: int) -> None:
         """Removes what lies in the folders of trials that are neither on the front nor anchors."""
         self._stored.add(latest)
-        for number in [n for n in self._stored if n not in self.running and not self._keeps(n)]:
+        in_use = {*self.running, *self._left.values()}
+        for number in [n for n in self._stored if n not in in_use and not self._keeps(n)]:
             shutil.rmtree(self.run / "trials" / str(number), ignore_errors=True)
             self._stored.remove(number)
 

@@ -1,20 +1,21 @@
 """What passes between the driver and a worker, and how a worker runs one job."""
 
 import errno
-import faulthandler
 import math
 import queue
+import shutil
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from search.config import Resources
 from spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
 from spaces.recipe import Candidate
 
+CHECKPOINTS = "checkpoints"
 DISK_FULL = "disk full"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 State = Literal["complete", "pruned", "failed"]
@@ -22,6 +23,8 @@ Evaluate = Callable[..., dict[str, Any]]
 """A trainee's `evaluate`."""
 Report = Callable[[int, dict[str, float]], bool]
 """Told a rung and what was measured there; says whether the training goes on."""
+Beat = Callable[[bool], None]
+"""Told True when a step of a training begins, and False when it has ended."""
 
 
 class Trainee(Protocol):
@@ -78,6 +81,15 @@ class Job:
     rungs: tuple[float, ...] = ()
     finalist: int | None = None
     longer: float = 1.0
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its training leaves checkpoints while it runs."""
+        return self.save_to.parent / CHECKPOINTS
+
+    def progress(self) -> set[str]:
+        """What its training has left there so far."""
+        return {path.name for path in self.checkpoints.glob("*/checkpoint-*")}
 
 
 @dataclass(frozen=True)
@@ -136,23 +148,33 @@ class Paused:
 
 
 def attempt(
-    evaluate: Evaluate, job: Job, facts: dict[str, Any], threads: int, report: Report | None = None
+    evaluate: Evaluate,
+    job: Job,
+    facts: dict[str, Any],
+    resources: Resources,
+    report: Report | None = None,
+    beat: Beat | None = None,
 ) -> Outcome:
     """Runs `job` and never raises, so that the worker stays warm whatever the candidate does.
 
     A job with rungs tells them to `report`. One that runs out of memory is tried once more with
-    its batches in parts.
+    its batches in parts. Checkpoints are gone when it ends.
     """
-    options: dict[str, Any] = {"save_to": job.save_to, "threads": threads}
+    options: dict[str, Any] = {"save_to": job.save_to, "threads": resources.cpu}
     if job.rungs:
         options |= {"rungs": job.rungs, "report": report}
     if job.finalist is not None:
         options |= {"final": True}
+    if resources.checkpoint_s is not None:
+        options |= {"checkpoints": job.checkpoints, "checkpoint_s": resources.checkpoint_s}
+    if beat is not None:
+        options |= {"beat": beat}
     outcome = _attempt_once(evaluate, job, facts, options)
     parts = _parts(job.candidate.recipe.batch_size)
-    if (outcome.error or {}).get("kind") != OutOfMemory.__name__ or parts == 1:
-        return outcome
-    return _attempt_once(evaluate, job, facts, options | {"accumulation": parts})
+    if (outcome.error or {}).get("kind") == OutOfMemory.__name__ and parts > 1:
+        outcome = _attempt_once(evaluate, job, facts, options | {"accumulation": parts})
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+    return outcome
 
 
 def _attempt_once(
@@ -173,38 +195,6 @@ def _attempt_once(
 def _parts(batch_size: int) -> int:
     """The fewest equal parts, more than one, of a batch: two if it is even."""
     return next((k for k in range(2, batch_size + 1) if batch_size % k == 0), 1)
-
-
-@contextmanager
-def time_limit(job: Job, seconds: float | None) -> Iterator[Outcome | None]:
-    """Ends this process, wherever it hangs, if what is done within takes longer than `seconds`,
-    of a longer training so many times as long.
-
-    Where every thread of it stands is written beside the job's weights; when the job comes back
-    to another worker, the outcome that says so is yielded instead of None.
-    """
-    if seconds is None:
-        yield None
-        return
-    seconds *= job.longer
-    trace = job.save_to.parent / "hung.txt"
-    if trace.exists() and trace.stat().st_size:
-        yield _hung(seconds, trace.read_text("utf-8", "replace"))
-        return
-    trace.parent.mkdir(parents=True, exist_ok=True)
-    with trace.open("w") as file:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-        try:
-            yield None
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-    trace.unlink(missing_ok=True)
-
-
-def _hung(seconds: float, trace: str) -> Outcome:
-    reason = f"took longer than {seconds:g} s"
-    error = {"kind": "TimeLimit", "message": reason, "traceback": trace}
-    return Outcome("pruned", {}, reason=reason, error=error)
 
 
 def is_disk_full(error: Exception) -> bool:

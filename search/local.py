@@ -11,5 +11,5 @@ def execute(driver: Driver, config: StudyConfig) -> None:
     """Trains until the driver has nothing more."""
     while (job := driver.next()) is not None:
         report = partial(driver.reached, job)
-        outcome = attempt(driver.trainee.evaluate, job, driver.facts, config.resources.cpu, report)
+        outcome = attempt(driver.trainee.evaluate, job, driver.facts, config.resources, report)
         driver.finish(job, outcome)

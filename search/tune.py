@@ -21,9 +21,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from search.config import StudyConfig
 from search.driver import Driver
-from search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped, time_limit
+from search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped
 from search.stopping import stopped_when_safe
 from search.team import Led, assist
+from search.watch import Watch
 from spaces.errors import RunError
 
 WORKER_RETRIES = 2
@@ -44,7 +45,8 @@ QUIET = {
 class JobSearcher(Searcher):
     """Hands the driver's jobs to Ray Tune, and those whose worker died once more.
 
-    Ray Tune's own retries leave out a worker that dies between two jobs. `broken` is the first
+    Ray Tune's own retries leave out a worker that dies between two jobs. A job that left a new
+    checkpoint before its worker died has as many tries as at first. `broken` is the first
     error of the driver, such as a storage that cannot be written: Ray Tune takes it for the
     trial's and goes on.
     """
@@ -55,6 +57,7 @@ class JobSearcher(Searcher):
         self.jobs: dict[str, Job] = {}
         self.again: deque[Job] = deque()
         self.losses: Counter[int] = Counter()
+        self.progress: dict[int, set[str]] = {}
         self.broken: BaseException | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,6 +83,9 @@ class JobSearcher(Searcher):
         if isinstance(reached, Reached) and not error:
             outcome = stopped(reached.described())
         if error or not isinstance(outcome, Outcome):
+            if job.progress() - self.progress.get(job.number, set()):
+                self.losses[job.number] = 0
+            self.progress[job.number] = job.progress()
             self.losses[job.number] += 1
             if self.losses[job.number] <= WORKER_RETRIES:
                 self.again.append(job)
@@ -146,7 +152,7 @@ class Worker(tune.Trainable):
         """`shared` is what all jobs have in common."""
         self.shared = shared
         self.evaluate = shared["trainee"].evaluate
-        if shared["workers_per_trial"] > 1:
+        if shared["resources"].workers_per_trial > 1:
             self.evaluate = _led(shared).evaluate
         self.running: Paused | None = None
         self.job: Job = config["job"]
@@ -174,11 +180,14 @@ class Worker(tune.Trainable):
         return {"outcome": found, "done": True}
 
     def _attempt(self, report: Report) -> Outcome:
-        shared = self.shared
-        with time_limit(self.job, shared["time_limit_s"]) as overdue:
-            if overdue is not None:
-                return overdue
-            return attempt(self.evaluate, self.job, shared["facts"], shared["threads"], report)
+        facts, resources = self.shared["facts"], self.shared["resources"]
+        watch = Watch(self.job, resources)
+        overdue = watch.verdict()
+        if overdue is not None:
+            return overdue
+        beat = watch.beat if resources.heartbeat_s is not None else None
+        with watch:
+            return attempt(self.evaluate, self.job, facts, resources, report, beat)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a job is run whole."""
@@ -202,10 +211,10 @@ class Assistant:
 def _led(shared: dict[str, Any]) -> Led:
     """The trainee as a trial's team: this worker, and one more for each of its other bundles."""
     bundles = PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group())
-    given = {"num_cpus": shared["threads"], "num_gpus": shared["gpu"]}
+    given = {"num_cpus": shared["resources"].cpu, "num_gpus": shared["gpu"]}
     kind: Any = Assistant
     start = kind.options(**given, scheduling_strategy=bundles).remote
-    actors = [start(shared) for _ in range(shared["workers_per_trial"] - 1)]
+    actors = [start(shared) for _ in range(shared["resources"].workers_per_trial - 1)]
     assistants = [lambda *asked, a=a: a.assist.remote(*asked).future() for a in actors]
     return Led(shared["trainee"], assistants, ray.util.get_node_ip_address())
 
@@ -267,10 +276,8 @@ def execute(driver: Driver, config: StudyConfig) -> None:
     shared = {
         "trainee": driver.trainee,
         "facts": driver.facts,
-        "threads": config.resources.cpu,
+        "resources": config.resources,
         "gpu": resources["GPU"],
-        "workers_per_trial": each,
-        "time_limit_s": config.resources.time_limit_s,
     }
     driver.workers = workers
     searcher = JobSearcher(driver)

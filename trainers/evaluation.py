@@ -30,10 +30,12 @@ from spaces.recipe import Candidate, Recipe
 from trainers import latency, sizes, tracking
 from trainers.augmentation import check_augmentation
 from trainers.calibration import Activations, layer_similarity, record_activations
+from trainers.checkpointing import Checkpoints
 from trainers.checkpoints import load_shared
 from trainers.compression import reshape_
 from trainers.compression.after import compress_
 from trainers.distillation import Lesson, check_teacher
+from trainers.heart import Beat, Heart
 from trainers.pretrained import body_skeleton
 from trainers.rungs import Report, Rungs
 from trainers.scratch import start_of
@@ -42,7 +44,7 @@ from trainers.structure import stack_shapes
 from trainers.tasks import Split, Task
 from trainers.teachers import School
 from trainers.team import Team, joined
-from trainers.training import optimiser_steps, train
+from trainers.training import memory_watched, optimiser_steps, train
 
 CALIBRATION_EXAMPLES = 64
 TRACKING = "tracking"
@@ -123,6 +125,9 @@ class Trainee:
         accumulation: int = 1,
         final: bool = False,
         team: Team | None = None,
+        checkpoints: Path | None = None,
+        checkpoint_s: float = 300.0,
+        beat: Beat | None = None,
     ) -> dict[str, Any]:
         """Trains `candidate`, measures it on the split that the study selects on (the validation
         split where there is one, else the test split) and saves it in `save_to`.
@@ -135,6 +140,10 @@ class Trainee:
         `accumulation` a batch is trained in so many parts, which needs less memory;
         :class:`OutOfMemory` tells when it runs out. `team` is the leader's place where others
         :meth:`assist`.
+
+        A training without a team leaves a checkpoint in `checkpoints` every `checkpoint_s`
+        seconds, and goes on from what it finds there. `beat` is told True when a step of the
+        training begins and False when it has ended.
         """
         _begin(threads, accumulation)
         names, study = facts.get(TRACKING) or ((), "")
@@ -144,8 +153,14 @@ class Trainee:
         with tracking.tracking(names, tracked) as (callbacks, logs):
             if report is not None:
                 callbacks = [*callbacks, self._rungs(candidate.recipe, facts, rungs, report)]
-            work = Work(candidate, facts, callbacks, accumulation, team)
-            found = self._evaluate(work, save_to, final=final)
+            if beat is not None:
+                callbacks = [*callbacks, Heart(beat)]
+            keeping = None
+            if checkpoints is not None and team is None:
+                keeping = Checkpoints(checkpoints / str(accumulation), checkpoint_s)
+            work = Work(candidate, facts, callbacks, accumulation, team, keeping)
+            with memory_watched():
+                found = self._evaluate(work, save_to, final=final)
             for log in logs:
                 log(found["metrics"])
         return found | {
@@ -153,6 +168,7 @@ class Trainee:
             | {"seed": candidate.recipe.seed, "steps": found.pop("steps")}
             | ({"accumulation": accumulation} if accumulation > 1 else {})
             | ({"workers": team.size} if team is not None else {})
+            | ({"continued_at": keeping.continued_at} if keeping and keeping.continued_at else {})
         }
 
     def assist(
@@ -169,7 +185,8 @@ class Trainee:
         `rungs` (none if it does not report) and `accumulation`. Raises what `evaluate` does."""
         _begin(threads, accumulation)
         callbacks = [self._rungs(candidate.recipe, facts, rungs, _not_asked)] if rungs else []
-        self._trained(Work(candidate, facts, callbacks, accumulation, team))
+        with memory_watched():
+            self._trained(Work(candidate, facts, callbacks, accumulation, team))
 
     def _rungs(
         self, recipe: Recipe, facts: dict[str, Any], rungs: Sequence[float], report: Report
@@ -222,13 +239,15 @@ class Trainee:
                 lesson=lesson,
                 callbacks=work.callbacks,
                 accumulation=work.accumulation,
+                checkpoints=work.checkpoints,
             )
             if candidate.compression != Compression():
                 batches = _calibration_batches(self, recipe.max_length, labelled=True)
                 further = round(candidate.compression.recover * steps)
                 points = compress_(model, candidate, split, lesson, further, batches)
                 curve += [[steps + step, loss] for step, loss in points]
-        return model, curve, steps, time.perf_counter() - start
+        before_s = 0.0 if work.checkpoints is None else work.checkpoints.seconds_before
+        return model, curve, steps, before_s + time.perf_counter() - start
 
     def _scored(
         self, model: PreTrainedModel, split: Split, facts: dict[str, Any]
@@ -316,13 +335,14 @@ class Trainee:
 @dataclass(frozen=True)
 class Work:
     """One candidate to train: what listens to its training, in how many parts its batches are
-    trained, and with whom."""
+    trained, with whom, and where it leaves checkpoints."""
 
     candidate: Candidate
     facts: dict[str, Any]
     callbacks: Sequence[TrainerCallback]
     accumulation: int
     team: Team | None
+    checkpoints: Checkpoints | None = None
 
 
 def shapes(facts: dict[str, Any]) -> dict[str, StackShape]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from trainers.checkpointing import Remembering
 from trainers.schedules import soft_layers
 from trainers.team import led
 
@@ -24,7 +25,7 @@ def hold_out(data: Any) -> tuple[Any, Any]:
     return torch.utils.data.Subset(data, rest), torch.utils.data.Subset(data, list(held))
 
 
-class Patience(TrainerCallback):
+class Patience(Remembering):
     """Looks at the loss on `data` after every 5 % of the steps; ends the training when it did not
     fall for `patience` looks and puts the best weights back.
 
@@ -70,6 +71,13 @@ class Patience(TrainerCallback):
         """Called by the Trainer when training is over."""
         if self.weights:
             model.load_state_dict(self.weights)
+
+    def memory(self) -> dict[str, Any]:
+        return {"best": self.best, "since": self.since, "weights": self.weights}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        self.best, self.since = memory["best"], memory["since"]
+        self.weights = memory["weights"]
 
 
 def held_out_loss(model: Any, data: Sequence[Any], collate: Any) -> float:

@@ -4,11 +4,13 @@ Our own are the loss terms, perturbed steps, the parameter groups, the recorded 
 nothing else; each has a file of its own.
 """
 
+import logging
 import math
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +28,9 @@ from transformers import (
 from spaces.adversaries import Adversary
 from spaces.errors import CandidateFault, ConfigError, OutOfMemory
 from spaces.recipe import Recipe
+from trainers import checkpointing
 from trainers.adversarial import ATTACKS, Perturbed, Step, embedded_zeros
+from trainers.checkpointing import Checkpoints, Remembering
 from trainers.distillation import LOGITS, Distiller, Lesson, Taught, taught_collate
 from trainers.dropout import set_dropout_
 from trainers.groups import parameter_groups
@@ -44,10 +48,11 @@ from trainers.team import (
 )
 
 CURVE_POINTS = 50
+logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Curve(TrainerCallback):
+class Curve(Remembering):
     """Records ``[step, loss]`` and ends a training whose loss is no longer a number."""
 
     points: list[list[float]] = field(default_factory=list)
@@ -68,6 +73,12 @@ class Curve(TrainerCallback):
             raise CandidateFault(f"the loss is {loss} at step {state.global_step}")
         self.points.append([state.global_step, round(loss, 5)])
 
+    def memory(self) -> dict[str, Any]:
+        return {"points": self.points}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        self.points[:] = memory["points"]
+
 
 class CandidateTrainer(Trainer):
     """A `Trainer` with a recipe's loss terms, perturbations and parameter groups.
@@ -77,9 +88,15 @@ class CandidateTrainer(Trainer):
     """
 
     def __init__(
-        self, *, recipe: Recipe, model: PreTrainedModel, lesson: Lesson | None, **kwargs: Any
+        self,
+        *,
+        recipe: Recipe,
+        model: PreTrainedModel,
+        lesson: Lesson | None,
+        checkpoints: Checkpoints | None = None,
+        **kwargs: Any,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.checkpoints = recipe, checkpoints
         strengths = {key: getattr(recipe, key) for key in LOSSES}
         self.terms = [LOSSES[key](model, value) for key, value in strengths.items() if value > 0]
         super().__init__(model=model, **kwargs)
@@ -161,6 +178,26 @@ class CandidateTrainer(Trainer):
         apart = consistency(outputs.logits, other.logits)
         return (loss + again) / 2 + self.recipe.r_drop * apart, other
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        checkpointing.write(self.model, self.callback_handler.callbacks, Path(str(output_dir)))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the library's, but a training does not end for want of a checkpoint."""
+        assert self.checkpoints is not None, "nobody else asks for one"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.checkpoints.place()
+        except (OSError, RuntimeError) as error:
+            logger.warning("no checkpoint at step %d: %s", self.state.global_step, error)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Waits: the optimiser first takes the parameters of the model as it was at the start."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            checkpointing.read_(self.model, self.callback_handler.callbacks, Path(checkpoint))
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the recipe's parameter groups."""
         groups = parameter_groups(model or self.model, self.recipe)
@@ -178,14 +215,15 @@ def train(
     lesson: Lesson | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     accumulation: int = 1,
+    checkpoints: Checkpoints | None = None,
 ) -> list[list[float]]:
     """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
 
     `total_steps` is the number of optimiser steps, `lesson` what a recipe that distils learns
     from. A batch is made of `accumulation` equal parts, which must divide it. In a process that is
     in a team (:mod:`trainers.team`) all members train `model` together, and each ends with the
-    same. Raises
-    :class:`CandidateFault` if the loss is not finite, :class:`OutOfMemory` if memory runs out.
+    same. Goes on from the latest of `checkpoints`, if there is one. Raises
+    :class:`CandidateFault` if the loss is not finite.
     """
     if recipe.distill is not None and lesson is None:
         raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
@@ -195,15 +233,19 @@ def train(
         data, collate = Taught(data, _rows_of(data, lesson.logits)), taught_collate(collate)
     if recipe.dropout is not None:
         set_dropout_(model, recipe.dropout)
+    latest = None if checkpoints is None else checkpoints.latest
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as hooks:
+        folder = scratch if checkpoints is None else str(checkpoints.draft)
+        keeping = [] if checkpoints is None else [checkpoints]
         trainer = CandidateTrainer(
             recipe=recipe,
             lesson=lesson,
+            checkpoints=checkpoints,
             model=model,
-            args=arguments(recipe, scratch, total_steps, accumulation),
+            args=arguments(recipe, folder, total_steps, accumulation),
             train_dataset=data,
             data_collator=collate,
-            callbacks=[curve, *_schedule(recipe), *callbacks, *patience],
+            callbacks=[curve, *_schedule(recipe), *callbacks, *patience, *keeping],
         )
         # A model's loss is the mean over its part of the batch: the Trainer shall divide by the
         # parts, which it leaves to models that take `num_items_in_batch` and ignore it.
@@ -211,14 +253,20 @@ def train(
         trainer.remove_callback(PrinterCallback)
         if trainer.distiller is not None:
             hooks.enter_context(trainer.distiller.listening())
-        try:
-            trainer.train()
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise OutOfMemory(f"out of memory: {error}") from error
+        trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
     harden_(model)
     return curve.points
+
+
+@contextmanager
+def memory_watched() -> Iterator[None]:
+    """Raises :class:`OutOfMemory` for whatever is raised within for want of memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"out of memory: {error}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

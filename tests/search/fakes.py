@@ -61,6 +61,7 @@ class FakeTrainee:
         report=None,
         accumulation=1,
         final=False,
+        **_,
     ):
         time.sleep(self.seconds)
         if self.folder is not None:
