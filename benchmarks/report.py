@@ -43,7 +43,7 @@ STUDY = {
 }
 ANCHORS = {  # plan, and the fractions of the stack's parameters and FLOPs that it saves
     "unshared": (SharingPlan(), 0.0, 0.0),
-    "tied": (SharingPlan.range(0, DEPTH - 1, 1.0), 11 / 12, 0.0),
+    "tied": (SharingPlan.range(0, DEPTH - 1, 1.0, stack="layers"), 11 / 12, 0.0),
     "drop-third": (SharingPlan.drop([4, 5, 6, 7], "layers"), 1 / 3, 1 / 3),
     "drop-half": (SharingPlan.drop([3, 4, 5, 6, 7, 8], "layers"), 1 / 2, 1 / 2),
 }
@@ -98,7 +98,8 @@ def _drawn(number: int, dice: random.Random) -> FrozenTrial:
     last = dice.randrange(first + 1, DEPTH)
     share, rate = dice.choice((0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)), dice.uniform(-5, -3)
     recipe = Recipe(learning_rate=10**rate, bank_l2=dice.choice((0.0, 1e-6, 1e-5)))
-    candidate = Candidate(plan=SharingPlan.range(first, last, share), recipe=recipe)
+    plan = SharingPlan.range(first, last, share, stack="layers")
+    candidate = Candidate(plan=plan, recipe=recipe)
     attributes: dict[str, Any] = {record.CANDIDATE: candidate.written()}
     saved = share * (last - first) / DEPTH
     if number % 17 == 5:

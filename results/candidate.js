@@ -97,10 +97,10 @@ function startCandidate() {
   document.getElementById("next").addEventListener("click", () => open(neighbour(1)));
   document.getElementById("walk")?.addEventListener("keydown", walk);
   document.addEventListener("click", (event) => {
-    const link = event.target.closest?.('a[href^="#trial-"]');
-    if (!link) return;
+    const row = event.target.closest('tr[data-trial], .card[data-trial], a[href^="#trial-"]');
+    if (!row || String(getSelection())) return;
     event.preventDefault();
-    open(Number(link.hash.slice(7)), { scroll: true });
+    open(Number(row.dataset.trial ?? row.hash.slice(7)), { scroll: true });
   });
   addEventListener("hashchange", () => open(Number(location.hash.slice(7)), { scroll: true }));
   watchers.push(showPlace);

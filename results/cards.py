@@ -24,7 +24,7 @@ from results.plans import stored_plan
 from results.scores import ClassRow, Confusion, class_rows, confusion_of
 from results.seeds import Spread, accuracy_interval, spreads, test_examples
 from results.study import StudyRecord, records
-from results.table import note, plain
+from results.table import STATES, note, plain
 from results.trials import unshared_trial
 from spaces.layer_map import layer_map
 from spaces.objectives import OBJECTIVES, Objective, trained
@@ -37,7 +37,6 @@ SIZES = (
     MATERIALISED,
 )
 HEADLINE = ("parameters", "latency")
-STATES = {"FAIL": "failed"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class Card:
     number: int
     state: str
     anchor: str
+    preset: str
     on_front: bool
     plan: str
     note: str
@@ -138,6 +138,7 @@ class _Desk:
             number=trial["number"],
             state=STATES.get(trial["state"], trial["state"].lower()),
             anchor=_text(trial["anchor"]),
+            preset=_text(trial["preset"]),
             on_front=on_front,
             plan=_text(trial["plan"]),
             note=note(trial),

@@ -6,7 +6,7 @@ import pandas as pd
 
 from results.finals import final_study, lost_text
 from results.front import comparable, hypervolume_over_trials, pareto_front
-from results.numbers import POINT, THIN, distance, percent, plural
+from results.numbers import POINT, THIN, distance, percent, percentage, plural
 from results.plans import shares_only
 from results.seeds import accuracy_interval, spreads
 from results.study import StudyRecord
@@ -84,8 +84,8 @@ def _latency(study: StudyRecord) -> Iterator[str]:
     if not (fast | slow).any():
         yield (
             f"Latency does not differ between sharing plans: all {len(sharing)} measured are "
-            f"within {SAME_LATENCY:.0%} of the unshared model, so choose among them by size. "
-            f"Sharing saves memory, not time."
+            f"within {percentage(SAME_LATENCY)} of the unshared model, so choose among them by "
+            f"size. Sharing saves memory, not time."
         )
 
 
@@ -96,8 +96,8 @@ def _drift(study: StudyRecord) -> Iterator[str]:
         number, worst = max(large.items(), key=lambda item: abs(item[1]))
         yield (
             f"The clock drifted while latency was measured: the unshared model's median changed by "
-            f"{worst:+.0%} beside trial {number} ({len(large)} of {len(drifts)} changed by "
-            f"more than {DRIFTED:.0%}); ratios hold better than milliseconds."
+            f"{percentage(worst, '+.0%')} beside trial {number} ({len(large)} of {len(drifts)} "
+            f"changed by more than {percentage(DRIFTED)}); ratios hold better than milliseconds."
         )
 
 
@@ -114,8 +114,9 @@ def _convergence(study: StudyRecord) -> Iterator[str]:
         )
     elif (grown := last_growth(history)) > STILL_GROWING:
         yield (
-            f"The front has not converged: its hypervolume still grew by {grown:.1%} over the "
-            f"last quarter of the trials; --resume with a larger budget continues the search."
+            f"The front has not converged: its hypervolume still grew by "
+            f"{percentage(grown, '.1%')} over the last quarter of the trials; --resume with a "
+            f"larger budget continues the search."
         )
 
 

@@ -17,6 +17,7 @@ from results.figures import (
     sentence,
 )
 from results.front import comparable, pareto_front
+from results.numbers import setting
 from results.searched import ABSENT, is_numeric, layer_ranges, searched
 from results.study import StudyRecord
 
@@ -125,7 +126,7 @@ def _columns(values: pd.Series, name: str) -> tuple[pd.Series, dict[str, Any]]:
     positions = pd.Series(
         [place + aside for place, aside in zip(own, spread, strict=True)], index=values.index
     )
-    texts = [f"{value:g}" if numeric else value for value in distinct]
+    texts = [setting(float(value)) if numeric else str(value) for value in distinct]
     axis = {
         "title": {"text": safe(name)},
         "tickvals": list(range(len(distinct))),

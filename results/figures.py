@@ -26,6 +26,7 @@ from results.front import STANDING, comparable, hypervolume_over_trials, pareto_
 from results.numbers import THIN, is_fraction, short_title
 from results.seeds import accuracy_interval, test_examples
 from results.study import StudyRecord, records
+from spaces.anchors import ANCHORS
 from spaces.objectives import OBJECTIVES, Objective
 
 SYMBOLS = {"unshared": "diamond", "tied": "square", "drop": "triangle-down"}
@@ -76,6 +77,7 @@ FINALS = {
     BEATEN: (Look("dominated beyond the intervals", "#b5473c", 11), "x-thin-open"),
 }
 ANCHOR = Look("anchors", "#d1701f", 11)
+PRESET = Look("from the literature", "#00876c", 12)
 UNFINISHED = (
     ("PRUNED", Look("pruned", "#8b939c", 9, 0.8), "line-ns-open"),
     ("FAIL", Look("failed", "#b5473c", 8, 0.9), "x-thin-open"),
@@ -130,11 +132,14 @@ class FrontPlot:
     def draw(self) -> Drawing:
         """The figure: step line, dominated trials, the study's front, anchors."""
         rows = comparable(self.study.frame, [self.x, self.y])
-        plain = rows[rows["anchor"].isna()]
+        preset = rows["preset"].notna() & ~rows["anchor"].isin(list(ANCHORS))
+        anchor = rows["anchor"].notna() & ~preset
+        plain = rows[~anchor & ~preset]
         traces = (
             self._step_line(rows),
             *(self._finals(plain) if has_finals(self.study) else self._trials(plain)),
-            self._anchors(rows[rows["anchor"].notna()]),
+            self._presets(rows[preset]),
+            self._anchors(rows[anchor]),
             *self._without_result(),
         )
         figure = go.Figure([trace for trace in traces if trace.x])
@@ -188,16 +193,26 @@ class FrontPlot:
 
     def _anchors(self, rows: pd.DataFrame) -> go.Scatter:
         names = [str(name) for name in rows["anchor"]]
-        stands = [standing_of(row) for row in records(rows)]
+        texts = ["" if name.startswith(GIVEN) else safe(name) for name in names]
         symbols = [
-            SYMBOLS.get(name.split("-")[0], OTHER_SYMBOL)
-            + ("-open" if standing is not None and standing.by is not None else "")
-            for name, standing in zip(names, stands, strict=True)
+            f"{SYMBOLS.get(name.split('-')[0], OTHER_SYMBOL)}{_open(row)}"
+            for name, row in zip(names, records(rows), strict=True)
         ]
-        return self._points(rows, ANCHOR).update(
+        return self._labelled(rows, ANCHOR, texts, symbols)
+
+    def _presets(self, rows: pd.DataFrame) -> go.Scatter:
+        names = [safe(str(name)) for name in rows["preset"]]
+        symbols = [f"star{_open(row)}" for row in records(rows)]
+        return self._labelled(rows, PRESET, names, symbols)
+
+    def _labelled(
+        self, rows: pd.DataFrame, look: Look, texts: list[str], symbols: list[str]
+    ) -> go.Scatter:
+        """Points with their names beside their bars; the page moves names that collide."""
+        return self._points(rows, look).update(
             mode="markers+text",
-            text=["" if name.startswith(GIVEN) else safe(name) for name in names],
-            textposition="top center",
+            text=texts,
+            textposition="top right",
             cliponaxis=False,
             marker={"symbol": symbols},
         )
@@ -210,7 +225,7 @@ class FrontPlot:
             "symmetric": False,
             "array": (rows["latency_high_ms"] - rows[self.x.name]).tolist(),
             "arrayminus": (rows[self.x.name] - rows["latency_low_ms"]).tolist(),
-            "color": look.colour,
+            "color": _faded(look.colour),
             "thickness": 1.2,
             "width": 3,
         }
@@ -348,13 +363,15 @@ def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
     rows = comparable(study.frame, [x, y, quality])
     best = set(pareto_front(study.frame, study.objectives)["number"])
     on_front, anchor = rows["number"].isin(best), rows["anchor"].notna()
+    named = rows["anchor"].fillna("").astype(str)
     traces = [
         go.Scatter3d(
             x=part[x.name].tolist(),
             y=part[y.name].tolist(),
             z=part[quality.name].tolist(),
             name=look.name,
-            mode="markers",
+            mode="markers+text" if look is ANCHOR else "markers",
+            text=[safe(name) for name in named.loc[part.index]] if look is ANCHOR else None,
             marker={"color": look.colour, "size": size, "opacity": look.opacity},
             customdata=part["number"].tolist(),
             hoverinfo="text",
@@ -368,6 +385,7 @@ def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
     ]
     figure = go.Figure(traces)
     axes = {"xaxis": axis_of(x), "yaxis": axis_of(y), "zaxis": axis_of(quality)}
+    axes["camera"] = {"eye": {"x": 1.7, "y": 1.7, "z": 0.9}, "center": {"z": -0.15}}
     figure.update_layout(**LAYOUT | {"margin": {"l": 0, "r": 0, "t": 0, "b": 0}}, scene=axes)
     title = f"{sentence(quality.title)}, {short_title(x)} and {short_title(y)}"
     return Drawing(SPACE, title, "Drag to turn, scroll to come closer.", figure)
@@ -376,7 +394,10 @@ def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
 def conditions_text(frame: pd.DataFrame) -> str:
     """How latency was measured, where all trials agree; else nothing."""
     texts = {
-        ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in conditions.items())
+        ", ".join(
+            str(value) if key == "use" else f"{key.replace('_', ' ')} {value}"
+            for key, value in conditions.items()
+        )
         for conditions in frame["latency_conditions"]
         if isinstance(conditions, dict)
     }
@@ -386,6 +407,12 @@ def conditions_text(frame: pd.DataFrame) -> str:
 def sentence(text: str) -> str:
     """`text` with a capital letter first and the rest as it is."""
     return text[:1].upper() + text[1:]
+
+
+def _open(trial: dict[str, Any]) -> str:
+    """The end of the symbol of a trial that is dominated over seeds."""
+    standing = standing_of(trial)
+    return "-open" if standing is not None and standing.by is not None else ""
 
 
 def _faded(colour: str) -> str:

@@ -16,7 +16,8 @@ WITHOUT_RESULT = {"PRUNED": "pruned", "FAIL": "failed"}
 
 def hover_text(study: StudyRecord, trial: dict[str, Any]) -> str:
     """Lines of safe text in Plotly's subset of HTML; why a trial has no result comes last."""
-    anchor = f", {safe(trial['anchor'])}" if isinstance(trial["anchor"], str) else ""
+    number = f"trial {trial['number']}"
+    names = [safe(trial[key]) for key in ("anchor", "preset") if isinstance(trial[key], str)]
     plan = trial["plan"] if isinstance(trial["plan"], str) else "no plan stored"
     also = (OBJECTIVES["parameters"], OBJECTIVES["latency_ms"])
     numbers = [
@@ -27,7 +28,7 @@ def hover_text(study: StudyRecord, trial: dict[str, Any]) -> str:
     standing = standing_of(trial)
     if standing is not None:
         numbers.append(f"mean of {trial[SEEDS]} seeds, {safe(str(standing))}")
-    heading = f"<b>trial {trial['number']}{anchor}</b>"
+    heading = f"<b>{', '.join([number, *names])}</b>"
     return "<br>".join([heading, *_wrapped(plan), *numbers, *_ended(trial)])
 
 

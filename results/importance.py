@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from results.figures import FRONT, LAYOUT, Drawing, safe
 from results.front import comparable
-from results.numbers import plural, short_title
+from results.numbers import percentage, plural, short_title
 from results.searched import LEAST_TRIALS, importances
 from results.study import StudyRecord
 
@@ -19,7 +19,7 @@ def draw_importances(study: StudyRecord) -> tuple[str, list[Drawing]]:
     titles = {objective.name: short_title(objective) for objective in study.objectives}
     drawings = [_bars(name, titles[name], shares) for name, shares in found.items()]
     leads = [
-        f"{titles[name]} by {next(iter(shares))} ({next(iter(shares.values())):.0%})"
+        f"{titles[name]} by {next(iter(shares))} ({percentage(next(iter(shares.values())))})"
         for name, shares in found.items()
     ]
     return f"Moved most: {'; '.join(leads)}.", drawings
@@ -41,7 +41,7 @@ def _bars(name: str, title: str, shares: dict[str, float]) -> Drawing:
         y=[safe(value) for value, _ in top],
         orientation="h",
         marker={"color": FRONT.colour},
-        text=[f"{share:.0%}" for _, share in top],
+        text=[percentage(share) for _, share in top],
         textposition="outside",
         cliponaxis=False,
         hoverinfo="skip",

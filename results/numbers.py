@@ -49,17 +49,20 @@ def distance(objective: Objective, value: float, base: float) -> str:
 
 
 def _distance(objective: Objective, value: float, base: float) -> tuple[str, str]:
-    scale, decimals, unit = _shown_as(objective, base)
-    return f"{abs(value - base) / scale:.{decimals}f}", unit
+    """A distance in its own unit, to the last digit that `base` is shown with."""
+    step, scale, unit = _shown_as(objective, base, abs(value - base))
+    rounded = round(abs(value - base) / step) * step
+    return f"{rounded / scale:.{max(0, round(log10(scale / step)))}f}", unit
 
 
-def _shown_as(objective: Objective, base: float) -> tuple[float, int, str]:
-    """Scale, decimals and unit of a difference from `base`."""
+def _shown_as(objective: Objective, base: float, change: float) -> tuple[float, float, str]:
+    """The last digit that `base` is shown with, the scale of the change, and its unit."""
     if is_fraction(objective):
-        return POINT, 1, f"{THIN}points"
-    scale, prefix = _scale(base)
+        return POINT / 10, POINT, f"{THIN}points"
+    of_base, _ = _scale(base)
+    scale, prefix = _scale(change)
     unit = f"{prefix}{objective.unit}"
-    return scale, _decimals(base / scale), f"{THIN}{unit}" if unit else ""
+    return of_base / 10 ** _decimals(base / of_base), scale, f"{THIN}{unit}" if unit else ""
 
 
 def margin(objective: Objective, points: float) -> str:
@@ -85,6 +88,17 @@ def bare(objective: Objective, value: float) -> str:
 def percent(fraction: float) -> str:
     """A fraction of 0..1 in percent, to one decimal, without the sign: ``91.2``."""
     return f"{100 * fraction:.1f}"
+
+
+def percentage(fraction: float, form: str = ".0%") -> str:
+    """A fraction in percent with the sign, to the digits of `form`: ``5 %``, ``−26 %``."""
+    return format(fraction, form).replace("-", MINUS).replace("%", f"{THIN}%")
+
+
+def setting(value: float) -> str:
+    """A searched number: ``0.3``, ``5``, ``1e−6``."""
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}".replace("-", MINUS) if exponent else mantissa
 
 
 def duration(seconds: float) -> str:

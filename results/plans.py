@@ -1,10 +1,12 @@
 """Plans as the storage keeps them, read once each."""
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from spaces.plan import Group, SharingPlan
+from spaces.errors import PlanError
+from spaces.plan import Group, SharingPlan, StackShape, presets
 
 
 def stored_plan(candidate: Any) -> SharingPlan | None:
@@ -21,6 +23,24 @@ def _read(text: str) -> SharingPlan | None:
         return SharingPlan.model_validate(json.loads(text))
     except ValueError:
         return None
+
+
+def preset_name(plan: SharingPlan | None, stacks: Mapping[str, int]) -> str | None:
+    """The name of the plan from the literature that `plan` is, on a model of these stacks (their
+    layers by name); None for most."""
+    return _presets(tuple(stacks.items())).get(plan) if plan and plan.groups else None
+
+
+@lru_cache(maxsize=16)
+def _presets(stacks: tuple[tuple[str, int], ...]) -> dict[SharingPlan, str]:
+    shapes = {name: StackShape(depth=depth, heads=1, neurons=8) for name, depth in stacks}
+    found: dict[SharingPlan, str] = {}
+    for name in presets():
+        try:
+            found.setdefault(SharingPlan.preset(name).bound(shapes), name)
+        except PlanError:  # a preset that this depth does not allow, or several stacks
+            continue
+    return found
 
 
 def sharing_groups(plan: SharingPlan | None) -> tuple[Group, ...]:

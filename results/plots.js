@@ -1,7 +1,7 @@
 const plots = [...document.querySelectorAll("[data-figure]")];
-const PRINT_WIDTH = 640;
 const AHEAD = "500px";
 const RING = 10;
+const BESIDE = 7;
 const inView = new Set();
 const stale = new Set(plots);
 const SPACE = "front-3d";
@@ -23,7 +23,8 @@ function theme(narrow) {
       font: { family, color: colour("--ink"), size: 13 }, align: "left",
     },
     legend: { font: { size: narrow ? 11 : 12 } },
-    xaxis: { ...axis, showgrid: false, ticks: "outside", tickcolor: colour("--line"), showline: true }, yaxis: axis,
+    xaxis: { ...axis, showgrid: false, ticks: "outside", tickcolor: colour("--line"), showline: true },
+    yaxis: { ...axis, title: narrow ? { text: "" } : { ...axis.title, standoff: 12 } },
     scene: { xaxis: depth, yaxis: depth, zaxis: depth },
   };
 }
@@ -130,8 +131,37 @@ function drawWith(library, plot, width) {
   };
   const first = !plot.data;
   library.react(plot, traces, { ...themed, ...size, shapes: [] }, config);
-  if (first) plot.on("plotly_click", (event) => pressed(event.points[0].customdata));
+  if (first) {
+    plot.on("plotly_click", (event) => pressed(event.points[0].customdata));
+    plot.on("plotly_afterplot", () => placeLabels(plot));
+    placeLabels(plot);
+  }
   mark(plot);
+}
+
+function place({ left, top, width, height }, dx = 0, dy = 0) {
+  return { dx, dy, left: left + dx, right: left + dx + width, top: top + dy, bottom: top + dy + height };
+}
+
+function overlap(one, other) {
+  return one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
+}
+
+// Moves a name to the side of its point where it covers no other named point and no other name; the
+// names that fit nowhere are hidden, for a point says its name when it is pointed at.
+function placeLabels(plot) {
+  const [{ right }, { left }] = [plot, plot.querySelector(".nsewdrag") ?? plot].map((part) => part.getBoundingClientRect());
+  const taken = [...plot.querySelectorAll(".trace:has(text) .points path")].map((mark) => place(mark.getBoundingClientRect()));
+  for (const label of plot.querySelectorAll(".textpoint text")) {
+    Object.assign(label.style, { translate: "", visibility: "" });
+    const box = label.getBoundingClientRect();
+    const [aside, below] = [-box.width - 2 * BESIDE, box.height + 2 * BESIDE];
+    const free = [[0, 0], [aside, 0], [0, below], [aside, below]]
+      .map(([dx, dy]) => place(box, dx, dy))
+      .find((at) => at.left > left && at.right < right && !taken.some((other) => overlap(at, other)));
+    if (free) taken.push(free);
+    Object.assign(label.style, free ? { translate: `${free.dx}px ${free.dy}px` } : { visibility: "hidden" });
+  }
 }
 
 function mark(plot) {
@@ -162,6 +192,6 @@ function startPlots() {
   plots.forEach((plot) => observer.observe(plot));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
   matchMedia("print").addEventListener("change", ({ matches }) => {
-    for (const plot of plots) if (plot.clientWidth) draw(plot, matches ? PRINT_WIDTH : undefined);
+    for (const plot of plots) if (plot.clientWidth) draw(plot, matches ? plot.clientWidth : undefined);
   });
 }

@@ -14,7 +14,7 @@ from results.figures import x_axes
 from results.finals import final_study
 from results.front import pareto_front, smallest_within
 from results.hover import hover_text
-from results.numbers import quantity, short_title
+from results.numbers import quantity, setting, short_title
 from results.searched import ABSENT, is_numeric, searched
 from results.study import StudyRecord, records
 from spaces.objectives import Objective
@@ -162,7 +162,7 @@ def parallel(study: StudyRecord, objectives: list[Objective]) -> dict[str, Any]:
 def _searched_axis(name: str, values: pd.Series) -> tuple[dict[str, Any], list[float | None]]:
     if is_numeric(values):
         low, high = float(values.min()), float(values.max())
-        ticks = [[0.0, f"{low:.3g}"], [1.0, f"{high:.3g}"]]
+        ticks = [[0.0, setting(low)], [1.0, setting(high)]]
         return {"title": name, "ticks": ticks}, _scaled(values, low, high)
     texts = [ABSENT if v is None or v != v else str(v) for v in values]
     distinct = sorted(set(texts))

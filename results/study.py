@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from results import record
-from results.plans import stored_plan
+from results.plans import preset_name, stored_plan
 from results.storage import Location, first_line
 from spaces.errors import RunError, SharetuneError
 from spaces.objectives import OBJECTIVES, Objective, quality_of
@@ -205,7 +205,7 @@ def _row(
         **_latency(study.get(f"{record.LATENCY}{trial.number}") or {}),
         **{f"{key}_s": value for key, value in _mapping(attributes, record.SECONDS).items()},
         **_outcome(trial),
-        **_candidate(_mapping(attributes, record.CANDIDATE)),
+        **_candidate(_mapping(attributes, record.CANDIDATE), _stacks(study)),
         **{key: attributes.get(key) for key in MEASURED_DATA},
         record.CIRCUMSTANCES: attributes.get(record.CIRCUMSTANCES),
     }
@@ -251,11 +251,16 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _candidate(candidate: dict[str, Any]) -> dict[str, Any]:
+def _stacks(study: Mapping[str, Any]) -> dict[str, int]:
+    return _mapping(_mapping(study, record.MODEL), "stacks")
+
+
+def _candidate(candidate: dict[str, Any], stacks: Mapping[str, int]) -> dict[str, Any]:
     recipe = _mapping(candidate, "recipe")
     return {
         "candidate": candidate or None,
         "plan": _plan_text(candidate) if "plan" in candidate else None,
+        "preset": preset_name(stored_plan(candidate), stacks),
         **_leaves("recipe", recipe),
         **_leaves("compression", _mapping(candidate, "compression")),
     }
@@ -291,7 +296,7 @@ def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.Da
 
 
 _TEXTS = (
-    *("number", "state", "anchor", "plan", "same_as", "finalist", "reason"),
+    *("number", "state", "anchor", "plan", "preset", "same_as", "finalist", "reason"),
     *("error_kind", "error_message", "error_traceback"),
 )
 _DATA = (

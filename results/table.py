@@ -6,11 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from results.numbers import duration, plural, quantity, short_title
+from results.numbers import duration, plural, quantity, setting, short_title
 from results.study import StudyRecord, records
 from spaces.objectives import OBJECTIVES, Objective, trained
 
 SIZES = ("parameters", "bytes", "flops", "latency_ms")
+
+
+STATES = {"FAIL": "failed"}
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,17 @@ def columns(study: StudyRecord) -> list[Column]:
     numbers = dict.fromkeys([*study.objectives, *trained(), *sizes])
     found = [
         Column("number", "trial", True, str),
-        Column("state", "state", False, str.lower),
+        Column("state", "state", False, lambda state: STATES.get(state, state.lower())),
         Column("anchor", "anchor", False, str),
+        Column("preset", "preset", False, str),
+        Column("plan", "plan", False, str),
         *(_number(objective) for objective in numbers),
         Column("effective_ratio", "effective ratio", True, "{:.2f}".format),
         Column("total_s", "time", True, duration),
         *(_setting(frame, name) for name in _varied(frame)),
-        Column("plan", "plan", False, str),
         Column("note", "note", False, str),
     ]
-    return [column for column in found if column.name == "note" or _any(frame, column.name)]
+    return [column for column in found if column.name == "note" or _tells(frame, column.name)]
 
 
 def rows(study: StudyRecord, shown: list[Column]) -> list[list[Cell]]:
@@ -115,7 +119,7 @@ def _number(objective: Objective) -> Column:
 
 def _setting(frame: pd.DataFrame, name: str) -> Column:
     numeric = frame[name].map(_is_number, na_action="ignore").dropna().all()
-    text: Callable[[Any], str] = "{:.3g}".format if numeric else str
+    text: Callable[[Any], str] = setting if numeric else str
     title = name.removeprefix("recipe.").replace("_", " ")
     return Column(name, title, bool(numeric), text)
 
@@ -129,7 +133,10 @@ def _varied(frame: pd.DataFrame) -> list[str]:
     return [name for name in settings if frame[name].astype(str)[frame[name].notna()].nunique() > 1]
 
 
-def _any(frame: pd.DataFrame, name: str) -> bool:
+def _tells(frame: pd.DataFrame, name: str) -> bool:
+    """Whether a column holds anything; of the states, anything but that all are complete."""
+    if name == "state":
+        return bool((frame[name] != "COMPLETE").any())
     return name in frame and bool(frame[name].notna().any())
 
 

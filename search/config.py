@@ -205,6 +205,13 @@ class StudyConfig(Section):
             )
         return self
 
+    @field_validator("plans", mode="before")
+    @classmethod
+    def _presets_by_name(cls, plans: Any) -> Any:
+        if not isinstance(plans, list | tuple):
+            return plans
+        return tuple(SharingPlan.preset(p) if isinstance(p, str) else p for p in plans)
+
     @field_validator("tracking", mode="before")
     @classmethod
     def _one_tracker(cls, names: Any) -> Any:

@@ -16,7 +16,7 @@ import results
 from results.compare import write_comparison
 from results.report import render, write_page
 from results.serve import serving
-from results.study import study_record
+from results.study import read_study, study_record
 from spaces import Candidate, Recipe, SharingPlan
 from tests.checkpoint import write_checkpoint, write_rows
 from tests.results.conftest import complete, ended, write_run
@@ -27,7 +27,7 @@ playwright = pytest.importorskip(
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
 ]
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
@@ -256,22 +256,60 @@ def test_three_dimensions_are_drawn_when_they_are_looked_at(report):
     assert len(report.requests) == 1
 
 
-def test_a_click_on_a_point_opens_its_trial(report):
-    plot = report.page.locator("[data-figure=front-parameters]")
-    plot.scroll_into_view_if_needed()
-    report.page.wait_for_timeout(300)
-    at = report.page.evaluate(
-        """() => {
-          const plot = document.querySelector("[data-figure=front-parameters]");
-          const trace = plot.data.find((t) => t.customdata?.includes(4));
-          const i = trace.customdata.indexOf(4), { xaxis, yaxis } = plot._fullLayout;
+def point_at(visit: Visit, figure: str, number: int) -> tuple[float, float]:
+    """Moves the mouse to a trial's point, and says where that is."""
+    visit.page.locator(f"[data-figure={figure}]").scroll_into_view_if_needed()
+    visit.page.wait_for_timeout(300)
+    across, down = visit.page.evaluate(
+        """([figure, number]) => {
+          const plot = document.querySelector(`[data-figure=${figure}]`);
+          const trace = plot.data.find((t) => t.customdata?.includes(number));
+          const i = trace.customdata.indexOf(number), { xaxis, yaxis } = plot._fullLayout;
           const box = plot.getBoundingClientRect();
           const across = box.left + xaxis._offset + xaxis.d2p(trace.x[i]);
           return [across, box.top + yaxis._offset + yaxis.d2p(trace.y[i])];
-        }"""
+        }""",
+        [figure, number],
     )
-    report.page.mouse.move(*at)
-    report.page.mouse.click(*at)
+    visit.page.mouse.move(across, down)
+    visit.page.wait_for_timeout(200)
+    return across, down
+
+
+def test_names_in_a_picture_cover_no_other_name_and_no_named_point(visit, run):
+    for width in (390, 1280):
+        reviewer = visit(viewport={"width": width, "height": 900})
+        reviewer.open(run / "report.html")
+        names, marks = reviewer.page.evaluate(
+            """() => {
+              const plot = document.querySelector("[data-figure=front-parameters]");
+              const boxes = (selector) => [...plot.querySelectorAll(selector)]
+                .filter((part) => part.style.visibility !== "hidden")
+                .map((part) => part.getBoundingClientRect())
+                .map(({ left, top, right, bottom }) => [left, top, right, bottom]);
+              return [boxes(".textpoint text"), boxes(".trace:has(text) .points path")];
+            }"""
+        )
+        assert len(marks) == 3 and len(names) >= 2
+        for i, name in enumerate(names):
+            assert not any(overlap(name, other) for other in [*names[:i], *marks])
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def test_a_row_and_a_card_open_their_trial(report):
+    report.page.locator("#row-4 td").nth(3).click()
+    report.opens(4)
+    report.page.locator("#front-2").click()
+    report.opens(2)
+    report.page.locator("table.choices tbody tr", has_text="2 points").click()
+    report.opens(3)
+
+
+def test_a_click_on_a_point_opens_its_trial(report):
+    report.page.mouse.click(*point_at(report, "front-parameters", 4))
     report.opens(4)
     assert "0..2 bank 0.3" in report.candidate()
     assert "Its weights were not kept" in report.candidate()
@@ -298,6 +336,40 @@ def test_a_link_to_a_trial_opens_it(visit, run):
     reviewer.opens(6)
     assert reviewer.page.locator("main img").count() == 0
     assert "owned" not in reviewer.page.title().replace(EVIL, "")
+
+
+def test_html_in_any_text_of_a_study_is_text(visit, tmp_path):
+    plan = SharingPlan.model_validate({"groups": [{"layers": "1..4", "stack": EVIL}]})
+    drop = SharingPlan.drop([2], EVIL)
+    scores = {EVIL: {"precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 50}}
+    own = {"per_class": scores, "confusion": [[50]], "circumstances": {EVIL: EVIL}}
+    run = write_run(
+        tmp_path / "run",
+        complete(0.9, 200.0, anchor="unshared", **own),
+        complete(0.89, 120.0, plan, anchor=EVIL, **own),
+        complete(0.8, 90.0, drop, **own),
+        ended(TrialState.PRUNED, reason=EVIL, facts={"parameters": 95.0}),
+        ended(TrialState.FAIL, error=dict.fromkeys(("kind", "message", "traceback"), EVIL)),
+        latency={1: latency(10.0) | {"use": EVIL}},
+        name=EVIL,
+        model={"name": EVIL, "stacks": {EVIL: 6}, "labels": [EVIL]},
+        circumstances={EVIL: EVIL, "versions": {EVIL: EVIL}},
+        config={"name": EVIL, "task": {"train": f"{EVIL}.csv"}},
+    )
+    (run / "trials" / "1" / "model").mkdir(parents=True)
+    results.write_report(run)
+    reviewer = visit(viewport={"width": 1280, "height": 900})
+    reviewer.open(run / "report.html")
+    for number in range(5):
+        reviewer.page.locator(f"#row-{number} a").click()
+        reviewer.opens(number)
+        reviewer.page.evaluate("document.querySelectorAll('details').forEach((d) => d.open = true)")
+        assert number == 0 or EVIL in reviewer.candidate()
+    point_at(reviewer, "front-parameters", 1)
+    said = reviewer.page.locator("[data-figure=front-parameters] .hoverlayer")
+    assert EVIL in said.text_content()
+    assert reviewer.page.locator("main img").count() == 0
+    assert reviewer.page.title() == f"{EVIL}: ShareTune report"
 
 
 def test_commands_are_copied(visit, run):
@@ -343,6 +415,24 @@ def test_two_thousand_trials_open_quickly(visit, browser, tmp_path, capsys):
     assert 0 < len(reviewer.shown()) < 1200
     assert reviewer.requests == [path.as_uri()]
     assert "Moved most: accuracy by" in reviewer.page.locator("main").inner_text()
+
+
+REAL = [*ROOT.glob("runs/*/study.db"), *ROOT.glob("runs/examples/*/study.db")]
+
+
+@pytest.mark.skipif(not REAL, reason="needs a run: make demo, or make examples as CI does")
+def test_the_reports_of_real_studies_open_alone(visit, tmp_path):
+    for storage in REAL:
+        path = write_page(tmp_path / "report.html", render(read_study(storage.parent)))
+        reviewer = visit(viewport={"width": 1280, "height": 900})
+        reviewer.open(path)
+        for summary in reviewer.page.locator("main details > summary").all():
+            summary.click()
+        for figure in reviewer.page.locator(".plot").all():
+            figure.scroll_into_view_if_needed()
+            figure.locator(".main-svg, canvas").first.wait_for(state="attached")
+        assert "Trial" in reviewer.candidate()
+        assert reviewer.requests == [path.as_uri()]
 
 
 def test_a_comparison_opens_alone(visit, run, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from results.numbers import difference, duration, plural, quantity, ratio
+from results.numbers import difference, duration, percentage, plural, quantity, ratio, setting
 from spaces.objectives import OBJECTIVES
 
 NAN = float("nan")
@@ -35,15 +35,25 @@ def test_quantities_have_three_digits_and_a_unit(name, value, text):
         ("accuracy", 0.91, 0.919, "−0.9 points"),
         ("parameters", 15.2e6, 22.7e6, "−7.5 M"),
         ("latency_ms", 12.3, 11.8, "+0.5 ms"),
-        ("flops", 0.94e9, 1.41e9, "−0.47 GFLOP"),
+        ("flops", 0.94e9, 1.41e9, "−470 MFLOP"),
+        ("flops", 0.521e9, 1.041e9, "−520 MFLOP"),
+        ("parameters", 900e3, 22.7e6, "−21.8 M"),
         ("bytes", 100.0, 100.0, "0"),
         ("perplexity", 47.0, 40.1, "+6.9"),
         ("bleu", 16.9, 17.1, "−0.2"),
         ("accuracy", 0.9, NAN, "–"),
     ],
 )
-def test_differences_are_in_the_unit_of_what_they_are_to(name, value, base, text):
+def test_differences_are_in_their_own_unit_and_to_the_base_s_digits(name, value, base, text):
     assert difference(OBJECTIVES[name], value, base).replace(THIN, " ") == text
+
+
+def test_settings_and_percentages_have_a_real_minus():
+    assert [setting(value) for value in (0.0, 5, 0.3, 1e-6, 2.5e-5)] == [
+        *("0", "5", "0.3", "1e−6", "2.5e−5"),
+    ]
+    texts = [percentage(-0.26, "+.0%"), percentage(0.05), percentage(0.0123, ".1%")]
+    assert [text.replace(THIN, " ") for text in texts] == ["−26 %", "5 %", "1.2 %"]
 
 
 def test_ratios_durations_and_counts():

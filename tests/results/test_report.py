@@ -237,6 +237,22 @@ def test_anchors_have_their_own_symbols_and_labels(make_run):
     assert anchors.marker.symbol == ("diamond", "square", "triangle-down", "triangle-down")
 
 
+def test_plans_from_the_literature_are_named_and_marked(make_run):
+    stack = {"layers": "0..5", "stack": "layers", "form": "tie"}
+    ffn = SharingPlan.model_validate({"groups": [{**stack, "parts": ["ffn", "biases"]}]})
+    given = (complete(0.86, 120.0, ffn, anchor="plan-0"), complete(0.88, 150.0, SHARED))
+    run = make_run(*ANCHORS, *given)
+    drawing = draw_figures(read_study(run))[0]
+    traces = {trace.name: trace for trace in drawing.figure.data}
+    marked = traces["from the literature"]
+    assert (marked.customdata, marked.text) == ((4,), ("albert-ffn",))
+    assert marked.marker.symbol == ("star",)
+    assert traces["anchors"].customdata == (0, 1, 2, 3)
+    page = page_of(run)
+    assert "trial 4, plan-0, albert-ffn" in page.scripts["review"]
+    assert page.text.count("albert-ffn") == 2  # in the front's card, and in the table
+
+
 def test_the_front_line_is_a_step(make_run):
     run = make_run(complete(0.8, 100.0), complete(0.9, 180.0), complete(0.7, 120.0))
     line = draw_figures(read_study(run))[0].figure.data[0]

@@ -95,7 +95,7 @@ def test_a_drifting_clock_is_warned_of(make_run):
         0: latency(1.0) | {"drift": 0.01}, 1: latency(1.0) | {"drift": -0.08},
     })  # fmt: skip
     warned = [text for text in caveats(read_study(run)) if "clock" in text]
-    assert len(warned) == 1 and "changed by -8% beside trial 1 (1 of 2" in warned[0]
+    assert len(warned) == 1 and "changed by −8\u202f% beside trial 1 (1 of 2" in warned[0]
 
 
 def test_throughput_is_shown_against_the_unshared_model(make_run):

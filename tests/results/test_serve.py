@@ -1,6 +1,15 @@
 import http.client
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import optuna
 import pytest
@@ -50,8 +59,36 @@ def test_a_missing_run_and_a_taken_port_are_errors(make_run, tmp_path: Path):
             pass
 
 
-def test_any_optuna_dashboard_can_open_the_storage(make_run):
-    """The address that docs/report.md gives is all that optuna-dashboard needs."""
-    run = make_run(complete(0.9, 100.0))
-    names = optuna.get_all_study_names(f"sqlite:///{run}/study.db")
-    assert names == ["demo"]
+@pytest.mark.slow
+def test_optuna_dashboard_opens_the_storage(make_run):
+    """With the address that docs/report.md gives, on a free port of this machine."""
+    dashboard = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent))
+    if dashboard is None:
+        pytest.skip("needs optuna-dashboard: pip install 'sharetune[browser]'")
+    run = make_run(complete(0.9, 100.0), complete(0.8, 60.0))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [dashboard, "--host", "127.0.0.1", "--port", str(port), f"sqlite:///{run}/study.db"]
+    served = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        studies = answered(f"http://127.0.0.1:{port}/api/studies")["study_summaries"]
+        assert [study["study_name"] for study in studies] == ["demo"]
+        trials = answered(f"http://127.0.0.1:{port}/api/studies/1?after=0")["trials"]
+        assert [trial["values"] for trial in trials] == [[0.9, 100.0], [0.8, 60.0]]
+    finally:
+        served.terminate()
+        served.wait()
+
+
+def answered(address: str, seconds: float = 60.0) -> dict[str, Any]:
+    """What a server that is about to start answers, as JSON."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urlopen(address, timeout=10) as response:
+                return json.load(response)
+        except URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)

@@ -32,6 +32,14 @@ def test_a_hub_name_stays_one(tmp_path):
     assert config.model == "google/electra-small"
 
 
+def test_a_plan_may_be_the_name_of_a_preset(tmp_path):
+    ffn = {"groups": [{"layers": "all", "parts": ["ffn", "biases"], "form": "tie"}]}
+    named, written = load_config(write(tmp_path, GOOD | {"plans": ["albert-ffn", ffn]})).plans
+    assert named == written
+    with pytest.raises(ConfigError, match="unknown preset: 'albert-fnn'"):
+        load_config(write(tmp_path, GOOD | {"plans": ["albert-fnn"]}))
+
+
 def test_overrides(tmp_path):
     config = load_config(write(tmp_path, GOOD), ("budget.trials=3", "space.recipe.steps=9"))
     assert config.budget.trials == 3
