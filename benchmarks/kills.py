@@ -7,8 +7,9 @@
 `driver`: SIGKILL to the process that searches, again and again, each time resumed, in searches of
 30 trials. `worker`: SIGKILL to a process that trains, in searches of 100. `node`: SIGKILL to all
 processes of one of two worker nodes of a cluster on this machine, which is then replaced, in
-searches of 100. Every search must end with exactly its budget. Trials take 0.2 s and train
-nothing; all else is real.
+searches of 100. Every search must end with exactly its budget, and its finalists, the anchors
+and two of the front, with exactly two further seeds each. Trials take 0.2 s and train nothing; all
+else is real.
 """
 
 import argparse
@@ -33,9 +34,10 @@ from results import record
 from results.storage import Location
 
 ROOT = Path(__file__).parent.parent
+SEEDS = 2
 TRIALS = {"driver": 30, "worker": 100, "node": 100}
 MARK = "SHARETUNE_KILLS"
-SEARCH = """
+SEARCH = f"""
 import sys
 from pathlib import Path
 from results.storage import Location
@@ -43,9 +45,9 @@ from search.run import run
 from tests.search.fakes import FakeTrainee, study
 
 out, executor, trials, address, storage = Path(sys.argv[1]), *sys.argv[2:]
-config = study(name=out.name, executor=executor, budget={"trials": int(trials)}, keep="none",
-               resources={"workers": 2}, early_stopping={"rungs": [0.5]},
-               storage=storage or None)
+config = study(name=out.name, executor=executor, budget=dict(trials=int(trials)), keep="none",
+               resources=dict(workers=2), early_stopping=dict(rungs=[0.5]),
+               finalists=dict(seeds={SEEDS}, most=2), storage=storage or None)
 run(config, out=out, resume=Location.of(out).exists, address=address or None,
     trainee=FakeTrainee(seconds=0.2, harm=0.3))
 """
@@ -76,18 +78,27 @@ class Tally:
         self.look(run)
         trials = read(run) or []
         started = [t for t in trials if record.STARTED in t.user_attrs]
-        kept = [t for t in started if t.user_attrs.get(record.REASON) != "interrupted"]
-        keys = Counter(str(t.user_attrs[record.CANDIDATE]) for t in kept)
+        kept = [t for t in started if not interrupted(t)]
+        again = [t for t in trials if record.FINALIST in t.user_attrs and not interrupted(t)]
+        seeds = Counter(t.user_attrs[record.FINALIST] for t in again)
+        keys = Counter(str(t.user_attrs[record.CANDIDATE]) for t in [*kept, *again])
         self.counts["searches"] += 1
         self.counts["running"] += sum(t.state is TrialState.RUNNING for t in trials)
         self.counts["duplicated"] += sum(count - 1 for count in keys.values())
         self.counts["off budget"] += abs(len(kept) - self.trials)
-        self.counts["failed"] += sum(t.state is TrialState.FAIL for t in kept)
+        self.counts["off seeds"] += sum(abs(count - SEEDS) for count in seeds.values())
+        self.counts["off seeds"] += SEEDS * max(0, 4 - len(seeds))
+        self.counts["failed"] += sum(t.state is TrialState.FAIL for t in [*kept, *again])
         self.counts["interrupted"] += len(started) - len(kept)
 
     def print(self) -> None:
         """One line."""
         print(f"{self.kills} kills: {dict(self.counts)}", flush=True)
+
+
+def interrupted(trial: FrozenTrial) -> bool:
+    """Whether it ended because its driver did."""
+    return trial.user_attrs.get(record.REASON) == "interrupted"
 
 
 def read(run: Path) -> list[FrozenTrial] | None:
@@ -233,7 +244,7 @@ def main(who: str, kills: int, seed: int, **where: str) -> int:
         else:
             kill_nodes(Path(scratch), kills, tally, rng)
     tally.print()
-    wrong = ("lost", "running", "duplicated", "off budget")
+    wrong = ("lost", "running", "duplicated", "off budget", "off seeds")
     return int(any(tally.counts[name] for name in wrong))
 
 

@@ -55,7 +55,13 @@ def test_search_then_report(study, tmp_path):
     result = call("search", study(), "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert "unshared" in result.output
-    assert re.search(r"trial\s+accuracy\s+parameters\s+FLOPs", result.stdout)
+    assert re.search(r"trial\s+accuracy\s+parameters\s+FLOPs.*95 % interval", result.stdout)
+    search_on = f"sharetune search {tmp_path / 'study.yaml'} --out {tmp_path / 'run'} --resume"
+    report, export, sure, further = result.stderr.rstrip().split("\n")[-4:]
+    assert report == f"report: {tmp_path / 'run' / 'report.html'}"
+    assert export.startswith(f"export: sharetune export {tmp_path / 'run'} ")
+    assert sure == f"how sure: {search_on} --set finalists.seeds=3"
+    assert further == f"search on: {search_on} --set budget.trials=12"
     frame = results.load(tmp_path / "run")
     assert frame["latency_ms"].notna().sum() >= 4
     again = call("report", tmp_path / "run")
