@@ -1,21 +1,24 @@
-"""Exports the weights that a run kept of a trial, with tokenizer and model card. Trains nothing."""
+"""Exports the weights that a run kept of a trial, with what reads its data and a model card. Trains
+nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from results.study import StudyRecord, read_study
 from search.card import model_card, plan_picture
-from spaces.errors import RunError
+from spaces.errors import RunError, SharetuneError
 from spaces.layers import runs
 from trainers import load_shared
 from trainers.exports import Exported, check_free, formats, placed, write
 from trainers.scratch import start_of
+from trainers.tasks import read_task
 
 CARD, PICTURE = "README.md", "plan.svg"
-NO_TOKENIZER = (OSError, ValueError, ImportError, KeyError)
+UNREADABLE = (SharetuneError, OSError, ImportError, KeyError)
 
 
 def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
@@ -33,7 +36,8 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     model = _load(weights)
     with placed(out) as folder:
         exported = write(model, folder, format)
-        _copy_tokenizer(start_of(study.config["model"], run / "cache"), folder)
+        if missing := _copy_reader(study, folder):
+            exported = replace(exported, note=f"{exported.note} {missing}".lstrip())
         load = exported.load(out.resolve().name)
         card = model_card(study, number, model.sharing.plan, format, load, exported.note)
         (folder / CARD).write_text(card, "utf-8")
@@ -73,10 +77,16 @@ def _load(weights: Path) -> PreTrainedModel:
         ) from error
 
 
-def _copy_tokenizer(model: str, folder: Path) -> None:
-    """The files of the study's tokenizer, where it has one that can be loaded."""
+def _copy_reader(study: StudyRecord, folder: Path) -> str:
+    """Writes what turns the task's data into the model's inputs: tokenizer, image processor or
+    feature extractor. Returns a sentence where it cannot be loaded any more, else nothing."""
+    start = start_of(study.config["model"], study.path / "cache")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except NO_TOKENIZER:
-        return
-    tokenizer.save_pretrained(folder)
+        reader = read_task(study.config["task"]).reader(start)
+    except UNREADABLE:
+        return (
+            "What reads the data, such as a tokenizer, is not with it: the study's model is gone."
+        )
+    if reader is not None:
+        reader.save_pretrained(folder)
+    return ""

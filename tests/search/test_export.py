@@ -4,9 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 import yaml
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -33,6 +35,7 @@ STUDY = {
         "recipe": {"steps": 40, "max_length": 8, "learning_rate": 0.003},
     },
 }
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 UNSHARED, DROPPED, CYCLED, REPEATED, HALF = 0, 2, 3, 4, 5
 
 
@@ -91,6 +94,61 @@ def test_onnx(run, tmp_path):
     loaded = {}
     exec(result.stdout, loaded)
     assert [node.name for node in loaded["model"].get_outputs()] == ["logits"]
+
+
+COUNT_PICTURES = """
+import sys
+from pathlib import Path
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+folder, data = map(Path, sys.argv[1:])
+read = AutoImageProcessor.from_pretrained(folder)
+paths = sorted(data.glob("*/*.png"))
+pictures = [Image.open(path).convert("RGB") for path in paths]
+pixels = read(pictures, return_tensors="pt")["pixel_values"]
+if hasattr(model, "run"):
+    logits = torch.from_numpy(model.run(["logits"], {"pixel_values": pixels.numpy()})[0])
+    names = [str(digit) for digit in range(10)]
+else:
+    with torch.no_grad():
+        logits = model.eval()(pixel_values=pixels).logits
+    names = [model.config.id2label[i] for i in range(10)]
+found = logits.argmax(-1).tolist()
+print(sum(names[i] == path.parent.name for i, path in zip(found, paths, strict=True)), len(paths))
+"""
+
+
+def sh(folder, *words):
+    """Runs a command in `folder` as a user would; returns what it printed."""
+    done = subprocess.run([str(w) for w in words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_fresh_process_with_the_printed_lines_alone_has_the_trial_s_accuracy(tmp_path):
+    """Of a real study: no run folder, no task and no cache, but the exported folder and pictures.
+
+    450 pictures, so that one that is told otherwise would move the accuracy by 0.002.
+    """
+    for name in ("prepare.py", "study.yaml", "vit"):
+        copy = shutil.copytree if name == "vit" else shutil.copy
+        copy(DIGITS / name, tmp_path / name)
+    sh(tmp_path, sys.executable, "prepare.py")
+    command = [sys.executable, "-m", "search.cli"]
+    settings = ["executor=local", "anchors=[unshared]", "budget.trials=2", "latency.rounds=0"]
+    settings += ["space.recipe.steps=150", "space.recipe.learning_rate=0.003"]
+    given = [word for setting in settings for word in ("--set", setting)]
+    sh(tmp_path, *command, "search", "study.yaml", "--out", "run", *given)
+    accuracies = results.load(tmp_path / "run").set_index("number")["accuracy"]
+    assert 0.5 < accuracies[1] < 1.0
+    for name in ("shared", "dense", "onnx"):
+        load = sh(tmp_path, *command, "export", "run", 1, name, "--format", name)
+        code = load + COUNT_PICTURES
+        right, of = map(int, sh(tmp_path, sys.executable, "-c", code, name, "data/test").split())
+        assert of == 450
+        assert float(torch.tensor(right) / of) == accuracies[1], name
 
 
 REPRODUCE = """
@@ -180,6 +238,7 @@ def test_a_study_whose_model_is_gone(run, tmp_path):
     finally:
         hidden.rename(run.parent / "model")
     assert result.exit_code == 0, result.output
+    assert "such as a tokenizer, is not with it: the study's model is gone" in result.stderr
     assert not (tmp_path / "out" / "tokenizer.json").exists()
 
 
