@@ -1,0 +1,26 @@
+"""The pages under docs: links lead somewhere, and the reference is what the code says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+WRITTEN = "import reference, sys; sys.stdout.buffer.write(reference.reference().encode())"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if not target.startswith(("http", "#")):
+            assert (DOCS / target.split("#")[0]).exists(), target
+
+
+def test_the_reference_is_up_to_date():
+    """In a process of its own, where no other test has registered anything."""
+    done = subprocess.run([sys.executable, "-c", WRITTEN], cwd=DOCS, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    same = done.stdout.decode() == (DOCS / "reference.md").read_text("utf-8")
+    assert same, "run python docs/reference.py"
