@@ -15,7 +15,7 @@ from steps import MODEL, PLANS, batch_of
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, logging
 
 from trainers import materialize_, share_
-from trainers.latency import compare
+from trainers.latency import compare, uses
 
 
 def models(device: str) -> dict[str, PreTrainedModel]:
@@ -39,10 +39,15 @@ def main(repeats: int, rounds: int, batch: int) -> None:
     inputs = {"input_ids": batch_of(batch, 128, device)["input_ids"]}
     ratios: dict[str, list[float]] = {}
     for repeat in range(repeats):
-        found = compare(models(device), "unshared", inputs, rounds=rounds)
+        runs = uses(models(device), inputs)
+        found = compare(runs, "unshared", torch.device(device), rounds=rounds)
         for name, latency in found.models.items():
             ratios.setdefault(name, []).append(latency.ratio)
-        print(f"repeat {repeat}: drift of the unshared model {found.drift:+.1%}", flush=True)
+        print(
+            f"repeat {repeat}: the unshared model {found.models['unshared'].median_ms:.1f} ms, "
+            f"drifted by {found.drift:+.1%}; preempted {found.preempted:.2f} times a use",
+            flush=True,
+        )
     for name, own in ratios.items():
         spread = (max(own) - min(own)) / (sum(own) / len(own))
         texts = " ".join(f"{ratio:.3f}" for ratio in own)

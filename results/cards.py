@@ -31,10 +31,12 @@ from spaces.objectives import OBJECTIVES, Objective, trained
 from spaces.plan import SharingPlan
 
 MATERIALISED = Objective("materialised_latency_ms", "latency, materialised", "minimize", "ms")
+ONNX = Objective("onnx_latency_ms", "latency, ONNX Runtime", "minimize", "ms")
 SIZES = (
     *(OBJECTIVES[name] for name in ("parameters", "stack_parameters", "bytes", "flops")),
     OBJECTIVES["latency_ms"],
     MATERIALISED,
+    ONNX,
 )
 HEADLINE = ("parameters", "latency")
 
@@ -282,7 +284,7 @@ def _measures(
 def _measure(
     study: StudyRecord, objective: Objective, trial: dict[str, Any], unshared: dict[str, Any] | None
 ) -> Measure:
-    if objective.name in ("latency_ms", MATERIALISED.name):
+    if objective.name in ("latency_ms", MATERIALISED.name, ONNX.name):
         return _latency(objective, trial)
     value = trial[objective.name]
     title, text = short_title(objective), quantity(objective, value)
@@ -306,7 +308,8 @@ def _certain(
 def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
     """Latency against the unshared model as measured in turns with this one."""
     form = objective.name.removesuffix("ms")
-    value, base = trial[objective.name], trial["latency_unshared_ms"]
+    reference = "onnx_latency_unshared_ms" if objective is ONNX else "latency_unshared_ms"
+    value, base = trial[objective.name], trial[reference]
     low, high = trial[f"{form}low_ms"], trial[f"{form}high_ms"]
     times, least, most = (trial[f"{form}ratio{end}"] for end in ("", "_low", "_high"))
     return Measure(

@@ -16,6 +16,7 @@ from spaces.objectives import Objective
 
 SAME_LATENCY = 0.05
 DRIFTED = 0.05
+BUSY = 0.25
 STILL_GROWING = 0.01
 LAST_PART = 0.25
 ENOUGH_TRIALS = 20
@@ -23,7 +24,7 @@ ENOUGH_TRIALS = 20
 
 def caveats(study: StudyRecord) -> list[str]:
     """What a reviewer must know; empty where no rule applies."""
-    found = [_noise, _one_split, _seeds, _lost, _latency, _drift, _convergence, _drops]
+    found = [_noise, _one_split, _seeds, _lost, _latency, _drift, _busy, _convergence, _drops]
     return [text for rule in found for text in rule(study)]
 
 
@@ -98,6 +99,17 @@ def _drift(study: StudyRecord) -> Iterator[str]:
             f"The clock drifted while latency was measured: the unshared model's median changed by "
             f"{percentage(worst, '+.0%')} beside trial {number} ({len(large)} of {len(drifts)} "
             f"changed by more than {percentage(DRIFTED)}); ratios hold better than milliseconds."
+        )
+
+
+def _busy(study: StudyRecord) -> Iterator[str]:
+    rates = study.frame.set_index("number")["latency_preempted"].dropna()
+    busy = rates[rates > BUSY]
+    if len(busy):
+        yield (
+            f"The device was not quiet while latency was measured: the system took the processor "
+            f"away in {min(busy.max(), 1.0):.0%} of the uses beside trial {busy.idxmax()}; "
+            f"measure again on an idle machine."
         )
 
 

@@ -18,13 +18,15 @@ Attributes of the study
                     the same of an untrained plan with its compression, where the study limits
                     latency
     latency:<n>     latency of trial n, measured after the search or by its architecture:
-                    {"forms": {"stored": L, "materialised": L}, "unshared_ms", "batch_size",
-                    "max_length", "rounds", "device", "threads", "drift", "throughput"}
+                    {"forms": {"stored": L, "materialised": L, "onnx": L}, "unshared_ms",
+                    "onnx_unshared_ms", "use", "batch_size", "max_length", "rounds", "device",
+                    "threads", "timed_by", "drift", "preempted", "throughput"}
                     with L = {"median_ms", "low_ms", "high_ms", "ratio", "ratio_low",
                     "ratio_high"} (95 % bootstrap intervals; ratio to unshared);
                     drift: change of the unshared median from the first third of the rounds to
-                    the last; throughput: {"forms", "unshared_ms", "drift", "batch_size"} of a
-                    batch, where the study asks for one
+                    the last; preempted: how often the system took the processor away, a use;
+                    throughput: {"forms", "unshared_ms", "drift", "preempted", "timed_by",
+                    "batch_size"} of a batch, and onnx, where the study asks for it
 
 Attributes of a trial
     candidate       plan, compression and recipe, as `Candidate.written` gives them

@@ -30,12 +30,14 @@ NUMBERS = (
     "effective_ratio",
     *(
         f"{form}latency_{number}"
-        for form in ("", "materialised_", "batch_")
+        for form in ("", "materialised_", "onnx_", "batch_")
         for number in ("ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
     ),
     "batch_size",
     "latency_drift",
+    "latency_preempted",
     "latency_unshared_ms",
+    "onnx_latency_unshared_ms",
     "train_s",
     "evaluate_s",
     "total_s",
@@ -90,9 +92,11 @@ def load(run: Path | str) -> pd.DataFrame:
       ``effective_ratio`` (0..1)
     - ``latency_ms`` as stored, ``latency_low_ms`` and ``latency_high_ms`` (95 % interval),
       ``latency_ratio`` (to unshared), ``latency_ratio_low``, ``latency_ratio_high``, and the
-      same six materialised, as ``materialised_latency_ms``, ...
+      same six materialised, as ``materialised_latency_ms``, ..., and in onnxruntime against the
+      unshared model there, as ``onnx_latency_ms``, ..., ``onnx_latency_unshared_ms``
     - the same six of a batch of ``batch_size`` as stored, as ``batch_latency_ms``, ...
-    - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile
+    - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile;
+      ``latency_preempted``: how often the system took the processor away, a use
     - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
@@ -232,12 +236,13 @@ def _outcome(trial: FrozenTrial) -> dict[str, Any]:
 
 def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
     forms = measured.get("forms") or {}
+    prefixes = {"stored": "", "materialised": "materialised_", "onnx": "onnx_"}
     numbers = {
         f"{prefix}latency_{key.removeprefix('median_')}": value
-        for form, prefix in (("stored", ""), ("materialised", "materialised_"))
+        for form, prefix in prefixes.items()
         for key, value in (forms.get(form) or {}).items()
     }
-    own = ("forms", "unshared_ms", "drift", "throughput")
+    own = ("forms", "unshared_ms", "onnx_unshared_ms", "drift", "preempted", "throughput")
     conditions = {key: measured[key] for key in measured if key not in own}
     batch = measured.get("throughput") or {}
     of_batch = (batch.get("forms") or {}).get("stored") or {}
@@ -246,7 +251,9 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
         **{f"batch_latency_{key.removeprefix('median_')}": x for key, x in of_batch.items()},
         "batch_size": batch.get("batch_size"),
         "latency_drift": measured.get("drift"),
+        "latency_preempted": measured.get("preempted"),
         "latency_unshared_ms": measured.get("unshared_ms"),
+        "onnx_latency_unshared_ms": measured.get("onnx_unshared_ms"),
         "latency_conditions": conditions or None,
     }
 

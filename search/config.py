@@ -125,10 +125,14 @@ class Resources(Section):
 
 class LatencyProtocol(Section):
     """How latency is measured after the trials, on the front and the anchors. `rounds: 0`
-    turns it off; `throughput` also times a batch of so many examples."""
+    turns it off; `throughput` also times a batch of so many examples; `onnx` also exports each
+    model and times it in onnxruntime, against the unshared one there; `graphs` replays CUDA
+    graphs on a GPU."""
 
     rounds: int = Field(40, ge=0)
     throughput: int | None = Field(None, ge=2)
+    onnx: bool = False
+    graphs: bool = False
 
 
 class Finalists(Section):

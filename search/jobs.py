@@ -65,6 +65,8 @@ class Trainee(Protocol):
         threads: int,
         rounds: int,
         throughput: int | None,
+        onnx: bool,
+        graphs: bool,
     ) -> dict[str, Any]: ...
 
 

@@ -158,6 +158,10 @@ def _trainee(config: StudyConfig, out: Path) -> Trainee:
                 f"it measures {', '.join(task.metrics)}; "
                 f"for example objectives: [{task.metrics[0]}, parameters, flops]",
             )
+    if config.latency.onnx and config.latency.rounds:
+        from trainers.exports.onnx import check_packages
+
+        check_packages()
     return RealTrainee(config.model, task, out / CACHE)
 
 

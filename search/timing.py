@@ -75,8 +75,7 @@ def measured(
         facts,
         max_length=candidate.recipe.max_length,
         threads=config.resources.cpu,
-        rounds=config.latency.rounds,
-        throughput=config.latency.throughput,
+        **config.latency.model_dump(),
     )
 
 

@@ -10,8 +10,10 @@ import json
 import os
 import platform
 import socket
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +27,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from spaces.augmentation import Augmentation
 from spaces.compression import Compression
 from spaces.distillation import TEACHER_RECIPE, UNSHARED
+from spaces.errors import ModelError
 from spaces.plan import StackShape
 from spaces.recipe import Candidate, Recipe
 from trainers import latency, sizes, tracking
@@ -35,6 +38,8 @@ from trainers.checkpoints import load_shared
 from trainers.compression import reshape_
 from trainers.compression.after import compress_
 from trainers.distillation import Lesson, check_teacher
+from trainers.exports import export
+from trainers.exports.onnx import onnx_run
 from trainers.heart import Beat, Heart
 from trainers.pretrained import body_skeleton
 from trainers.rungs import Report, Rungs
@@ -279,11 +284,15 @@ class Trainee:
         threads: int,
         rounds: int,
         throughput: int | None = None,
+        onnx: bool = False,
+        graphs: bool = False,
     ) -> dict[str, Any]:
         """Latency of a model, stored and materialised: of the one saved in a folder, or of a
         candidate's architecture, untrained. It is used as the task uses it on one example of
         `max_length` tokens, in turns with the unshared model; with `throughput` also on a batch of
-        so many, over a third of the rounds. Call it on a quiet device."""
+        so many, over a third of the rounds; with `onnx` also one forward pass of both as
+        onnxruntime runs them on the CPU, where they can be exported. On a GPU `graphs` replays
+        CUDA graphs, where the use can be captured. Call it on a quiet device."""
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         stored = load_shared(model) if isinstance(model, Path) else self._untrained(model, facts)
@@ -293,15 +302,22 @@ class Trainee:
             "stored": stored,
             "materialised": materialize_(copy.deepcopy(stored)),
         }
+        graphs = graphs and device == "cuda"
+        found = self._compared(models, 1, max_length, graphs=graphs, rounds=rounds)
+        if onnx:
+            with suppress(ModelError):
+                sample = self.task.sample(models["unshared"], 1, max_length)
+                exported, found["onnx_unshared_ms"] = _exported(models, sample, rounds)
+                found["forms"]["onnx"] = exported
         return {
-            **self._compared(models, 1, max_length, rounds=rounds),
+            **found,
             "use": self.task.used(stored, max_length),
             "batch_size": 1,
             "max_length": max_length,
             "rounds": rounds,
             "device": device_name(),
             "threads": threads,
-            **self._throughput(models, max_length, rounds, throughput),
+            **self._throughput(models, max_length, rounds, throughput, graphs=graphs),
         }
 
     def _untrained(self, candidate: Candidate, facts: dict[str, Any]) -> PreTrainedModel:
@@ -312,23 +328,45 @@ class Trainee:
         return reshape_(model, candidate.compression)
 
     def _throughput(
-        self, models: dict[str, PreTrainedModel], max_length: int, rounds: int, batch: int | None
+        self,
+        models: dict[str, PreTrainedModel],
+        max_length: int,
+        rounds: int,
+        batch: int | None,
+        *,
+        graphs: bool,
     ) -> dict[str, Any]:
         if batch is None:
             return {}
-        found = self._compared(models, batch, max_length, rounds=max(3, rounds // 3), warmup=2)
+        turns = {"rounds": max(3, rounds // 3), "warmup": 2}
+        found = self._compared(models, batch, max_length, graphs=graphs, **turns)
         return {"throughput": found | {"batch_size": batch}}
 
     def _compared(
-        self, models: dict[str, PreTrainedModel], batch_size: int, max_length: int, **turns: int
+        self,
+        models: dict[str, PreTrainedModel],
+        batch_size: int,
+        max_length: int,
+        *,
+        graphs: bool,
+        **turns: int,
     ) -> dict[str, Any]:
         """How long each model takes for so many examples, as the storage keeps it."""
         sample = self.task.sample(models["unshared"], batch_size, max_length)
-        found = latency.compare(models, "unshared", sample, use=self.task.use, **turns)
+        device = models["unshared"].device
+        runs = latency.uses(models, sample, self.task.use)
+        timed_by = "CUDA events" if device.type == "cuda" else "wall clock"
+        if graphs:
+            with suppress(ModelError):
+                runs = {name: latency.replayed(run) for name, run in runs.items()}
+                timed_by += ", CUDA graphs"
+        found = latency.compare(runs, "unshared", device, **turns)
         return {
             "forms": {name: found.models[name].written() for name in ("stored", "materialised")},
             "unshared_ms": found.models["unshared"].written()["median_ms"],
             "drift": round(found.drift, 4),
+            "preempted": round(found.preempted, 4),
+            "timed_by": timed_by,
         }
 
 
@@ -363,6 +401,21 @@ def circumstances(threads: int) -> dict[str, Any]:
 def device_name() -> str:
     """The accelerator's name, or the processor's architecture."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+
+
+def _exported(
+    models: dict[str, PreTrainedModel], sample: dict[str, Tensor], rounds: int
+) -> tuple[dict[str, float], float]:
+    """How long onnxruntime takes for the stored model, with as many threads as torch has, and the
+    unshared one's median."""
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = {}
+        for name in ("unshared", "stored"):
+            folder = Path(scratch) / name
+            export(copy.deepcopy(models[name]).cpu(), folder, "onnx")
+            runs[name] = onnx_run(folder, sample, threads=torch.get_num_threads())
+        found = latency.compare(runs, "unshared", torch.device("cpu"), rounds=rounds).models
+    return found["stored"].written(), found["unshared"].written()["median_ms"]
 
 
 def _begin(threads: int, accumulation: int) -> None:

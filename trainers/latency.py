@@ -1,17 +1,21 @@
 """How long one use of a model takes, against the unshared model, on a quiet device.
 
-Models run in turns (A B C, B C A, ...), so that whatever slows the machine slows all of them and
-none always comes after the same one. Medians and ratios come with 95 % bootstrap intervals over
-the rounds; no round is left out. How much the reference alone changed from the first third of the
-rounds to the last is told as drift: of the clock, of heat, or of something else that runs.
+Models run in turns, each turn followed by the same turn backwards (A B C, C B A, B C A, A C B,
+...), so that whatever slows the machine slows all of them and none always comes after the same
+one. A ratio is the median of the rounds' own ratios, so that it does not notice a clock that
+changes slowly. Medians and ratios come with 95 % bootstrap intervals over the rounds; no round is
+left out. What else went on is told: how much the reference alone changed from the first third of
+the rounds to the last, as drift (of the clock, of heat), and in what part of all uses the system
+took the processor away meanwhile, as preempted.
 """
 
 import fcntl
 import gc
 import os
+import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,14 +26,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-RESAMPLES = 1000
+from spaces.errors import ModelError
 
+RESAMPLES = 1000
+CAPTURE_WARMUP = 3
+
+Run = Callable[[], object]
 Use = Callable[[PreTrainedModel, dict[str, Tensor]], object]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Median of the rounds and ratio to the reference's median, with 95 % intervals."""
+    """Median of the rounds, and of their ratios to the reference's, with 95 % intervals."""
 
     median_ms: float
     low_ms: float
@@ -44,23 +52,33 @@ class Latency:
 
 
 def time_in_turns(
-    runs: dict[str, Callable[[], object]], *, rounds: int, warmup: int, cuda: bool = False
+    runs: Mapping[str, Run], *, rounds: int, warmup: int, cuda: bool = False
 ) -> dict[str, list[float]]:
     """Milliseconds of each run in each round, after `warmup` rounds that are not counted.
 
-    Each round starts with the next run. Garbage is collected before, and not in between.
+    Garbage is collected before, and not in between.
     """
     clock = _cuda_ms if cuda else _wall_ms
     times: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
     with _no_garbage_collection():
-        for turn in range(warmup + rounds):
-            first = turn % len(names)
-            for name in names[first:] + names[:first]:
+        for turn in range(-warmup, rounds):
+            for name in _order(list(runs), turn + warmup):
                 elapsed = clock(runs[name])
-                if turn >= warmup:
+                if turn >= 0:
                     times[name].append(elapsed)
     return times
+
+
+def _order(names: list[str], turn: int) -> list[str]:
+    """Every second turn is the one before it backwards; every pair starts with the next name."""
+    first = turn // 2 % len(names)
+    order = names[first:] + names[:first]
+    return order[::-1] if turn % 2 else order
+
+
+def times_preempted() -> int:
+    """How often the system has taken the processor from this process while it had work."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 @contextmanager
@@ -84,13 +102,13 @@ def exclusive(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _wall_ms(run: Callable[[], object]) -> float:
+def _wall_ms(run: Run) -> float:
     start = time.perf_counter()
     run()
     return 1000 * (time.perf_counter() - start)
 
 
-def _cuda_ms(run: Callable[[], object]) -> float:
+def _cuda_ms(run: Run) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -101,17 +119,20 @@ def _cuda_ms(run: Callable[[], object]) -> float:
 
 
 def summarise(times: list[float], reference: list[float]) -> Latency:
-    """Medians with bootstrap intervals over rounds; rounds are resampled in pairs."""
+    """Medians of times, and of ratios round by round, with bootstrap intervals over rounds."""
     rng = np.random.default_rng(0)
-    mine, theirs = np.asarray(times), np.asarray(reference)
+    mine = np.asarray(times)
+    ratios = mine / np.asarray(reference)
     picks = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
-    medians = np.median(mine[picks], axis=1)
-    ratios = medians / np.median(theirs[picks], axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    ratio_low, ratio_high = np.percentile(ratios, [2.5, 97.5])
-    median = float(np.median(mine))
-    ratio = median / float(np.median(theirs))
-    return Latency(median, float(low), float(high), ratio, float(ratio_low), float(ratio_high))
+    found = [
+        number
+        for values in (mine, ratios)
+        for number in (
+            np.median(values),
+            *np.percentile(np.median(values[picks], axis=1), [2.5, 97.5]),
+        )
+    ]
+    return Latency(*map(float, found))
 
 
 def drift(times: list[float]) -> float:
@@ -127,31 +148,68 @@ def drift(times: list[float]) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Latency by model, and the :func:`drift` of the reference while they were measured."""
+    """Latency by name, and while they were measured the :func:`drift` of the reference and how
+    often a use was preempted, 0..1 and more where it was several times."""
 
     models: dict[str, Latency]
     drift: float
+    preempted: float
 
 
 def compare(
-    models: dict[str, PreTrainedModel],
+    runs: Mapping[str, Run],
     reference: str,
-    inputs: dict[str, Tensor],
+    device: torch.device,
     *,
-    use: Use = lambda model, inputs: model(**inputs),
     rounds: int = 40,
     warmup: int = 5,
 ) -> Comparison:
-    """Latency of every model used once on `inputs`, against `models[reference]`; without `use`
-    that is one forward pass."""
-    device = next(models[reference].parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in inputs.items()}
+    """Latency of every run on `device`, against ``runs[reference]``."""
     with torch.inference_mode(), exclusive(device):
-        times = time_in_turns(
-            {name: partial(use, model.eval(), batch) for name, model in models.items()},
-            rounds=rounds,
-            warmup=warmup,
-            cuda=device.type == "cuda",
-        )
+        before = times_preempted()
+        cuda = device.type == "cuda"
+        times = time_in_turns(runs, rounds=rounds, warmup=warmup, cuda=cuda)
+        preempted = times_preempted() - before
     found = {name: summarise(own, times[reference]) for name, own in times.items()}
-    return Comparison(found, drift(times[reference]))
+    uses = len(runs) * (rounds + warmup)
+    return Comparison(found, drift(times[reference]), preempted / uses)
+
+
+def one_pass(model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
+    """One forward pass."""
+    return model(**inputs)
+
+
+def uses(
+    models: Mapping[str, PreTrainedModel], inputs: dict[str, Tensor], use: Use = one_pass
+) -> dict[str, Run]:
+    """Each model used once on `inputs`, which are brought to its device."""
+    return {
+        name: partial(use, model.eval(), {key: x.to(model.device) for key, x in inputs.items()})
+        for name, model in models.items()
+    }
+
+
+def replayed(run: Run) -> Run:
+    """`run` captured as a CUDA graph, which is launched as one: without the time that Python and
+    the launches of single kernels take.
+
+    Raises :class:`ModelError` for a run that waits for the device on its way, such as one that
+    writes text, which cannot be captured.
+    """
+    stream = torch.cuda.Stream()  # capture wants warm caches of a stream that is not the default
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode(), torch.cuda.stream(stream):
+        for _ in range(CAPTURE_WARMUP):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.inference_mode(), torch.cuda.graph(graph):
+            run()
+    except RuntimeError as error:
+        raise ModelError(
+            f"this use of the model cannot be captured as a CUDA graph: {error}",
+            "leave out latency.graphs",
+        ) from error
+    return graph.replay

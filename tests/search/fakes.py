@@ -90,7 +90,7 @@ class FakeTrainee:
             },
         }
 
-    def latency(self, model, facts, *, max_length, threads, rounds, throughput):
+    def latency(self, model, facts, *, max_length, threads, rounds, **options):
         median = 10.0 if isinstance(model, Path) else 1e-8 * self.inspect(model, facts)["flops"]
         if self.folder is not None:
             (self.folder / f"{time.time_ns()}.timed").write_text(f"{time.time()}")

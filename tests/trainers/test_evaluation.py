@@ -163,6 +163,19 @@ def test_latency_is_measured_against_the_unshared_model(trainee, facts, tmp_path
     assert set(found["throughput"]["forms"]) == {"stored", "materialised"}
 
 
+@pytest.mark.slow
+def test_latency_in_onnxruntime_is_against_the_unshared_model_there(trainee, facts, tmp_path):
+    dropped = candidate(facts, SharingPlan.drop([0, 1, 2]), steps=1)
+    trainee.evaluate(dropped, facts, save_to=tmp_path)
+    found = trainee.latency(tmp_path, facts, max_length=12, threads=1, rounds=20, onnx=True)
+    onnx = found["forms"]["onnx"]
+    assert onnx["ratio_low"] <= onnx["ratio"] <= onnx["ratio_high"] < 0.9
+    # tiny layers: what PyTorch spends on each of its calls is most of its time
+    assert onnx["median_ms"] < found["forms"]["stored"]["median_ms"]
+    assert found["onnx_unshared_ms"] < found["unshared_ms"]
+    assert found["timed_by"] == "wall clock"
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import os
 import time
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 
 from spaces import SharingPlan
 from spaces.compression import Compression
+from spaces.errors import ModelError
+from tests.families import tiny
 from tests.trainers.conftest import candidate
-from trainers.latency import drift, exclusive, summarise, time_in_turns
+from trainers.latency import compare, drift, exclusive, replayed, summarise, time_in_turns
 
 
 def test_medians_keep_outliers_and_ratios_are_to_the_reference():
@@ -25,12 +28,53 @@ def test_the_interval_is_of_pairs_of_rounds():
     assert (found.ratio_low, found.ratio, found.ratio_high) == (0.5, 0.5, 0.5)
 
 
-def test_runs_take_turns_and_each_round_starts_with_the_next():
+def test_a_slow_change_of_the_clock_does_not_change_the_ratio():
+    clock = [1.0, 1.1, 1.2, 1.3, 1.9]
+    found = summarise([12.0 * c for c in clock], [10.0 * c for c in clock])
+    assert (found.ratio_low, found.ratio, found.ratio_high) == pytest.approx((1.2, 1.2, 1.2))
+    # one round that something disturbed moves the times' median, not the ratios'
+    found = summarise([10.0, 30.0, 14.0], [10.0, 12.0, 14.0])
+    assert (found.median_ms, found.ratio) == (14.0, 1.0)
+
+
+def test_each_turn_is_followed_by_itself_backwards():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "ABC"}
-    times = time_in_turns(runs, rounds=3, warmup=1)
-    assert "".join(order) == "ABCBCACABABC"
-    assert {name: len(own) for name, own in times.items()} == {"A": 3, "B": 3, "C": 3}
+    times = time_in_turns(runs, rounds=5, warmup=1)
+    assert "".join(order) == "ABCCBABCAACBCABBAC"
+    assert {name: len(own) for name, own in times.items()} == {"A": 5, "B": 5, "C": 5}
+
+
+def test_a_busy_machine_is_noticed():
+    """Four processes that want the one processor that this one may use."""
+    processor = min(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("fork")
+    rivals = [context.Process(target=_spin, args=(processor,)) for _ in range(4)]
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {processor})
+    try:
+        for rival in rivals:
+            rival.start()
+        found = compare({"A": lambda: _work(0.02)}, "A", torch.device("cpu"), rounds=20, warmup=0)
+    finally:
+        os.sched_setaffinity(0, allowed)
+        for rival in rivals:
+            rival.kill()
+            rival.join()
+    assert found.preempted > 0.25
+
+
+def _spin(processor):
+    os.sched_setaffinity(0, {processor})
+    while True:
+        pass
+
+
+def _work(seconds):
+    """Uses the processor for so long."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 def test_garbage_is_not_collected_while_the_clock_runs():
@@ -93,3 +137,29 @@ def test_compressed_architectures_can_be_measured_too(trainee, facts):
     )
     found = trainee.latency(one, facts, max_length=12, threads=1, rounds=3)
     assert found["forms"]["stored"]["median_ms"] > 0
+
+
+@pytest.mark.gpu
+def test_a_replayed_cuda_graph_computes_the_same_in_less_time():
+    model = tiny("bert").cuda().eval()
+    ids = torch.ones(1, 8, dtype=torch.long, device="cuda")
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits
+    found = torch.zeros_like(expected)
+
+    def eager():
+        found.copy_(model(input_ids=ids).logits)
+
+    graph = replayed(eager)
+    found.zero_()
+    graph()
+    assert torch.allclose(found, expected, atol=1e-6)
+    compared = compare({"eager": eager, "graph": graph}, "eager", model.device, rounds=20)
+    assert compared.models["graph"].ratio < 0.9
+
+
+@pytest.mark.gpu
+def test_a_use_that_waits_for_the_device_is_no_graph():
+    numbers = torch.rand(8, device="cuda")
+    with pytest.raises(ModelError, match="cannot be captured as a CUDA graph"):
+        replayed(lambda: numbers.sum().item())

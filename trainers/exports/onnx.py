@@ -4,12 +4,14 @@ import copy
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -42,11 +44,7 @@ class Logits(nn.Module):
 @EXPORTS.register("onnx")
 def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
     """an ONNX file for onnxruntime, each shared tensor stored once"""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"the onnx format needs {', '.join(missing)}", "pip install 'sharetune[onnx]'"
-        )
+    check_packages()
     program = _program(model, samples(model)[0])
     _tidy(program.model)
     large = 4 * parameters([model]) > ONE_FILE_BYTES
@@ -57,6 +55,15 @@ def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
         load=f'import onnxruntime\nmodel = onnxruntime.InferenceSession("{FOLDER}/{FILE}")',
         tolerance=1e-4,
     )
+
+
+def check_packages() -> None:
+    """Raises :class:`ModelError` where what ONNX needs is not installed."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"the onnx format needs {', '.join(missing)}", "pip install 'sharetune[onnx]'"
+        )
 
 
 def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
@@ -112,6 +119,22 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def onnx_run(folder: Path, inputs: Inputs, *, threads: int) -> Callable[[], object]:
+    """One forward pass of the exported model on `inputs`, as onnxruntime does it with so many
+    threads. What the file reads and `inputs` lack is a mask of ones, or zeros."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(folder / FILE, options)
+    given = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
+    first = next(iter(given.values()))
+    for name in (node.name for node in session.get_inputs()):
+        if name not in given:
+            given[name] = (np.ones_like if "mask" in name else np.zeros_like)(first)
+    return partial(session.run, ["logits"], given)
 
 
 def _reload(folder: Path) -> Answer:
