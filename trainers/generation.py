@@ -28,9 +28,12 @@ def write_on(model: PreTrainedModel, read: Tensor, new_tokens: int) -> Tensor:
     return written
 
 
-def generated(model: PreTrainedModel, split: Any, most_tokens: int) -> list[list[int]]:
+def generated(
+    model: PreTrainedModel, split: Any, most_tokens: int, **beginning: int
+) -> list[list[int]]:
     """What an encoder-decoder writes for the rows of `split`, greedily, in order; at most
-    `most_tokens` tokens each. The model is left in eval mode."""
+    `most_tokens` tokens each; `beginning` is what ``generate`` takes for it. The model is left in
+    eval mode."""
     loader = torch.utils.data.DataLoader(split.rows, batch_size=BATCH, collate_fn=split.collate)
     model.eval()
     found: list[list[int]] = []
@@ -42,7 +45,12 @@ def generated(model: PreTrainedModel, split: Any, most_tokens: int) -> list[list
         }
         with torch.no_grad():
             tokens = model.generate(
-                **read, max_new_tokens=most_tokens, do_sample=False, num_beams=1, use_cache=True
+                **read,
+                **beginning,
+                max_new_tokens=most_tokens,
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
             )
         found += tokens.tolist()
     return found

@@ -1,5 +1,6 @@
 """One text written anew in another language."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -7,7 +8,7 @@ import pandas as pd
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
 
-from spaces.errors import DataError
+from spaces.errors import ConfigError, DataError
 from trainers.generation import NEW_TOKENS, generated, write_on
 from trainers.tables import column, filled
 from trainers.tasks import TASKS, Split, Task
@@ -15,6 +16,7 @@ from trainers.training import mean_loss
 
 SOURCE_COLUMNS = ("source", "src", "en")
 TARGET_COLUMNS = ("target", "tgt", "translation")
+CODE = re.compile("[a-z]{2,3}_[A-Za-z]{2,4}")
 
 
 @TASKS.register("translation")
@@ -23,7 +25,8 @@ class Translation(Task):
 
     `train` and `test` are tables or the hub name of a data set; `source` and `target` name the
     columns, inferred where left out or where the table has just two. `prefix` stands before every
-    source, as T5 wants it. Translations are greedy and at most as long as the recipe's
+    source, as T5 wants it; `languages` are the codes of both languages for a model of many, such as
+    mBART's ``[en_XX, fr_XX]``. Translations are greedy and at most as long as the recipe's
     `max_length`.
     """
 
@@ -32,6 +35,7 @@ class Translation(Task):
     source: str | None = None
     target: str | None = None
     prefix: str = ""
+    languages: tuple[str, str] | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -42,6 +46,22 @@ class Translation(Task):
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
         return pd.concat([frame["source"], frame["target"]])
+
+    def reader(self, model: str) -> Any:
+        tokenizer = super().reader(model)
+        known = [token for token in tokenizer.all_special_tokens if CODE.fullmatch(token)]
+        if self.languages is None and not known:
+            return tokenizer
+        if self.languages is None or not {*self.languages} <= {*known}:
+            raise ConfigError(
+                f"task.languages is {_written(self.languages)}, and the model's tokenizer knows "
+                f"{', '.join(known[:60]) or 'no languages'}",
+                "name the languages of source and target, as languages: [en_XX, fr_XX]"
+                if known
+                else "leave languages out",
+            )
+        tokenizer.src_lang, tokenizer.tgt_lang = self.languages
+        return tokenizer
 
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
         sources = [self.prefix + text for text in frame["source"]]
@@ -55,9 +75,12 @@ class Translation(Task):
         return DataCollatorForSeq2Seq(reader, model=self.skeleton(model, {}))
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
-        longest = max(len(row["labels"]) for row in split.rows)
-        tokens = generated(model, split, longest)
-        texts = split.collate.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        tokenizer = split.collate.tokenizer
+        labels = split.rows["labels"]
+        tokens = generated(
+            model, split, max(map(len, labels)), **self._beginning(tokenizer, labels[0])
+        )
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts, mean_loss(model, data=split.rows, collate=split.collate)
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
@@ -78,6 +101,15 @@ class Translation(Task):
     def used(self, model: PreTrainedModel, max_length: int) -> str:
         return f"generation of {NEW_TOKENS} tokens with cache"
 
+    def _beginning(self, tokenizer: Any, labels: Sequence[int]) -> dict[str, int]:
+        """What a model of many languages is told to begin with: labels have the target language
+        in front (mBART-50, NLLB) or at the end (mBART), from where its decoder starts."""
+        if self.languages is None:
+            return {}
+        language = int(tokenizer.convert_tokens_to_ids(self.languages[1]))
+        in_front = labels[0] == language
+        return {"forced_bos_token_id" if in_front else "decoder_start_token_id": language}
+
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         if self.source is None and self.target is None and len(frame.columns) == 2:
             first, second = frame.columns
@@ -96,3 +128,7 @@ class Translation(Task):
                 "target": filled(frame[second], source, "target text"),
             }
         )
+
+
+def _written(languages: tuple[str, str] | None) -> str:
+    return "missing" if languages is None else f"[{', '.join(languages)}]"

@@ -9,7 +9,13 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from transformers import MBartConfig, WhisperConfig
+from transformers import (
+    MBart50Tokenizer,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MBartTokenizer,
+    WhisperConfig,
+)
 
 from spaces import Candidate, Recipe, SharingPlan
 from spaces.errors import ConfigError, DataError
@@ -176,6 +182,54 @@ def test_latency_of_writing(tmp_path, name, family):
     made.evaluate(candidate, facts, save_to=tmp_path / "0" / "model")
     found = made.latency(tmp_path / "0" / "model", facts, max_length=24, threads=1, rounds=2)
     assert found["use"].startswith("generation of 16 tokens with cache")
+
+
+LETTERS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+LETTERS += [(f"\u2581{word}", -1.0) for word in WORDS]
+
+
+def many_languages(folder, tokenizer):
+    """A tiny saved mBART with a tokenizer of many languages."""
+    reader = tokenizer(vocab=LETTERS, src_lang="en_XX")
+    special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    special |= {"decoder_start_token_id": 2}  # as mBART-50 has it
+    config = MBartConfig(**SIDES | special | {"vocab_size": len(reader)})
+    reader.save_pretrained(folder)
+    MBartForConditionalGeneration(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("tokenizer", [MBartTokenizer, MBart50Tokenizer])
+def test_a_model_of_many_languages_is_told_the_target(tmp_path, tokenizer):
+    model = many_languages(tmp_path / "mbart", tokenizer)
+    data = DATA["translation"](tmp_path)
+    task = read_task({"name": "translation", "train": data, "languages": ["de_DE", "fr_XX"]})
+    task.prepare(model, tmp_path / "cache", 16)
+    loaded = task.load(model, {})
+    _, test = task.splits(model, tmp_path / "cache", 16)
+    code = test.collate.tokenizer.convert_tokens_to_ids
+    assert code("de_DE") in test.rows["input_ids"][0]
+    decoders = []
+    with torch.no_grad():
+        loaded.model.decoder.register_forward_pre_hook(
+            lambda module, args, kwargs: decoders.append(kwargs["input_ids"][0].tolist()),
+            with_kwargs=True,
+        )
+        texts, _ = task.predict(loaded, test)
+    written, trained = [*decoders[0], *decoders[1]], decoders[-1]
+    # up to the language the decoder reads the same when it writes as when it is trained
+    told = written.index(code("fr_XX")) + 1
+    assert written[:told] == trained[:told]
+    assert len(texts) == len(test.labels)
+
+
+@pytest.mark.parametrize("languages", [None, ["en_XX", "xx_XX"]])
+def test_languages_that_the_tokenizer_does_not_know(tmp_path, languages):
+    model = many_languages(tmp_path / "mbart", MBart50Tokenizer)
+    task = read_task({"name": "translation", "train": "rows.csv", "languages": languages})
+    with pytest.raises(ConfigError, match="and the model's tokenizer knows ar_AR, ") as caught:
+        task.reader(model)
+    assert "languages: [en_XX, fr_XX]" in caught.value.hint
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
