@@ -270,9 +270,9 @@ def describe(error: ValidationError, source: str) -> ConfigError:
     """All mistakes of a file as one error, the first hint as its hint."""
     lines, hints = [], []
     for mistake in error.errors():
-        place = ".".join(map(str, mistake["loc"])) or source
+        place = ".".join(map(str, mistake["loc"]))
         cause = mistake.get("ctx", {}).get("error")
-        lines.append(f"{place}: {_text(mistake, cause)}")
+        lines.append(f"{place}: {_text(mistake, cause)}" if place else _text(mistake, cause))
         hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake))
     head = lines[0] if len(lines) == 1 else "; ".join(lines)
     return ConfigError(f"{source}: {head}", next(filter(None, hints), "see the README"))
@@ -285,7 +285,8 @@ def _text(mistake: Any, cause: Exception | None) -> str:
         return "unknown key"
     if mistake["type"] == "missing":
         return "missing key"
-    return f"{mistake['msg'].lower()}, but got {mistake['input']!r}"
+    needed = mistake["msg"].lower().replace("valid tuple", "list").replace("dictionary", "section")
+    return f"{needed}, but got {mistake['input']!r}"
 
 
 def _hint(mistake: Any) -> str:

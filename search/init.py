@@ -57,6 +57,7 @@ def write_study(
     Raises :class:`SharetuneError` for data or a model that does not fit, and :class:`RunError` if
     there is such a file already.
     """
+    from search.show import stacks_text
     from trainers.scratch import only_configured
     from trainers.tasks import read_task
 
@@ -72,7 +73,7 @@ def write_study(
         made.refuse_unread(train, made.reader(model))
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * len(train) // BATCH))
     text = TEMPLATE.format(
-        stacks="; ".join(f"{name}: {shape.depth} layers" for name, shape in shapes.items()),
+        stacks=stacks_text({name: shape.depth for name, shape in shapes.items()}),
         rows=f"{len(train)} training and {len(held_out)} test examples",
         start="trained from scratch" if scratch else "fine-tuned",
         name=out.resolve().parent.name if out.stem == "study" else out.stem,

@@ -88,8 +88,15 @@ def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> st
         _row(f"FLOPs, {max_length} tokens", before["flops"] / 1e9, after["flops"] / 1e9, "G"),
         f"effective ratio      {after['effective_ratio']:.3f}",
     ]
-    stacks = ", ".join(f"{n} of {len(s.layers)}" for n, s in find_stacks(unshared).items())
-    return "\n".join([f"{type(unshared).__name__}: {stacks} layers; plan: {plan}", *rows])
+    stacks = stacks_text({name: len(stack.layers) for name, stack in find_stacks(unshared).items()})
+    return "\n".join([f"{type(unshared).__name__}: {stacks}; plan: {plan}", *rows])
+
+
+def stacks_text(depths: Mapping[str, int]) -> str:
+    """``6 layers``, or ``encoder of 8 layers, decoder of 4 layers``."""
+    if len(depths) == 1:
+        return f"{next(iter(depths.values()))} layers"
+    return ", ".join(f"{name} of {depth} layers" for name, depth in depths.items())
 
 
 def _row(what: str, before: float, after: float, unit: str) -> str:

@@ -1,5 +1,6 @@
 """The pages under docs: links lead somewhere, and the reference is what the code says."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -24,3 +25,13 @@ def test_the_reference_is_up_to_date():
     assert done.returncode == 0, done.stderr.decode()
     same = done.stdout.decode() == (DOCS / "reference.md").read_text("utf-8")
     assert same, "run python docs/reference.py"
+
+
+def test_the_drawings_are_up_to_date():
+    spec = importlib.util.spec_from_file_location("pictures", DOCS / "pictures.py")
+    pictures = importlib.util.module_from_spec(spec)
+    sys.modules["pictures"] = pictures  # where dataclasses look for it
+    spec.loader.exec_module(pictures)
+    for name in pictures.GALLERIES:
+        same = pictures.gallery(name) == (DOCS / "pictures" / f"{name}.svg").read_text("utf-8")
+        assert same, "run python docs/pictures.py"

@@ -85,7 +85,7 @@ def test_it_is_measured_while_no_worker_is_busy_for_one_job_each(tmp_path):
             handed.append(job)
         most = max(most, len(handed))
         first = handed.pop(0)
-        driver.finish(first, attempt(trainee, first, facts, 1))
+        driver.finish(first, attempt(trainee.evaluate, first, facts, config.resources))
     assert set(busy) == {0}
     assert most == 3  # all workers are given something after one pause
     assert len([t for t in store.trials() if record.STARTED in t.user_attrs]) == 8
@@ -97,6 +97,5 @@ def test_a_limit_needs_the_protocol():
     with pytest.raises(ConfigError) as caught:
         validate(limited().model_dump(mode="json") | {"latency": {"rounds": 0}}, "study.yaml")
     assert caught.value.message == (
-        "study.yaml: study.yaml: budget.max_latency_ms needs latency to be measured, but "
-        "latency.rounds is 0"
+        "study.yaml: budget.max_latency_ms needs latency to be measured, but latency.rounds is 0"
     )
