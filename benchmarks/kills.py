@@ -4,6 +4,8 @@
     python benchmarks/kills.py worker [--kills 50]
     python benchmarks/kills.py node   [--kills 50]
 
+`--trials` is how many trials each search has, instead of 30 and 100.
+
 `driver`: SIGKILL to the process that searches, again and again, each time resumed, in searches of
 30 trials. `worker`: SIGKILL to a process that trains, in searches of 100. `node`: SIGKILL to all
 processes of one of two worker nodes of a cluster on this machine, which is then replaced, in
@@ -158,12 +160,12 @@ def kill_drivers(
 
 
 def ended_before(search: subprocess.Popen, run: Path, rng: random.Random) -> bool:
-    """Waits for the moment to kill: one in five while it starts, else while it trains.
+    """Waits for the moment to kill: one in five at any time, else after something was told.
 
     Whether the search ended by itself before.
     """
-    starting, before = rng.random() < 0.2, Location.of(run).state()
-    while not starting and search.poll() is None and Location.of(run).state() == before:
+    any_time, before = rng.random() < 0.2, Location.of(run).state()
+    while not any_time and search.poll() is None and Location.of(run).state() == before:
         time.sleep(0.1)
     try:
         search.wait(timeout=rng.uniform(0.0, 3.0))
@@ -177,8 +179,7 @@ def kill_workers(folder: Path, kills: int, tally: Tally, rng: random.Random) -> 
     while tally.kills < kills:
         run = folder / f"run-{tally.counts['searches']}"
         search = start(run, tally.trials, "ray")
-        while search.poll() is None:
-            time.sleep(rng.uniform(1.0, 4.0))
+        while tally.kills < kills and not ended_before(search, run, rng):
             victims = trainers()
             if victims:
                 os.kill(rng.choice(victims), signal.SIGKILL)
@@ -197,9 +198,8 @@ def kill_nodes(folder: Path, kills: int, tally: Tally, rng: random.Random) -> No
     while tally.kills < kills:
         run = folder / f"run-{tally.counts['searches']}"
         search = start(run, tally.trials, "ray", address=cluster.address)
-        while search.poll() is None:
-            time.sleep(rng.uniform(4.0, 14.0))
-            if read(run) and search.poll() is None:
+        while tally.kills < kills and not ended_before(search, run, rng):
+            if read(run):
                 cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
                 tally.kills += 1
                 nodes.append(cluster.add_node(num_cpus=1))
@@ -232,10 +232,10 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def main(who: str, kills: int, seed: int, **where: str) -> int:
+def main(who: str, kills: int, trials: int | None, seed: int, **where: str) -> int:
     """Runs the kills; the exit code says whether anything was wrong."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    tally, rng = Tally(TRIALS[who]), random.Random(seed)
+    tally, rng = Tally(trials or TRIALS[who]), random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
         if who == "driver":
             kill_drivers(Path(scratch), kills, tally, rng, **where)
@@ -252,6 +252,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("who", choices=["driver", "worker", "node"])
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--trials", type=int)
     parser.add_argument("--executor", choices=["local", "ray"], default="ray")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", default="", help="URL of a PostgreSQL database")
