@@ -43,6 +43,7 @@ SEARCH = f"""
 import sys
 from pathlib import Path
 from results.storage import Location
+from search import tune
 from search.run import run
 from tests.search.fakes import FakeTrainee, study
 
@@ -50,6 +51,7 @@ out, executor, trials, address, storage = Path(sys.argv[1]), *sys.argv[2:]
 config = study(name=out.name, executor=executor, budget=dict(trials=int(trials)), keep="none",
                resources=dict(workers=2), early_stopping=dict(rungs=[0.5]),
                finalists=dict(seeds={SEEDS}, most=2), storage=storage or None)
+tune.MOST_PRELOADED = 0  # trials that train nothing need no torch
 run(config, out=out, resume=Location.of(out).exists, address=address or None,
     trainee=FakeTrainee(seconds=0.2, harm=0.3))
 """
