@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from results import record
 from results.choices import how_sure
 from results.curve import draw_curve
 from results.drawing import draw_layers
@@ -22,7 +23,7 @@ from results.front import pareto_front
 from results.numbers import bare, difference, percent, quantity, ratio, short_title, three_digits
 from results.plans import stored_plan
 from results.scores import ClassRow, Confusion, class_rows, confusion_of
-from results.seeds import Spread, accuracy_interval, spreads, test_examples
+from results.seeds import Spread, accuracy_interval, reported, spreads, test_examples
 from results.study import StudyRecord, records
 from results.table import STATES, note, plain
 from results.trials import unshared_trial
@@ -275,6 +276,7 @@ def _measures(
     for objective in dict.fromkeys([*trained(), *SIZES, *study.objectives]):
         if isfinite(trial.get(objective.name, nan)):
             yield _measure(study, objective, trial, unshared)
+            yield from _on_test_data(study, objective, trial)
     if isfinite(trial["batch_latency_ms"]):
         yield _throughput(trial)
     if isfinite(trial["effective_ratio"]):
@@ -293,6 +295,15 @@ def _measure(
         return Measure(title, text, interval=sure)
     base = unshared[objective.name]
     return Measure(title, text, difference(objective, value, base), ratio(value, base), sure)
+
+
+def _on_test_data(
+    study: StudyRecord, objective: Objective, trial: dict[str, Any]
+) -> Iterator[Measure]:
+    """What one training of a finalist came to there, where another split was selected on."""
+    if objective == study.quality and isinstance(trial[record.TEST], dict):
+        value = reported(trial, objective.name)
+        yield Measure(f"{short_title(objective)}, test split", quantity(objective, value))
 
 
 def _certain(

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -88,7 +88,7 @@ def spreads(frame: pd.DataFrame, quality: Objective) -> dict[int, Spread]:
     return found
 
 
-def reported(trial: dict[str, Any], name: str) -> float:
+def reported(trial: Mapping[str, Any], name: str) -> float:
     """A trial's number on the test split where it was measured there too, else the one that it
     was selected by; NaN where there is neither."""
     test = trial[record.TEST] if isinstance(trial[record.TEST], dict) else {}

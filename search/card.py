@@ -8,10 +8,13 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
+from results.choices import interval_text
 from results.drawing import draw_layers as draw_picture
 from results.numbers import difference, quantity, ratio, short_title
+from results.seeds import reported, spreads
 from results.study import StudyRecord, records
 from results.trials import unshared_trial
 from search.show import draw_layers
@@ -61,8 +64,8 @@ Run this beside this folder:
 
 ## Figures
 
-Metrics are of the test split, with the weights as trained; latency is of the `shared` format.
-
+Metrics are of the {split} split, with the weights as trained; latency is of the `shared` format.
+{seeds}
 {figures}
 
 ## Training
@@ -104,9 +107,30 @@ def model_card(
         plan=plan,
         drawing=draw_layers(plan, study.model["stacks"]),
         plan_yaml=plan.to_yaml(),
+        split=study.selected_on,
+        seeds=_over_seeds(study, trial),
         figures="\n".join(_figures(study, trial)),
         training=_yaml(training),
         circumstances=_yaml(_circumstances(study, trial)),
+    )
+
+
+def _over_seeds(study: StudyRecord, trial: Mapping[str, Any]) -> str:
+    """What a finalist's training, and the others of its finalist, came to on the test split."""
+    if pd.isna(trial["finalist"]):
+        return ""
+    quality, of = study.quality, int(trial["finalist"])
+    own = quantity(quality, reported(trial, quality.name))
+    text = (
+        f"This is trial {of} trained again on another seed: {own} {quality.title} on test data.\n"
+    )
+    spread = spreads(study.frame, quality).get(of)
+    if spread is None:
+        return text
+    mean = quantity(quality, spread.mean)
+    return (
+        f"{text}The mean over {len(spread.numbers)} such seeds is {mean}, with a 95 % interval of "
+        f"{interval_text(quality, spread)} by Student's t.\n"
     )
 
 

@@ -65,9 +65,9 @@ class Budget(Section):
 class EarlyStopping(Section):
     """When a training that cannot enter the front any more is stopped. Off without rungs.
 
-    `rungs` are fractions of a training, rising, after which it is measured on the test split and
-    compared; of all that reach a rung, those not among the first ``1 / eta`` may be stopped (see
-    :mod:`search.scheduler`).
+    `rungs` are fractions of a training, rising, after which it is measured, on the split that
+    selects, and compared; of all that reach a rung, those not among the first ``1 / eta`` may be
+    stopped (see :mod:`search.scheduler`).
     """
 
     rungs: tuple[float, ...] = ()

@@ -40,6 +40,8 @@ space:
     max_length: {length}               # {unit}
 
 latency: {{rounds: 20}}             # measured after the trials, on the front and the anchors
+# finalists: {{seeds: 3}}           # then trains these again on three further seeds; with
+#                                 # validation: 0.2 in task, only they see the test split
 """
 
 

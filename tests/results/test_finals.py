@@ -17,12 +17,17 @@ from results.review import review
 from results.seeds import Spread, spreads, student_interval
 from results.study import read_study, records
 from results.summary import Counts, summarise, tiles
+from search.card import model_card
 from spaces import Candidate, Recipe, SharingPlan
 from spaces.objectives import OBJECTIVES
+from spaces.plan import StackShape
 from tests.results.conftest import complete
 
 HALF, MOST = SharingPlan.range(1, 4, 0.5), SharingPlan.range(0, 5, 0.9)
-SPLITS = {"rows": {"train": 100, "validation": 20, "test": 50}}
+SPLITS = {
+    "rows": {"train": 100, "validation": 20, "test": 50},
+    "config": {"name": "demo", "model": "tiny", "task": {"name": "text-classification"}},
+}
 
 
 def again(of: int, plan: SharingPlan | None, seed: int, accuracy: float, **more: Any):
@@ -186,6 +191,16 @@ def test_a_finalist_s_card_offers_the_weights_of_its_middle_run(finished):
     assert " 8 demo-8" in cards[1].delivery.export
     assert "Trial 8 is trial 1 on another seed, the middle one" in cards[1].delivery.whose
     assert cards[8].note == "trial 1 again, seed 2"
+    numbers = {measure.title: measure.value for measure in cards[8].measures}
+    assert numbers["accuracy"] == "82.0\u202f%"  # on the validation split
+    assert numbers["accuracy, test split"] == "92.0\u202f%"
+    plan = HALF.bound({"layers": StackShape(6, 4, 8)})
+    text = model_card(read_study(finished), 8, plan, "shared", "", "")
+    assert "Metrics are of the validation split, with" in text
+    assert (
+        "This is trial 1 trained again on another seed: 92.0 % accuracy on test data.\n"
+        "The mean over 3 such seeds is 92.0 %, with a 95 % interval of 89.5–94.5 by Student's t."
+    ) in text.replace("\u202f", " ")
     assert cards[1].on_front and not cards[0].on_front
     assert cards[1].sure == (
         "89.5–94.5 over 3 seeds, mean 92.0 (95 % interval by Student's t; trials 7, 8, 9); "
