@@ -1,18 +1,19 @@
 """What each part of the recipe wins back of what one fixed sharing plan costs.
 
     python examples/bbc-news/prepare.py
-    python benchmarks/recipes.py [--out FILE.jsonl] [--seeds 3] [--steps 40] [--shard 0/2]
-    python benchmarks/recipes.py --table
+    python benchmarks/recipes.py [--out FILE.jsonl] [--seeds 3] [--steps 40] [--only NAME ...]
+    python benchmarks/recipes.py --table [--out FILE.jsonl ...]
 
 MiniLM on BBC News, all six layers reading 80 % of their units from one bank: two layers' worth of
 matrices are stored, 67 % are gone. Each part alone, and their combinations. Appends one JSON line
-a training; what is there already is not run again, and several shards may run at once. Seconds a
-step hold only for a quiet machine; a teacher's own training is not in them.
+a training; what is there already is not run again. Seconds a step hold only for a quiet machine
+(`benchmarks/parts.py` takes them in turns); a teacher's own training is not in them.
 """
 
 import argparse
 import json
 import tempfile
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -45,21 +46,38 @@ PARTS: dict[str, dict[str, Any]] = {
     "distill hidden": {"distill": {"logits": 1.0, "hidden": 1.0}},
     "distill relations": {"distill": {"logits": 1.0, "relations": 1.0}},
     "fgm": {"adversary": "fgm"},
+    "fgm 0.1": {"adversary": {"fgm": {"epsilon": 0.1}}},
     "pgd": {"adversary": "pgd"},
     "freelb": {"adversary": "freelb"},
+    "freelb 0.1": {"adversary": {"freelb": {"epsilon": 0.1, "alpha": 0.05, "start": 0.05}}},
     "r_drop 1": {"r_drop": 1.0},
     "augment deletion, swap": {"augment": {"deletion": 0.1, "swap": 0.1}},
+    "augment synonyms": {"augment": {"synonyms": 0.1}},
 }
-COMBINED: dict[str, dict[str, Any]] = {
-    "distill hidden + interpolate": {**PARTS["distill hidden"], **PARTS["soften interpolate"]},
-    "distill hidden + sqrt": {**PARTS["distill hidden"], **PARTS["bank_lr_rule sqrt"]},
-    "distill hidden + fgm": {**PARTS["distill hidden"], **PARTS["fgm"]},
-}
+
+
+def together(*names: str) -> dict[str, Any]:
+    """Several of the parts at once."""
+    return {key: value for name in names for key, value in PARTS[name].items()}
+
+
+COMBINATIONS = (
+    ("distill hidden", "soften interpolate"),
+    ("distill hidden", "bank_lr_rule sqrt"),
+    ("distill hidden", "fgm"),
+    ("dropout 0", "bank_lr_rule readers"),
+    ("dropout 0", "kept_top 1"),
+    ("dropout 0", "bank_lr_rule readers", "kept_top 1"),
+    ("dropout 0", "distill hidden", "soften interpolate"),
+    ("dropout 0", "bank_lr_rule readers", "kept_top 1", "distill hidden", "soften interpolate"),
+)
+COMBINED = {" + ".join(names): together(*names) for names in COMBINATIONS}
 COMPRESSED: dict[str, dict[str, Any]] = {
     "neurons 0.25, recover 0.3": {"neurons": 0.25, "recover": 0.3},
     "heads 0.25, recover 0.3": {"heads": 0.25, "recover": 0.3},
     "magnitude 0.3, recover 0.3": {"magnitude": 0.3, "recover": 0.3},
     "int8": {"quantize": "int8"},
+    "dynamic-int8": {"quantize": "dynamic-int8"},
 }
 
 
@@ -73,15 +91,16 @@ def jobs() -> list[tuple[str, SharingPlan, dict[str, Any], dict[str, Any]]]:
     ]
 
 
-def train_all(out: Path, seeds: int, steps: int, shard: int, shards: int) -> None:
-    """Runs what is missing in `out`, every `shards`-th job from `shard` on."""
+def train_all(out: Path, seeds: int, steps: int, only: Collection[str]) -> None:
+    """Runs what is missing in `out`, of the jobs named, or of all."""
     task = {"name": "text-classification", **{s: str(EXAMPLE / f"data/{s}.csv") for s in SPLITS}}
     with tempfile.TemporaryDirectory() as scratch:
         trainee = Trainee(str(EXAMPLE / "model"), read_task(task), Path(scratch) / "cache")
         facts = trainee.prepare(int(BASE["max_length"]))
         facts["teacher_recipe"] = Recipe(**BASE, steps=steps).model_dump()
-        todo = [(seed, *job) for seed in range(seeds) for job in jobs()]
-        for seed, name, plan, recipe, compression in todo[shard::shards]:
+        wanted = [job for job in jobs() if not only or job[0] in only]
+        todo = [(seed, *job) for seed in range(seeds) for job in wanted]
+        for seed, name, plan, recipe, compression in todo:
             if (name, seed, steps) in {(r["name"], r["seed"], r["steps"]) for r in rows(out)}:
                 continue
             full = Recipe.model_validate({**BASE, "steps": steps, "seed": seed, **recipe})
@@ -104,12 +123,12 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
-def print_table(out: Path) -> None:
+def print_table(outs: Iterable[Path]) -> None:
     """Mean accuracy over seeds with its 95 % interval (Student's t), as Markdown."""
     print(
         "| part | accuracy | calibration error | MB | s a step | seeds |\n|---|---|---|---|---|---|"
     )
-    found = rows(out)
+    found = [row for out in outs for row in rows(out)]
     for name in dict.fromkeys(row["name"] for row in found):
         own = [row for row in found if row["name"] == name]
         scores = [row["accuracy"] for row in own]
@@ -125,13 +144,15 @@ def print_table(out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("recipes.jsonl"))
+    parser.add_argument("--out", type=Path, nargs="+", default=[Path("recipes.jsonl")])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
+    unknown = set(options.only) - {job[0] for job in jobs()}
+    if unknown:
+        parser.error(f"no part is called {min(unknown)!r}")
     if not options.table:
-        position, count = map(int, options.shard.split("/"))
-        train_all(options.out, options.seeds, options.steps, position, count)
+        train_all(options.out[0], options.seeds, options.steps, options.only)
     print_table(options.out)

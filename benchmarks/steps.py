@@ -4,7 +4,7 @@
     python benchmarks/steps.py [--rounds 30]
 
 Prints medians, and ratios to the unshared model with 95 % bootstrap intervals, of MiniLM with
-layers 1..4 sharing, on one thread.
+layers 1..4 sharing, on one thread; of forward passes also with 8-bit matrices.
 """
 
 import argparse
@@ -16,7 +16,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, logging
 
 from spaces import Recipe, SharingPlan
+from spaces.compression import Compression
 from trainers import materialize_, share_
+from trainers.compression import finish_
 from trainers.groups import parameter_groups
 from trainers.latency import Latency, summarise, time_in_turns
 
@@ -25,6 +27,11 @@ PLANS = {
     "bank 0.3": SharingPlan.range(1, 4, 0.3),
     "bank 0.7": SharingPlan.range(1, 4, 0.7),
     "tie": SharingPlan.range(1, 4, 1.0),
+}
+QUANTISED = {
+    "unshared, dynamic-int8": (SharingPlan(), "dynamic-int8"),
+    "bank 0.7, int8": (PLANS["bank 0.7"], "int8"),
+    "bank 0.7, dynamic-int8": (PLANS["bank 0.7"], "dynamic-int8"),
 }
 
 
@@ -70,7 +77,7 @@ def report(what: str, times: dict[str, list[float]]) -> None:
     for name, own in times.items():
         found: Latency = summarise(own, times["unshared"])
         print(
-            f"{what:24} {name:22} {found.median_ms:9.2f} ms   x {found.ratio:.3f} "
+            f"{what:24} {name:24} {found.median_ms:9.2f} ms   x {found.ratio:.3f} "
             f"[{found.ratio_low:.3f}, {found.ratio_high:.3f}]",
             flush=True,
         )
@@ -86,6 +93,10 @@ def main(rounds: int) -> None:
     shared = {name: share_(load(), plan).to(device) for name, plan in PLANS.items()}
     models = {"unshared": load().to(device)} | shared
     dense = {f"{name}, materialised": materialize_(copy.deepcopy(m)) for name, m in shared.items()}
+    small = {
+        name: finish_(share_(load(), plan).to(device), Compression(quantize=kind))
+        for name, (plan, kind) in QUANTISED.items()
+    }
     cuda = device == "cuda"
 
     batch = batch_of(16, 48, device)
@@ -93,7 +104,7 @@ def main(rounds: int) -> None:
     report("training step 16 x 48", time_in_turns(steps, rounds=rounds, warmup=2, cuda=cuda))
     for rows, tokens in ((1, 48), (1, 128), (32, 48)):
         batch = batch_of(rows, tokens, device)
-        runs = {name: forward(model, batch) for name, model in (models | dense).items()}
+        runs = {name: forward(model, batch) for name, model in (models | dense | small).items()}
         times = time_in_turns(runs, rounds=4 * rounds if rows == 1 else rounds, warmup=3, cuda=cuda)
         report(f"forward {rows} x {tokens}", times)
 

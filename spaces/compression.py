@@ -13,7 +13,7 @@ class Compression(BaseModel):
     a bank goes from all its readers. `magnitude` is the fraction of the layers' matrix entries
     set to zero, smallest first. After pruning the model trains on for `recover` times the
     recipe's steps. `quantize: int8` stores every matrix of the body as 8-bit numbers with a scale
-    a row.
+    a row; `dynamic-int8` also multiplies them in 8 bits, by what enters rounded token by token.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,7 +22,7 @@ class Compression(BaseModel):
     neurons: float = Field(0.0, ge=0, lt=1)
     magnitude: float = Field(0.0, ge=0, lt=1)
     recover: float = Field(0.0, ge=0, le=1)
-    quantize: Literal["int8"] | None = None
+    quantize: Literal["int8", "dynamic-int8"] | None = None
 
     @property
     def removes_units(self) -> bool:

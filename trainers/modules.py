@@ -36,6 +36,23 @@ def dense_layer(weight: Tensor, bias: Tensor | None, *, transposed: bool) -> nn.
     return conv
 
 
+def product(module: nn.Module, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``hidden @ weight.T + bias`` with the matrix of `module`, (..., in) -> (..., out), in the
+    way in which the module itself multiplies."""
+    if not isinstance(module, Multiplier):
+        return functional.linear(hidden, module.weight, bias)  # type: ignore[arg-type]
+    output = module.product(hidden)
+    return output if bias is None else output + bias
+
+
+class Multiplier(nn.Module):
+    """A module whose matrix is not multiplied in full precision."""
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """``hidden @ weight.T``: (..., in) -> (..., out)."""
+        raise NotImplementedError
+
+
 class Again(nn.Module):
     """Runs the module `name` of `holder`, which belongs to an earlier position, once more.
 

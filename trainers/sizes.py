@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +61,24 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def forward_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
-    """Floating-point operations of one forward pass, a multiply-add counted as two.
+    """Floating-point operations of one forward pass, a multiply-add counted as two; those of
+    8-bit numbers count as well.
 
     Nothing is computed: tensors are stand-ins, which models know not to ask for values. With
     gradients, because the counter stumbles over a bare parameter without them.
     """
     standing_in, counting = (
         FakeTensorMode(allow_non_fake_inputs=True),
-        FlopCounterMode(display=False),
+        FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: _product_flops}),
     )
     with standing_in as fake, counting as counter:
         model(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
     return int(counter.get_total_flops())
+
+
+def _product_flops(left: Sequence[int], right: Sequence[int], **_: Any) -> int:
+    """FLOPs of a product of matrices of these shapes."""
+    return 2 * left[0] * left[1] * right[1]
 
 
 def deployed_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:

@@ -55,7 +55,7 @@ def finish_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel
     """Quantises the shared `model` in place once nothing is trained any more, and notes in it
     what was done, for its file."""
     if compression.quantize is not None:
-        quantise_(model)
+        quantise_(model, dynamic=compression.quantize == "dynamic-int8")
     assert isinstance(model, SharedModel), "compression is stored with the plan"
     model.sharing = replace(model.sharing, compression=compression)
     return model

@@ -1,7 +1,8 @@
-"""Stores matrices as 8-bit numbers with one scale a row; products are in full precision.
+"""Stores matrices as 8-bit numbers with one scale a row; products in full precision or 8 bits.
 
 Symmetric and by row: ``W_ij = s_i q_ij, s_i = max_j |W_ij| / 127`` (LLM.int8(), arXiv 2208.07339,
-section 2.1). A bank's entry is quantised where it lies, once for all its readers.
+section 2.1); where products are in 8 bits, what enters is rounded in the same way token by token.
+A bank's entry is quantised where it lies, once for all its readers.
 """
 
 from collections import Counter
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainers.groups import head_parameters
-from trainers.modules import linear
+from trainers.modules import Multiplier, linear, product
 
 LARGEST = 127
 
@@ -23,10 +24,7 @@ class Int8(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        weight = weight.detach()
-        scale = weight.abs().amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        scale = scale / LARGEST
-        numbers = (weight / scale).round().to(torch.int8)
+        numbers, scale = rounded(weight.detach())
         self.numbers = nn.Parameter(numbers.contiguous(), requires_grad=False)
         self.scale = nn.Parameter(scale.contiguous(), requires_grad=False)
 
@@ -34,6 +32,13 @@ class Int8(nn.Module):
     def weight(self) -> Tensor:
         """The matrix in the scale's precision."""
         return self.numbers.to(self.scale.dtype) * self.scale
+
+
+def rounded(values: Tensor) -> tuple[Tensor, Tensor]:
+    """`values` (rows x columns) as 8-bit numbers and the scale (rows x 1) that they are to be
+    multiplied by."""
+    scale = values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) / LARGEST
+    return (values / scale).round().to(torch.int8), scale
 
 
 class Int8Linear(Int8):
@@ -58,6 +63,30 @@ class Int8Linear(Int8):
         return conv
 
 
+class DynamicInt8Linear(Int8Linear, Multiplier):
+    """The same, multiplied by what enters in 8 bits, with a scale a token."""
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """``hidden @ weight.T``, both rounded: (..., in) -> (..., out)."""
+        numbers, scale = rounded(hidden.reshape(-1, hidden.shape[-1]))
+        output = integer_product(numbers, self.numbers).to(hidden.dtype) * scale * self.scale.T
+        return output.unflatten(0, hidden.shape[:-1])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``hidden @ weight.T + bias``, rounded: (..., in) -> (..., out)."""
+        return product(self, hidden, self.bias)
+
+
+def integer_product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T`` of 8-bit numbers. A GPU has it for more than 16 rows and for multiples
+    of 8; what it lacks is computed in floats."""
+    odd = left.shape[1] % 8 or right.shape[0] % 8 or left.shape[0] <= 16
+    if left.is_cuda and odd:
+        return left.float() @ right.float().T
+    found: Tensor = torch._int_mm(left, right.T)
+    return found
+
+
 class Int8Embedding(Int8):
     """A table of embeddings whose rows are kept in 8 bits."""
 
@@ -71,11 +100,13 @@ class Int8Embedding(Int8):
         return nn.Embedding.from_pretrained(self.weight.detach().clone(), freeze=False)
 
 
-def quantise_(model: PreTrainedModel) -> None:
+def quantise_(model: PreTrainedModel, *, dynamic: bool = False) -> None:
     """Quantises, in place, every matrix and table of embeddings outside the head.
 
-    One that has two names, such as embeddings tied to an output layer, stays as it is; so do
-    tensors that are no layer's weight: norms, biases, factors of ``atoms``.
+    With `dynamic` products are in 8 bits, too, but for banks of forms that compute something
+    from them before they multiply. A matrix that has two names, such as embeddings tied to an
+    output layer, stays as it is; so do tensors that are no layer's weight: norms, biases,
+    factors of ``atoms``.
     """
     head, names = head_parameters(model), Counter(_weights(model))
     for path, parent in list(model.named_modules()):
@@ -83,17 +114,17 @@ def quantise_(model: PreTrainedModel) -> None:
             weight = getattr(child, "weight", None)
             if f"{path}.{name}.weight".lstrip(".") in head or names[id(weight)] > 1:
                 continue
-            small = _in_eight_bits(child)
+            small = _in_eight_bits(child, DynamicInt8Linear if dynamic else Int8Linear)
             if small is not None:
                 small._forward_hooks = child._forward_hooks  # what hands its output on, does still
                 parent._modules[name] = small
 
 
-def _in_eight_bits(module: nn.Module) -> Int8 | None:
+def _in_eight_bits(module: nn.Module, kind: type[Int8Linear]) -> Int8 | None:
     if type(module) is nn.Linear:
-        return Int8Linear(module.weight, module.bias, transposed=False)
+        return kind(module.weight, module.bias, transposed=False)
     if type(module) is Conv1D:
-        return Int8Linear(module.weight.T, module.bias, transposed=True)
+        return kind(module.weight.T, module.bias, transposed=True)
     return Int8Embedding(module.weight) if type(module) is nn.Embedding else None
 
 

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from spaces.forms import Bank, Tie
 from trainers.forms import BUILDERS, Matrices
-from trainers.modules import SharedLinear, linear
+from trainers.modules import Multiplier, SharedLinear, linear, product
 from trainers.units import Cut, shared_units
 
 
@@ -35,18 +34,21 @@ class BankLinear(SharedLinear):
         shared: Tensor = self.entry.weight  # type: ignore[assignment]
         return shared if self.private is None else self.cut.join(shared, self.private.weight)
 
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
+        if isinstance(self.entry, Multiplier):
+            return self.forward_apart(hidden)
+        return super().forward(hidden)
+
     def forward_apart(self, hidden: Tensor) -> Tensor:
         """Two products: units along rows are joined in the output, along columns summed."""
         if self.private is None:
-            return super().forward(hidden)
-        bank: Tensor = self.entry.weight  # type: ignore[assignment]
-        own = self.private.weight
+            return product(self.entry, hidden, self.bias)
         features = replace(self.cut, axis=-1)
         if self.cut.axis == 1:
             shared, rest = features.split(hidden)
-            return functional.linear(shared, bank, self.bias) + functional.linear(rest, own)
-        rows = functional.linear(hidden, bank), functional.linear(hidden, own)
-        joined = features.join(*rows)
+            return product(self.entry, shared, self.bias) + product(self.private, rest)
+        joined = features.join(product(self.entry, hidden), product(self.private, hidden))
         return joined if self.bias is None else joined + self.bias
 
 

@@ -16,9 +16,14 @@ from trainers.compression import finish_, prune_least_important_, quantise_, res
 from trainers.compression.importance import masked_logits, unit_importance
 from trainers.compression.magnitude import zero_smallest_
 from trainers.compression.pruning import choose, sorts
-from trainers.compression.quantisation import Int8, Int8Embedding
+from trainers.compression.quantisation import (
+    DynamicInt8Linear,
+    Int8,
+    Int8Embedding,
+    integer_product,
+)
 from trainers.exports import export
-from trainers.sizes import parameters, saved_bytes
+from trainers.sizes import deployed_flops, parameters, saved_bytes
 from trainers.structure import find_stacks
 
 HALF = SharingPlan.range(1, 4, 0.5, units="first")
@@ -200,12 +205,34 @@ def test_eight_bits_by_row():
     assert table.weight[0].tolist() == pytest.approx([1.0, -64 / 127])
 
 
+def test_products_of_eight_bits():
+    weight = torch.tensor([[2.0, 1.0], [0.0, -4.0]])
+    layer = DynamicInt8Linear(weight, torch.nn.Parameter(torch.ones(2)), transposed=False)
+    # numbers 127, 64 at 1 / 127 by 127, 64 at 2 / 127 and 0, -127 at 4 / 127; the bias is 1
+    found = layer(torch.tensor([[[1.0, 0.5]]]))
+    assert found.shape == (1, 1, 2)
+    assert found[0, 0].tolist() == pytest.approx([1 + 40450 / 16129, 1 - 32512 / 16129])
+    # each token has its own scale, and nothing stays nothing
+    two = layer(torch.tensor([[1000.0, 500.0], [0.0, 0.0]]))
+    assert two[0].tolist() == pytest.approx([1 + 40450 / 16.129, 1 - 32512 / 16.129])
+    assert two[1].tolist() == [1.0, 1.0]
+
+
+def test_integer_products_of_odd_shapes():
+    left = torch.randint(-127, 128, (5, 9), dtype=torch.int8)
+    right = torch.randint(-127, 128, (3, 9), dtype=torch.int8)
+    assert torch.equal(integer_product(left, right).float(), left.float() @ right.float().T)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
-def test_a_quantised_model_answers_nearly_alike(family):
+def test_a_quantised_model_answers_nearly_alike(family, dynamic):
     stack = next(iter(find_stacks(tiny(family))))
-    model = shared(SharingPlan(groups=(Group(layers="0..1", stack=stack),)), family)
+    ratio = {"bank": {"ratio": 0.5}} if dynamic else "tie"
+    model = shared(SharingPlan(groups=(Group(layers="0..1", stack=stack, form=ratio),)), family)
     before = logits(model)
-    quantise_(model)
+    quantise_(model, dynamic=dynamic)
+    assert not torch.equal(logits(model), before)
     assert any(isinstance(module, Int8) for module in model.banks.modules())
     assert (
         torch.nn.functional.cosine_similarity(before.flatten(), logits(model).flatten(), 0) > 0.99
@@ -214,8 +241,17 @@ def test_a_quantised_model_answers_nearly_alike(family):
     assert not any(isinstance(module, Int8) for module in dense.modules())
 
 
-def test_sizes_of_the_file(tmp_path):
-    model = finish_(shared(SharingPlan.range(0, 5, 1.0)), Compression(quantize="int8"))
+def test_products_in_eight_bits_count_as_operations():
+    for plan in (HALF, SharingPlan.range(0, 5, 1.0), SharingPlan()):
+        model = shared(plan)
+        before = deployed_flops(model, inputs())
+        finish_(model, Compression(quantize="dynamic-int8"))
+        assert before == deployed_flops(model, inputs()) == 3990912
+
+
+@pytest.mark.parametrize("kind", ["int8", "dynamic-int8"])
+def test_sizes_of_the_file(tmp_path, kind):
+    model = finish_(shared(SharingPlan.range(0, 5, 1.0)), Compression(quantize=kind))
     model.save_pretrained(tmp_path)
     size = (tmp_path / "model.safetensors").stat().st_size
     assert saved_bytes(model) == size
@@ -223,6 +259,8 @@ def test_sizes_of_the_file(tmp_path):
     # 4 * 48 + 96 + 48, 141, 48; in full: biases 6 * 336, norms 13 * 96, pooler's 48, head 98
     numbers = 18432 + 6768 + 2304
     floats = 336 + 141 + 48 + 6 * 336 + 13 * 96 + 48 + 98
+    assert numbers + 4 * floats == 43244
+    assert saved_bytes(shared(SharingPlan.range(0, 5, 1.0))) > 123_656  # 30,914 numbers in full
     with open(tmp_path / "model.safetensors", "rb") as file:
         header = int.from_bytes(file.read(8), "little")
     assert size - 8 - header == numbers + 4 * floats
@@ -230,7 +268,13 @@ def test_sizes_of_the_file(tmp_path):
 
 @pytest.mark.parametrize(
     "compression",
-    [{"heads": 0.5, "neurons": 0.25}, {"quantize": "int8"}, {"heads": 0.5, "quantize": "int8"}],
+    [
+        {"heads": 0.5, "neurons": 0.25},
+        {"quantize": "int8"},
+        {"quantize": "dynamic-int8"},
+        {"heads": 0.5, "quantize": "int8"},
+        {"heads": 0.5, "quantize": "dynamic-int8"},
+    ],
 )
 def test_a_compressed_model_loads_in_one_line(tmp_path, compression):
     model, compression = shared(), Compression(**compression)
@@ -249,6 +293,7 @@ def test_a_compressed_model_loads_in_one_line(tmp_path, compression):
     [
         ({"heads": 0.5}, "dense", "the dense format cannot hold layers with fewer heads"),
         ({"neurons": 0.5}, "albert", "the albert format cannot hold layers with fewer heads"),
+        ({"quantize": "dynamic-int8"}, "albert", "the albert format cannot hold 8-bit matrices"),
         ({"quantize": "int8"}, "onnx", "the onnx format cannot hold 8-bit matrices"),
     ],
 )
