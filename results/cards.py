@@ -277,8 +277,12 @@ def _measures(
         if isfinite(trial.get(objective.name, nan)):
             yield _measure(study, objective, trial, unshared)
             yield from _on_test_data(study, objective, trial)
+    conditions = trial["latency_conditions"]
+    if isinstance(conditions, dict) and conditions.get("written_tokens"):
+        yield _rate(trial, "tokens written with a cache", conditions["written_tokens"], "latency")
     if isfinite(trial["batch_latency_ms"]):
-        yield _throughput(trial)
+        batch = trial["batch_size"]
+        yield _rate(trial, f"throughput, batch {batch:.0f}", batch, "batch_latency")
     if isfinite(trial["effective_ratio"]):
         yield Measure("effective ratio", f"{trial['effective_ratio']:.2f}")
 
@@ -333,13 +337,13 @@ def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
     )
 
 
-def _throughput(trial: dict[str, Any]) -> Measure:
-    """Examples a second, against the unshared model: the reciprocals of a batch's latency."""
-    ends = [trial["batch_size"] / trial[f"batch_latency_{end}ms"] for end in ("", "high_", "low_")]
+def _rate(trial: dict[str, Any], title: str, count: float, latency: str) -> Measure:
+    """How many of `count` a second, against the unshared model: the reciprocals of a latency."""
+    ends = [count / trial[f"{latency}_{end}ms"] for end in ("", "high_", "low_")]
     value, low, high = (1000 * end for end in ends)
-    times, least, most = (1 / trial[f"batch_latency_ratio{end}"] for end in ("", "_high", "_low"))
+    times, least, most = (1 / trial[f"{latency}_ratio{end}"] for end in ("", "_high", "_low"))
     return Measure(
-        title=f"throughput, batch {trial['batch_size']:.0f}",
+        title=title,
         value=f"{three_digits(value)}/s",
         ratio=ratio(times, 1.0),
         interval=_interval(low, high, three_digits),

@@ -19,8 +19,9 @@ Attributes of the study
                     latency
     latency:<n>     latency of trial n, measured after the search or by its architecture:
                     {"forms": {"stored": L, "materialised": L, "onnx": L}, "unshared_ms",
-                    "onnx_unshared_ms", "use", "batch_size", "max_length", "rounds", "device",
-                    "threads", "timed_by", "drift", "preempted", "throughput"}
+                    "onnx_unshared_ms", "use", "written_tokens" where there are any, "batch_size",
+                    "max_length", "rounds", "device", "threads", "timed_by",
+                    "drift", "preempted", "throughput"}
                     with L = {"median_ms", "low_ms", "high_ms", "ratio", "ratio_low",
                     "ratio_high"} (95 % bootstrap intervals; ratio to unshared);
                     drift: change of the unshared median from the first third of the rounds to

@@ -312,6 +312,7 @@ class Trainee:
         return {
             **found,
             "use": self.task.used(stored, max_length),
+            **({"written_tokens": written} if (written := self.task.written(stored)) else {}),
             "batch_size": 1,
             "max_length": max_length,
             "rounds": rounds,

@@ -108,6 +108,14 @@ def test_throughput_is_shown_against_the_unshared_model(make_run):
     assert (measure.value, measure.ratio) == ("320/s", "2.00×")
 
 
+def test_tokens_a_second_of_a_model_that_writes(make_run):
+    written = latency(0.8, 50.0) | {"use": "generation of 16 tokens", "written_tokens": 16}
+    run = make_run(complete(0.9, 1.0), latency={0: written})
+    (card,) = draw_cards(read_study(run))
+    measure = next(m for m in card.measures if m.title == "tokens written with a cache")
+    assert (measure.value, measure.ratio) == ("320/s", "1.25×")
+
+
 def test_no_caveat_without_its_cause(make_run):
     many = {"per_class": {"no": {"support": 40_000}, "yes": {"support": 60_000}}}
     seeds = [Candidate(plan=HALF, recipe=Recipe(seed=seed)).written() for seed in range(20)]

@@ -153,6 +153,10 @@ class Task(BaseModel, ABC):
         """One phrase on what :meth:`use` does with `model`."""
         return "one forward pass"
 
+    def written(self, model: PreTrainedModel) -> int:
+        """How many tokens :meth:`use` writes with `model`."""
+        return 0
+
     @property
     def generates(self) -> bool:
         """Whether the model writes on from what it reads, without an encoder."""

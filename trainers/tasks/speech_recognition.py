@@ -91,7 +91,12 @@ class SpeechBatch:
         if self.start is not None and all(text[0] == self.start for text in texts):
             texts = [text[1:] for text in texts]  # the model begins with it by itself
         labels = torch.nn.utils.rnn.pad_sequence(texts, True, UNCOUNTED)
-        return padded_inputs(self.reader.extractor, rows) | {"labels": labels}
+        batch = padded_inputs(self.reader.extractor, rows) | {"labels": labels}
+        if self.start is None:
+            return batch
+        before = labels.masked_fill(labels == UNCOUNTED, self.reader.tokenizer.pad_token_id)
+        first = torch.full_like(labels[:, :1], self.start)
+        return batch | {"decoder_input_ids": torch.cat([first, before[:, :-1]], 1)}
 
 
 @TASKS.register("automatic-speech-recognition")
@@ -192,6 +197,9 @@ class SpeechRecognition(Task):
         if not model.config.is_encoder_decoder:
             return model(**inputs)
         return write_on(model, inputs[model.main_input_name], NEW_TOKENS)
+
+    def written(self, model: PreTrainedModel) -> int:
+        return NEW_TOKENS if model.config.is_encoder_decoder else 0
 
     def used(self, model: PreTrainedModel, max_length: int) -> str:
         if not model.config.is_encoder_decoder:

@@ -98,6 +98,9 @@ class Translation(Task):
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         return write_on(model, inputs["input_ids"], NEW_TOKENS)
 
+    def written(self, model: PreTrainedModel) -> int:
+        return NEW_TOKENS
+
     def used(self, model: PreTrainedModel, max_length: int) -> str:
         return f"generation of {NEW_TOKENS} tokens with cache"
 

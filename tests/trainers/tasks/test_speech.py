@@ -10,7 +10,7 @@ from spaces.errors import DataError, ModelError
 from tests.trainers.tasks.test_tasks import sayings, tones
 from trainers.sound import heard, inputs, new_extractor, recordings
 from trainers.tasks import read_task
-from trainers.tasks.speech_recognition import SpeechReader, letters
+from trainers.tasks.speech_recognition import SpeechBatch, SpeechReader, letters
 
 
 def write(path, rate=1600, seconds=1.0, channels=1):
@@ -107,6 +107,19 @@ def test_letters_that_the_tokenizer_lacks(tmp_path):
     message, hint = refused(DataError, lambda: task.rows(train, reader, 1600))
     assert message.startswith("most letters of the texts are unknown to the model's tokenizer")
     assert hint == "it writes AEGHILNOTW|"
+
+
+def test_a_decoder_reads_what_was_written_before(tmp_path):
+    frame = recordings([write(tmp_path / "a.wav")] * 2, "rows.csv")
+    config = HubertConfig()
+    reader = SpeechReader(new_extractor(config, 1600), letters(config, ["ab"]))
+    values = inputs(frame, reader.extractor, 1600, resample=False)["input_values"]
+    # 4 is what the decoder starts with, as Whisper's own tokenizer writes it in front
+    rows = [{"input_values": values[0], "labels": text} for text in ([4, 3, 2], [4, 3])]
+    batch = SpeechBatch(reader, 4)(rows)
+    assert batch["labels"].tolist() == [[3, 2], [3, -100]]
+    assert batch["decoder_input_ids"].tolist() == [[4, 3], [4, 3]]
+    assert "decoder_input_ids" not in SpeechBatch(reader, None)(rows)
 
 
 def test_recordings_in_a_table_of_bytes(tmp_path):

@@ -182,6 +182,7 @@ def test_latency_of_writing(tmp_path, name, family):
     made.evaluate(candidate, facts, save_to=tmp_path / "0" / "model")
     found = made.latency(tmp_path / "0" / "model", facts, max_length=24, threads=1, rounds=2)
     assert found["use"].startswith("generation of 16 tokens with cache")
+    assert found["written_tokens"] == 16
 
 
 LETTERS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
