@@ -18,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+CHANGED = ("budget.trials=", "finalists.seeds=")
+"""Overrides that what may follow a search changes."""
+
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 
@@ -47,7 +50,8 @@ def search(
             print(_resuming(study, folder, set_ or []), file=sys.stderr)
             raise typer.Exit(130) from None
         _print_front(folder)
-        _say_what_may_follow(folder, _resuming(study, folder, set_ or []))
+        lasting = [override for override in set_ or [] if not override.startswith(CHANGED)]
+        _say_what_may_follow(folder, _resuming(study, folder, lasting))
 
 
 @app.command()

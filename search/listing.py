@@ -166,15 +166,17 @@ def next_steps(run: Path, resume: str) -> dict[str, str]:
     from results.finals import retrainings
     from results.review import opened_first
     from results.study import read_study
+    from results.summary import Counts
 
     study = read_study(run)
     first = opened_first(study)
     export = "" if first is None else delivery(study, first).export
     seeds = "" if retrainings(study.frame) else f"{resume} --set finalists.seeds=3"
-    trials = (study.config.get("budget") or {}).get("trials", 0)
+    asked = (study.config.get("budget") or {}).get("trials", 0)
+    twice = 2 * max(asked, Counts.of(study.frame).trained)
     steps = {
         "export": export,
         "how sure": seeds,
-        "search on": f"{resume} --set budget.trials={2 * trials}",
+        "search on": f"{resume} --set budget.trials={twice}",
     }
     return {what: command for what, command in steps.items() if command}

@@ -79,6 +79,31 @@ def test_the_same_seed_gives_the_same_accuracies(study, tmp_path):
     assert runs[0].equals(runs[1])
 
 
+def test_finalists_and_a_limit_on_latency_in_a_real_search(study, tmp_path):
+    path = study(
+        task={
+            "name": "text-classification",
+            "train": "train.csv",
+            "validation": 0.3,
+            "test": "test.csv",
+        },
+        budget={"trials": 4, "max_latency_ms": 10000.0},
+        finalists={"seeds": 2, "most": 1},
+    )
+    settings = "--set", "finalists.seeds=2", "--set", "seed=0"
+    result = call("search", path, "--out", tmp_path / "run", *settings)
+    assert result.exit_code == 0, result.output
+    assert "on the front" in result.stdout and " over 2 seeds" in result.stdout
+    frame = results.load(tmp_path / "run")
+    searched, again = frame[frame["finalist"].isna()], frame[frame["finalist"].notna()]
+    assert len(searched) == 4 and searched["latency_ms"].notna().all()
+    assert len(again) in (8, 10) and (again["state"] == "COMPLETE").all()
+    supports = {sum(row["support"] for row in test["per_class"].values()) for test in again["test"]}
+    assert supports == {30}
+    further = result.stderr.rstrip().split("\n")[-1]
+    assert further.endswith("--resume --set seed=0 --set budget.trials=8")
+
+
 def test_set_overrides_the_study_file(study, tmp_path):
     path = study()
     assert call("search", path, "--out", tmp_path / "r", "--set", "budget.trials=2").exit_code == 0
