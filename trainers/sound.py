@@ -1,6 +1,7 @@
 """Recordings of sound: read with soundfile, checked, and made into a model's inputs."""
 
 from collections.abc import Iterable
+from importlib import import_module
 from io import BytesIO
 from math import ceil, gcd
 from pathlib import Path
@@ -30,15 +31,14 @@ MOST_SECONDS = 10
 UNIT = "samples; longer recordings are cut"
 
 
-def audio_library() -> Any:
-    """soundfile. Raises :class:`DataError` where it is not installed."""
+def audio_library(name: str) -> Any:
+    """soundfile or jiwer. Raises :class:`DataError` where it is not installed."""
     try:
-        import soundfile
+        return import_module(name)
     except (ImportError, OSError) as error:
         raise DataError(
-            f"reading recordings needs soundfile: {error}", "pip install 'sharetune[audio]'"
+            f"studies of recordings need {name}: {error}", "pip install 'sharetune[audio]'"
         ) from None
-    return soundfile
 
 
 def recordings(values: Iterable[Any], source: str) -> pd.DataFrame:
@@ -60,7 +60,7 @@ def recordings(values: Iterable[Any], source: str) -> pd.DataFrame:
 
 
 def _facts(value: Any, source: str, row: int) -> tuple[int, int]:
-    library = audio_library()
+    library = audio_library("soundfile")
     try:
         told = library.info(BytesIO(value) if isinstance(value, bytes) else value)
     except (library.SoundFileError, TypeError, OSError) as error:
@@ -79,7 +79,7 @@ def _facts(value: Any, source: str, row: int) -> tuple[int, int]:
 
 def heard(value: Any) -> np.ndarray:
     """The samples of a recording, -1..1; of several channels the mean."""
-    library = audio_library()
+    library = audio_library("soundfile")
     samples, _ = library.read(
         BytesIO(value) if isinstance(value, bytes) else value, dtype="float32", always_2d=True
     )

@@ -27,6 +27,7 @@ from trainers.scratch import new_tokenizer
 from trainers.sound import (
     AUDIO_COLUMNS,
     UNIT,
+    audio_library,
     check_rate,
     extractor_of,
     inputs,
@@ -123,6 +124,7 @@ class SpeechRecognition(Task):
         return ("word_error_rate", "character_error_rate")
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        audio_library("jiwer")  # rather missed now than after a training
         return *self.frames(self._columns), {}
 
     def table(self, source: str, split: str) -> pd.DataFrame:
@@ -177,8 +179,7 @@ class SpeechRecognition(Task):
         return tokenizer.batch_decode(paths)
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
-        import jiwer
-
+        jiwer = audio_library("jiwer")
         wanted, told = list(labels), list(predictions)
         return {
             "metrics": {

@@ -1,5 +1,7 @@
 """Recordings that fit a study, and those that do not."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,6 +60,15 @@ def test_what_is_no_recording(tmp_path, value, message):
     assert message in refused(
         DataError, lambda: recordings([value], str(tmp_path / "rows.csv"))
     )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", ["soundfile", "jiwer"])
+def test_without_the_extra_nothing_is_trained(tmp_path, monkeypatch, missing):
+    task = read_task({"name": "automatic-speech-recognition", "train": sayings(tmp_path / "data")})
+    monkeypatch.setitem(sys.modules, missing, None)
+    message, hint = refused(DataError, task.read)
+    assert message.startswith(f"studies of recordings need {missing}: ")
+    assert hint == "pip install 'sharetune[audio]'"
 
 
 def test_channels_become_one(tmp_path):
