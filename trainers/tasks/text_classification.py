@@ -19,6 +19,7 @@ from trainers.tables import column, filled, numbers
 from trainers.tasks import NEED_A_FITTING_TASK, TASKS, Task
 
 TEXT_COLUMNS = ("text", "sentence", "content", "article", "review", "document", "sentence1")
+PAIRED = {"sentence1": "sentence2"}
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score")
 
 
@@ -93,6 +94,11 @@ class TextClassification(Task):
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         text = column(frame, self.text, TEXT_COLUMNS, "text")
         label = column(frame, self.label, LABEL_COLUMNS, "label")
+        if self.pair is None and self.text is None and {text, PAIRED.get(text)} <= {*frame.columns}:
+            raise DataError(
+                f"{source} has two texts, {text!r} and {PAIRED[text]!r}, and task.pair names none",
+                f"set task.pair: {PAIRED[text]}, or task.text: {text} to read one only",
+            )
         given = {"text": filled(frame[text], source, "text")}
         if self.pair is not None:
             pair = column(frame, self.pair, (), "pair")

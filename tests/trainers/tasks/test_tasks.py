@@ -303,6 +303,13 @@ def test_a_recipe_that_does_not_fit_the_task(tmp_path):
             "set task.source and task.target",
         ),
         (
+            "text-classification",
+            {"sentence1": ["a"], "sentence2": ["b"], "label": ["x"]},
+            {},
+            "has two texts, 'sentence1' and 'sentence2', and task.pair names none",
+            "set task.pair: sentence2",
+        ),
+        (
             "token-classification",
             {"tokens": [["a", "b"]], "tags": [["O"]]},
             {},
