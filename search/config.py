@@ -170,6 +170,7 @@ class StudyConfig(Section):
     executor: Literal["ray", "local"] = "ray"
     keep: Literal["front", "all", "none"] = "front"
     tracking: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
     storage: str | None = None
     seed: int = Field(0, ge=0)
 
@@ -216,9 +217,9 @@ class StudyConfig(Section):
             return plans
         return tuple(SharingPlan.preset(p) if isinstance(p, str) else p for p in plans)
 
-    @field_validator("tracking", mode="before")
+    @field_validator("tracking", "exports", mode="before")
     @classmethod
-    def _one_tracker(cls, names: Any) -> Any:
+    def _one_name(cls, names: Any) -> Any:
         return (names,) if isinstance(names, str) else names
 
     @field_validator("storage")

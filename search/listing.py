@@ -22,6 +22,7 @@ KINDS = (
     "adversaries",
     "distillations",
     "alterations",
+    "picture-alterations",
     "trackers",
     "exports",
 )
@@ -93,6 +94,10 @@ def _registry(kind: str) -> Registry[object]:
         from trainers.augmentation import ALTERATIONS
 
         return ALTERATIONS  # type: ignore[return-value]
+    if kind == "picture-alterations":
+        from trainers.pictures import PICTURE_ALTERATIONS
+
+        return PICTURE_ALTERATIONS  # type: ignore[return-value]
     if kind == "trackers":
         from trainers.tracking import TRACKERS
 

@@ -26,7 +26,7 @@ from search.stopping import stopped_at_once
 from search.store import Store, one_error, require_study
 from search.timing import measured
 from spaces.distillation import TEACHER_RECIPE
-from spaces.errors import ConfigError, RunError
+from spaces.errors import ConfigError, ModelError, RunError
 from spaces.objectives import OBJECTIVES, Objective
 from spaces.plan import StackShape
 from spaces.recipe import Candidate
@@ -81,6 +81,7 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
         facts["tracking"] = (config.tracking, config.name)
     candidates = config.space.check(shapes)
     _check_batches(candidates, config.resources.workers_per_trial)
+    _check_exports(candidates, config.exports)
     trainee.check(candidates, facts)
     for plan in config.plans:
         plan.bound(shapes)
@@ -104,6 +105,24 @@ def _check_batches(candidates: Sequence[Candidate], workers: int) -> None:
             f"set recipe.batch_size to at least {workers}: it is what all workers of a trial "
             "train on together",
         )
+
+
+def _check_exports(candidates: Sequence[Candidate], wanted: Sequence[str]) -> None:
+    if not wanted:
+        return
+    from trainers.exports import formats, refuse_compressed
+
+    for name in wanted:
+        formats()[name]
+        for candidate in candidates:
+            try:
+                refuse_compressed(candidate.compression, name)
+            except ModelError as error:
+                raise ConfigError(
+                    f"exports: {error.message}, but space.compression allows "
+                    f"{candidate.compression}",
+                    f"leave {name} out of exports, or that out of the space",
+                ) from None
 
 
 def _execute(driver: Driver, config: StudyConfig) -> None:

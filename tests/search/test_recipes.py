@@ -7,7 +7,7 @@ import results
 from results.report import write_report
 from search.config import validate
 from search.run import run
-from spaces.errors import ModelError
+from spaces.errors import ConfigError, ModelError
 from tests.checkpoint import write_checkpoint, write_rows
 
 
@@ -62,4 +62,35 @@ def test_a_teacher_that_is_not_there_is_told_before_a_run_folder_is_made(tmp_pat
     config = study(tmp_path, recipe={"distill": {"choices": [None, {"teacher": "/nowhere"}]}})
     with pytest.raises(ModelError, match="no model in folder /nowhere"):
         run(config, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "study.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("exports", "quantize", "heads", "message"),
+    [
+        (
+            "onnx",
+            {"choices": [None, "dynamic-int8"]},
+            0.0,
+            "exports: the onnx format cannot hold 8-bit matrices, but space.compression allows "
+            "quantize dynamic-int8",
+        ),
+        (
+            ["shared", "dense"],
+            None,
+            {"low": 0.0, "high": 0.5},
+            "exports: the dense format cannot hold layers with fewer heads or neurons, but "
+            "space.compression allows heads 0.5",
+        ),
+        ("onx", None, 0.0, "unknown export format: 'onx'"),
+    ],
+)
+def test_compression_that_a_wanted_format_cannot_hold(tmp_path, exports, quantize, heads, message):
+    config = study(tmp_path, compression={"quantize": quantize, "heads": heads})
+    config = config.model_copy(
+        update={"exports": (exports,) if isinstance(exports, str) else tuple(exports)}
+    )
+    with pytest.raises(ConfigError) as caught:
+        run(config, out=tmp_path / "run")
+    assert message in caught.value.message
     assert not (tmp_path / "run" / "study.db").exists()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from spaces.compression import Compression
 from spaces.errors import ModelError, RunError
 from spaces.registry import Registry
 from trainers.checkpoints import SharedModel
@@ -94,7 +95,8 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
     from there. Raises :class:`ModelError` as :func:`export` does.
     """
     exporter = formats()[format]
-    _refuse_compressed(model, format)
+    if isinstance(model, SharedModel):
+        refuse_compressed(model.sharing.compression, format)
     written = exporter(model.eval(), folder)
     difference = _difference(answering(model), written.reload(folder), samples(model))
     if not difference <= written.tolerance:
@@ -111,11 +113,8 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
     )
 
 
-def _refuse_compressed(model: PreTrainedModel, format: str) -> None:
-    """Raises :class:`ModelError` if the format cannot hold what compression made of the model."""
-    if not isinstance(model, SharedModel):
-        return
-    compression = model.sharing.compression
+def refuse_compressed(compression: Compression, format: str) -> None:
+    """Raises :class:`ModelError` if the format cannot hold what compression makes of a model."""
     narrower = compression.removes_units and format in NEEDS_EQUAL_LAYERS
     if narrower or (compression.quantize and format in NEEDS_FLOATS):
         what = "layers with fewer heads or neurons" if narrower else "8-bit matrices"

@@ -33,7 +33,7 @@ TASKS: Registry[type["Task"]] = Registry("task")
 TRUTH = "truth"
 MOST_TOKENS = 128
 TOKENS_A_WORD = 1.6
-NEED_A_FITTING_TASK = ("distill", "adversary", "r_drop", "augment")
+NEED_A_FITTING_TASK = ("distill", "adversary", "r_drop", "augment", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Task(BaseModel, ABC):
     """The library's auto class for a model with this task's head."""
     fitting: ClassVar[tuple[str, ...]] = ()
     """Of `NEED_A_FITTING_TASK`, the parts of a recipe that can be used."""
+    alterations: ClassVar[tuple[str, ...]] = ()
+    """The keys of `augment` that say how an example is altered."""
 
     unit: ClassVar[str] = "tokens; longer examples are cut"
     """What a recipe's `max_length` counts."""
@@ -240,10 +242,16 @@ class Task(BaseModel, ABC):
         """Raises :class:`ConfigError` for a recipe that this task cannot be trained by."""
         for part in NEED_A_FITTING_TASK:
             if getattr(recipe, part) and part not in self.fitting:
-                able = [name for name, task in tasks().items() if part in task.fitting]
+                able = sorted(name for name, task in tasks().items() if part in task.fitting)
                 raise ConfigError(
                     f"recipe.{part} does not fit the task {self.name}",
                     f"leave it out; it fits {', '.join(able)}",
+                )
+        for name in recipe.augment.used if recipe.augment is not None else ():
+            if name not in self.alterations:
+                raise ConfigError(
+                    f"recipe.augment.{name} does not fit the task {self.name}",
+                    f"leave it out; what fits is {', '.join(self.alterations)}",
                 )
 
     def table(self, source: str, split: str) -> pd.DataFrame:

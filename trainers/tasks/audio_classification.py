@@ -44,7 +44,7 @@ class AudioClassification(Task):
     """
 
     auto: ClassVar[Any] = AutoModelForAudioClassification
-    fitting: ClassVar[tuple[str, ...]] = ("r_drop",)
+    fitting: ClassVar[tuple[str, ...]] = ("r_drop", "label_smoothing")
     unit: ClassVar[str] = UNIT
 
     audio: str | None = None

@@ -1,5 +1,6 @@
 """One label for one picture."""
 
+import random
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,10 @@ from transformers import (
     default_data_collator,
 )
 
+from spaces.augmentation import PICTURES, Augmentation
 from spaces.errors import DataError
+from trainers.augmentation import SEED
+from trainers.pictures import altered
 from trainers.pretrained import from_library
 from trainers.tables import column, labelled_files, located
 from trainers.tasks import TASKS, Task
@@ -41,7 +45,8 @@ class ImageClassification(Task):
     """
 
     auto: ClassVar[Any] = AutoModelForImageClassification
-    fitting: ClassVar[tuple[str, ...]] = ("r_drop",)
+    fitting: ClassVar[tuple[str, ...]] = ("r_drop", "label_smoothing", "augment")
+    alterations: ClassVar[tuple[str, ...]] = PICTURES
     unit: ClassVar[str] = "of no effect on pictures"
 
     image: str | None = None
@@ -91,6 +96,14 @@ class ImageClassification(Task):
             opened = [_opened(image) for image in frame["image"][start : start + BATCH]]
             pixels += list(reader(opened, return_tensors="np")["pixel_values"].astype(np.float32))
         return {"pixel_values": pixels, "labels": frame["label"].tolist()}
+
+    def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
+        rng = random.Random(SEED)
+        more = [
+            frame.assign(image=[altered(_opened(image), settings, rng) for image in frame["image"]])
+            for _ in range(settings.copies)
+        ]
+        return pd.concat([frame, *more], ignore_index=True)
 
     def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return default_data_collator

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from spaces.augmentation import Augmentation
+from spaces.augmentation import TEXTS, Augmentation
 from spaces.errors import ConfigError, DataError
+from spaces.recipe import Recipe
 from trainers.augmentation import copies
 from trainers.metrics import calibration_error
 from trainers.tables import column, filled, numbers
@@ -20,6 +21,7 @@ from trainers.tasks import NEED_A_FITTING_TASK, TASKS, Task
 
 TEXT_COLUMNS = ("text", "sentence", "content", "article", "review", "document", "sentence1")
 PAIRED = {"sentence1": "sentence2"}
+OF_LABELS = ("distill", "r_drop", "label_smoothing")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score")
 
 
@@ -35,6 +37,7 @@ class TextClassification(Task):
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification
     fitting: ClassVar[tuple[str, ...]] = NEED_A_FITTING_TASK
+    alterations: ClassVar[tuple[str, ...]] = TEXTS
 
     text: str | None = None
     pair: str | None = None
@@ -73,6 +76,15 @@ class TextClassification(Task):
         texts = [frame[name].tolist() for name in ("text", "pair") if name in frame]
         tokens = reader(*texts, truncation=True, max_length=max_length)
         return {**tokens, "labels": frame["label"].tolist()}
+
+    def check(self, recipe: Recipe) -> None:
+        super().check(recipe)
+        for part in OF_LABELS if self.regression else ():
+            if getattr(recipe, part):
+                raise ConfigError(
+                    f"recipe.{part} is about the probabilities of labels, which a regression lacks",
+                    "leave it out",
+                )
 
     def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
         altered = {

@@ -34,6 +34,7 @@ class TokenClassification(Task):
     """
 
     auto: ClassVar[Any] = AutoModelForTokenClassification
+    fitting: ClassVar[tuple[str, ...]] = ("label_smoothing",)
 
     tokens: str | None = None
     tags: str | None = None

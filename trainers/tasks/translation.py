@@ -31,6 +31,7 @@ class Translation(Task):
     """
 
     auto: ClassVar[Any] = AutoModelForSeq2SeqLM
+    fitting: ClassVar[tuple[str, ...]] = ("label_smoothing",)
 
     source: str | None = None
     target: str | None = None
