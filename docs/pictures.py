@@ -28,7 +28,8 @@ STYLE = (
 )
 CAPTION, GAP, ACROSS = 24, 28, 2
 COLOURS = 128
-PHONE, SCALE = {"width": 1180, "height": 900}, 1.4
+PATIENCE_MS = 120_000
+PAGE, SCALE = {"width": 1180, "height": 900}, 1.4
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def photograph(run: Path, trial: int) -> None:
     address = write_report(run).resolve().as_uri()
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"))
-        page = browser.new_page(viewport=PHONE, device_scale_factor=SCALE)  # type: ignore[arg-type]
+        page = browser.new_page(viewport=PAGE, device_scale_factor=SCALE)  # type: ignore[arg-type]
+        page.set_default_timeout(PATIENCE_MS)
         for name, (fragment, selector) in SHOTS.items():
             page.goto(f"{address}#trial-{trial}" if fragment else address)
             page.wait_for_timeout(2500)

@@ -238,7 +238,7 @@ def connect(address: str | None, config: StudyConfig) -> None:
         _require_listener(address)
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones
         raise _unreachable(address, str(error).strip().split("\n")[0]) from error
     if address is None:
         _require_gpus(config)
@@ -258,6 +258,11 @@ def _require_listener(address: str) -> None:
 
 
 def _unreachable(address: str | None, why: str) -> RunError:
+    if address is None:
+        return RunError(
+            f"Ray did not start on this machine: {why}",
+            "try again when it is less busy, or train in this process: --set executor=local",
+        )
     return RunError(
         f"no Ray cluster at {address}: {why}",
         "start one with `ray start --head`, which prints its address, or leave --address out",

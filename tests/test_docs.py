@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
+
+from search.cli import app
+from search.config import validate
 
 DOCS = Path(__file__).parent.parent / "docs"
 WRITTEN = "import reference, sys; sys.stdout.buffer.write(reference.reference().encode())"
@@ -35,3 +40,24 @@ def test_the_drawings_are_up_to_date():
     for name in pictures.GALLERIES:
         same = pictures.gallery(name) == (DOCS / "pictures" / f"{name}.svg").read_text("utf-8")
         assert same, "run python docs/pictures.py"
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_commands_have_the_options_they_are_given(page):
+    for line in re.findall(r"^sharetune .*", "\n".join(blocks(page, "sh")), re.M):
+        _, command, *words = line.split("#")[0].split()
+        text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+        for option in (word for word in words if word.startswith("--")):
+            assert option in text, line
+
+
+def test_the_how_to_writes_a_study():
+    study = {"name": "how-to", "model": "MODEL", "task": {"name": "text-classification"}}
+    for text in blocks(DOCS / "plan-search.md", "yaml"):
+        study |= yaml.safe_load(text)
+    found = validate(study, "plan-search.md")
+    assert (found.budget.trials, len(found.plans), found.finalists.longer) == (60, 2, 4.0)

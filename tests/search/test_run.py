@@ -239,3 +239,18 @@ def test_a_wrong_address_is_noticed_before_a_run_folder_is_made(tmp_path, addres
         run(study(executor="ray"), out=tmp_path / "run", address=address, trainee=FakeTrainee())
     assert "\n" not in caught.value.message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_machine_too_busy_to_start_ray_is_one_error(monkeypatch):
+    """As it was met at a load of 70 on two cores: Ray gives up with a bare exception."""
+
+    def give_up(**options):
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    from search import tune
+
+    monkeypatch.setattr(tune.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(tune.ray, "init", give_up)
+    with pytest.raises(RunError, match="Ray did not start on this machine: The current") as caught:
+        tune.connect(None, study(executor="ray"))
+    assert "--set executor=local" in caught.value.hint
