@@ -461,6 +461,16 @@ STUDY = {
 }
 
 
+def between_reloads(look):
+    """What `look` finds; a page that follows a search may reload at any moment, so it looks again."""
+    for _ in range(4):
+        try:
+            return look()
+        except playwright.Error:
+            time.sleep(0.5)
+    return look()
+
+
 def test_the_page_follows_a_running_search(visit, tmp_path):
     write_checkpoint(tmp_path / "model")
     write_rows(tmp_path / "train.csv", 60)
@@ -477,11 +487,11 @@ def test_the_page_follows_a_running_search(visit, tmp_path):
             reviewer = visit()
             reviewer.page.goto(address)
             reviewer.page.locator("#all-trials tr").first.wait_for()
-            before = len(reviewer.shown())
-            reviewer.page.get_by_label("log across").check()
+            before = between_reloads(lambda: len(reviewer.shown()))
+            between_reloads(reviewer.page.get_by_label("log across").check)
             rows = reviewer.page.locator("#all-trials tbody tr")
             rows.nth(before).wait_for(timeout=60_000)
-            assert reviewer.page.get_by_label("log across").is_checked()
+            assert between_reloads(reviewer.page.get_by_label("log across").is_checked)
             assert all(url.startswith(address) for url in reviewer.requests)
             reviewer.page.goto("about:blank")
     finally:
