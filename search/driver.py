@@ -83,7 +83,8 @@ class Driver:
         objectives = tuple(OBJECTIVES[name] for name in config.objectives)
         self.scheduler = Scheduler(objectives, eta=config.early_stopping.eta)
         reference = store.attributes[record.REFERENCE]
-        setting = Setting(objectives, config.seed, config.budget.trials, reference)
+        fast = not config.space.removes_units
+        setting = Setting(objectives, config.seed, config.budget.trials, reference, fast)
         self.sampler = make_sampler(config.sampler, setting)
         self.spending = Spending(config.resources)
         self._growth = _growth(config, objectives, reference)

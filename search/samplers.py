@@ -30,18 +30,22 @@ from spaces.space import Space
 REBUILT_AFTER = 50
 LATEST, SAMPLED, MOST_OF_FRONT = 50, 40, 60
 """What the study in memory holds of a large study."""
-LEAST_FOR_TPE = 12
+LEAST_TO_LEARN = 12
 """Trials in a budget from which `auto` goes by a model of what was seen."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a sampler must know of its study. `reference` is the hypervolume's, by objective."""
+    """What a sampler must know of its study. `reference` is the hypervolume's, by objective.
+
+    `weighs_fast` says whether sizes take milliseconds to know.
+    """
 
     objectives: tuple[Objective, ...]
     seed: int
     budget: int
     reference: Mapping[str, float]
+    weighs_fast: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,17 @@ SAMPLERS: Registry[Callable[[Setting], Sampler]] = Registry("sampler")
 
 
 def make_sampler(name: str, setting: Setting) -> Sampler:
-    """The sampler `name`; ``auto`` chooses by the budget."""
+    """The sampler `name`; ``auto`` chooses by the budget, and by what sizes cost to know."""
     from search import guide
 
     assert guide, "importing a sampler's file registers it"
-    if name == "auto":
-        name = "tpe" if setting.budget >= LEAST_FOR_TPE else "random"
-    return SAMPLERS[name](setting)
+    return SAMPLERS[_chosen(setting) if name == "auto" else name](setting)
+
+
+def _chosen(setting: Setting) -> str:
+    if setting.budget < LEAST_TO_LEARN:
+        return "random"
+    return "guided" if setting.weighs_fast else "tpe"
 
 
 def draw_seed(seed: int, drawn: int) -> int:

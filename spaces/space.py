@@ -325,6 +325,11 @@ class Space(BaseModel):
         """Whether a candidate may have a teacher."""
         return self.recipe.get("distill") is not None
 
+    @property
+    def removes_units(self) -> bool:
+        """Whether a candidate may have fewer heads or neurons than the model."""
+        return any(self.compression.get(units) for units in ("heads", "neurons"))
+
     def check(self, stacks: Mapping[str, StackShape]) -> list[Candidate]:
         """The candidates at the space's corners.
 

@@ -30,13 +30,13 @@ from spaces.distillation import TEACHER_RECIPE, UNSHARED
 from spaces.errors import ModelError
 from spaces.plan import StackShape
 from spaces.recipe import Candidate, Recipe
-from trainers import latency, sizes, tracking
+from trainers import latency, tracking
 from trainers.augmentation import check_augmentation
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpointing import Checkpoints
 from trainers.checkpoints import load_shared
-from trainers.compression import reshape_
 from trainers.compression.after import compress_
+from trainers.counting import Counting
 from trainers.distillation import Lesson, check_teacher
 from trainers.exports import export
 from trainers.exports.onnx import onnx_run
@@ -92,14 +92,8 @@ class Trainee:
 
     def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]:
         """What is exact before training; see :func:`trainers.sizes.facts`."""
-        unshared = _skeleton(self, _frozen(facts))
-        shared = share_(copy.deepcopy(unshared), candidate.plan)
-        sample = self.task.sample(unshared, 1, candidate.recipe.max_length)
-        inputs = {key: value.to("meta") for key, value in sample.items()}
-        if candidate.compression == Compression():
-            return sizes.facts(unshared, shared, inputs)
-        compressed = reshape_(copy.deepcopy(shared), candidate.compression)
-        return sizes.facts(unshared, shared, inputs, compressed)
+        counting = _counting(self, _frozen(facts), candidate.recipe.max_length)
+        return counting.facts(candidate.plan, candidate.compression)
 
     def check(self, candidates: Sequence[Candidate], facts: dict[str, Any]) -> None:
         """Raises :class:`SharetuneError` for a recipe or a compression that cannot be done,
@@ -116,7 +110,8 @@ class Trainee:
             if candidate.recipe.augment is not None:
                 check_augmentation(candidate.recipe.augment)
             if candidate.compression != Compression():
-                self.inspect(candidate, facts)
+                counting = _counting(self, _frozen(facts), candidate.recipe.max_length)
+                counting.built(candidate.plan, candidate.compression)
 
     def evaluate(
         self,
@@ -446,6 +441,13 @@ def _frozen(facts: dict[str, Any]) -> str:
 @lru_cache(maxsize=4)
 def _skeleton(trainee: Trainee, facts: str) -> PreTrainedModel:
     return trainee.task.skeleton(trainee.start, json.loads(facts))
+
+
+@lru_cache(maxsize=4)
+def _counting(trainee: Trainee, facts: str, max_length: int) -> Counting:
+    unshared = _skeleton(trainee, facts)
+    sample = trainee.task.sample(unshared, 1, max_length)
+    return Counting(unshared, {key: value.to("meta") for key, value in sample.items()})
 
 
 @lru_cache(maxsize=1)

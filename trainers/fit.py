@@ -63,6 +63,8 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
             f"{len(stack.layers)}",
             "drop fewer layers",
         )
+    if list(order) == list(range(len(stack.layers))):
+        return
     listed = any(lists_layers(config, attribute, stack) for attribute in PER_LAYER)
     kinds = [_traits(layer, attributes=not listed) for layer in stack.layers]
     for place, index in enumerate(order):

@@ -74,7 +74,7 @@ def share_(
         _arrange_layers(model, stacks[name], order)
     for group in bound.groups:
         stack = stacks[group.stack or ""]
-        for own, origin in zip(_banks(group), origins[group], strict=True):
+        for own, origin in zip(banks_of(group), origins[group], strict=True):
             readers = [i for i, layer in enumerate(orders[stack.name]) if layer in own]
             layers = model.get_submodule(stack.path)
             positions = Positions(layers, orders[stack.name], readers, origin)
@@ -133,7 +133,7 @@ def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator
         yield group.model_copy(update={"layers": places} | settled)
 
 
-def _banks(group: Group) -> list[tuple[int, ...]]:
+def banks_of(group: Group) -> list[tuple[int, ...]]:
     """The layers of each bank that the group stores."""
     return [] if group.form.removes_layers or group.only_loops else group.readers()
 
@@ -155,7 +155,7 @@ class Origin:
 def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin]:
     """One for each of the group's banks, before anything is changed."""
     origins = []
-    for own, init in zip(_banks(group), group.inits() if _banks(group) else (), strict=True):
+    for own, init in zip(banks_of(group), group.inits() if banks_of(group) else (), strict=True):
         if isinstance(init, str) or init in own:
             origins.append(Origin(init))
             continue
@@ -255,7 +255,7 @@ def _share_bank(
             _inputs(activations, stack, group, positions, slot),
         )
         with weights[0].device:
-            readers = BUILDERS[group.form.name](group.form, matrices, entries, _key(slot.path))
+            readers = BUILDERS[group.form.name](group.form, matrices, entries, entry_key(slot.path))
         positions.replace(slot.path, soft.over(readers, weights) if soft else readers)
     if "norms" in group.parts:
         _share_norms(positions, stack.norms, entries)
@@ -282,17 +282,18 @@ def _share_norms(positions: Positions, paths: Iterable[str], entries: nn.ModuleD
         for name, parameter in entry.named_parameters():
             starts = [norm.get_parameter(name).detach() for norm in norms]
             parameter.data = positions.start(starts).clone()
-        entries[_key(path)] = entry
+        entries[entry_key(path)] = entry
         having = [
             i
             for i, norm in zip(positions.readers, standing, strict=False)
             if any(norm is n for n in norms)
         ]
-        readers = [SharedNorm(entries, _key(path)) for _ in norms]
+        readers = [SharedNorm(entries, entry_key(path)) for _ in norms]
         replace(positions, readers=having).replace(path, readers)
 
 
-def _key(path: str) -> str:
+def entry_key(path: str) -> str:
+    """What a matrix or norm at `path` of a layer is called in its bank."""
     return path.replace(".", "_")
 
 

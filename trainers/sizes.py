@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,14 +31,18 @@ def stack_parameters(model: PreTrainedModel, stacks: Iterable[Stack]) -> int:
 
 def saved_bytes(model: PreTrainedModel) -> int:
     """Size of the model's safetensors file in bytes, header included."""
-    tensors = dict(_saved_tensors(model))
+    return file_bytes((name, t.shape, t.dtype) for name, t in saved_tensors(model))
+
+
+def file_bytes(tensors: Iterable[tuple[str, Sequence[int], torch.dtype]]) -> int:
+    """Size in bytes of the safetensors file that holds these names, shapes and dtypes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
-        end = offset + tensor.numel() * tensor.itemsize
+    for name, shape, dtype in sorted(tensors, key=lambda found: (-found[2].itemsize, found[0])):
+        end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {
-            "dtype": _dtype_name(tensor.dtype),
-            "shape": list(tensor.shape),
+            "dtype": _dtype_name(dtype),
+            "shape": list(shape),
             "data_offsets": [offset, end],
         }
         offset = end
@@ -45,7 +50,8 @@ def saved_bytes(model: PreTrainedModel) -> int:
     return 8 + -(-len(text) // 8) * 8 + offset
 
 
-def _saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the model's file."""
     seen: set[int] = set()
     left_out = {*model.all_tied_weights_keys, *never_saved(model)}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -67,13 +73,21 @@ def forward_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
     Nothing is computed: tensors are stand-ins, which models know not to ask for values. With
     gradients, because the counter stumbles over a bare parameter without them.
     """
-    standing_in, counting = (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: _product_flops}),
-    )
-    with standing_in as fake, counting as counter:
+    return run_on_stand_ins(model, inputs, flop_counter())
+
+
+def run_on_stand_ins(
+    model: PreTrainedModel, inputs: dict[str, Tensor], counter: FlopCounterMode
+) -> int:
+    """FLOPs of one forward pass, by a counter that hooks may read on the way."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, counter:
         model(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
     return int(counter.get_total_flops())
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts products of floats and of 8-bit numbers."""
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: _product_flops})
 
 
 def _product_flops(left: Sequence[int], right: Sequence[int], **_: Any) -> int:

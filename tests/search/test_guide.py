@@ -1,9 +1,9 @@
 """The sampler that goes by exact sizes, and what all samplers see of a study."""
 
 import random
+from dataclasses import replace
 
 import pytest
-from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from search.features import Drawer, features
@@ -88,7 +88,19 @@ def test_candidates_without_a_draw_are_no_business_of_optunas():
     assert sampler._study.get_trials() == []
 
 
-@pytest.mark.parametrize(("budget", "kind"), [(11, RandomSampler), (12, TPESampler)])
-def test_auto_chooses_by_the_budget(budget, kind):
-    setting = Setting(SETTING.objectives, 0, budget, SETTING.reference)
-    assert isinstance(make("auto", setting).sampler(0), kind)
+@pytest.mark.parametrize(
+    ("budget", "weighs_fast", "name"),
+    [(11, True, "random"), (12, True, "guided"), (12, False, "tpe")],
+)
+def test_auto_chooses_by_the_budget_and_by_what_sizes_cost(budget, weighs_fast, name):
+    setting = replace(SETTING, budget=budget, weighs_fast=weighs_fast)
+    chosen, named = make("auto", setting), make(name, setting)
+    assert type(chosen) is type(named)
+    if name != "guided":
+        assert type(chosen.sampler(0)) is type(named.sampler(0))
+
+
+def test_pruned_sizes_take_long_to_know():
+    assert not study().space.removes_units
+    assert study(space={"compression": {"quantize": "int8"}}).space.removes_units is False
+    assert study(space={"compression": {"heads": {"choices": [0, 0.5]}}}).space.removes_units
