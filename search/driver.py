@@ -83,7 +83,7 @@ class Driver:
         objectives = tuple(OBJECTIVES[name] for name in config.objectives)
         self.scheduler = Scheduler(objectives, eta=config.early_stopping.eta)
         reference = store.attributes[record.REFERENCE]
-        fast = not config.space.removes_units
+        fast = not config.space.sized_by_building
         setting = Setting(objectives, config.seed, config.budget.trials, reference, fast)
         self.sampler = make_sampler(config.sampler, setting)
         self.spending = Spending(config.resources)

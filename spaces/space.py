@@ -326,9 +326,11 @@ class Space(BaseModel):
         return self.recipe.get("distill") is not None
 
     @property
-    def removes_units(self) -> bool:
-        """Whether a candidate may have fewer heads or neurons than the model."""
-        return any(self.compression.get(units) for units in ("heads", "neurons"))
+    def sized_by_building(self) -> bool:
+        """Whether a candidate may have a size that only its built model tells: one that is pruned,
+        or multiplies in 8 bits."""
+        pruned = any(self.compression.get(units) for units in ("heads", "neurons"))
+        return pruned or "dynamic" in str(self.compression.get("quantize"))
 
     def check(self, stacks: Mapping[str, StackShape]) -> list[Candidate]:
         """The candidates at the space's corners.

@@ -88,13 +88,14 @@ class Counting:
         bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
         key = tuple(map(_shape_of, bound.groups)), compression
         if key not in self._known:
-            count = self.built if compression.removes_units else self._counted
+            plain = compression.quantize != "dynamic-int8" and not compression.removes_units
+            count = self._counted if plain else self.built
             self._known[key] = count(bound, compression)
         return dict(self._known[key])
 
     def built(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
         """The same by building the model and running it on stand-ins, which also finds out what
-        cannot be done. Pruned models are only counted so."""
+        cannot be done. Pruned models, and products in 8 bits, are only counted so."""
         shared = share_(copy.deepcopy(self.unshared), plan)
         compressed = reshape_(copy.deepcopy(shared), compression)
         return sizes.facts(self.unshared, shared, self.inputs, compressed)

@@ -35,6 +35,7 @@ from trainers.augmentation import check_augmentation
 from trainers.calibration import Activations, layer_similarity, record_activations
 from trainers.checkpointing import Checkpoints
 from trainers.checkpoints import load_shared
+from trainers.compression import reshape_
 from trainers.compression.after import compress_
 from trainers.counting import Counting
 from trainers.distillation import Lesson, check_teacher

@@ -100,7 +100,14 @@ def test_auto_chooses_by_the_budget_and_by_what_sizes_cost(budget, weighs_fast, 
         assert type(chosen.sampler(0)) is type(named.sampler(0))
 
 
-def test_pruned_sizes_take_long_to_know():
-    assert not study().space.removes_units
-    assert study(space={"compression": {"quantize": "int8"}}).space.removes_units is False
-    assert study(space={"compression": {"heads": {"choices": [0, 0.5]}}}).space.removes_units
+@pytest.mark.parametrize(
+    ("compression", "slow"),
+    [
+        ({}, False),
+        ({"quantize": {"choices": [None, "int8"]}}, False),
+        ({"quantize": {"choices": [None, "dynamic-int8"]}}, True),
+        ({"heads": {"choices": [0, 0.5]}}, True),
+    ],
+)
+def test_which_sizes_take_long_to_know(compression, slow):
+    assert study(space={"compression": compression}).space.sized_by_building is slow
