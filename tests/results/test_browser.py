@@ -462,7 +462,7 @@ STUDY = {
 
 
 def between_reloads(look):
-    """What `look` finds; a page that follows a search may reload at any moment, so it looks again."""
+    """What `look` finds, looking again where the page has just reloaded."""
     for _ in range(4):
         try:
             return look()
