@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup
 
-EXAMPLES ?= $(notdir $(patsubst %/,%,$(wildcard examples/*/)))
+EXAMPLES ?= $(notdir $(patsubst %/prepare.py,%,$(wildcard examples/*/prepare.py)))
 SKIPPED := 77
 SMALL := --set executor=local --set budget.trials=6 --set space.recipe.steps=20 --set latency.rounds=3
 

@@ -11,6 +11,7 @@ from results.storage import checked_url
 from spaces.anchors import ANCHORS
 from spaces.errors import ConfigError, SharetuneError
 from spaces.objectives import OBJECTIVES, Objective
+from spaces.paths import expanded
 from spaces.plan import SharingPlan
 from spaces.registry import did_you_mean
 from spaces.space import Space
@@ -344,9 +345,14 @@ def override(data: dict[str, Any], setting: str) -> None:
 
 
 def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
-    """Keys that name existing files or folders beside the study file, made absolute."""
+    """Keys that name existing files or folders beside the study file, made absolute.
+
+    Data are read here and reach workers through the run folder. Each machine looks for the model
+    itself, so that environment variables in its path stay.
+    """
 
     def absolute(value: Any) -> Any:
+        value = expanded(value) if isinstance(value, str) else value
         looks_like_path = isinstance(value, str) and ("/" in value or "." in value)
         candidate = folder / value if looks_like_path else None
         is_file = candidate is not None and (candidate.exists() or candidate.suffix in SUFFIXES)

@@ -10,14 +10,19 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from search.config import StudyConfig
 from search.driver import Driver
@@ -220,7 +225,7 @@ def _led(shared: dict[str, Any]) -> Led:
 
 
 def connect(address: str | None, config: StudyConfig) -> None:
-    """Joins the cluster at `address`, or starts one on this machine.
+    """Joins the cluster at `address`, or starts one on this machine that no other can reach.
 
     A local cluster's worker processes load the libraries while the driver prepares the study.
     """
@@ -231,13 +236,15 @@ def connect(address: str | None, config: StudyConfig) -> None:
     if address is None:
         cpus = _local_cpus(config)
         options |= {"include_dashboard": False, "num_cpus": cpus}
+        ray_constants.ENABLE_RAY_CLUSTER = False  # all its servers listen on localhost only
         if cpus <= MOST_PRELOADED:
             os.environ["RAY_preload_python_modules"] = "trainers.evaluation"  # noqa: SIM112
             _let_trials_use_started_workers()
     else:
+        ray_constants.ENABLE_RAY_CLUSTER = True
         _require_listener(address)
     try:
-        ray.init(address=address, **options)
+        ray.init(address=address or "local", **options)
     except Exception as error:  # Ray raises bare ones
         raise _unreachable(address, str(error).strip().split("\n")[0]) from error
     if address is None:
@@ -269,6 +276,23 @@ def _unreachable(address: str | None, why: str) -> RunError:
     )
 
 
+def require_run_folder(run: Path) -> None:
+    """Raises :class:`RunError` if one of several nodes does not see the run folder, from which
+    workers read data and to which they write weights."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if len(nodes) < 2:
+        return
+    look: Any = ray.remote(num_cpus=0)(Path.is_dir)
+    at = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    seen = ray.get([look.options(scheduling_strategy=place).remote(run) for place in at])
+    for node, sees in zip(nodes, seen, strict=True):
+        if not sees:
+            raise RunError(
+                f"the node {node['NodeManagerAddress']} does not see the run folder {run}",
+                "put it on storage that all nodes have at the same place, with --out",
+            )
+
+
 def disconnect() -> None:
     """Ends the workers of a local cluster; a joined cluster goes on."""
     ray.shutdown()
@@ -276,6 +300,7 @@ def disconnect() -> None:
 
 def execute(driver: Driver, config: StudyConfig) -> None:
     """Trains on the connected cluster until the driver has nothing more."""
+    require_run_folder(driver.run)
     resources, each = worker_resources(config), config.resources.workers_per_trial
     workers = config.resources.workers or capacity(resources, each)
     shared = {

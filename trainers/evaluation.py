@@ -28,6 +28,7 @@ from spaces.augmentation import Augmentation
 from spaces.compression import Compression
 from spaces.distillation import TEACHER_RECIPE, UNSHARED
 from spaces.errors import ModelError
+from spaces.paths import expanded
 from spaces.plan import StackShape
 from spaces.recipe import Candidate, Recipe
 from trainers import latency, tracking
@@ -58,7 +59,11 @@ TRACKING = "tracking"
 
 @dataclass(frozen=True)
 class Trainee:
-    """The checkpoint and the task of a study. `cache` holds the tokenised data."""
+    """The checkpoint and the task of a study. `cache` holds the tokenised data.
+
+    Environment variables in `model` are replaced where it is loaded, so that each machine finds
+    its own copy.
+    """
 
     model: str
     task: Task
@@ -79,7 +84,7 @@ class Trainee:
         Raises :class:`SharetuneError` for data or a model that does not fit.
         """
         _quiet_library()
-        facts = self.task.prepare(self.model, self.cache, max_length)
+        facts = self.task.prepare(expanded(self.model), self.cache, max_length)
         shapes = stack_shapes(self.task.skeleton(self.start, facts))
         stacks: dict[str, dict[str, Any]] = {
             name: {"depth": shape.depth, "heads": shape.heads, "neurons": shape.neurons}

@@ -11,9 +11,13 @@ from trainers.checkpoints import SharedConfig
 
 
 def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
-    """``auto.from_pretrained(model)``. Raises :class:`ModelError` if there is no such model."""
+    """``auto.from_pretrained(model)``, which never runs code that lies with a model: what is saved
+    of a shared one could not be loaded without it.
+
+    Raises :class:`ModelError` if there is no such model, or it cannot be loaded without such code.
+    """
     try:
-        return auto.from_pretrained(model, **kwargs)
+        return auto.from_pretrained(model, trust_remote_code=False, **kwargs)
     except (OSError, ValueError) as error:
         raise _no_model(model, error) from error
 
@@ -45,6 +49,11 @@ def _no_model(model: str, error: Exception) -> ModelError:
     if looks_local and not (Path(model) / "config.json").exists():
         return ModelError(f"no model in folder {model}", "the folder must hold a config.json")
     first = str(error).strip().splitlines()[0]
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"{model!r} needs code of its own to be run, which is never done",
+            "use a model of an architecture that the library has",
+        )
     return ModelError(
         f"cannot load model {model!r}: {first}",
         "name a folder with a saved model, or a model of the hub (needs network or its cache)",

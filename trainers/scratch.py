@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
+from spaces.paths import expanded
 from trainers.pretrained import from_library
 
 START = "start"
@@ -20,9 +21,10 @@ READERS = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"
 
 
 def start_of(model: str, cache: Path) -> str:
-    """The checkpoint that candidates start from: `model`, or what was made of its configuration."""
+    """The checkpoint that candidates start from: `model`, as this machine finds it, or what was
+    made of its configuration."""
     folder = cache / START
-    return str(folder) if folder.exists() else model
+    return str(folder) if folder.exists() else expanded(model)
 
 
 def started(

@@ -53,7 +53,7 @@ class Recogniser:
     @staticmethod
     def from_pretrained(model: str, **kwargs: Any) -> PreTrainedModel:
         """The saved model."""
-        if AutoConfig.from_pretrained(model).is_encoder_decoder:
+        if from_library(AutoConfig, model).is_encoder_decoder:
             return AutoModelForSpeechSeq2Seq.from_pretrained(model, **kwargs)
         return AutoModelForCTC.from_pretrained(model, **CTC, **kwargs)
 

@@ -1,0 +1,22 @@
+"""Paths that mean another place on another machine."""
+
+import os
+import re
+
+from spaces.errors import ConfigError
+
+VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+
+
+def expanded(path: str) -> str:
+    """`path` with ``${NAME}`` replaced by this machine's environment variables.
+
+    Raises :class:`ConfigError` for one that is not set.
+    """
+    missing = [name for name in VARIABLE.findall(path) if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"{path} names the environment variable {missing[0]}, which is not set here",
+            f"set {missing[0]} on every machine, for workers before `ray start`",
+        )
+    return os.path.expandvars(path)
