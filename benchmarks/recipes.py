@@ -69,7 +69,7 @@ COMBINATIONS = (
     ("dropout 0", "kept_top 1"),
     ("dropout 0", "bank_lr_rule readers", "kept_top 1"),
     ("dropout 0", "distill hidden", "soften interpolate"),
-    ("dropout 0", "bank_lr_rule readers", "kept_top 1", "distill hidden", "soften interpolate"),
+    ("dropout 0", "kept_top 1", "distill hidden", "soften interpolate"),
 )
 COMBINED = {" + ".join(names): together(*names) for names in COMBINATIONS}
 COMPRESSED: dict[str, dict[str, Any]] = {

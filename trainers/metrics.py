@@ -1,8 +1,10 @@
-"""Metrics of predictions that no library we use has."""
+"""Metrics that no library we use has, and what a report says of each class."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 BINS = 15
@@ -54,3 +56,18 @@ def ranking_metrics(ranks: Tensor, k: int = 10) -> tuple[float, float]:
     """Hit rate and NDCG at `k` of the ranks (1 is first) of one right item each."""
     hits = (ranks <= k).double()
     return float(hits.mean()), float((hits / (ranks.double() + 1).log2()).mean())
+
+
+def by_class(truth: Any, predicted: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Precision, recall, F1 and support of each of `names`, and the confusion matrix (rows are
+    true), of classes by number. What was never predicted, or never true, counts 0."""
+    numbers = range(len(names))
+    scores = precision_recall_fscore_support(truth, predicted, labels=numbers, zero_division=0)
+    rows = zip(names, *scores, strict=True)
+    return {
+        "per_class": {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(many)}
+            for name, p, r, f, many in rows
+        },
+        "confusion": confusion_matrix(truth, predicted, labels=numbers).tolist(),
+    }

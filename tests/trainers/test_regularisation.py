@@ -24,6 +24,22 @@ def test_the_start_of_a_bank_is_where_its_penalty_is_zero():
     assert abs(bank_parameters(model)[0].grad.sum().item() - 6.0) < 1e-4
 
 
+def test_the_decay_of_a_bank_pulls_to_zero_and_nothing_else():
+    model = share_(tiny("bert"), SharingPlan.range(1, 4, 1.0))
+    with torch.no_grad():
+        for parameter in bank_parameters(model):
+            parameter.zero_()
+        bank_parameters(model)[0][:2, :3] = 0.5
+    term = LOSSES["bank_l2"](model, 0.4)
+    # 0.4 / 2 * six squares of 0.5, and its gradient 0.4 * 0.5
+    assert abs(term().item() - 0.3) < 1e-6
+    term().backward()
+    gradient = bank_parameters(model)[0].grad
+    assert torch.allclose(gradient[:2, :3], torch.tensor(0.2))
+    assert abs(gradient.sum().item() - 1.2) < 1e-5
+    assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("banks"))
+
+
 def test_every_dropout_of_a_model_is_set():
     for family in ("bert", "gpt2", "llama", "bart", "wav2vec2"):
         model = tiny(family)

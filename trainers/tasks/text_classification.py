@@ -1,12 +1,13 @@
 """One label, or one number, for one text or for two."""
 
 from collections.abc import Iterable, Sequence
+from statistics import mean
 from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
-from sklearn.metrics import classification_report, confusion_matrix, matthews_corrcoef
+from sklearn.metrics import matthews_corrcoef
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
@@ -15,7 +16,7 @@ from spaces.augmentation import TEXTS, Augmentation
 from spaces.errors import ConfigError, DataError
 from spaces.recipe import Recipe
 from trainers.augmentation import copies
-from trainers.metrics import calibration_error
+from trainers.metrics import by_class, calibration_error
 from trainers.tables import column, filled, numbers
 from trainers.tasks import NEED_A_FITTING_TASK, TASKS, Task
 
@@ -159,24 +160,16 @@ def classification_scores(
 ) -> dict[str, Any]:
     """Metrics, the report by class and the confusion matrix of `logits` (examples, classes)."""
     truth, predicted = torch.tensor(labels), logits.argmax(-1)
-    report = classification_report(
-        truth,
-        predicted,
-        labels=range(len(names)),
-        target_names=names,
-        output_dict=True,
-        zero_division=0,
-    )
+    classes = by_class(truth, predicted, names)
     return {
         "metrics": {
             "accuracy": float((predicted == truth).float().mean()),
-            "macro_f1": float(report["macro avg"]["f1-score"]),
+            "macro_f1": mean(row["f1"] for row in classes["per_class"].values()),
             "matthews": float(matthews_corrcoef(truth, predicted)),
             "eval_loss": float(functional.cross_entropy(logits, truth)),
             "calibration_error": calibration_error(logits, truth),
         },
-        "per_class": {name: _per_class(report[name]) for name in names},
-        "confusion": confusion_matrix(truth, predicted, labels=range(len(names))).tolist(),
+        **classes,
     }
 
 
@@ -188,13 +181,4 @@ def regression_metrics(predicted: Tensor, truth: Sequence[float]) -> dict[str, f
     return {
         "spearman": 0.0 if constant else float(spearmanr(predicted, wanted).statistic),
         "mean_squared_error": float((predicted - wanted).square().mean()),
-    }
-
-
-def _per_class(row: dict[str, float]) -> dict[str, float]:
-    return {
-        "precision": row["precision"],
-        "recall": row["recall"],
-        "f1": row["f1-score"],
-        "support": int(row["support"]),
     }

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from spaces.errors import DataError
-from trainers.metrics import span_f1
+from trainers.metrics import by_class, span_f1
 from trainers.tables import column
 from trainers.tasks import TASKS, Split, Task
 from trainers.tasks.text_classification import named
@@ -94,11 +94,15 @@ class TokenClassification(Task):
         pairs = [
             pair for both in zip(told, labels, strict=True) for pair in zip(*both, strict=True)
         ]
+        numbers = {tag: number for number, tag in enumerate(facts["labels"])}
+        said = [numbers.get(tag, UNCOUNTED) for tag, _ in pairs]
+        true = [numbers[tag] for _, tag in pairs]
         return {
             "metrics": {
                 "entity_f1": span_f1(told, labels),
                 "accuracy": sum(one == other for one, other in pairs) / len(pairs),
-            }
+            },
+            **by_class(true, said, facts["labels"]),
         }
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:

@@ -89,10 +89,30 @@ def test_entity_f1():
     wanted = [["O", "O", "O", "B-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     told = [["O", "O", "B-MISC", "I-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     assert span_f1(told, wanted) == 0.5
-    found = task("token-classification").score(told, wanted, {})["metrics"]
-    assert found == {"entity_f1": 0.5, "accuracy": 0.8}  # 2 of 10 words differ: B for O, I for B
+    labels = {"labels": ["O", "B-MISC", "B-PER", "I-MISC", "I-PER"]}
+    found = task("token-classification").score(told, wanted, labels)
+    assert found["metrics"] == {
+        "entity_f1": 0.5,
+        "accuracy": 0.8,
+    }  # 2 of 10 words differ: B for O, I for B
+    assert found["confusion"] == [
+        [4, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 0, 2, 0],
+        [0, 0, 0, 0, 1],
+    ]
+    assert found["per_class"]["I-MISC"] == {
+        "precision": pytest.approx(2 / 3),
+        "recall": 1.0,
+        "f1": pytest.approx(0.8),
+        "support": 2,
+    }
+    # tags that are no entities have no O, which stands for what was cut off
+    nouns = task("token-classification").score([["N"]], [["N", "V"]], {"labels": ["N", "V"]})
+    assert nouns["confusion"] == [[1, 0], [0, 0]]
     # of a text that was cut off after its second word
-    cut = task("token-classification").score([["O", "O"], told[1]], wanted, {})["metrics"]
+    cut = task("token-classification").score([["O", "O"], told[1]], wanted, labels)["metrics"]
     assert cut["entity_f1"] == pytest.approx(2 / 3)  # one right of one told and two true
 
 
