@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -278,19 +278,20 @@ def _unreachable(address: str | None, why: str) -> RunError:
 
 def require_run_folder(run: Path) -> None:
     """Raises :class:`RunError` if one of several nodes does not see the run folder, from which
-    workers read data and to which they write weights."""
+    workers read data and to which they write weights. A node that goes meanwhile does not count."""
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if len(nodes) < 2:
         return
     look: Any = ray.remote(num_cpus=0)(Path.is_dir)
     at = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    seen = ray.get([look.options(scheduling_strategy=place).remote(run) for place in at])
-    for node, sees in zip(nodes, seen, strict=True):
-        if not sees:
-            raise RunError(
-                f"the node {node['NodeManagerAddress']} does not see the run folder {run}",
-                "put it on storage that all nodes have at the same place, with --out",
-            )
+    asked = [look.options(scheduling_strategy=place).remote(run) for place in at]
+    for node, answer in zip(nodes, asked, strict=True):
+        with suppress(ray.exceptions.RayError):
+            if not ray.get(answer):
+                raise RunError(
+                    f"the node {node['NodeManagerAddress']} does not see the run folder {run}",
+                    "put it on storage that all nodes have at the same place, with --out",
+                )
 
 
 def disconnect() -> None:
