@@ -9,7 +9,8 @@ those of :func:`trainers.sizes.facts`, which tests hold them to.
 import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +67,24 @@ class Built:
     readers: tuple[nn.Module, ...]
 
 
+@dataclass
+class Use:
+    """What shapes a matrix is `given` in one pass, and how often it is read, whether to multiply
+    or only to be looked at, as T5 does to learn its dtype."""
+
+    given: list[Shape] = field(default_factory=list)
+    reads: int = 0
+
+    @property
+    def looked_up(self) -> int:
+        """Times it is read beside the products."""
+        return self.reads - len(self.given)
+
+    def written(self) -> tuple[Any, ...]:
+        """The same as a key."""
+        return tuple(self.given), self.looked_up
+
+
 class Counting:
     """Counts plans for one `unshared` model on the meta device, and one sample of `inputs`."""
 
@@ -75,7 +94,7 @@ class Counting:
         self._whole, self._single = sizes.shareable(self.stacks.values())
         self._rest, self._layers = self._catalogue()
         self._before = self._layer_totals()
-        self._flops, self._layer_flops, self._calls = self._run_unshared()
+        self._flops, self._layer_flops, self._uses = self._run_unshared()
         self._built: dict[Any, Built] = {}
         self._extra_flops: dict[Any, int] = {}
         self._known: dict[Any, dict[str, float]] = {}
@@ -163,23 +182,21 @@ class Counting:
         every = [e for layers in self._layers.values() for own in layers for e in own.values()]
         return _numbers(every)
 
-    def _run_unshared(self) -> tuple[int, dict[str, list[int]], dict[tuple[str, int, str], Any]]:
-        """FLOPs of the model and of each layer, and what shapes each matrix is given."""
+    def _run_unshared(self) -> tuple[int, dict[str, list[int]], dict[tuple[str, int, str], Use]]:
+        """FLOPs of the model and of each layer, and how each matrix is used."""
         flops = {name: [0] * len(stack.layers) for name, stack in self.stacks.items()}
-        calls: dict[tuple[str, int, str], list[Shape]] = {}
-        counter, hooks = sizes.flop_counter(), []
-        for name, stack in self.stacks.items():
-            for index, layer in enumerate(stack.layers):
-                hooks += _counted_by(counter, layer, flops[name], index)
-                for slot in stack.slots:
-                    seen = calls.setdefault((name, index, slot.path), [])
-                    hooks.append(_noting(layer.get_submodule(slot.path), seen))
-        try:
+        uses: dict[tuple[str, int, str], Use] = {}
+        counter = sizes.flop_counter()
+        with ExitStack() as watching:
+            for name, stack in self.stacks.items():
+                for index, layer in enumerate(stack.layers):
+                    for hook in _counted_by(counter, layer, flops[name], index):
+                        watching.callback(hook.remove)
+                    for slot in stack.slots:
+                        use = uses.setdefault((name, index, slot.path), Use())
+                        watching.enter_context(_watched(layer.get_submodule(slot.path), use))
             whole = sizes.run_on_stand_ins(self.unshared, self.inputs, counter)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return whole, flops, {key: tuple(seen) for key, seen in calls.items()}
+        return whole, flops, uses
 
     def _arranged(self, orders: dict[str, tuple[int, ...]]) -> tuple[dict[str, list[Entries]], int]:
         """Each place's tensors, before anything is shared, and the FLOPs of the whole model.
@@ -245,11 +262,11 @@ class Counting:
             built = self._build(bank, slot, copied=copied)
             for reader, own, index in zip(built.readers, built.own, bank.layers, strict=False):
                 if _computes_otherwise(reader):
-                    calls = self._calls[bank.stack.name, index, slot.path]
-                    key = slot, bank.group.form, calls, tuple(own.items())
+                    use = self._uses[bank.stack.name, index, slot.path]
+                    key = slot, bank.group.form, use.written(), tuple(own.items())
                     if key not in self._extra_flops:
                         replaced = bank.stack.layers[index].get_submodule(slot.path)
-                        self._extra_flops[key] = _flops(reader, calls) - _flops(replaced, calls)
+                        self._extra_flops[key] = _flops(reader, use) - _flops(replaced, use)
                     total += self._extra_flops[key]
         return total
 
@@ -394,8 +411,22 @@ def _counted_by(counter: FlopCounterMode, layer: nn.Module, flops: list[int], in
     return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
 
 
-def _noting(module: nn.Module, seen: list[Shape]) -> Any:
-    return module.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+@contextmanager
+def _watched(module: nn.Module, use: Use) -> Iterator[None]:
+    """Inside, `use` learns what `module` is given and how often its matrix is read."""
+
+    def weight(self: nn.Module) -> Tensor | None:
+        use.reads += 1
+        return self._parameters["weight"]
+
+    kind = type(module)
+    hook = module.register_forward_pre_hook(lambda _, given: use.given.append(given[0].shape))
+    module.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
+    try:
+        yield
+    finally:
+        module.__class__ = kind
+        hook.remove()
 
 
 def _computes_otherwise(reader: nn.Module) -> bool:
@@ -406,13 +437,15 @@ def _computes_otherwise(reader: nn.Module) -> bool:
     return isinstance(reader, Borrower)
 
 
-def _flops(module: nn.Module, calls: Sequence[Shape]) -> int:
-    """FLOPs of a matrix given inputs of these shapes; of one that borrows, of its own part."""
+def _flops(module: nn.Module, use: Use) -> int:
+    """FLOPs of a matrix used so; of one that borrows, of its own part."""
     if isinstance(module, Borrower):
-        return 0 if module.own is None else _flops(module.own, calls)
+        return 0 if module.own is None else _flops(module.own, use)
     counter = sizes.flop_counter()
     dtype = next(module.parameters()).dtype
     with FakeTensorMode(allow_non_fake_inputs=True), counter:
-        for shape in calls:
+        for shape in use.given:
             module(torch.empty(shape, device="meta", dtype=dtype))
+        for _ in range(use.looked_up):
+            _ = module.weight
     return int(counter.get_total_flops())

@@ -254,7 +254,7 @@ def test_a_stopped_search_resumes_to_exactly_its_budget(study, tmp_path, executo
         budget={"trials": 12},
         space={
             "plan": [{"layers": {"within": "0..-1"}, "form": {"choices": ["tie", "drop"]}}],
-            "recipe": {"steps": 60, "max_length": 8, "learning_rate": {"low": 1e-5, "high": 1e-3}},
+            "recipe": {"steps": 200, "max_length": 8, "learning_rate": {"low": 1e-5, "high": 1e-3}},
         },
     )
     out = tmp_path / "run"
