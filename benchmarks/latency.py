@@ -44,8 +44,8 @@ def main(repeats: int, rounds: int, batch: int) -> None:
         for name, latency in found.models.items():
             ratios.setdefault(name, []).append(latency.ratio)
         print(
-            f"repeat {repeat}: the unshared model {found.models['unshared'].median_ms:.1f} ms, "
-            f"drifted by {found.drift:+.1%}; preempted {found.preempted:.2f} times a use",
+            f"repeat {repeat}: {found.rounds} rounds, the unshared model "
+            f"{found.models['unshared'].median_ms:.1f} ms, drifted by {found.drift:+.1%}; preempted {found.preempted:.2f} times a use",
             flush=True,
         )
     for name, own in ratios.items():

@@ -20,7 +20,7 @@ Attributes of the study
     latency:<n>     latency of trial n, measured after the search or by its architecture:
                     {"forms": {"stored": L, "materialised": L, "onnx": L}, "unshared_ms",
                     "onnx_unshared_ms", "use", "written_tokens" where there are any, "batch_size",
-                    "max_length", "rounds", "device", "threads", "timed_by",
+                    "max_length", "rounds", "device", "threads", "timed_by", "rounds_taken",
                     "drift", "preempted", "throughput"}
                     with L = {"median_ms", "low_ms", "high_ms", "ratio", "ratio_low",
                     "ratio_high"} (95 % bootstrap intervals; ratio to unshared);

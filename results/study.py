@@ -242,7 +242,10 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
         for form, prefix in prefixes.items()
         for key, value in (forms.get(form) or {}).items()
     }
-    own = ("forms", "unshared_ms", "onnx_unshared_ms", "drift", "preempted", "throughput")
+    own = (
+        *("forms", "unshared_ms", "onnx_unshared_ms", "throughput"),
+        *("rounds_taken", "drift", "preempted"),
+    )
     conditions = {key: measured[key] for key in measured if key not in own}
     batch = measured.get("throughput") or {}
     of_batch = (batch.get("forms") or {}).get("stored") or {}

@@ -366,6 +366,7 @@ class Trainee:
         return {
             "forms": {name: found.models[name].written() for name in ("stored", "materialised")},
             "unshared_ms": found.models["unshared"].written()["median_ms"],
+            "rounds_taken": found.rounds,
             "drift": round(found.drift, 4),
             "preempted": round(found.preempted, 4),
             "timed_by": timed_by,

@@ -45,6 +45,15 @@ def test_each_turn_is_followed_by_itself_backwards():
     assert {name: len(own) for name, own in times.items()} == {"A": 5, "B": 5, "C": 5}
 
 
+def test_rounds_follow_until_the_ratio_is_narrow():
+    device = torch.device("cpu")
+    steady = compare({"A": lambda: _work(0.002)}, "A", device, rounds=3, warmup=0)
+    assert (steady.rounds, steady.models["A"].ratio) == (3, 1.0)
+    uneven = iter([0.0, 0.004] * 6)
+    runs = {"A": lambda: _work(0.002), "B": lambda: _work(0.002 + next(uneven))}
+    assert compare(runs, "A", device, rounds=3, warmup=0).rounds == 12
+
+
 def test_a_busy_machine_is_noticed():
     """Four processes that want the one processor that this one may use."""
     processor = min(os.sched_getaffinity(0))
