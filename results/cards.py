@@ -157,7 +157,7 @@ class _Desk:
             rungs=Markup(draw_curve(_on_the_way(trial, self.study.quality), what="on the way")),
             classes=tuple(class_rows(trial["per_class"])),
             confusion=confusion_of(trial["confusion"], self.study.model.get("labels")),
-            circumstances={key: text for key, value in own.items() if (text := plain(value))},
+            circumstances=_circumstances(trial, own),
             delivery=self.delivery(trial),
         )
 
@@ -212,6 +212,11 @@ class _Desk:
             weights=f"{self.folder}/trials/{owner}/model",
             whose=whose,
         )
+
+
+def _circumstances(trial: dict[str, Any], own: dict[str, Any]) -> dict[str, str]:
+    told = own | ({"taken from": source} if (source := _text(trial["earlier"])) else {})
+    return {key: text for key, value in told.items() if (text := plain(value))}
 
 
 def _on_the_way(trial: dict[str, Any], quality: Objective) -> list[list[Any]]:

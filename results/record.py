@@ -13,6 +13,8 @@ Attributes of the study
     rows            {"train", "test"} and, where the study selects on one, "validation": how many
                     examples each split has
     reference       {objective: value}: the fixed reference point of the hypervolume
+    earlier         [{"study", "number", "candidate"}, ...]: members of earlier studies' fronts,
+                    which are trained first
     circumstances   {"versions": {...}, "commit", "dirty", "device", "threads", "host", "started"}
     architecture:<digest>
                     the same of an untrained plan with its compression, where the study limits
@@ -32,6 +34,7 @@ Attributes of the study
 Attributes of a trial
     candidate       plan, compression and recipe, as `Candidate.written` gives them
     anchor          the anchor's name, for anchors only
+    earlier         {"study", "number"} of the earlier study's trial it was taken from
     finalist        number of the trial that this one trains again, on another seed
     facts           known before training: {"parameters", "stack_parameters", "flops", "bytes",
                     "effective_ratio"}
@@ -65,6 +68,7 @@ MODEL = "model"
 ROWS = "rows"
 REFERENCE = "reference"
 CIRCUMSTANCES = "circumstances"
+EARLIER = "earlier"
 LATENCY = "latency:"
 ARCHITECTURE = "architecture:"
 CANDIDATE = "candidate"

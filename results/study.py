@@ -85,7 +85,8 @@ def load(run: Path | str) -> pd.DataFrame:
 
     Columns that are missing for a trial hold NaN, NaT or None:
 
-    - ``number``, ``state``, ``anchor``, ``plan`` (short text), ``same_as``, ``finalist`` (the
+    - ``number``, ``state``, ``anchor``, ``earlier`` (the earlier study's trial it was taken from),
+      ``plan`` (short text), ``same_as``, ``finalist`` (the
       trial that this one trains again), ``reason``,
       ``error_kind``, ``error_message``, ``error_traceback``, ``values``
     - every fact and metric by its name: ``accuracy`` (0..1), ``parameters``, ``bytes``, ...,
@@ -222,6 +223,7 @@ def _outcome(trial: FrozenTrial) -> dict[str, Any]:
         "number": trial.number,
         "state": trial.state.name,
         "anchor": attributes.get(record.ANCHOR),
+        "earlier": _earlier(_mapping(attributes, record.EARLIER)),
         "same_as": attributes.get(record.SAME_AS),
         "finalist": attributes.get(record.FINALIST),
         "reason": attributes.get(record.REASON),
@@ -232,6 +234,10 @@ def _outcome(trial: FrozenTrial) -> dict[str, Any]:
         "started": trial.datetime_start,
         "completed": trial.datetime_complete,
     }
+
+
+def _earlier(source: Mapping[str, Any]) -> str | None:
+    return f"trial {source.get('number')} of {source.get('study')}" if source else None
 
 
 def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,7 +312,7 @@ def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.Da
 
 
 _TEXTS = (
-    *("number", "state", "anchor", "plan", "preset", "same_as", "finalist", "reason"),
+    *("number", "state", "anchor", "earlier", "plan", "preset", "same_as", "finalist", "reason"),
     *("error_kind", "error_message", "error_traceback"),
 )
 _DATA = (

@@ -1,6 +1,7 @@
 """The study file: YAML into pydantic models, all mistakes listed at once with their place."""
 
 import math
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from spaces.registry import did_you_mean
 from spaces.space import Space
 
 FIXED = ("model", "task", "objectives", "space", "anchors", "plans", "seed", "sampler", "storage")
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class Section(BaseModel):
@@ -68,11 +70,13 @@ class EarlyStopping(Section):
 
     `rungs` are fractions of a training, rising, after which it is measured, on the split that
     selects, and compared; of all that reach a rung, those not among the first ``1 / eta`` may be
-    stopped (see :mod:`search.scheduler`).
+    stopped (see :mod:`search.scheduler`). Trainings are dealt out to `brackets`; none of bracket b,
+    0-based, is stopped before rung b, and it has ``eta**-b`` as many as bracket 0.
     """
 
     rungs: tuple[float, ...] = ()
     eta: float = Field(3.0, gt=1)
+    brackets: int = Field(1, ge=1)
 
     @field_validator("rungs")
     @classmethod
@@ -84,6 +88,26 @@ class EarlyStopping(Section):
                 "write rungs: [0.125, 0.25, 0.5]",
             )
         return rungs
+
+    @model_validator(mode="after")
+    def _a_rung_for_each_bracket(self) -> "EarlyStopping":
+        if self.brackets > max(1, len(self.rungs)):
+            raise ConfigError(
+                f"each bracket begins one rung later, but got {self.brackets} brackets and "
+                f"{len(self.rungs)} rungs",
+                f"write brackets: {max(1, len(self.rungs))} at most",
+            )
+        return self
+
+    def first_rung(self, number: int) -> int:
+        """The rung, 0-based, from which on trial `number` may be stopped: its bracket.
+
+        Brackets are dealt out by the golden ratio, so that each has its share of any few trials in
+        a row and a resumed study deals them out again in the same way.
+        """
+        sizes = [self.eta**-bracket for bracket in range(self.brackets)]
+        place = (number * GOLDEN_RATIO) % 1.0 * sum(sizes)
+        return sum(place >= end for end in accumulate(sizes[:-1]))
 
 
 class Resources(Section):
@@ -148,6 +172,23 @@ class Finalists(Section):
     longer: float = Field(1.0, ge=1)
 
 
+class StartFrom(Section):
+    """Earlier `runs` whose fronts are trained first, right after the anchors and plans.
+
+    Of a front with more members `most` are taken, spread over it. Their plans are taken as they
+    are; of their recipe and compression what this study searches, too, and the rest is as this
+    study says. Later changes of those runs do not matter.
+    """
+
+    runs: tuple[str, ...] = Field(min_length=1)
+    most: int = Field(8, ge=1)
+
+    @field_validator("runs", mode="before")
+    @classmethod
+    def _one_run(cls, runs: Any) -> Any:
+        return (runs,) if isinstance(runs, str) else runs
+
+
 class StudyConfig(Section):
     """One study. Paths are relative to the study file once :func:`load_config` read it.
 
@@ -167,6 +208,7 @@ class StudyConfig(Section):
     finalists: Finalists | None = None
     anchors: tuple[str, ...] = tuple(ANCHORS)
     plans: tuple[SharingPlan, ...] = ()
+    start_from: StartFrom | None = None
     sampler: Literal["auto", "guided", "tpe", "nsga2", "random"] = "auto"
     executor: Literal["ray", "local"] = "ray"
     keep: Literal["front", "all", "none"] = "front"
@@ -360,7 +402,12 @@ def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
 
     task = {key: absolute(value) for key, value in config.task.items()}
     local = folder / config.model
-    return {"task": task, "model": str(local.resolve()) if local.exists() else config.model}
+    start = config.start_from
+    if start is not None:
+        runs = tuple(str((folder / expanded(run)).resolve()) for run in start.runs)
+        start = start.model_copy(update={"runs": runs})
+    model = str(local.resolve()) if local.exists() else config.model
+    return {"task": task, "model": model, "start_from": start}
 
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,16 @@ DRAWS_IN_VAIN = 100
 
 @dataclass(frozen=True)
 class Given:
-    """A candidate that is not to be drawn: an anchor, a plan from the study file, or one whose
-    training was interrupted."""
+    """A candidate that is not to be drawn: an anchor, a plan from the study file, a member of an
+    earlier study's front, or one whose training was interrupted."""
 
     candidate: Candidate
-    name: str | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
     draw: Draw = NO_DRAW
 
     def attributes(self) -> dict[str, Any]:
         """What the trial's attributes say of it."""
-        name = {} if self.name is None else {record.ANCHOR: self.name}
-        return {record.CANDIDATE: self.candidate.written(), **name}
+        return {record.CANDIDATE: self.candidate.written(), **self.origin}
 
 
 class Driver:
@@ -198,7 +197,8 @@ class Driver:
         """Notes what `job` has come to at `rung`; whether it goes on."""
         before = [seen for seen in self._rungs[job.number] if seen["rung"] < rung]
         self._rungs[job.number] = [*before, {"rung": rung, **metrics}]  # a lost worker's come twice
-        return self.scheduler.reached(job.number, rung, metrics | self._exact[job.number])
+        goes_on = self.scheduler.reached(job.number, rung, metrics | self._exact[job.number])
+        return goes_on or rung < self.config.early_stopping.first_rung(job.number)
 
     def finish(self, job: Job, outcome: Outcome) -> None:
         """Records how `job` ended, and the same for its repeats that waited for it.
@@ -373,22 +373,24 @@ class Driver:
         return None
 
     def _missing_givens(self) -> Iterable[Given]:
-        present = {
-            trial.user_attrs.get(record.ANCHOR)
-            for trial in self.store.trials()
-            if not is_interrupted(trial)
-        }
-        return [given for given in self._givens() if given.name not in present]
+        trials = self.store.trials()
+        present = [_origin(trial) for trial in trials if not is_interrupted(trial)]
+        return [given for given in self._givens() if given.origin not in present]
 
     def _givens(self) -> Iterable[Given]:
         recipe = self.config.space.reference_recipe().model_copy(update={"kept_top": 0})
         for name in self.config.anchors:
             plan = ANCHORS[name](self.shapes)
-            yield Given(Candidate(plan=plan, recipe=recipe).bound(self.shapes), name)
+            candidate = Candidate(plan=plan, recipe=recipe).bound(self.shapes)
+            yield Given(candidate, {record.ANCHOR: name})
         compression = self.config.space.reference_compression()
         for i, plan in enumerate(self.config.plans):
             given = Candidate(plan=plan, compression=compression, recipe=recipe)
-            yield Given(given.bound(self.shapes), f"plan-{i}")
+            yield Given(given.bound(self.shapes), {record.ANCHOR: f"plan-{i}"})
+        for found in self.store.attributes.get(record.EARLIER, ()):
+            origin = {key: found[key] for key in ("study", "number")}
+            candidate = Candidate.model_validate(found["candidate"])
+            yield Given(candidate, {record.EARLIER: origin})
 
     def _read_history(self) -> list[Given]:
         """Takes up what the study holds; returns drawn candidates whose training a dead driver
@@ -402,7 +404,7 @@ class Driver:
             written = candidate_of(trial)
             if is_interrupted(trial):
                 self._note_left(trial.number, written)
-                if record.ANCHOR not in trial.user_attrs:
+                if not _origin(trial):
                     interrupted[written.key()] = Given(written, draw=draw_of(trial))
                 continue
             if record.STARTED in trial.user_attrs:
@@ -459,6 +461,11 @@ def _growth(
     return Growth(objectives, point, config.budget.stagnation.window)
 
 
+def _origin(trial: FrozenTrial) -> dict[str, Any]:
+    """Where a candidate that was not drawn comes from."""
+    return {key: trial.user_attrs[key] for key in ORIGINS if key in trial.user_attrs}
+
+
 def _when_ended(trial: FrozenTrial) -> datetime:
     return trial.datetime_complete or datetime.max
 
@@ -470,4 +477,5 @@ def _numbers_in(folder: Path) -> set[int]:
 
 
 REPEATED = (record.FACTS, record.METRICS, record.PER_CLASS, record.CONFUSION, record.REASON)
+ORIGINS = (record.ANCHOR, record.EARLIER)
 KEPT = (record.ANCHOR, record.CANDIDATE, record.FACTS, record.METRICS)

@@ -19,6 +19,7 @@ from results.report import write_report
 from search import local
 from search.config import FIXED, StudyConfig
 from search.driver import Driver
+from search.earlier import earlier_fronts
 from search.finalists import candidate_of
 from search.jobs import Trainee
 from search.progress import Progress
@@ -85,7 +86,7 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
     trainee.check(candidates, facts)
     for plan in config.plans:
         plan.bound(shapes)
-    store = _open_store(config, out, trainee, facts, resume=resume)
+    store = _open_store(config, out, trainee, facts, shapes, resume=resume)
     return Driver(
         config,
         store,
@@ -185,7 +186,13 @@ def _trainee(config: StudyConfig, out: Path) -> Trainee:
 
 
 def _open_store(
-    config: StudyConfig, out: Path, trainee: Trainee, facts: dict[str, Any], *, resume: bool
+    config: StudyConfig,
+    out: Path,
+    trainee: Trainee,
+    facts: dict[str, Any],
+    shapes: dict[str, StackShape],
+    *,
+    resume: bool,
 ) -> Store:
     if resume:
         store = Store.open(out)
@@ -193,7 +200,10 @@ def _open_store(
         store.end_interrupted()
         return store
     unshared = trainee.inspect(Candidate(recipe=config.space.reference_recipe()), facts)
-    store = Store.create(out, config.name, _attributes(config, facts, unshared), config.storage)
+    attributes = _attributes(config, facts, unshared)
+    if config.start_from is not None:
+        attributes[record.EARLIER] = earlier_fronts(config.start_from, config.space, shapes)
+    store = Store.create(out, config.name, attributes, config.storage)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     (out / STUDY_FILE).write_text(text, "utf-8")
     return store

@@ -320,6 +320,18 @@ class Space(BaseModel):
         """The compression of given plans, found as :meth:`reference_recipe` is."""
         return _referred(Compression, self.compression)
 
+    def adopt(self, candidate: Candidate) -> Candidate:
+        """A candidate of another space as one of this: its plan, what this space searches of its
+        recipe and compression, and everything else as this space has it.
+
+        Raises ``ValidationError`` if the two do not go together.
+        """
+        recipe = _adopted(self.reference_recipe(), self.recipe, candidate.recipe)
+        compression = _adopted(
+            self.reference_compression(), self.compression, candidate.compression
+        )
+        return Candidate(plan=candidate.plan, compression=compression, recipe=recipe)
+
     @property
     def distils(self) -> bool:
         """Whether a candidate may have a teacher."""
@@ -388,6 +400,17 @@ def _most_choices(leaf: Any) -> int:
 def _referred(section: type[Section], leaves: dict[str, Any]) -> Section:
     fields = section.model_fields
     return section(**{key: _reference(leaf, fields[key].default) for key, leaf in leaves.items()})
+
+
+def _adopted(reference: Section, leaves: dict[str, Any], other: Section) -> Section:
+    searched = {key: getattr(other, key) for key, leaf in leaves.items() if _is_searched(leaf)}
+    return type(reference).model_validate({**dict(reference), **searched})
+
+
+def _is_searched(leaf: Any) -> bool:
+    """Whether draws of `leaf` differ."""
+    inside = isinstance(leaf, dict) and any(map(_is_searched, leaf.values()))
+    return is_range(leaf) or is_choice(leaf) or inside
 
 
 def _reference(leaf: Any, default: Any) -> Any:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from pydantic import ValidationError
 
 import results
+from search.config import EarlyStopping
 from search.run import run
 from search.scheduler import NEAREST, Scheduler, promotion_order, promotion_place
 from spaces.objectives import OBJECTIVES
@@ -139,3 +141,33 @@ def test_a_resumed_search_stops_as_if_it_had_not_been_interrupted(tmp_path):
         for name in ("one", "two")
     ]
     assert ends[0] == ends[1]
+
+
+def test_brackets_have_their_share_of_the_trials():
+    stopping = EarlyStopping(rungs=(0.125, 0.25, 0.5), eta=3, brackets=3)
+    firsts = [stopping.first_rung(number) for number in range(1300)]
+    assert [firsts.count(bracket) for bracket in range(3)] == [900, 300, 100]
+    assert {stopping.first_rung(number) for number in range(10)} == {0, 1, 2}
+    assert {EarlyStopping(rungs=(0.5,)).first_rung(number) for number in range(100)} == {0}
+
+
+def test_more_brackets_than_rungs_are_refused():
+    with pytest.raises(ValidationError, match="each bracket begins one rung later"):
+        EarlyStopping(rungs=(0.5,), brackets=2)
+
+
+def test_no_training_is_stopped_below_its_bracket(tmp_path):
+    config = study(
+        budget={"trials": 80},
+        early_stopping={"rungs": [0.25, 0.5], "brackets": 2},
+        seed=1,
+    )
+    run(config, out=tmp_path / "run", trainee=FakeTrainee(harm=0.2))
+    stopped = {
+        t.number: len(t.user_attrs["rungs"]) - 1
+        for t in trials(tmp_path / "run")
+        if t.state is TrialState.PRUNED
+    }
+    first = config.early_stopping.first_rung
+    assert all(rung >= first(number) for number, rung in stopped.items())
+    assert {first(number) for number in stopped} == {0, 1}

@@ -1,0 +1,70 @@
+"""What earlier studies found, as candidates that a new one trains first."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from results.front import pareto_front
+from results.study import StudyRecord, read_study
+from search.config import StartFrom
+from search.scheduler import promotion_order
+from spaces.errors import ConfigError, PlanError
+from spaces.plan import StackShape
+from spaces.recipe import Candidate
+from spaces.space import Space
+
+
+def earlier_fronts(
+    start: StartFrom, space: Space, shapes: Mapping[str, StackShape]
+) -> list[dict[str, Any]]:
+    """Of each run's front as many as `start` allows, without its anchors: ``{"study", "number",
+    "candidate"}``, the candidate as `space` adopts it, bound to `shapes`.
+
+    Raises :class:`RunError` if a run holds no study, and :class:`ConfigError` if its front is empty
+    or does not fit the model.
+    """
+    return [
+        found
+        for run in start.runs
+        for found in _front(read_study(Path(run)), start.most, space, shapes)
+    ]
+
+
+def _front(
+    study: StudyRecord, most: int, space: Space, shapes: Mapping[str, StackShape]
+) -> list[dict[str, Any]]:
+    front = pareto_front(study.frame, study.objectives)
+    if front.empty:
+        raise ConfigError(
+            f"start_from: the study in {study.path} has no completed trial",
+            "let it run first, or leave it out",
+        )
+    drawn = front[front["anchor"].isna()]
+    if len(drawn) > most:
+        sign = [-1.0 if o.direction == "maximize" else 1.0 for o in study.objectives]
+        points = drawn[[o.name for o in study.objectives]].to_numpy(dtype=float) * np.array(sign)
+        drawn = drawn.iloc[promotion_order(points)[:most]]
+    return [
+        {
+            "study": study.name,
+            "number": int(number),
+            "candidate": _adopted(written, space, shapes, f"trial {number} of {study.path}"),
+        }
+        for number, written in zip(drawn["number"], drawn["candidate"], strict=True)
+    ]
+
+
+def _adopted(
+    written: dict[str, Any], space: Space, shapes: Mapping[str, StackShape], place: str
+) -> dict[str, Any]:
+    try:
+        return space.adopt(Candidate.model_validate(written)).bound(shapes).written()
+    except (PlanError, ValidationError) as error:
+        reason = error.message if isinstance(error, PlanError) else error.errors()[0]["msg"]
+        raise ConfigError(
+            f"start_from: {place} does not fit this model: {reason}",
+            "name runs whose models have stacks of the same names and depths",
+        ) from None
