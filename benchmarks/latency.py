@@ -45,7 +45,8 @@ def main(repeats: int, rounds: int, batch: int) -> None:
             ratios.setdefault(name, []).append(latency.ratio)
         print(
             f"repeat {repeat}: {found.rounds} rounds, the unshared model "
-            f"{found.models['unshared'].median_ms:.1f} ms, drifted by {found.drift:+.1%}; preempted {found.preempted:.2f} times a use",
+            f"{found.models['unshared'].median_ms:.1f} ms, drifted by {found.drift:+.1%}; "
+            f"preempted {found.preempted:.2f} times a use",
             flush=True,
         )
     for name, own in ratios.items():
