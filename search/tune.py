@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     PlacementGroupSchedulingStrategy,
 )
+from rich.console import Console
 
 from search.config import StudyConfig
 from search.driver import Driver
@@ -311,6 +312,7 @@ def execute(driver: Driver, config: StudyConfig) -> None:
         "gpu": resources["GPU"],
     }
     driver.workers = workers
+    _tell_of_missing(resources, each)
     searcher = JobSearcher(driver)
     bundles = tune.PlacementGroupFactory([resources for _ in range(each)])
     trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), bundles)
@@ -365,6 +367,19 @@ def capacity(resources: dict[str, float], workers_per_trial: int) -> int:
     total = ray.cluster_resources()
     fits = [total.get(kind, 0) // need for kind, need in resources.items() if need]
     return max(1, int(min(fits)) // workers_per_trial)
+
+
+def _tell_of_missing(resources: dict[str, float], workers_per_trial: int) -> None:
+    """Says what trials wait for on a joined cluster that has too little of it, but may grow."""
+    total = ray.cluster_resources()
+    for kind, need in resources.items():
+        needed, found = need * workers_per_trial, total.get(kind, 0.0)
+        if needed > found:
+            console = Console(stderr=True, highlight=False, soft_wrap=True)
+            console.print(
+                f"a trial needs {needed:g} {kind}s, and the cluster has {found:g}: trials wait "
+                "until it grows"
+            )
 
 
 def _require_gpus(config: StudyConfig) -> None:

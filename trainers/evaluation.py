@@ -250,7 +250,9 @@ class Trainee:
             if candidate.compression != Compression():
                 batches = _calibration_batches(self, recipe.max_length, labelled=True)
                 further = round(candidate.compression.recover * steps)
-                points = compress_(model, candidate, split, lesson, further, batches)
+                points = compress_(
+                    model, candidate, split, lesson, further, batches, work.accumulation
+                )
                 curve += [[steps + step, loss] for step, loss in points]
         before_s = 0.0 if work.checkpoints is None else work.checkpoints.seconds_before
         return model, curve, steps, before_s + time.perf_counter() - start

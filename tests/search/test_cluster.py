@@ -76,13 +76,17 @@ def test_each_node_finds_its_own_copy_of_the_model(cluster, tmp_path, monkeypatc
     assert "${MODELS}/model" in (out / "study.yaml").read_text()
 
 
-def test_a_fraction_of_a_gpu_and_a_node_without_the_run_folder(cluster, tmp_path, monkeypatch):
+def test_a_fraction_of_a_gpu_and_a_node_without_the_run_folder(cluster, tmp_path, capsys):
     config = fake_study(executor="ray", resources={"gpu": 0.5}, budget={"trials": 6})
     tune.connect(cluster.address, config)
     need = tune.worker_resources(config)
     assert need == {"CPU": 1.0, "GPU": 0.5}
     assert tune.capacity(need, 1) == 2  # of two nodes with a CPU and a GPU each
     assert tune.capacity({"CPU": 0.25, "GPU": 0.5}, 1) == 4
+    tune._tell_of_missing(need, 2)
+    assert capsys.readouterr().err == ""
+    tune._tell_of_missing(need | {"GPU": 1.0}, 3)
+    assert "a trial needs 3 GPUs, and the cluster has 2: trials wait" in capsys.readouterr().err
     tune.require_run_folder(tmp_path)
     with pytest.raises(RunError, match="does not see the run folder .*/elsewhere"):
         tune.require_run_folder(tmp_path / "elsewhere")

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from spaces import Recipe, SharingPlan
+from spaces.compression import Compression
 from spaces.errors import CandidateFault, DataError, ModelError, OutOfMemory, StoppedAtRung
 from tests.trainers.conftest import candidate
 from trainers import load_shared
 from trainers.evaluation import Trainee
 from trainers.tasks import read_task
-from trainers.training import optimiser_steps, predict
+from trainers.training import CandidateTrainer, optimiser_steps, predict
 
 
 def test_facts_say_what_workers_need(facts):
@@ -95,6 +96,23 @@ def test_batches_in_parts_train_the_same_and_memory_that_runs_out_is_told(
     monkeypatch.setattr("trainers.training.CandidateTrainer.train", exhausted)
     with pytest.raises(OutOfMemory, match="can't allocate memory"):
         trainee.evaluate(shared, facts, save_to=tmp_path / "2")
+
+
+def test_training_on_after_pruning_has_its_batches_in_parts_too(
+    trainee, facts, tmp_path, monkeypatch
+):
+    sizes, step = [], CandidateTrainer.training_step
+
+    def noted(self, model, inputs, *more):
+        sizes.append(len(inputs["labels"]))
+        return step(self, model, inputs, *more)
+
+    monkeypatch.setattr(CandidateTrainer, "training_step", noted)
+    pruned = candidate(facts, SharingPlan(), steps=2, batch_size=8).model_copy(
+        update={"compression": Compression(magnitude=0.5, recover=1.0)}
+    )
+    trainee.evaluate(pruned, facts, save_to=tmp_path, accumulation=2)
+    assert sizes == [4] * 2 * (2 + 2)
 
 
 def test_exact_numbers_are_those_of_the_trained_model(trainee, facts, tmp_path):

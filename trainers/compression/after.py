@@ -20,10 +20,11 @@ def compress_(
     lesson: Lesson | None,
     further_steps: int,
     batches: Iterable[Mapping[str, Tensor]],
+    accumulation: int = 1,
 ) -> list[list[float]]:
     """Prunes, trains on for `further_steps` and quantises `model` in place, as far as the
     candidate asks; returns the further training's curve. `batches` of labelled training examples
-    tell which units matter."""
+    tell which units matter; the further training's are made of `accumulation` parts."""
     compression, recipe = candidate.compression, candidate.recipe.after_pruning()
     keepers: list[TrainerCallback] = []
     if compression.removes_units:
@@ -41,6 +42,7 @@ def compress_(
             total_steps=further_steps,
             lesson=lesson if recipe.distill is not None else None,
             callbacks=keepers,
+            accumulation=accumulation,
         )
     finish_(model, compression)
     return curve
