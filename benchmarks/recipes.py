@@ -1,7 +1,8 @@
 """What each part of the recipe wins back of what one fixed sharing plan costs.
 
     python examples/bbc-news/prepare.py
-    python benchmarks/recipes.py [--out FILE.jsonl] [--seeds 3] [--steps 40] [--only NAME ...]
+    python benchmarks/recipes.py [--out FILE.jsonl] [--seeds 3] [--first-seed 0] [--steps 40]
+                                 [--only NAME ...]
     python benchmarks/recipes.py --table [--out FILE.jsonl ...]
 
 MiniLM on BBC News, all six layers reading 80 % of their units from one bank: two layers' worth of
@@ -46,10 +47,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "distill hidden": {"distill": {"logits": 1.0, "hidden": 1.0}},
     "distill relations": {"distill": {"logits": 1.0, "relations": 1.0}},
     "fgm": {"adversary": "fgm"},
-    "fgm 0.1": {"adversary": {"fgm": {"epsilon": 0.1}}},
     "pgd": {"adversary": "pgd"},
     "freelb": {"adversary": "freelb"},
-    "freelb 0.1": {"adversary": {"freelb": {"epsilon": 0.1, "alpha": 0.05, "start": 0.05}}},
+    "fgm 1": {"adversary": {"fgm": {"epsilon": 1.0}}},
+    "fgm 0.3": {"adversary": {"fgm": {"epsilon": 0.3}}},
+    "pgd 0.3": {"adversary": {"pgd": {"epsilon": 0.3, "alpha": 0.1}}},
+    "freelb 0.3": {"adversary": {"freelb": {"epsilon": 0.3, "alpha": 0.1, "start": 0.1}}},
     "r_drop 1": {"r_drop": 1.0},
     "augment deletion, swap": {"augment": {"deletion": 0.1, "swap": 0.1}},
     "augment synonyms": {"augment": {"synonyms": 0.1}},
@@ -91,7 +94,7 @@ def jobs() -> list[tuple[str, SharingPlan, dict[str, Any], dict[str, Any]]]:
     ]
 
 
-def train_all(out: Path, seeds: int, steps: int, only: Collection[str]) -> None:
+def train_all(out: Path, seeds: Iterable[int], steps: int, only: Collection[str]) -> None:
     """Runs what is missing in `out`, of the jobs named, or of all."""
     task = {"name": "text-classification", **{s: str(EXAMPLE / f"data/{s}.csv") for s in SPLITS}}
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,7 +102,7 @@ def train_all(out: Path, seeds: int, steps: int, only: Collection[str]) -> None:
         facts = trainee.prepare(int(BASE["max_length"]))
         facts["teacher_recipe"] = Recipe(**BASE, steps=steps).model_dump()
         wanted = [job for job in jobs() if not only or job[0] in only]
-        todo = [(seed, *job) for seed in range(seeds) for job in wanted]
+        todo = [(seed, *job) for seed in seeds for job in wanted]
         for seed, name, plan, recipe, compression in todo:
             if (name, seed, steps) in {(r["name"], r["seed"], r["steps"]) for r in rows(out)}:
                 continue
@@ -156,6 +159,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, nargs="+", default=[Path("recipes.jsonl")])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--table", action="store_true")
@@ -164,5 +168,6 @@ if __name__ == "__main__":
     if unknown:
         parser.error(f"no part is called {min(unknown)!r}")
     if not options.table:
-        train_all(options.out[0], options.seeds, options.steps, options.only)
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        train_all(options.out[0], seeds, options.steps, options.only)
     print_table(options.out)

@@ -269,12 +269,10 @@ class Driver:
         self.sampler.note(past)
 
     def _draw(self) -> Given:
-        ask = Ask(self.config.space, self.shapes, self._drawn, self._is_known, self._weigh)
+        is_known = self._known.__contains__
+        ask = Ask(self.config.space, self.shapes, self._drawn, is_known, self._weigh)
         candidate, draw = self.sampler.draw(ask)
         return Given(candidate, draw=draw)
-
-    def _is_known(self, candidate: Candidate) -> bool:
-        return candidate.key() in self._known
 
     def _weigh(self, candidate: Candidate) -> dict[str, float] | None:
         try:

@@ -36,15 +36,16 @@ QUANTILES = (1 / 6, 1 / 2, 5 / 6)
 """Of the trees' guesses, by which a gain is averaged."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Weighed:
     """A candidate whose sizes are known. `point` holds its objectives, less being better, where
-    they are exact."""
+    they are exact; `guess` what the latest forest makes of the others: (quantiles, objectives)."""
 
     candidate: Candidate
     draw: Draw
     row: dict[str, float]
     point: np.ndarray
+    guess: np.ndarray | None = None
 
 
 @SAMPLERS.register("guided")
@@ -111,17 +112,18 @@ class Guided:
 
     def _fill_pool(self, ask: Ask, rng: random.Random) -> None:
         """Fresh candidates; what was started or refused since is taken out."""
-        kept = {key: w for key, w in self._pool.items() if not ask.is_known(w.candidate)}
+        kept = {key: w for key, w in self._pool.items() if not ask.is_known(key)}
         parents = [draw for _, draw in self._front.values() if draw.params]
         fresh = max(LEAST_FRESH, FRESH * FEW // max(FEW, len(self._ends)))
         for _ in range(fresh):
             parent = rng.choice(parents) if parents and rng.random() < MUTATED else None
             candidate, draw = self._drawn(ask, rng, parent)
-            if ask.is_known(candidate) or candidate.key() in kept:
+            key = candidate.key()
+            if ask.is_known(key) or key in kept:
                 continue
             exact = ask.weigh(candidate)
             if exact is not None:
-                kept[candidate.key()] = self._weighed(candidate, draw, exact)
+                kept[key] = self._weighed(candidate, draw, exact)
         self._pool = kept
 
     def _drawn(self, ask: Ask, rng: random.Random, parent: Draw | None) -> tuple[Candidate, Draw]:
@@ -144,6 +146,8 @@ class Guided:
         self._forest = ExtraTreesRegressor(TREES, random_state=seed)
         self._forest.fit(self._matrix(rows), ends[:, 0] if ends.shape[1] == 1 else ends)
         self._fitted_to = len(self._ends)
+        for weighed in (*self._pool.values(), *self._running.values()):
+            weighed.guess = None
 
     def _matrix(self, rows: Sequence[dict[str, float]]) -> np.ndarray:
         table = [[row.get(name, -1.0) for name in self._columns] for row in rows]
@@ -151,12 +155,17 @@ class Guided:
 
     def _guessed(self, weighed: Sequence[Weighed]) -> np.ndarray:
         """The candidates' objectives at the quantiles: (quantiles, candidates, objectives)."""
-        rows = self._matrix([w.row for w in weighed])
-        trees = np.array([tree.tree_.predict(rows) for tree in self._forest.estimators_])
-        trees = trees.reshape(len(trees), len(rows), -1)
-        points = np.repeat(np.array([w.point for w in weighed])[None], len(QUANTILES), axis=0)
-        points[:, :, self._trained] = np.quantile(trees, QUANTILES, axis=0)
-        return points
+        fresh = [w for w in weighed if w.guess is None]
+        if fresh:
+            rows = self._matrix([w.row for w in fresh])
+            trees = np.array([tree.tree_.predict(rows) for tree in self._forest.estimators_])
+            trees = trees.reshape(len(trees), len(rows), -1)
+            for w, guess in zip(
+                fresh, np.quantile(trees, QUANTILES, axis=0).swapaxes(0, 1), strict=True
+            ):
+                w.guess = np.repeat(w.point[None], len(QUANTILES), axis=0)
+                w.guess[:, self._trained] = guess
+        return np.stack([w.guess for w in weighed if w.guess is not None], axis=1)
 
     def _gains(self, weighed: Sequence[Weighed]) -> np.ndarray:
         """Hypervolume that each candidate is expected to add: (candidates,)."""
@@ -176,5 +185,7 @@ class Guided:
 
 def _adds(points: np.ndarray, front: np.ndarray) -> np.ndarray:
     """Which of the points (..., objectives) no point of the front beats or equals."""
-    beaten = (front <= points[..., None, :]).all(axis=-1).any(axis=-1)
-    return np.logical_not(beaten)
+    beaten = np.ones((*points.shape[:-1], len(front)), dtype=bool)
+    for place in range(points.shape[-1]):
+        beaten &= front[:, place] <= points[..., None, place]
+    return np.logical_not(beaten.any(axis=-1))

@@ -52,14 +52,14 @@ class Setting:
 class Ask:
     """What a sampler may ask while it draws: `drawn` counts the draws before.
 
-    `is_known` says whether a candidate needs no training any more; `weigh` gives what is exact
-    of a candidate, or None where it may not be trained.
+    `is_known` says whether the candidate of a key needs no training any more; `weigh` gives what is
+    exact of a candidate, or None where it may not be trained.
     """
 
     space: Space
     shapes: Mapping[str, StackShape]
     drawn: int
-    is_known: Callable[[Candidate], bool]
+    is_known: Callable[[str], bool]
     weigh: Callable[[Candidate], dict[str, float] | None]
 
 

@@ -27,6 +27,7 @@ from sqlalchemy.pool import StaticPool
 
 from results import record
 from results.storage import Location, connected, first_line, rdb_storage
+from search import rows
 from search.jobs import Outcome, is_disk_full
 from spaces.errors import RunError
 from spaces.objectives import OBJECTIVES
@@ -185,8 +186,12 @@ class Store:
             user_attrs=attributes,
             **ended,
         )
-        trial._trial_id = self.storage.create_new_trial(self._study_id, template_trial=trial)
-        trial.number = self.storage.get_trial_number_from_id(trial._trial_id)
+        if isinstance(self.storage, RDBStorage):
+            with _one_transaction(self.storage):
+                trial._trial_id, trial.number = rows.create(self.storage, self._study_id, trial)
+        else:
+            trial._trial_id = self.storage.create_new_trial(self._study_id, trial)
+            trial.number = self.storage.get_trial_number_from_id(trial._trial_id)
         return trial
 
     def _tell(
@@ -199,8 +204,7 @@ class Store:
         """Ends a running trial; returns it as it was written."""
         trial = self._running[number]
         with _one_transaction(self.storage):
-            for key, value in attributes.items():
-                self.storage.set_trial_user_attr(trial._trial_id, key, value)
+            self._attach(trial, attributes)
             self.storage.set_trial_state_values(trial._trial_id, state, values)
         trial.user_attrs = trial.user_attrs | attributes
         trial.state, trial.datetime_complete = state, datetime.now()
@@ -208,6 +212,14 @@ class Store:
             trial.values = values
         del self._running[number]
         return trial
+
+    def _attach(self, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+        new = {key: value for key, value in attributes.items() if key not in trial.user_attrs}
+        if isinstance(self.storage, RDBStorage):
+            rows.attach(self.storage, trial._trial_id, new)
+            attributes = {key: attributes[key] for key in attributes.keys() - new.keys()}
+        for key, value in attributes.items():
+            self.storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
 @contextmanager

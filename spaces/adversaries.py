@@ -18,7 +18,7 @@ ADVERSARIES: Registry[type["Adversary"]] = Registry("adversary")
 class Adversary(Named):
     """Base of all adversaries. `epsilon` is the largest norm of a perturbation."""
 
-    epsilon: float = Field(1.0, gt=0)
+    epsilon: float = Field(0.1, gt=0)
 
 
 @ADVERSARIES.register("fgm")
@@ -33,7 +33,7 @@ class PGD(Adversary):
     """`steps` steps of length `alpha`, each projected back (Madry et al., arXiv 1706.06083)"""
 
     name: ClassVar[str] = "pgd"
-    alpha: float = Field(0.3, gt=0)
+    alpha: float = Field(0.03, gt=0)
     steps: int = Field(3, ge=1, le=20)
 
 
@@ -42,9 +42,9 @@ class FreeLB(Adversary):
     """as pgd from a random start of norm `start`, learning at every step (arXiv 1909.11764)"""
 
     name: ClassVar[str] = "freelb"
-    alpha: float = Field(0.3, gt=0)
+    alpha: float = Field(0.03, gt=0)
     steps: int = Field(3, ge=1, le=20)
-    start: float = Field(0.3, ge=0)
+    start: float = Field(0.03, ge=0)
 
 
 def read_adversary(value: Any) -> Adversary | None:
