@@ -1,14 +1,14 @@
 """Trains every candidate of a small space for real, and keeps what each rung showed.
 
-    python benchmarks/search/table.py [--shard 0/1] [--limit N]     # table.jsonl, resumable
-    python benchmarks/search/table.py --pack                        # table.csv.gz from it
+    python benchmarks/search/table.py [digits|news] [--shard 0/1] [--limit N]  # resumable
+    python benchmarks/search/table.py [digits|news] --pack     # table.csv.gz, news.csv.gz from it
 
-The model is a 6-layer ViT of width 32 over scikit-learn's handwritten digits (1,797 images of
-8 x 8 in 17 tokens), pretrained here on one half of the training images; the candidates share
-its layers by one group each, get a new head and are trained on the other half for 32 steps of
-32 images. Every tenth candidate is trained with three seeds. One line a training: the candidate,
-its exact sizes, accuracy on 719 test images after 4, 8, 16 and 32 steps, and the processor's
-seconds until each, on one thread: those of the clock depend on what else the machine does.
+The models are six layers of width 32, pretrained here on one half of the training rows (see
+`materials`); the candidates share its layers by one group each, get a new head and are trained on
+the other half for 32 steps of 32 rows. Every tenth candidate is trained with three seeds. One line
+a training: the candidate, its exact sizes, accuracy on the test rows after 4, 8, 16 and 32 steps,
+and the processor's seconds until each, on one thread: those of the clock depend on what else the
+machine does.
 """
 
 import argparse
@@ -24,10 +24,9 @@ from typing import Any
 import pandas as pd
 import torch
 from lookup import FORMS, LEARNING_RATES, PACKED, PARTS, RUNGS, SPACE, STEPS, Fixed
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from materials import MATERIALS, Material, collate
 from torch import Tensor
-from transformers import ViTConfig, ViTForImageClassification, logging, set_seed
+from transformers import PreTrainedModel, logging, set_seed
 
 from spaces.plan import StackShape
 from spaces.recipe import Candidate, Recipe
@@ -39,7 +38,6 @@ from trainers.structure import stack_shapes
 from trainers.training import predict, train
 
 HERE = Path(__file__).parent
-LINES, MODEL = HERE / "table.jsonl", HERE / "pretrained"
 SEEDS, EVERY = 3, 10
 
 
@@ -62,62 +60,29 @@ def candidates(stacks: dict[str, StackShape]) -> list[Candidate]:
     return list(found.values())
 
 
-def images() -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows for pretraining, training and testing: 539, 539 and 719 of the digits."""
-    digits = load_digits()
-    pixels = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
-    rows = [
-        {"pixel_values": image, "labels": int(label)}
-        for image, label in zip(pixels, digits.target, strict=True)
-    ]
-    rest, test = train_test_split(rows, test_size=0.4, random_state=0, stratify=digits.target)
-    return rest[::2], rest[1::2], test
-
-
-def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch: ``pixel_values (n, 1, 8, 8)`` and ``labels (n,)``."""
-    return {
-        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
-        "labels": torch.tensor([row["labels"] for row in rows]),
-    }
-
-
-def pretrained() -> ViTForImageClassification:
-    """The ViT after 1,200 steps on the first half, with a new head; always the same."""
-    if MODEL.exists():
-        return ViTForImageClassification.from_pretrained(MODEL)
+def pretrained(material: Material, folder: Path) -> PreTrainedModel:
+    """The model after its pretraining, with a new head; always the same."""
     set_seed(0)
-    model = ViTForImageClassification(
-        ViTConfig(
-            hidden_size=32,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            intermediate_size=64,
-            image_size=8,
-            patch_size=2,
-            num_channels=1,
-            num_labels=10,
-        )
-    )
-    recipe = Recipe(steps=1200, learning_rate=2e-3, batch_size=64)
-    train(model, recipe, data=images()[0], collate=collate, total_steps=1200)
+    model = material.model()
+    if folder.exists():
+        return type(model).from_pretrained(folder)
+    recipe = Recipe(steps=material.steps, learning_rate=material.learning_rate, batch_size=64)
+    train(model, recipe, data=material.pretraining, collate=collate, total_steps=material.steps)
     torch.manual_seed(1)
     torch.nn.init.normal_(model.classifier.weight, std=0.02)
     torch.nn.init.zeros_(model.classifier.bias)
-    model.save_pretrained(MODEL)
+    model.save_pretrained(folder)
     return model
 
 
 class Bench:
     """The pretrained model and its data, loaded once."""
 
-    def __init__(self) -> None:
-        self.model = pretrained()
-        _, self.train_rows, self.test_rows = images()
-        batches = [
-            {"pixel_values": collate(self.train_rows[i : i + 32])["pixel_values"]}
-            for i in range(0, 128, 32)
-        ]
+    def __init__(self, name: str) -> None:
+        material = MATERIALS[name]()
+        self.model = pretrained(material, HERE / f"pretrained-{name}")
+        self.train_rows, self.test_rows = material.training, material.testing
+        batches = [inputs(self.train_rows[i : i + 32]) for i in range(0, 128, 32)]
         self.activations = record_activations(self.model, batches)
         self.skeleton = copy.deepcopy(self.model).to("meta")
         self.stacks = stack_shapes(self.model)
@@ -146,7 +111,7 @@ class Bench:
             data=self.train_rows,
             collate=collate,
             total_steps=STEPS,
-            rungs=rungs,
+            callbacks=[rungs],
         )
         report(len(RUNGS), self.measure(model))
         return {
@@ -165,15 +130,20 @@ class Bench:
         name = str(candidate.plan)
         if name not in self.exact:
             shared = share_(copy.deepcopy(self.skeleton), candidate.plan)
-            sample = {"pixel_values": torch.zeros(1, 1, 8, 8, device="meta")}
+            sample = {k: v.to("meta") for k, v in inputs(self.test_rows[:1]).items()}
             self.exact[name] = sizes.facts(self.skeleton, shared, sample)
         return self.exact[name]
 
     def measure(self, model: torch.nn.Module) -> dict[str, float]:
-        """Accuracy on the test images."""
+        """Accuracy on the test rows."""
         logits = predict(model, data=self.test_rows, collate=collate, batch_size=256)
         truth = torch.tensor([row["labels"] for row in self.test_rows])
         return {"accuracy": round(float((logits.argmax(-1) == truth).float().mean()), 5)}
+
+
+def inputs(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch without its labels."""
+    return {name: values for name, values in collate(rows).items() if name != "labels"}
 
 
 def jobs(stacks: dict[str, StackShape]) -> Iterator[tuple[Candidate, int]]:
@@ -184,35 +154,42 @@ def jobs(stacks: dict[str, StackShape]) -> Iterator[tuple[Candidate, int]]:
         yield from ((candidate, seed) for candidate in every[::EVERY])
 
 
-def rows() -> list[dict[str, Any]]:
-    """What is in ``table.jsonl``."""
-    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+def lines_of(name: str) -> Path:
+    """Where a table's trainings are kept while it is made."""
+    return HERE / f"{name}.jsonl"
 
 
-def pack() -> None:
+def rows(name: str) -> list[dict[str, Any]]:
+    """What is there."""
+    lines = lines_of(name)
+    return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+
+
+def pack(name: str) -> None:
     """Writes the table as it is kept: one column a rung, sorted."""
-    frame = pd.DataFrame(rows()).drop_duplicates(["key", "seed"])
+    packed = PACKED if name == "digits" else HERE / f"{name}.csv.gz"
+    frame = pd.DataFrame(rows(name)).drop_duplicates(["key", "seed"])
     frame["plan"] = [json.dumps(json.loads(key)["plan"]) for key in frame["key"]]
     for name in ("accuracy", "seconds"):
         for rung in range(len(RUNGS) + 1):
             frame[f"{name}_{rung}"] = [values[rung] for values in frame[name]]
     frame = frame.drop(columns=["key", "accuracy", "seconds"])
     frame = frame.sort_values(["plan", "learning_rate", "seed"])
-    frame.to_csv(PACKED, index=False, compression={"method": "gzip", "mtime": 0})
+    frame.to_csv(packed, index=False, compression={"method": "gzip", "mtime": 0})
     candidates = frame.groupby(["plan", "learning_rate"]).ngroups
-    print(f"wrote {len(frame)} trainings of {candidates} candidates to {PACKED}")
+    print(f"wrote {len(frame)} trainings of {candidates} candidates to {packed}")
 
 
-def main(shard: int, shards: int, limit: int | None) -> None:
+def main(name: str, shard: int, shards: int, limit: int | None) -> None:
     """Trains what is missing."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    bench = Bench()
-    done = {(row["key"], row["seed"]) for row in rows()}
+    bench = Bench(name)
+    done = {(row["key"], row["seed"]) for row in rows(name)}
     own = list(jobs(bench.stacks))[shard::shards]
     missing = [(c, seed) for c, seed in own if (c.key(), seed) not in done][:limit]
     print(f"{len(done)} done, {len(missing)} to train", flush=True)
-    with LINES.open("a") as file:
+    with lines_of(name).open("a") as file:
         for candidate, seed in missing:
             file.write(json.dumps(bench.row(candidate, seed)) + "\n")
             file.flush()
@@ -220,11 +197,12 @@ def main(shard: int, shards: int, limit: int | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("material", nargs="?", choices=MATERIALS, default="digits")
     parser.add_argument("--shard", default="0/1")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--pack", action="store_true")
     options = parser.parse_args()
     if options.pack:
-        pack()
+        pack(options.material)
     else:
-        main(*map(int, options.shard.split("/")), options.limit)
+        main(options.material, *map(int, options.shard.split("/")), options.limit)
