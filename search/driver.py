@@ -15,10 +15,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import moocore
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from results import record
+from search.archive import Archive
 from search.config import StudyConfig
 from search.finalists import Finals, Retraining, candidate_of
 from search.jobs import CHECKPOINTS, DISK_FULL, Job, Outcome, Trainee, missing_value
@@ -80,6 +81,7 @@ class Driver:
         self.finished_at: list[float] = []
         self.tell_user: Callable[[FrozenTrial], None] = lambda trial: None
         objectives = tuple(OBJECTIVES[name] for name in config.objectives)
+        self._sign = np.array([-1.0 if o.direction == "maximize" else 1.0 for o in objectives])
         self.scheduler = Scheduler(objectives, eta=config.early_stopping.eta)
         reference = store.attributes[record.REFERENCE]
         fast = not config.space.sized_by_building
@@ -99,7 +101,7 @@ class Driver:
         self._exact: dict[int, dict[str, float]] = {}
         self._rungs: dict[int, list[dict[str, float]]] = {}
         self._complete: dict[int, FrozenTrial] = {}
-        self._front: dict[int, FrozenTrial] = {}
+        self._front = Archive(len(objectives))
         self._stored = _numbers_in(run / "trials")
         self._left: dict[str, int] = {}
         self._given = deque([*self._read_history(), *self._missing_givens()])
@@ -134,7 +136,7 @@ class Driver:
         if self.config.finalists is None:
             return 0.0
         anchors = sum(t.user_attrs.get(record.ANCHOR) in ANCHORS for t in self._complete.values())
-        members = sum(t.user_attrs.get(record.ANCHOR) not in ANCHORS for t in self._front.values())
+        members = sum(t.user_attrs.get(record.ANCHOR) not in ANCHORS for t in self.front())
         return self.finals.cost(members, anchors)
 
     @property
@@ -165,7 +167,7 @@ class Driver:
 
     def front(self) -> list[FrozenTrial]:
         """Completed trials that no other beats in every objective."""
-        return list(self._front.values())
+        return [self._complete[number] for number in self._front.numbers]
 
     def next(self) -> Job | None:
         """A job to start now, or None if nothing is to be started."""
@@ -248,16 +250,12 @@ class Driver:
     def _note_complete(self, trial: FrozenTrial) -> None:
         slim = copy.copy(trial)
         slim.user_attrs = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
-        self._complete[trial.number] = self._front[trial.number] = slim
-        larger = [OBJECTIVES[name].direction == "maximize" for name in self.config.objectives]
-        values = [kept.values for kept in self._front.values()]
-        stays = moocore.is_nondominated(values, maximise=larger, keep_weakly=True)
-        members = zip(list(self._front.items()), stays, strict=True)
-        self._front = {number: kept for (number, kept), stay in members if stay}
+        self._complete[trial.number] = slim
+        self._front.add(trial.number, self._sign * np.array(trial.values))
         named = dict(zip(self.config.objectives, trial.values, strict=True))
         self.scheduler.finished(trial.number, named)
         if self._growth is not None:
-            self._growth.add([kept.values for kept in self._front.values()])
+            self._growth.add([kept.values for kept in self.front()])
 
     def _tell_sampler(self, trial: FrozenTrial, candidate: Candidate) -> None:
         values = None if trial.values is None else tuple(trial.values)

@@ -16,6 +16,7 @@ import moocore
 import numpy as np
 from optuna.trial import TrialState
 
+from search.archive import Archive
 from search.features import Drawer, features
 from search.samplers import SAMPLERS, Ask, Past, Setting, draw_seed
 from search.store import Draw
@@ -32,6 +33,9 @@ MUTATED = 0.5
 """Fraction of the fresh candidates that are changes of one on the front."""
 TREES, MOST_ROWS, REFITTED = 32, 400, 1.02
 """The forest's trees, the trials it is fitted to, and the growth after which it is made anew."""
+MOST_OF_FRONT = 200
+"""Members of a front that hypervolumes are computed with, and that the forest is fitted to for
+certain."""
 QUANTILES = (1 / 6, 1 / 2, 5 / 6)
 """Of the trees' guesses, by which a gain is averaged."""
 
@@ -61,7 +65,8 @@ class Guided:
         self._reference = self._sign * [setting.reference[name] for name in self._names]
         self._ends: dict[int, tuple[dict[str, float], np.ndarray]] = {}
         self._running: dict[int, Weighed] = {}
-        self._front: dict[int, tuple[np.ndarray, Draw]] = {}
+        self._front = Archive(len(objectives), equals=False)
+        self._draws: dict[int, Draw] = {}
         self._pool: dict[str, Weighed] = {}
         self._forest: Any = None
         self._columns: list[str] = []
@@ -105,15 +110,14 @@ class Guided:
         return Weighed(candidate, draw, features(candidate, exact), point)
 
     def _extend_front(self, number: int, end: np.ndarray, draw: Draw) -> None:
-        self._front[number] = end, draw
-        kept = moocore.is_nondominated(np.array([end for end, _ in self._front.values()]))
-        members = zip(list(self._front.items()), kept, strict=True)
-        self._front = {number: member for (number, member), keep in members if keep}
+        self._front.add(number, end)
+        known = self._draws | {number: draw}
+        self._draws = {number: known[number] for number in self._front.numbers}
 
     def _fill_pool(self, ask: Ask, rng: random.Random) -> None:
         """Fresh candidates; what was started or refused since is taken out."""
         kept = {key: w for key, w in self._pool.items() if not ask.is_known(key)}
-        parents = [draw for _, draw in self._front.values() if draw.params]
+        parents = [draw for draw in self._draws.values() if draw.params]
         fresh = max(LEAST_FRESH, FRESH * FEW // max(FEW, len(self._ends)))
         for _ in range(fresh):
             parent = rng.choice(parents) if parents and rng.random() < MUTATED else None
@@ -139,7 +143,7 @@ class Guided:
         numbers = list(self._ends)
         if len(numbers) > MOST_ROWS:
             sampled = random.Random(seed).sample(numbers, MOST_ROWS)
-            numbers = sorted({*sampled, *self._front})
+            numbers = sorted({*sampled, *self._front.numbers[-MOST_OF_FRONT:]})
         rows = [self._ends[number][0] for number in numbers]
         self._columns = sorted({name for row in rows for name in row})
         ends = np.array([self._ends[number][1] for number in numbers])[:, self._trained]
@@ -169,16 +173,16 @@ class Guided:
 
     def _gains(self, weighed: Sequence[Weighed]) -> np.ndarray:
         """Hypervolume that each candidate is expected to add: (candidates,)."""
-        front = np.array([end for end, _ in self._front.values()])
-        front = front.reshape(-1, len(self._names))
+        running = np.empty((0, len(self._names)))
         if self._running:
-            middle = self._guessed(list(self._running.values()))[len(QUANTILES) // 2]
-            front = np.concatenate([front, middle])
+            running = self._guessed(list(self._running.values()))[len(QUANTILES) // 2]
+        front = np.concatenate([self._front.spread(MOST_OF_FRONT), running])
         hypervolume = moocore.Hypervolume(ref=self._reference)
         before = hypervolume(front) if len(front) else 0.0
         points = self._guessed(weighed)
         gains = np.zeros(points.shape[:2])
-        for place in zip(*np.nonzero(_adds(points, front)), strict=True):
+        adds = _adds(points, np.concatenate([self._front.points, running]))
+        for place in zip(*np.nonzero(adds), strict=True):
             gains[place] = hypervolume(np.vstack([front, points[place]])) - before
         return gains.mean(axis=0)
 
