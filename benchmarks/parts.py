@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from recipes import BASE, EXAMPLE, PARTS, PLAN
+from recipes import BASE, COMBINED, EXAMPLE, PARTS, PLAN
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -32,10 +32,11 @@ from trainers.distillation import LOGITS, Lesson
 from trainers.dropout import set_dropout_
 from trainers.latency import summarise, time_in_turns
 from trainers.schedules import soft_layers
+from trainers.structure import stack_shapes
 from trainers.tables import read_table
 from trainers.training import CandidateTrainer, arguments
 
-BESIDE = ("patience", "augment", "kept_top", "without labels")
+BESIDE = ("patience", "augment", "without labels")
 STEPS = 10**6
 
 
@@ -57,7 +58,9 @@ def step_of(
     recipe: Recipe, batch: dict[str, torch.Tensor], hooks: ExitStack, *, bare: bool = False
 ) -> Callable[[], object]:
     """One optimiser step by `recipe`, or by the library's own Trainer if `bare`."""
-    model = share_(load(), PLAN, schedule=recipe.soften)
+    model = load()
+    plan = PLAN.keeping_top(recipe.kept_top, stack_shapes(model))
+    share_(model, plan, schedule=recipe.soften)
     for layer in soft_layers(model):
         layer.alpha = 0.5
     if recipe.dropout is not None:
@@ -112,7 +115,7 @@ def compare(name: str, recipe: Recipe, batch: dict[str, torch.Tensor], rounds: i
         times = time_in_turns(runs, rounds=rounds, warmup=1, cuda=False)
     found = summarise(times["own"], times["reference"])
     print(
-        f"{name:28} {found.median_ms:9.1f} ms   x {found.ratio:.3f} "
+        f"{name:66} {found.median_ms:9.1f} ms   x {found.ratio:.3f} "
         f"[{found.ratio_low:.3f}, {found.ratio_high:.3f}]",
         flush=True,
     )
@@ -127,7 +130,7 @@ def main(rounds: int, only: list[str]) -> None:
     batch = first_articles()
     if not only:
         compare("all off, against Trainer", Recipe(**BASE), batch, 3 * rounds)
-    for name, changes in PARTS.items():
+    for name, changes in (PARTS | COMBINED).items():
         if (only and name not in only) or any(word in name for word in BESIDE):
             continue
         compare(name, Recipe.model_validate({**BASE, **changes}), batch, rounds)

@@ -294,7 +294,7 @@ class FrontPlot:
 
     def _latency_note(self) -> str:
         conditions = conditions_text(self.study.frame)
-        measured = f" Measured with {conditions}." if conditions else ""
+        measured = f" Measured: {conditions}." if conditions else ""
         return f" Level bars: 95{THIN}% intervals of the rounds.{measured}"
 
 

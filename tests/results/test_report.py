@@ -227,7 +227,7 @@ def test_latency_is_drawn_with_its_interval_where_it_is_measured(make_run):
     assert points.x == (12.0,)
     assert points.error_x.array == (0.75,)
     assert points.error_x.arrayminus == (0.5,)
-    assert "Measured with batch size 1." in drawings["front-latency_ms"].caption
+    assert "Measured: batch size 1." in drawings["front-latency_ms"].caption
 
 
 def test_anchors_have_their_own_symbols_and_labels(make_run):

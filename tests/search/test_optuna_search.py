@@ -63,11 +63,22 @@ def reports_twice(config):
         tune.report({"accuracy": 0.1, "size": 1.0})
 
 
+def gives_one_metric(config):
+    return {"accuracy": 0.5}
+
+
+def has_no_memory(config):
+    raise MemoryError
+
+
 @pytest.mark.parametrize(
     ("trainable", "scheduler", "wrong"),
     [
-        (gives_nan, None, TrialState.RUNNING),
-        (reports_twice, StopsAll(), TrialState.COMPLETE),
+        pytest.param(gives_nan, None, TrialState.RUNNING, id="nan"),
+        pytest.param(gives_one_metric, None, TrialState.RUNNING, id="a metric is missing"),
+        pytest.param(reports_twice, StopsAll(), TrialState.COMPLETE, id="stopped"),
+        # told as a fault of the machinery, from which samplers learn nothing
+        pytest.param(has_no_memory, None, TrialState.FAIL, id="out of memory"),
     ],
 )
 def test_rays_searcher_leaves_a_wrong_state(trainable, scheduler, wrong, tmp_path):
@@ -78,7 +89,12 @@ def test_rays_searcher_leaves_a_wrong_state(trainable, scheduler, wrong, tmp_pat
 
 @pytest.mark.parametrize(
     ("fault", "state"),
-    [("nan", TrialState.PRUNED), ("none", TrialState.PRUNED), ("raise", TrialState.FAIL)],
+    [
+        ("nan", TrialState.PRUNED),
+        ("none", TrialState.PRUNED),
+        ("memory", TrialState.PRUNED),
+        ("raise", TrialState.FAIL),
+    ],
 )
 def test_ours_leaves_the_right_one(tmp_path, monkeypatch, fault, state):
     monkeypatch.setattr(ours, "disconnect", lambda: None)
@@ -86,3 +102,20 @@ def test_ours_leaves_the_right_one(tmp_path, monkeypatch, fault, state):
     config = study(executor="ray", budget={"trials": 2}, resources={"workers": 1})
     run(config, out=tmp_path / "run", trainee=trainee)
     assert [t.state for t in trials(tmp_path / "run")] == [TrialState.COMPLETE, state]
+
+
+def test_ours_leaves_a_stopped_trial_pruned_with_its_rungs(tmp_path, monkeypatch):
+    monkeypatch.setattr(ours, "disconnect", lambda: None)
+    config = study(
+        executor="ray",
+        budget={"trials": 30},
+        resources={"workers": 1},
+        early_stopping={"rungs": [0.25]},
+    )
+    run(config, out=tmp_path / "run", trainee=FakeTrainee(harm=0.3))
+    stopped = [t for t in trials(tmp_path / "run") if t.state is not TrialState.COMPLETE]
+    assert stopped
+    for trial in stopped:
+        assert (trial.state, trial.values) == (TrialState.PRUNED, None)
+        assert trial.user_attrs["reason"] == "stopped at rung 0, step 2"
+        assert len(trial.user_attrs["rungs"]) == 1
