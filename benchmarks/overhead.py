@@ -23,8 +23,11 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
 TRIALS, STEPS, TEST_ROWS, WORKERS = 8, 5, 64, 2
 
 
-def ours(folder: Path) -> float:
-    """Seconds of a ShareTune search, from the command to its end."""
+def ours(folder: Path, *, trials: int = TRIALS, steps: int = STEPS, **more: object) -> float:
+    """Seconds of a ShareTune search, from the command to its end; its run is ``folder / "run"``.
+
+    `more` is what else the study file says.
+    """
     import pandas as pd
     import yaml
 
@@ -40,19 +43,19 @@ def ours(folder: Path) -> float:
             "test": str(test),
         },
         "anchors": ["unshared"],
-        "budget": {"trials": TRIALS},
+        "budget": {"trials": trials},
         "resources": {"workers": WORKERS, "cpu": 1},
         "latency": {"rounds": 0},
         "space": {
             "recipe": {
                 "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
-                "steps": STEPS,
+                "steps": steps,
                 "batch_size": 16,
                 "max_length": 48,
             }
         },
     }
-    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    (folder / "study.yaml").write_text(yaml.safe_dump(study | more))
     return timed("-m", "search.cli", "search", folder / "study.yaml", "--out", folder / "run")
 
 

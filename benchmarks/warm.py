@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import overhead
 from overhead import EXAMPLE, TEST_ROWS, WORKERS, timed
 
 STEPS = 2
@@ -27,37 +28,9 @@ STEPS = 2
 
 def ours(folder: Path, trials: int) -> list[tuple[float, float]]:
     """When each trial of a ShareTune search ended, and its own seconds."""
-    import pandas as pd
-    import yaml
-
     import results
 
-    rows = pd.read_csv(EXAMPLE / "data" / "test.csv").sample(TEST_ROWS, random_state=0)
-    rows.to_csv(folder / "test.csv", index=False)
-    study = {
-        "name": "warm",
-        "model": str(EXAMPLE / "model"),
-        "task": {
-            "name": "text-classification",
-            "train": str(EXAMPLE / "data" / "train.csv"),
-            "test": str(folder / "test.csv"),
-        },
-        "anchors": ["unshared"],
-        "sampler": "tpe",
-        "budget": {"trials": trials},
-        "resources": {"workers": WORKERS, "cpu": 1},
-        "latency": {"rounds": 0},
-        "space": {
-            "recipe": {
-                "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
-                "steps": STEPS,
-                "batch_size": 16,
-                "max_length": 48,
-            }
-        },
-    }
-    (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    timed("-m", "search.cli", "search", folder / "study.yaml", "--out", folder / "run")
+    overhead.ours(folder, trials=trials, steps=STEPS, sampler="tpe")
     frame = results.load(folder / "run")
     ends = [end.timestamp() for end in frame["completed"]]
     return list(zip(ends, frame["total_s"].astype(float), strict=True))
@@ -156,9 +129,9 @@ def main(trials: int, turns: int) -> None:
     for turn in range(turns):
         for name, run in (("ShareTune", ours), ("OptunaSearch, functions", theirs)):
             with tempfile.TemporaryDirectory() as folder:
-                overhead, own = beside(run(Path(folder), trials))
+                besides, own = beside(run(Path(folder), trials))
             print(
-                f"turn {turn}  {name:24} {overhead:6.2f} s a trial beside {own:.2f} s of its own",
+                f"turn {turn}  {name:24} {besides:6.2f} s a trial beside {own:.2f} s of its own",
                 flush=True,
             )
 

@@ -1,7 +1,7 @@
 """One label for one picture."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -19,16 +18,12 @@ from transformers import (
 from spaces.augmentation import PICTURES, Augmentation
 from spaces.errors import DataError
 from trainers.augmentation import SEED
+from trainers.labelled import LabelledFiles
 from trainers.pictures import altered
 from trainers.pretrained import from_library
-from trainers.tables import column, labelled_files, located
-from trainers.tasks import TASKS, Task
-from trainers.tasks.text_classification import (
-    LABEL_COLUMNS,
-    classification_scores,
-    label_set,
-    named,
-)
+from trainers.tables import column, located
+from trainers.tasks import TASKS
+from trainers.tasks.text_classification import LABEL_COLUMNS
 
 IMAGE_COLUMNS = ("image", "img", "picture", "path", "file")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -36,7 +31,7 @@ BATCH = 64
 
 
 @TASKS.register("image-classification")
-class ImageClassification(Task):
+class ImageClassification(LabelledFiles):
     """one label for one picture, by ViT, DeiT, Swin and others: accuracy and macro-F1
 
     `train` and `test` are folders with a folder of pictures for each label, or tables (or the hub
@@ -44,38 +39,14 @@ class ImageClassification(Task):
     bytes. Pictures are scaled once and kept as the model reads them: 12 bytes a pixel.
     """
 
+    kind: ClassVar[str] = "picture"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     auto: ClassVar[Any] = AutoModelForImageClassification
     fitting: ClassVar[tuple[str, ...]] = ("r_drop", "label_smoothing", "augment")
     alterations: ClassVar[tuple[str, ...]] = PICTURES
     unit: ClassVar[str] = "of no effect on pictures"
 
     image: str | None = None
-    label: str | None = None
-    labels: tuple[str, ...] | None = None
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        return ("accuracy", "macro_f1", "matthews", "eval_loss", "calibration_error")
-
-    @property
-    def evenly_over(self) -> str | None:
-        return "label"
-
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        train, test = self.frames(self._columns)
-        labels = label_set(self.labels, (self.train, train), (self.test or self.train, test))
-        for frame in (train, test):
-            frame["label"] = frame["label"].map(labels.index)
-        return train, test, {"labels": labels}
-
-    def table(self, source: str, split: str) -> pd.DataFrame:
-        folder = Path(source)
-        if folder.is_dir():
-            return labelled_files(folder, "picture", SUFFIXES)
-        return super().table(source, split)
-
-    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
-        return named(facts)
 
     def reader(self, model: str) -> Any:
         return from_library(AutoImageProcessor, model)
@@ -108,10 +79,7 @@ class ImageClassification(Task):
     def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return default_data_collator
 
-    def score(self, predictions: Tensor, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
-        return classification_scores(predictions, [int(n) for n in labels], facts["labels"])
-
-    def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    def columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         image = column(frame, self.image, IMAGE_COLUMNS, "image")
         label = column(frame, self.label, LABEL_COLUMNS, "label")
         found = located(frame[image], source)
