@@ -40,7 +40,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from results import record
-from search.config import StudyConfig
+from search.config import EarlyStopping, StudyConfig
 from search.driver import Driver
 from search.jobs import Outcome, stopped
 from search.store import Store
@@ -62,9 +62,16 @@ class TableTrainee:
         return self.table.of(candidate).exact
 
 
-def ours(table: Table, seed: int, workers: int, sampler: str, rungs: Sequence[float]) -> Account:
+def ours(
+    table: Table,
+    seed: int,
+    workers: int,
+    sampler: str,
+    rungs: Sequence[float],
+    brackets: int = 1,
+) -> Account:
     """A search by the project's own driver, sampler and scheduler."""
-    driver = _driver(table, seed, sampler, rungs)
+    driver = _driver(table, seed, sampler, EarlyStopping(rungs=tuple(rungs), brackets=brackets))
     account, clock = Account(table), itertools.count()
     events: list[tuple[float, int, Any, int]] = []
     now = 0.0
@@ -95,7 +102,7 @@ def _metrics(trained: Trained, rung: int) -> dict[str, float]:
     return {"accuracy": trained.accuracy[rung]}
 
 
-def _driver(table: Table, seed: int, sampler: str, rungs: Sequence[float]) -> Driver:
+def _driver(table: Table, seed: int, sampler: str, stopping: EarlyStopping) -> Driver:
     config = StudyConfig(
         name="replay",
         model="table",
@@ -105,7 +112,7 @@ def _driver(table: Table, seed: int, sampler: str, rungs: Sequence[float]) -> Dr
         sampler=sampler,
         seed=seed,
         budget={"trials": len(table.trained)},
-        early_stopping={"rungs": list(rungs)},
+        early_stopping=stopping,
         executor="local",
         keep="none",
     )
@@ -170,6 +177,8 @@ METHODS: dict[str, Callable[[Table, int, int], Account]] = {
     "nsga2": lambda t, s, n: with_optuna(t, s, n, lambda k: optuna.samplers.NSGAIISampler(seed=k)),
     "ours": lambda t, s, n: ours(t, s, n, "guided", RUNGS),
     "ours, no rungs": lambda t, s, n: ours(t, s, n, "guided", ()),
+    "ours, 2 brackets": lambda t, s, n: ours(t, s, n, "guided", RUNGS, brackets=2),
+    "ours, 3 brackets": lambda t, s, n: ours(t, s, n, "guided", RUNGS, brackets=3),
     "ours, tpe": lambda t, s, n: ours(t, s, n, "tpe", RUNGS),
     "ours, random": lambda t, s, n: ours(t, s, n, "random", RUNGS),
     "ours, nsga2": lambda t, s, n: ours(t, s, n, "nsga2", RUNGS),
