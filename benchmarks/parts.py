@@ -26,7 +26,7 @@ from transformers import (
     logging,
 )
 
-from spaces import Recipe
+from spaces import Recipe, SharingPlan
 from trainers import share_
 from trainers.distillation import LOGITS, Lesson
 from trainers.dropout import set_dropout_
@@ -55,11 +55,16 @@ def first_articles() -> dict[str, torch.Tensor]:
 
 
 def step_of(
-    recipe: Recipe, batch: dict[str, torch.Tensor], hooks: ExitStack, *, bare: bool = False
+    recipe: Recipe,
+    batch: dict[str, torch.Tensor],
+    hooks: ExitStack,
+    *,
+    bare: bool = False,
+    plan: SharingPlan = PLAN,
 ) -> Callable[[], object]:
     """One optimiser step by `recipe`, or by the library's own Trainer if `bare`."""
     model = load()
-    plan = PLAN.keeping_top(recipe.kept_top, stack_shapes(model))
+    plan = plan.keeping_top(recipe.kept_top, stack_shapes(model))
     share_(model, plan, schedule=recipe.soften)
     for layer in soft_layers(model):
         layer.alpha = 0.5
@@ -104,13 +109,20 @@ def _lesson(recipe: Recipe) -> Lesson | None:
     return Lesson() if _lesson_is_logits(recipe) else Lesson(load())
 
 
-def compare(name: str, recipe: Recipe, batch: dict[str, torch.Tensor], rounds: int) -> None:
-    """One line: `recipe` against every part off, or, for that, against the library's Trainer."""
-    plain = Recipe(**BASE)
+def compare(
+    name: str,
+    recipe: Recipe,
+    batch: dict[str, torch.Tensor],
+    rounds: int,
+    *,
+    bare: bool = False,
+    plan: SharingPlan = PLAN,
+) -> None:
+    """One line: `recipe` and `plan` against every part off, by the library's Trainer if `bare`."""
     with ExitStack() as hooks:
         runs = {
-            "reference": step_of(plain, batch, hooks, bare=recipe == plain),
-            "own": step_of(recipe, batch, hooks),
+            "reference": step_of(Recipe(**BASE), batch, hooks, bare=bare),
+            "own": step_of(recipe, batch, hooks, plan=plan),
         }
         times = time_in_turns(runs, rounds=rounds, warmup=1, cuda=False)
     found = summarise(times["own"], times["reference"])
@@ -129,7 +141,10 @@ def main(rounds: int, only: list[str]) -> None:
     torch.set_num_threads(1)
     batch = first_articles()
     if not only:
-        compare("all off, against Trainer", Recipe(**BASE), batch, 3 * rounds)
+        print("against the library's Trainer:")
+        compare("nothing", Recipe(**BASE), batch, 3 * rounds, bare=True)
+        print("against nothing:")
+        compare("unshared", Recipe(**BASE), batch, rounds, plan=SharingPlan())
     for name, changes in (PARTS | COMBINED).items():
         if (only and name not in only) or any(word in name for word in BESIDE):
             continue

@@ -3,16 +3,17 @@
     python examples/bbc-news/prepare.py
     python benchmarks/recipes.py [--out FILE.jsonl] [--seeds 3] [--first-seed 0] [--steps 40]
                                  [--only NAME ...]
-    python benchmarks/recipes.py --table [--out FILE.jsonl ...]
+    python benchmarks/recipes.py --table [--out FILE.jsonl ...] [--parts FILE]
 
 MiniLM on BBC News, all six layers reading 80 % of their units from one bank: two layers' worth of
 matrices are stored, 67 % are gone. Each part alone, and their combinations. Appends one JSON line
-a training; what is there already is not run again. Seconds a step hold only for a quiet machine
-(`benchmarks/parts.py` takes them in turns); a teacher's own training is not in them.
+a training; what is there already is not run again. `--parts` takes what `benchmarks/parts.py`
+printed on a quiet machine, for seconds a step; a teacher's own training is not in them.
 """
 
 import argparse
 import json
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ PLAN = SharingPlan.range(0, 5, 0.8)
 BASE = {"learning_rate": 3e-4, "batch_size": 16, "max_length": 48}
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for a 95 % interval, by the number of seeds."""
+
+TIMED = re.compile(r"(.+?) +([\d.]+) ms ")
+"""A line of `benchmarks/parts.py`."""
 
 PARTS: dict[str, dict[str, Any]] = {
     "bank_l2 1e-6": {"bank_l2": 1e-6},
@@ -126,22 +130,24 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
-def print_table(outs: Iterable[Path]) -> None:
+def print_table(outs: Iterable[Path], parts: Path | None) -> None:
     """Mean accuracy over seeds, and its gain on no part with the same seed, both with a 95 %
-    interval (Student's t), as Markdown."""
+    interval (Student's t), and seconds a step where `parts` has them, as Markdown."""
     print("| part | accuracy | gain | calibration error | MB | s a step | seeds |")
     print("|---|---|---|---|---|---|---|")
+    lines = [] if parts is None else parts.read_text("utf-8").splitlines()
+    timed = {m[1]: float(m[2]) / 1e3 for m in map(TIMED.match, lines) if m}
     found = [row for out in outs for row in rows(out)]
     plain = {row["seed"]: row["accuracy"] for row in found if row["name"] == "nothing"}
     for name in dict.fromkeys(row["name"] for row in found):
         own = [row for row in found if row["name"] == name]
         scores = [row["accuracy"] for row in own]
         gains = [row["accuracy"] - plain[row["seed"]] for row in own if row["seed"] in plain]
-        seconds = mean(row["train_s"] / row["steps"] for row in own)
+        seconds = f"{timed[name]:.2f}" if name in timed else ""
         error = mean(row["calibration_error"] for row in own)
         print(
             f"| {name} | {interval(scores)} | {interval(gains, '+')} | {error:.3f} "
-            f"| {own[0]['bytes'] / 1e6:.1f} | {seconds:.3f} | {len(own)} |"
+            f"| {own[0]['bytes'] / 1e6:.1f} | {seconds} | {len(own)} |"
         )
 
 
@@ -163,6 +169,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--parts", type=Path)
     options = parser.parse_args()
     unknown = set(options.only) - {job[0] for job in jobs()}
     if unknown:
@@ -170,4 +177,4 @@ if __name__ == "__main__":
     if not options.table:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         train_all(options.out[0], seeds, options.steps, options.only)
-    print_table(options.out)
+    print_table(options.out, options.parts)
