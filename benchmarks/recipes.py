@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from scipy.stats import t as student
+
 from spaces import Candidate, Recipe, SharingPlan
 from trainers.evaluation import Trainee, shapes
 from trainers.tasks import read_task
@@ -27,9 +29,6 @@ from trainers.tasks import read_task
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
 PLAN = SharingPlan.range(0, 5, 0.8)
 BASE = {"learning_rate": 3e-4, "batch_size": 16, "max_length": 48}
-T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Student's t for a 95 % interval, by the number of seeds."""
-
 TIMED = re.compile(r"(.+?) +([\d.]+) ms ")
 """A line of `benchmarks/parts.py`."""
 
@@ -158,7 +157,7 @@ def interval(values: Sequence[float], sign: str = "") -> str:
     many, middle = len(values), f"{mean(values):{sign}.3f}"
     if many == 1:
         return middle
-    return f"{middle} ± {T_975.get(many, 1.96) * stdev(values) / many**0.5:.3f}"
+    return f"{middle} ± {student.ppf(0.975, many - 1) * stdev(values) / many**0.5:.3f}"
 
 
 if __name__ == "__main__":
