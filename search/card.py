@@ -30,8 +30,7 @@ INK = (
 )
 TEMPLATE = """\
 ---
-base_model: {base}
-license: other
+{named}license: other
 license_name: that-of-the-base-model
 pipeline_tag: {task}
 tags: [sharetune]
@@ -98,6 +97,7 @@ def model_card(
     }
     return TEMPLATE.format(
         base=_without_path(study.config["model"]),
+        named=_base_model(study.config["model"]),
         task=task["name"],
         number=number,
         study=study.name,
@@ -174,6 +174,11 @@ def _circumstances(study: StudyRecord, trial: Mapping[str, Any]) -> dict[str, An
 
 def _without_paths(task: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _without_path(v) for key, v in task.items() if v is not None}
+
+
+def _base_model(model: str) -> str:
+    """The line on the base model, which only a model of the hub has."""
+    return "" if Path(model).is_absolute() else f"base_model: {model}\n"
 
 
 def _without_path(value: Any) -> Any:

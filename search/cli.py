@@ -1,5 +1,6 @@
 """The `sharetune` command. Heavy libraries are imported by the commands that need them."""
 
+import shlex
 import sys
 import webbrowser
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from spaces.errors import SharetuneError
+from spaces.errors import RunError, SharetuneError
 
 app = typer.Typer(
     help="AutoML search over cross-layer parameter-sharing plans for Transformers.",
@@ -41,17 +42,21 @@ def search(
     with user_errors():
         config = load_config(study, tuple(set_ or ()))
         folder = out or Path("runs") / config.name
+        from results.storage import Location
         from search.run import run
 
         try:
             run(config, out=folder, resume=resume, address=address)
         except KeyboardInterrupt:
+            if not Location.of(folder).exists:
+                print("\nstopped before anything was trained", file=sys.stderr)
+                raise typer.Exit(130) from None
             print("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
-            print(_resuming(study, folder, set_ or []), file=sys.stderr)
+            print(_resuming(study, folder, set_ or [], address), file=sys.stderr)
             raise typer.Exit(130) from None
         _print_front(folder)
         lasting = [override for override in set_ or [] if not override.startswith(CHANGED)]
-        _say_what_may_follow(folder, _resuming(study, folder, lasting))
+        _say_what_may_follow(folder, _resuming(study, folder, lasting, address))
 
 
 @app.command()
@@ -155,10 +160,15 @@ def user_errors() -> Iterator[None]:
         yield
     except ValidationError as error:
         from search.config import describe
+        from spaces.plan import SharingPlan
 
-        _fail(describe(error, error.title))
+        _fail(describe(error, error.title, SharingPlan))
     except SharetuneError as error:
         _fail(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(RunError(f"{error.filename}: {error.strerror}", "name a path that can be used so"))
 
 
 def _report(run: Path) -> Path:
@@ -183,9 +193,11 @@ def _fail(error: SharetuneError) -> None:
     raise typer.Exit(2)
 
 
-def _resuming(study: Path, folder: Path, overrides: list[str]) -> str:
-    settings = "".join(f" --set {override}" for override in overrides)
-    return f"sharetune search {study} --out {folder} --resume{settings}"
+def _resuming(study: Path, folder: Path, overrides: list[str], address: str | None) -> str:
+    joined = [] if address is None else ["--address", address]
+    settings = [word for override in overrides for word in ("--set", override)]
+    words = ["sharetune", "search", str(study), "--out", str(folder), "--resume"]
+    return shlex.join([*words, *joined, *settings])
 
 
 def _say_what_may_follow(folder: Path, resume: str) -> None:

@@ -310,14 +310,16 @@ def validate(data: dict[str, Any], source: str) -> StudyConfig:
         raise describe(error, source) from None
 
 
-def describe(error: ValidationError, source: str) -> ConfigError:
-    """All mistakes of a file as one error, the first hint as its hint."""
+def describe(
+    error: ValidationError, source: str, model: type[BaseModel] = StudyConfig
+) -> ConfigError:
+    """All mistakes of a file that `model` reads as one error, the first hint as its hint."""
     lines, hints = [], []
     for mistake in error.errors():
         place = ".".join(map(str, mistake["loc"]))
         cause = mistake.get("ctx", {}).get("error")
         lines.append(f"{place}: {_text(mistake, cause)}" if place else _text(mistake, cause))
-        hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake))
+        hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake, model))
     head = lines[0] if len(lines) == 1 else "; ".join(lines)
     return ConfigError(f"{source}: {head}", next(filter(None, hints), "see the README"))
 
@@ -329,15 +331,17 @@ def _text(mistake: Any, cause: Exception | None) -> str:
         return "unknown key"
     if mistake["type"] == "missing":
         return "missing key"
+    if mistake["type"] == "model_type":
+        return f"must be a section of keys, but got {mistake['input']!r}"
     needed = mistake["msg"].lower().replace("valid tuple", "list").replace("dictionary", "section")
-    return f"{needed}, but got {mistake['input']!r}"
+    return f"{needed.replace('tuple', 'list')}, but got {mistake['input']!r}"
 
 
-def _hint(mistake: Any) -> str:
+def _hint(mistake: Any, model: type[BaseModel]) -> str:
     if mistake["type"] != "extra_forbidden":
         return ""
     *path, key = mistake["loc"]
-    fields = list(_section(StudyConfig, path).model_fields)
+    fields = list(_section(model, path).model_fields)
     return did_you_mean(str(key), fields)
 
 
@@ -376,14 +380,21 @@ def _read(path: Path) -> dict[str, Any]:
 def override(data: dict[str, Any], setting: str) -> None:
     """Sets what `setting`, such as ``budget.trials=8``, says in `data`."""
     place, equals, value = setting.partition("=")
-    if not equals:
+    if not equals or not all(place.split(".")):
         raise ConfigError(f"--set needs key=value, but got {setting!r}", "--set budget.trials=8")
     *sections, key = place.split(".")
     for section in sections:
-        data = data.setdefault(section, {})
+        if data.get(section) is None:
+            data[section] = {}
+        data = data[section]
         if not isinstance(data, dict):
             raise ConfigError(f"--set {setting}: {section} is not a section", "check the key")
-    data[key] = yaml.safe_load(value)
+    try:
+        data[key] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(
+            f"--set {setting}: {value!r} is not YAML", "close its brackets and quotes"
+        ) from None
 
 
 def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:

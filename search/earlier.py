@@ -24,13 +24,20 @@ def earlier_fronts(
     "candidate"}``, the candidate as `space` adopts it, bound to `shapes`.
 
     Raises :class:`RunError` if a run holds no study, and :class:`ConfigError` if its front is empty
-    or does not fit the model.
+    or does not fit the model, or if all fronts hold nothing but anchors.
     """
-    return [
-        found
+    found = [
+        member
         for run in start.runs
-        for found in _front(read_study(Path(run)), start.most, space, shapes)
+        for member in _front(read_study(Path(run)), start.most, space, shapes)
     ]
+    if not found:
+        raise ConfigError(
+            f"start_from: the fronts of {', '.join(start.runs)} hold only anchors, which every "
+            "study trains anyway",
+            "search there further, or leave start_from out",
+        )
+    return found
 
 
 def _front(

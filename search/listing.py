@@ -135,6 +135,8 @@ def front_table(run: Path) -> str:
         if has_finals(final)
         else pareto_front(final.frame, final.objectives)
     )
+    if rows.empty:
+        return "no completed trial"
     table = Table(box=None, pad_edge=False)
     table.add_column("trial", justify="right")
     for objective in study.objectives:

@@ -1,12 +1,14 @@
 """Runs a study from its configuration to its report."""
 
+import fcntl
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +18,7 @@ import yaml
 
 from results import record
 from results.report import write_report
+from results.storage import Location
 from search import local
 from search.config import FIXED, StudyConfig
 from search.driver import Driver
@@ -57,8 +60,13 @@ def run(
         with _cluster(config, address) as connected:
             if connected is not None and address is not None:
                 connected.result()  # a wrong address is noticed before a run folder is made
-            driver = _prepare(config, out, trainee or _trainee(config, out), resume=resume)
-            cleanup.callback(driver.store.close)
+            earlier = _reopened(config, out) if resume else None
+            if earlier is not None:
+                cleanup.callback(earlier.close)
+            with nullcontext() if resume else _new_folder(out):
+                driver = _prepare(config, out, trainee or _trainee(config, out), earlier)
+            if earlier is None:
+                cleanup.callback(driver.store.close)
             if connected is not None:
                 connected.result()
             with stopped_at_once(), Progress(driver):
@@ -69,8 +77,59 @@ def run(
     return out
 
 
-def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) -> Driver:
-    """Everything that can be wrong is found here, before a run folder is made."""
+@contextmanager
+def _new_folder(out: Path) -> Iterator[None]:
+    """A run folder in which no other search is being started, and of a failed start nothing
+    stays: what it had prepared from data would be taken for that of other data."""
+    out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        _lock_or_refuse(handle, out)
+        _check_folder(out, resume=False)
+        with _cleaned_up(out):
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _cleaned_up(out: Path) -> Iterator[None]:
+    shutil.rmtree(out / CACHE, ignore_errors=True)
+    try:
+        yield
+    except BaseException:
+        if not Location.of(out).exists:
+            shutil.rmtree(out / CACHE, ignore_errors=True)
+            with suppress(OSError):
+                out.rmdir()
+        raise
+
+
+def _lock_or_refuse(handle: int, out: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(
+            f"another search is being started in {out}", "choose another folder with --out"
+        ) from None
+    except OSError:
+        return  # some network file systems lock no folders
+
+
+def _reopened(config: StudyConfig, out: Path) -> Store:
+    """The study to continue, locked before anything in its folder is touched."""
+    store = Store.open(out)
+    try:
+        _check_same_study(config, store.attributes[record.CONFIG])
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _prepare(config: StudyConfig, out: Path, trainee: Trainee, earlier: Store | None) -> Driver:
+    """Everything that can be wrong is found here, before there is a study; `earlier` is the one
+    that is continued."""
     written = config.model_dump_json()
     facts = trainee.prepare(
         config.space.reference_recipe().max_length, similarity='"similar"' in written
@@ -86,7 +145,11 @@ def _prepare(config: StudyConfig, out: Path, trainee: Trainee, *, resume: bool) 
     trainee.check(candidates, facts)
     for plan in config.plans:
         plan.bound(shapes)
-    store = _open_store(config, out, trainee, facts, shapes, resume=resume)
+    if earlier is None:
+        store = _new_store(config, out, trainee, facts, shapes)
+    else:
+        store = earlier
+        store.end_interrupted()
     return Driver(
         config,
         store,
@@ -185,20 +248,13 @@ def _trainee(config: StudyConfig, out: Path) -> Trainee:
     return RealTrainee(config.model, task, out / CACHE)
 
 
-def _open_store(
+def _new_store(
     config: StudyConfig,
     out: Path,
     trainee: Trainee,
     facts: dict[str, Any],
     shapes: dict[str, StackShape],
-    *,
-    resume: bool,
 ) -> Store:
-    if resume:
-        store = Store.open(out)
-        _check_same_study(config, store.attributes[record.CONFIG])
-        store.end_interrupted()
-        return store
     unshared = trainee.inspect(Candidate(recipe=config.space.reference_recipe()), facts)
     attributes = _attributes(config, facts, unshared)
     if config.start_from is not None:
@@ -212,6 +268,8 @@ def _open_store(
 def _check_same_study(config: StudyConfig, stored: dict[str, Any]) -> None:
     given = config.model_dump(mode="json")
     changed = [key for key in FIXED if given[key] != stored.get(key)]
+    if given["start_from"] not in (None, stored.get("start_from")):
+        changed.append("start_from")
     if changed:
         raise RunError(
             f"the study file is not the one this run was started with: {', '.join(changed)} differ",

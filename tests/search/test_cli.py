@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import datasets
 import optuna
 import pytest
 import yaml
@@ -102,6 +104,73 @@ def test_finalists_and_a_limit_on_latency_in_a_real_search(study, tmp_path):
     assert supports == {30}
     further = result.stderr.rstrip().split("\n")[-1]
     assert further.endswith("--resume --set seed=0 --set budget.trials=8")
+
+
+def test_what_is_printed_can_be_typed(study, tmp_path):
+    out, rungs = tmp_path / "a run", "early_stopping={rungs: [0.5]}"
+    result = call("search", study(), "--out", out, "--set", rungs, "--set", "budget.trials=2")
+    assert result.exit_code == 0, result.output
+    further = result.stderr.rstrip().split("\n")[-1].removeprefix("search on: ")
+    command = shlex.split(further)
+    assert command[:3] == ["sharetune", "search", str(tmp_path / "study.yaml")]
+    assert command[3:] == [
+        "--out",
+        str(out),
+        "--resume",
+        "--set",
+        rungs,
+        "--set",
+        "budget.trials=4",
+    ]
+    assert call(*command[1:]).exit_code == 0
+    assert len(results.load(out)) == 4
+
+
+def test_a_failed_start_leaves_nothing_that_a_later_one_would_train_on(study, tmp_path):
+    path, out = study(budget={"trials": 1}), tmp_path / "run"
+    nowhere = "start_from={runs: nowhere}"
+    assert call("search", path, "--out", out, "--set", nowhere).exit_code == 2
+    assert not out.exists()
+    (out / "cache").mkdir(parents=True)
+    (out / "cache" / "train.parquet").write_text("of a start that was killed")
+    write_rows(tmp_path / "train.csv", 30)
+    assert call("search", path, "--out", out).exit_code == 0
+    (encoded,) = (out / "cache").glob("train-*")
+    assert len(datasets.load_from_disk(encoded)) == 30
+
+
+def test_a_refused_search_leaves_the_data_of_the_run_as_they_are(study, tmp_path):
+    out = tmp_path / "run"
+    assert call("search", study(), "--out", out, "--set", "budget.trials=1").exit_code == 0
+    before = {path: path.read_bytes() for path in (out / "cache").glob("*.parquet")}
+    write_rows(tmp_path / "train.csv", 45, seed=3)
+    refused = call("search", study(), "--out", out, "--resume", "--set", "seed=5")
+    assert refused.exit_code == 2
+    assert "seed differ" in refused.stderr
+    assert {path: path.read_bytes() for path in (out / "cache").glob("*.parquet")} == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(study, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused = call("search", study(), "--out", tmp_path / "file" / "run")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"error: {tmp_path / 'file'}")
+    assert "hint: " in refused.stderr
+
+
+def test_a_run_without_a_completed_trial_says_so(study, tmp_path):
+    never = "resources={checkpoint_s: null}"
+    faulty = study(
+        budget={"trials": 1},
+        anchors=[],
+        space={
+            "plan": [{"layers": "0..1"}],
+            "recipe": {"steps": 3, "max_length": 8, "learning_rate": 1e30},
+        },
+    )
+    result = call("search", faulty, "--out", tmp_path / "run", "--set", never)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == "no completed trial"
 
 
 def test_set_overrides_the_study_file(study, tmp_path):

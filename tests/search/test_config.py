@@ -108,3 +108,21 @@ def test_files_that_are_no_study(tmp_path, content, message):
 def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="no such study file"):
         load_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("setting", ["budget.trials={", "=3", "budget.=3", "trials"])
+def test_an_override_that_cannot_be_read_is_one_error(tmp_path, setting):
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(write(tmp_path, GOOD), (setting,))
+
+
+def test_an_override_may_fill_an_empty_section(tmp_path):
+    path = write(tmp_path, GOOD | {"finalists": None})
+    assert load_config(path, ("finalists.seeds=3",)).finalists.seeds == 3
+
+
+def test_a_value_in_place_of_a_section_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="start_from: must be a section of keys, but got 'x'"):
+        load_config(write(tmp_path, GOOD | {"start_from": "x"}))
+    with pytest.raises(ConfigError, match="list should have at least 1 item"):
+        load_config(write(tmp_path, GOOD | {"start_from": {"runs": []}}))

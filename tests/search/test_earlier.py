@@ -105,3 +105,17 @@ def test_a_folder_without_a_study_is_refused_before_a_run_folder_is_made(tmp_pat
 def test_runs_are_relative_to_the_study_file(tmp_path):
     config = load_config(write(tmp_path, GOOD | {"start_from": {"runs": "../first"}}))
     assert config.start_from.runs == (str(tmp_path.parent / "first"),)
+
+
+def test_a_front_of_anchors_alone_is_refused(tmp_path):
+    run(study(budget={"trials": 4}), out=tmp_path / "first", trainee=FakeTrainee())
+    with pytest.raises(ConfigError, match="hold only anchors"):
+        earlier_fronts(StartFrom(runs=(str(tmp_path / "first"),)), study().space, SHAPES)
+
+
+def test_other_runs_are_refused_on_resuming(first, tmp_path):
+    out, _ = first
+    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    changed = study(start_from={"runs": [str(out)]})
+    with pytest.raises(RunError, match="start_from differ"):
+        run(changed, out=tmp_path / "run", resume=True, trainee=FakeTrainee())

@@ -193,7 +193,6 @@ def test_the_model_card(run, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     meta = yaml.safe_load(card.split("---")[1])
     assert meta == {
-        "base_model": "model",
         "license": "other",
         "license_name": "that-of-the-base-model",
         "pipeline_tag": "text-classification",
