@@ -8,7 +8,7 @@
 MiniLM on BBC News, all six layers reading 80 % of their units from one bank: two layers' worth of
 matrices are stored, 67 % are gone. Each part alone, and their combinations. Appends one JSON line
 a training; what is there already is not run again. `--parts` takes what `benchmarks/parts.py`
-printed on a quiet machine, for seconds a step; a teacher's own training is not in them.
+printed on a quiet machine, for what a step takes; a teacher's own training is not in it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from trainers.tasks import read_task
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
 PLAN = SharingPlan.range(0, 5, 0.8)
 BASE = {"learning_rate": 3e-4, "batch_size": 16, "max_length": 48}
-TIMED = re.compile(r"(.+?) +([\d.]+) ms ")
+TIMED = re.compile(r"(.+?) +[\d.]+ ms +x ([\d.]+)")
 """A line of `benchmarks/parts.py`."""
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -131,22 +131,24 @@ def rows(out: Path) -> list[dict]:
 
 def print_table(outs: Iterable[Path], parts: Path | None) -> None:
     """Mean accuracy over seeds, and its gain on no part with the same seed, both with a 95 %
-    interval (Student's t), and seconds a step where `parts` has them, as Markdown."""
-    print("| part | accuracy | gain | calibration error | MB | s a step | seeds |")
+    interval (Student's t), and what a step takes against no part's where `parts` has it, as
+    Markdown, the best first."""
+    print("| part | accuracy | gain | calibration error | MB | a step | seeds |")
     print("|---|---|---|---|---|---|---|")
     lines = [] if parts is None else parts.read_text("utf-8").splitlines()
-    timed = {m[1]: float(m[2]) / 1e3 for m in map(TIMED.match, lines) if m}
+    timed = {m[1]: float(m[2]) for m in map(TIMED.match, lines) if m} | {"nothing": 1.0}
     found = [row for out in outs for row in rows(out)]
     plain = {row["seed"]: row["accuracy"] for row in found if row["name"] == "nothing"}
-    for name in dict.fromkeys(row["name"] for row in found):
+    names = dict.fromkeys(row["name"] for row in found)
+    scores = {n: [row["accuracy"] for row in found if row["name"] == n] for n in names}
+    for name in sorted(names, key=lambda n: -mean(scores[n])):
         own = [row for row in found if row["name"] == name]
-        scores = [row["accuracy"] for row in own]
         gains = [row["accuracy"] - plain[row["seed"]] for row in own if row["seed"] in plain]
-        seconds = f"{timed[name]:.2f}" if name in timed else ""
+        step = f"x {timed[name]:.2f}" if name in timed else ""
         error = mean(row["calibration_error"] for row in own)
         print(
-            f"| {name} | {interval(scores)} | {interval(gains, '+')} | {error:.3f} "
-            f"| {own[0]['bytes'] / 1e6:.1f} | {seconds} | {len(own)} |"
+            f"| {name} | {interval(scores[name])} | {interval(gains, '+')} | {error:.3f} "
+            f"| {own[0]['bytes'] / 1e6:.1f} | {step} | {len(own)} |"
         )
 
 
