@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
 TRIALS, STEPS, TEST_ROWS, WORKERS = 8, 5, 64, 2
@@ -77,14 +78,11 @@ def timed(*arguments: object) -> float:
 
 def reference(folder: Path) -> None:
     """Transformers' search; runs in a process of its own."""
-    import datasets
-    import pandas as pd
     import ray
     import torch
     from ray import tune
     from transformers import (
         AutoModelForSequenceClassification,
-        AutoTokenizer,
         DataCollatorWithPadding,
         Trainer,
         TrainingArguments,
@@ -92,14 +90,7 @@ def reference(folder: Path) -> None:
 
     torch.set_num_threads(1)
     ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
-    tokenizer = AutoTokenizer.from_pretrained(EXAMPLE / "model")
-    splits = {}
-    for split in ("train", "test"):
-        frame = pd.read_csv(EXAMPLE / "data" / f"{split}.csv")
-        frame = frame.sample(TEST_ROWS, random_state=0) if split == "test" else frame
-        labels = frame["label"].astype("category").cat.codes.tolist()
-        tokens = tokenizer(frame["text"].tolist(), truncation=True, max_length=48)
-        splits[split] = datasets.Dataset.from_dict({**tokens, "labels": labels})
+    tokenizer, splits = tokenised({"train": None, "test": TEST_ROWS})
     trainer = Trainer(
         model_init=lambda: AutoModelForSequenceClassification.from_pretrained(
             EXAMPLE / "model", num_labels=5
@@ -127,6 +118,23 @@ def reference(folder: Path) -> None:
         resources_per_trial={"cpu": 1},
         storage_path=str(folder / "ray"),
     )
+
+
+def tokenised(rows: dict[str, int | None]) -> tuple[Any, dict[str, Any]]:
+    """The tokenizer, and of each split so many rows, or all, as its data set."""
+    import datasets
+    import pandas as pd
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(EXAMPLE / "model")
+    splits = {}
+    for split, count in rows.items():
+        frame = pd.read_csv(EXAMPLE / "data" / f"{split}.csv")
+        frame = frame if count is None else frame.sample(count, random_state=0)
+        labels = frame["label"].astype("category").cat.codes.tolist()
+        tokens = tokenizer(frame["text"].tolist(), truncation=True, max_length=48)
+        splits[split] = datasets.Dataset.from_dict({**tokens, "labels": labels})
+    return tokenizer, splits
 
 
 def trial_seconds(run: Path) -> float:

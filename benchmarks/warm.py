@@ -45,12 +45,9 @@ def theirs(folder: Path, trials: int) -> list[tuple[float, float]]:
 
 def train(config: dict[str, Any]) -> dict[str, float]:
     """A function trainable, which runs in a process of its own."""
-    import datasets
-    import pandas as pd
     import torch
     from transformers import (
         AutoModelForSequenceClassification,
-        AutoTokenizer,
         DataCollatorWithPadding,
         Trainer,
         TrainingArguments,
@@ -58,13 +55,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
 
     torch.set_num_threads(1)
     start = time.perf_counter()
-    tokenizer = AutoTokenizer.from_pretrained(EXAMPLE / "model")
-    splits = {}
-    for split, rows in (("train", 16 * STEPS), ("test", TEST_ROWS)):
-        frame = pd.read_csv(EXAMPLE / "data" / f"{split}.csv").sample(rows, random_state=0)
-        labels = frame["label"].astype("category").cat.codes.tolist()
-        tokens = tokenizer(frame["text"].tolist(), truncation=True, max_length=48)
-        splits[split] = datasets.Dataset.from_dict({**tokens, "labels": labels})
+    tokenizer, splits = overhead.tokenised({"train": 16 * STEPS, "test": TEST_ROWS})
     trainer = Trainer(
         model=AutoModelForSequenceClassification.from_pretrained(EXAMPLE / "model", num_labels=5),
         args=TrainingArguments(

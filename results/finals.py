@@ -127,7 +127,7 @@ def _ends(
 
 
 def _end(row: Mapping[str, Any], objective: Objective, found: Spreads, end: str) -> float:
-    sign = -1.0 if objective.direction == "maximize" else 1.0
+    sign = objective.sign
     spread = found.get(objective.name, {}).get(row["number"])
     if spread is None or end == "mean":
         return sign * row[objective.name]

@@ -13,20 +13,23 @@ class Archive:
         self.numbers: list[int] = []
         self.points = np.empty((0, objectives))
         self.equals = equals
+        self._members: set[int] = set()
 
     def __contains__(self, number: int) -> bool:
-        return number in self.numbers
+        return number in self._members
 
     def add(self, number: int, point: np.ndarray) -> None:
         """Takes in the point, unless it is beaten, and lets go of those it beats."""
         not_worse = (self.points <= point).all(axis=1)
         equal = not_worse & (self.points == point).all(axis=1)
-        if (not_worse if not self.equals else not_worse & ~equal).any():
+        beaten_by = not_worse & ~equal if self.equals else not_worse
+        if beaten_by.any():
             return
         stays = equal | ~(point <= self.points).all(axis=1)
         self.points = np.vstack([self.points[stays], point])
         kept = zip(self.numbers, stays, strict=True)
         self.numbers = [*(old for old, stay in kept if stay), number]
+        self._members = set(self.numbers)
 
     def spread(self, most: int) -> np.ndarray:
         """The points, or of more than `most` every so-manieth in order of the first objective."""

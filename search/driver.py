@@ -81,7 +81,7 @@ class Driver:
         self.finished_at: list[float] = []
         self.tell_user: Callable[[FrozenTrial], None] = lambda trial: None
         objectives = tuple(OBJECTIVES[name] for name in config.objectives)
-        self._sign = np.array([-1.0 if o.direction == "maximize" else 1.0 for o in objectives])
+        self._sign = np.array([o.sign for o in objectives])
         self.scheduler = Scheduler(objectives, eta=config.early_stopping.eta)
         reference = store.attributes[record.REFERENCE]
         fast = not config.space.sized_by_building

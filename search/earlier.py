@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from results.front import pareto_front
 from results.study import StudyRecord, read_study
 from search.config import StartFrom
-from search.scheduler import promotion_order
+from search.scheduler import spread_over
 from spaces.errors import ConfigError, PlanError
 from spaces.plan import StackShape
 from spaces.recipe import Candidate
@@ -50,10 +49,8 @@ def _front(
             "let it run first, or leave it out",
         )
     drawn = front[front["anchor"].isna()]
-    if len(drawn) > most:
-        sign = [-1.0 if o.direction == "maximize" else 1.0 for o in study.objectives]
-        points = drawn[[o.name for o in study.objectives]].to_numpy(dtype=float) * np.array(sign)
-        drawn = drawn.iloc[promotion_order(points)[:most]]
+    points = drawn[[o.name for o in study.objectives]].to_numpy(dtype=float)
+    drawn = drawn.iloc[spread_over(points * [o.sign for o in study.objectives], most)]
     return [
         {
             "study": study.name,

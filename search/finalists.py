@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from results import record
 from search.config import Finalists
-from search.scheduler import promotion_order
+from search.scheduler import spread_over
 from spaces.anchors import ANCHORS
 from spaces.objectives import Objective, quality_of
 from spaces.recipe import Candidate, Recipe
@@ -112,11 +112,9 @@ def choose(
     known = {_but_for_seed(trial) for trial in reference}
     others = {_but_for_seed(trial): trial for trial in sorted(front, key=_number)[::-1]}
     members = sorted((t for key, t in others.items() if key not in known), key=_number)
-    if len(members) > settings.most:
-        sign = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]
-        points = np.array([trial.values for trial in members], dtype=float) * sign
-        members = [members[i] for i in promotion_order(points)[: settings.most]]
-    return sorted([*reference, *members], key=_number)
+    points = np.array([trial.values for trial in members], dtype=float)
+    kept = spread_over(points * [o.sign for o in objectives], settings.most) if members else []
+    return sorted([*reference, *(members[i] for i in kept)], key=_number)
 
 
 def _runs(

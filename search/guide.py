@@ -60,7 +60,7 @@ class Guided:
         objectives = setting.objectives
         self.setting = setting
         self._names = [objective.name for objective in objectives]
-        self._sign = np.array([-1.0 if o.direction == "maximize" else 1.0 for o in objectives])
+        self._sign = np.array([o.sign for o in objectives])
         self._trained = np.array([o.source == "trained" for o in objectives])
         self._reference = self._sign * [setting.reference[name] for name in self._names]
         self._ends: dict[int, tuple[dict[str, float], np.ndarray]] = {}

@@ -38,7 +38,7 @@ class Scheduler:
     def __init__(self, objectives: Sequence[Objective], *, eta: float = 3.0) -> None:
         self.objectives = tuple(objectives)
         self.eta = eta
-        self._sign = np.array([-1.0 if o.direction == "maximize" else 1.0 for o in objectives])
+        self._sign = np.array([o.sign for o in objectives])
         self._trained = np.array([o.source == "trained" for o in objectives])
         self._rungs: dict[int, dict[int, Vector]] = defaultdict(dict)
         self._finished: dict[int, Vector] = {}
@@ -113,6 +113,12 @@ def promotion_order(points: np.ndarray) -> list[int]:
     for rank in np.unique(ranks):
         turns[ranks == rank] = epsilon_net(scaled[ranks == rank])
     return [int(index) for index in np.lexsort((turns, ranks))]
+
+
+def spread_over(points: np.ndarray, most: int) -> list[int]:
+    """Indices of at most `most` of `points` (n, objectives), less being better: all as they come,
+    or of more the first in :func:`promotion_order`."""
+    return list(range(len(points))) if len(points) <= most else promotion_order(points)[:most]
 
 
 def promotion_place(points: np.ndarray, index: int) -> int:

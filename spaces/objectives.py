@@ -31,6 +31,11 @@ class Objective:
     in_percent: bool = False
 
     @property
+    def sign(self) -> float:
+        """What values are multiplied by so that less is better."""
+        return -1.0 if self.direction == "maximize" else 1.0
+
+    @property
     def ideal(self) -> float:
         """The best value that can be."""
         return float(self.direction == "maximize") if self.best is None else self.best

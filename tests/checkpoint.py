@@ -45,6 +45,14 @@ def write_checkpoint(folder: Path, *, layers: int = 4) -> Path:
     return folder
 
 
+def write_study_data(folder: Path, rows: int) -> Path:
+    """``train.csv`` of so many `rows`, ``test.csv`` of 30, and the checkpoint ``model``."""
+    write_rows(folder / "train.csv", rows)
+    write_rows(folder / "test.csv", 30, seed=1)
+    write_checkpoint(folder / "model")
+    return folder
+
+
 def write_rows(path: Path, count: int, seed: int = 0) -> Path:
     """Texts of five words of one topic each, as CSV."""
     rng = random.Random(seed)

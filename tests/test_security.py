@@ -17,7 +17,7 @@ from search.config import load_config
 from search.export import export_trial
 from search.run import run
 from spaces.errors import ConfigError, ModelError, SharetuneError
-from tests.checkpoint import write_checkpoint, write_rows
+from tests.checkpoint import write_checkpoint, write_study_data
 from tests.search.fakes import study as fake_study
 from tests.search.test_faults import study
 from trainers.pretrained import from_library
@@ -44,9 +44,7 @@ class Bomb:
 def searched(tmp_path_factory):
     """A run folder with the weights of one trial."""
     folder = tmp_path_factory.mktemp("security")
-    write_rows(folder / "train.csv", 30)
-    write_rows(folder / "test.csv", 30, seed=1)
-    write_checkpoint(folder / "model")
+    write_study_data(folder, 30)
     return run(study(folder), out=folder / "run")
 
 

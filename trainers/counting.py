@@ -167,14 +167,7 @@ class Counting:
         layers = {}
         for name, stack in self.stacks.items():
             own = [f"{stack.path}.{index}." for index in range(len(stack.layers))]
-            layers[name] = [
-                {
-                    n.removeprefix(start): entries.pop(n)
-                    for n in list(entries)
-                    if n.startswith(start)
-                }
-                for start in own
-            ]
+            layers[name] = [_taken_out(entries, start) for start in own]
         return entries, layers
 
     def _layer_totals(self) -> tuple[int, int]:

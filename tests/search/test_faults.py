@@ -17,7 +17,7 @@ from results import record
 from search import tune
 from search.config import validate
 from search.run import run
-from tests.checkpoint import write_checkpoint, write_rows
+from tests.checkpoint import write_study_data
 from tests.search.fakes import FakeTrainee
 from tests.search.fakes import study as fake_study
 from tests.search.test_run import trials
@@ -29,11 +29,7 @@ STEPS = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("faults")
-    write_rows(folder / "train.csv", 90)
-    write_rows(folder / "test.csv", 30, seed=1)
-    write_checkpoint(folder / "model")
-    return folder
+    return write_study_data(tmp_path_factory.mktemp("faults"), 90)
 
 
 def study(folder, **changes):

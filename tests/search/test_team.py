@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from search import tune
 from search.config import validate
 from search.run import run
-from tests.checkpoint import write_checkpoint, write_rows
+from tests.checkpoint import write_study_data
 from tests.search.test_run import trials
 from trainers import training
 from trainers.evaluation import Trainee
@@ -32,11 +32,7 @@ SPACE = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("team")
-    write_rows(folder / "train.csv", 90)
-    write_rows(folder / "test.csv", 30, seed=1)
-    write_checkpoint(folder / "model")
-    return folder
+    return write_study_data(tmp_path_factory.mktemp("team"), 90)
 
 
 @pytest.fixture(scope="module", autouse=True)
