@@ -17,13 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from results import record
-from search.config import StudyConfig
-from search.driver import Driver
-from search.jobs import Outcome
-from search.store import Store
-from spaces.plan import StackShape
-from spaces.recipe import Candidate
+from sharetune.results.reading import attributes as record
+from sharetune.search.config import StudyConfig
+from sharetune.search.driver import Driver
+from sharetune.search.jobs import Outcome
+from sharetune.search.study.writer import Store
+from sharetune.spaces.plan import StackShape
+from sharetune.spaces.recipe import Candidate
 
 SHAPES = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
 IN_FLIGHT = 8

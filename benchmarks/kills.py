@@ -32,8 +32,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from results import record
-from results.storage import Location
+from sharetune.results.reading import attributes as record
+from sharetune.results.reading.location import Location
 
 ROOT = Path(__file__).parent.parent
 SEEDS = 2
@@ -42,9 +42,9 @@ MARK = "SHARETUNE_KILLS"
 SEARCH = f"""
 import sys
 from pathlib import Path
-from results.storage import Location
-from search import tune
-from search.run import run
+from sharetune.results.reading.location import Location
+from sharetune.search.workers import ray_tune as tune
+from sharetune.search.run import run
 from tests.search.fakes import FakeTrainee, study
 
 out, executor, trials, address, storage = Path(sys.argv[1]), *sys.argv[2:]

@@ -14,8 +14,8 @@ import torch
 from steps import MODEL, PLANS, batch_of
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, logging
 
-from trainers import materialize_, share_
-from trainers.latency import compare, uses
+from sharetune.trainers import materialize_, share_
+from sharetune.trainers.measuring.latency import compare, uses
 
 
 def models(device: str) -> dict[str, PreTrainedModel]:

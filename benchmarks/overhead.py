@@ -57,7 +57,14 @@ def ours(folder: Path, *, trials: int = TRIALS, steps: int = STEPS, **more: obje
         },
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study | more))
-    return timed("-m", "search.cli", "search", folder / "study.yaml", "--out", folder / "run")
+    return timed(
+        "-m",
+        "sharetune.search.commands.cli",
+        "search",
+        folder / "study.yaml",
+        "--out",
+        folder / "run",
+    )
 
 
 def theirs(folder: Path) -> float:
@@ -139,7 +146,7 @@ def tokenised(rows: dict[str, int | None]) -> tuple[Any, dict[str, Any]]:
 
 def trial_seconds(run: Path) -> float:
     """Sum of the trials' own training and evaluation seconds."""
-    import results
+    from sharetune import results
 
     return float(results.load(run)["total_s"].sum())
 

@@ -26,15 +26,15 @@ from transformers import (
     logging,
 )
 
-from spaces import Recipe, SharingPlan
-from trainers import share_
-from trainers.distillation import LOGITS, Lesson
-from trainers.dropout import set_dropout_
-from trainers.latency import summarise, time_in_turns
-from trainers.schedules import soft_layers
-from trainers.structure import stack_shapes
-from trainers.tables import read_table
-from trainers.training import CandidateTrainer, arguments
+from sharetune.spaces import Recipe, SharingPlan
+from sharetune.trainers import share_
+from sharetune.trainers.data.tables import read_table
+from sharetune.trainers.measuring.latency import summarise, time_in_turns
+from sharetune.trainers.models.softening import soft_layers
+from sharetune.trainers.models.structure import stack_shapes
+from sharetune.trainers.training.distillation import LOGITS, Lesson
+from sharetune.trainers.training.dropout import set_dropout_
+from sharetune.trainers.training.trainer import CandidateTrainer, arguments
 
 BESIDE = ("patience", "augment", "without labels")
 STEPS = 10**6

@@ -22,9 +22,9 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from spaces import Candidate, Recipe, SharingPlan
-from trainers.evaluation import Trainee, shapes
-from trainers.tasks import read_task
+from sharetune.spaces import Candidate, Recipe, SharingPlan
+from sharetune.trainers.evaluation.evaluator import Trainee, shapes
+from sharetune.trainers.tasks.base import read_task
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
 PLAN = SharingPlan.range(0, 5, 0.8)

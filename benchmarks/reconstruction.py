@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from spaces import Group, SharingPlan
-from spaces.forms import Atoms, Basis, Form, LowRank
-from trainers import share_
-from trainers.calibration import Activations, record_activations
-from trainers.structure import find_stacks
+from sharetune.spaces import Group, SharingPlan
+from sharetune.spaces.forms import Atoms, Basis, Form, LowRank
+from sharetune.trainers import share_
+from sharetune.trainers.models.calibration import Activations, record_activations
+from sharetune.trainers.models.structure import find_stacks
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
 ARTICLES, TOKENS = 64, 48

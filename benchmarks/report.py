@@ -26,10 +26,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from results import record
-from results.report import render, write_page
-from results.study import study_record
-from spaces import Candidate, Recipe, SharingPlan
+from sharetune.results.page.report import render, write_page
+from sharetune.results.reading import attributes as record
+from sharetune.results.reading.study import study_record
+from sharetune.spaces import Candidate, Recipe, SharingPlan
 
 TRIALS, DEPTH, PARAMETERS, FLOPS, STACK = 2000, 12, 1.1e8, 2.8e9, 0.78
 BEGIN = datetime(2026, 1, 1, 12, 0)

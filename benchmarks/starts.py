@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
-from spaces import Candidate, Group, Recipe, SharingPlan
-from spaces.forms import Atoms, Bank, Basis, LowRank, Reuse, Tie
-from trainers.evaluation import Trainee, shapes
-from trainers.schedules import SCHEDULES
-from trainers.tasks import read_task
+from sharetune.spaces import Candidate, Group, Recipe, SharingPlan
+from sharetune.spaces.forms import Atoms, Bank, Basis, LowRank, Reuse, Tie
+from sharetune.trainers.evaluation.evaluator import Trainee, shapes
+from sharetune.trainers.models.softening import SCHEDULES
+from sharetune.trainers.tasks.base import read_task
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
 LEARNING_RATE, BATCH, TOKENS = 3e-4, 16, 48

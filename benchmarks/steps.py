@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, logging
 
-from spaces import Recipe, SharingPlan
-from spaces.compression import Compression
-from trainers import materialize_, share_
-from trainers.compression import finish_
-from trainers.groups import parameter_groups
-from trainers.latency import Latency, summarise, time_in_turns
+from sharetune.spaces import Recipe, SharingPlan
+from sharetune.spaces.compression import Compression
+from sharetune.trainers import materialize_, share_
+from sharetune.trainers.compression.steps import finish_
+from sharetune.trainers.measuring.latency import Latency, summarise, time_in_turns
+from sharetune.trainers.training.parameter_groups import parameter_groups
 
 MODEL = Path(__file__).parent.parent / "examples" / "bbc-news" / "model"
 PLANS = {

@@ -28,7 +28,7 @@ STEPS = 2
 
 def ours(folder: Path, trials: int) -> list[tuple[float, float]]:
     """When each trial of a ShareTune search ended, and its own seconds."""
-    import results
+    from sharetune import results
 
     overhead.ours(folder, trials=trials, steps=STEPS, sampler="tpe")
     frame = results.load(folder / "run")

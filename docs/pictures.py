@@ -15,9 +15,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from results.drawing import draw_layers
-from spaces.layer_map import layer_map
-from spaces.plan import SharingPlan, StackShape
+from sharetune.results.page.plan_drawing import draw_layers
+from sharetune.spaces.layer_map import layer_map
+from sharetune.spaces.plan import SharingPlan, StackShape
 
 FOLDER = Path(__file__).parent / "pictures"
 SIX = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
@@ -115,7 +115,7 @@ def photograph(run: Path, trial: int) -> None:
     """Writes parts of the run's report as PNG of few colours."""
     from playwright.sync_api import sync_playwright
 
-    from results.report import write_report
+    from sharetune.results.page.report import write_report
 
     address = write_report(run).resolve().as_uri()
     with sync_playwright() as play:

@@ -16,30 +16,30 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-import results.record
-import spaces.errors
-from search.cli import app
-from search.config import StudyConfig
-from search.listing import KINDS, listing
-from spaces.adversaries import ADVERSARIES
-from spaces.assignments import Assignment
-from spaces.compression import Compression
-from spaces.forms import FORMS
-from spaces.named import Named
-from spaces.recipe import Recipe
-from trainers.tasks import tasks
+import sharetune.results.reading.attributes
+import sharetune.spaces.errors
+from sharetune.search.commands.cli import app
+from sharetune.search.commands.listing import KINDS, listing
+from sharetune.search.config import StudyConfig
+from sharetune.spaces.adversaries import ADVERSARIES
+from sharetune.spaces.assignments import Assignment
+from sharetune.spaces.compression import Compression
+from sharetune.spaces.forms import FORMS
+from sharetune.spaces.named import Named
+from sharetune.spaces.recipe import Recipe
+from sharetune.trainers.tasks.base import TASKS
 
 PAGE = Path(__file__).parent / "reference.md"
 PYTHON = {
-    "trainers": ("share_params", "share_", "load_shared", "materialize_", "is_shared"),
-    "trainers.exports": ("export",),
-    "spaces": ("SharingPlan", "Group", "Recipe", "Candidate"),
-    "results": ("load", "pareto_front", "write_report"),
+    "sharetune.trainers": ("share_params", "share_", "load_shared", "materialize_", "is_shared"),
+    "sharetune.trainers.exports.base": ("export",),
+    "sharetune.spaces": ("SharingPlan", "Group", "Recipe", "Candidate"),
+    "sharetune.results": ("load", "pareto_front", "write_report"),
 }
 WITH_KEYS: dict[str, Callable[[], Mapping[str, type[BaseModel]]]] = {
     "forms": lambda: FORMS,
     "adversaries": lambda: ADVERSARIES,
-    "tasks": tasks,
+    "tasks": lambda: TASKS,
 }
 SHOWN_AS_SECTION = ("Group", "Recipe")
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
@@ -74,9 +74,9 @@ def reference() -> str:
         "## Python",
         *python(),
         "## A run folder",
-        fenced(inspect.getdoc(results.record) or ""),
+        fenced(inspect.getdoc(sharetune.results.reading.attributes) or ""),
         "## Errors",
-        fenced(inspect.getdoc(spaces.errors) or ""),
+        fenced(inspect.getdoc(sharetune.spaces.errors) or ""),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 

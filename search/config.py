@@ -8,14 +8,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from results.storage import checked_url
-from spaces.anchors import ANCHORS
-from spaces.errors import ConfigError, SharetuneError
-from spaces.objectives import OBJECTIVES, Objective
-from spaces.paths import expanded
-from spaces.plan import SharingPlan
-from spaces.registry import did_you_mean
-from spaces.space import Space
+from sharetune.results.reading.location import checked_url
+from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.errors import ConfigError, SharetuneError
+from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.paths import expanded
+from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.space import Space
 
 FIXED = ("model", "task", "objectives", "space", "anchors", "plans", "seed", "sampler", "storage")
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
@@ -42,7 +42,8 @@ class Budget(Section):
     `cpu_hours` or `gpu_hours` of trials, or at `stagnation`, no more are started; those that run
     end as usual. Candidates over a hard limit (`max_parameters` in parameters, `max_bytes`,
     `max_flops`) are refused untrained, and so are those whose untrained architecture takes longer
-    than `max_latency_ms`; to measure that no worker may be busy, see :mod:`search.timing`.
+    than `max_latency_ms`; to measure that
+    no worker may be busy (`latency_limit.py`).
     """
 
     trials: int = Field(24, ge=1)
@@ -70,7 +71,7 @@ class EarlyStopping(Section):
 
     `rungs` are fractions of a training, rising, after which it is measured, on the split that
     selects, and compared; of all that reach a rung, those not among the first ``1 / eta`` may be
-    stopped (see :mod:`search.scheduler`). Trainings are dealt out to `brackets`; none of bracket b,
+    stopped (`early_stopping.py`). Trainings are dealt out to `brackets`; none of bracket b,
     0-based, is stopped before rung b, and it has ``eta**-b`` as many as bracket 0.
     """
 
@@ -283,9 +284,9 @@ def known_objective(name: str) -> Objective:
 
     Raises :class:`ConfigError` if there is none."""
     if name not in OBJECTIVES:
-        from trainers.tasks import tasks
+        from sharetune.trainers.tasks.base import TASKS
 
-        tasks()
+        TASKS.complete()
     return OBJECTIVES[name]
 
 

@@ -18,21 +18,21 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from results import record
-from search.archive import Archive
-from search.config import StudyConfig
-from search.finalists import Finals, Retraining, candidate_of
-from search.jobs import CHECKPOINTS, DISK_FULL, Job, Outcome, Trainee, missing_value
-from search.limits import Growth, Spending, spent
-from search.samplers import Ask, Past, Setting, draw_of, make_sampler
-from search.scheduler import Scheduler
-from search.store import NO_DRAW, Draw, Store, disk_full, is_interrupted
-from search.timing import Timing
-from spaces.anchors import ANCHORS
-from spaces.errors import PlanError
-from spaces.objectives import OBJECTIVES, Objective
-from spaces.plan import StackShape
-from spaces.recipe import Candidate
+from sharetune.results.reading import attributes as record
+from sharetune.search.budget import Growth, Spending, spent
+from sharetune.search.config import StudyConfig
+from sharetune.search.early_stopping import Scheduler
+from sharetune.search.finalists import Finals, Retraining, candidate_of
+from sharetune.search.jobs import CHECKPOINTS, DISK_FULL, Job, Outcome, Trainee, missing_value
+from sharetune.search.latency_limit import Timing
+from sharetune.search.nondominated import Archive
+from sharetune.search.samplers.base import Ask, Past, Setting, draw_of, make_sampler
+from sharetune.search.study.writer import NO_DRAW, Draw, Store, disk_full, is_interrupted
+from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.plan import StackShape
+from sharetune.spaces.recipe import Candidate
 
 DRAWS_IN_VAIN = 100
 

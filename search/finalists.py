@@ -12,12 +12,12 @@ from itertools import count, islice
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from results import record
-from search.config import Finalists
-from search.scheduler import spread_over
-from spaces.anchors import ANCHORS
-from spaces.objectives import Objective, quality_of
-from spaces.recipe import Candidate, Recipe
+from sharetune.results.reading import attributes as record
+from sharetune.search.config import Finalists
+from sharetune.search.early_stopping import spread_over
+from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.objectives import Objective, quality_of
+from sharetune.spaces.recipe import Candidate, Recipe
 
 
 @dataclass(frozen=True)

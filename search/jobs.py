@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from search.config import Resources
-from spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
-from spaces.recipe import Candidate
+from sharetune.search.config import Resources
+from sharetune.spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
+from sharetune.spaces.recipe import Candidate
 
 CHECKPOINTS = "checkpoints"
 DISK_FULL = "disk full"
@@ -28,7 +28,7 @@ Beat = Callable[[bool], None]
 
 
 class Trainee(Protocol):
-    """What a search needs of a model and its task. `trainers.evaluation` has the real one."""
+    """What a search needs of a model and its task. `trainers/evaluation/` has the real one."""
 
     def prepare(self, max_length: int, *, similarity: bool = False) -> dict[str, Any]: ...
     def check(self, candidates: Sequence[Candidate], facts: dict[str, Any]) -> None: ...

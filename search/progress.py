@@ -8,13 +8,13 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.status import Status
 
-from results import record
-from results.front import UNSHARED
-from results.numbers import margin, plural, quantity, short_title
-from search.driver import Driver
-from spaces.anchors import ANCHORS
-from spaces.objectives import OBJECTIVES, Objective, quality_of
-from spaces.recipe import Candidate
+from sharetune.results.formatting import margin, plural, quantity, short_title
+from sharetune.results.judging.front import UNSHARED
+from sharetune.results.reading import attributes as record
+from sharetune.search.driver import Driver
+from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
+from sharetune.spaces.recipe import Candidate
 
 WITHIN_POINTS = 1.0
 PARAMETERS = OBJECTIVES["parameters"]

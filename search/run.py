@@ -16,28 +16,47 @@ from typing import Any
 
 import yaml
 
-from results import record
-from results.report import write_report
-from results.storage import Location
-from search import local
-from search.config import FIXED, StudyConfig
-from search.driver import Driver
-from search.earlier import earlier_fronts
-from search.finalists import candidate_of
-from search.jobs import Trainee
-from search.progress import Progress
-from search.stopping import stopped_at_once
-from search.store import Store, one_error, require_study
-from search.timing import measured
-from spaces.distillation import TEACHER_RECIPE
-from spaces.errors import ConfigError, ModelError, RunError
-from spaces.objectives import OBJECTIVES, Objective
-from spaces.plan import StackShape
-from spaces.recipe import Candidate
+from sharetune.results.page.report import write_report
+from sharetune.results.reading import attributes as record
+from sharetune.results.reading.location import Location
+from sharetune.search.config import FIXED, StudyConfig, load_config
+from sharetune.search.driver import Driver
+from sharetune.search.finalists import candidate_of
+from sharetune.search.jobs import Trainee
+from sharetune.search.latency_limit import measured
+from sharetune.search.progress import Progress
+from sharetune.search.signals import stopped_at_once
+from sharetune.search.study.writer import Store, one_error, require_study
+from sharetune.search.warm_start import earlier_fronts
+from sharetune.search.workers import in_process as local
+from sharetune.spaces.distillation import TEACHER_RECIPE
+from sharetune.spaces.errors import ConfigError, ModelError, RunError
+from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.plan import StackShape
+from sharetune.spaces.recipe import Candidate
 
 VERSIONS = ("sharetune", "torch", "transformers", "ray", "optuna", "datasets", "numpy")
 STUDY_FILE = "study.yaml"
 CACHE = "cache"
+
+
+def search(
+    study: StudyConfig | Path | str,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    address: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Search the plans of a `study`, given as its file or as read; return the run folder.
+
+    `out` is that folder, by default ``runs/NAME``. `overrides` are as the command line's
+    ``--set``, such as ``"budget.trials=8"``. The rest is as in :func:`run`, and so are the errors.
+    """
+    if not isinstance(study, StudyConfig):
+        study = load_config(Path(study), tuple(overrides))
+    folder = Path("runs") / study.name if out is None else Path(out)
+    return run(study, out=folder, resume=resume, address=address)
 
 
 def run(
@@ -174,10 +193,10 @@ def _check_batches(candidates: Sequence[Candidate], workers: int) -> None:
 def _check_exports(candidates: Sequence[Candidate], wanted: Sequence[str]) -> None:
     if not wanted:
         return
-    from trainers.exports import formats, refuse_compressed
+    from sharetune.trainers.exports.base import EXPORTS, refuse_compressed
 
     for name in wanted:
-        formats()[name]
+        EXPORTS[name]
         for candidate in candidates:
             try:
                 refuse_compressed(candidate.compression, name)
@@ -193,7 +212,7 @@ def _execute(driver: Driver, config: StudyConfig) -> None:
     if config.executor == "local":
         local.execute(driver, config)
         return
-    from search import tune
+    from sharetune.search.workers import ray_tune as tune
 
     tune.execute(driver, config)
 
@@ -207,7 +226,7 @@ def _cluster(config: StudyConfig, address: str | None) -> Iterator[Future[None] 
     if config.executor == "local":
         yield None
         return
-    from search import tune
+    from sharetune.search.workers import ray_tune as tune
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         connected = pool.submit(tune.connect, address, config)
@@ -230,8 +249,8 @@ def _check_folder(out: Path, *, resume: bool) -> None:
 
 
 def _trainee(config: StudyConfig, out: Path) -> Trainee:
-    from trainers.evaluation import Trainee as RealTrainee
-    from trainers.tasks import read_task
+    from sharetune.trainers.evaluation.evaluator import Trainee as RealTrainee
+    from sharetune.trainers.tasks.base import read_task
 
     task = read_task(config.task)
     for name in config.objectives:
@@ -242,7 +261,7 @@ def _trainee(config: StudyConfig, out: Path) -> Trainee:
                 f"for example objectives: [{task.metrics[0]}, parameters, flops]",
             )
     if config.latency.onnx and config.latency.rounds:
-        from trainers.exports.onnx import check_packages
+        from sharetune.trainers.exports.onnx import check_packages
 
         check_packages()
     return RealTrainee(config.model, task, out / CACHE)

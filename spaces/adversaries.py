@@ -1,16 +1,16 @@
 """How embeddings are perturbed against the model while it trains: names and knobs.
 
-Norms are Euclidean, of one example's embeddings together (tokens x width). `trainers.adversarial`
-has the steps.
+Norms are Euclidean, of one example's embeddings together (tokens x width).
+`trainers/training/adversarial.py` has the steps.
 """
 
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from spaces.errors import ConfigError
-from spaces.named import Named, read_named, write_named
-from spaces.registry import Registry
+from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.named import Named, read_named, write_named
+from sharetune.spaces.registry import Registry
 
 ADVERSARIES: Registry[type["Adversary"]] = Registry("adversary")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from spaces.forms import Drop
-from spaces.plan import Group, SharingPlan, StackShape
-from spaces.registry import Registry
+from sharetune.spaces.forms import Drop
+from sharetune.spaces.plan import Group, SharingPlan, StackShape
+from sharetune.spaces.registry import Registry
 
 Stacks = Mapping[str, StackShape]
 ANCHORS: Registry[Callable[[Stacks], SharingPlan]] = Registry("anchor")

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from spaces.errors import PlanError
-from spaces.registry import Registry
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.registry import Registry
 
 Owners = tuple[int, ...]
 ASSIGNMENTS: Registry[Callable[[int, Any], Sequence[int]]] = Registry("assignment")

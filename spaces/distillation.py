@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from spaces.errors import ConfigError
+from sharetune.spaces.errors import ConfigError
 
 UNSHARED = "unshared"
 TEACHER_RECIPE = "teacher_recipe"

@@ -1,16 +1,16 @@
 """How the layers of a group read their bank, and what of it they store.
 
 A form is one registered pydantic class whose fields are its native knobs. Only what can be
-said without tensors stands here; `trainers.forms` builds the modules.
+said without tensors stands here; `sharetune.trainers.models.forms.base` builds the modules.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from spaces.errors import PlanError
-from spaces.named import Named, read_named, write_named
-from spaces.registry import Registry
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.named import Named, read_named, write_named
+from sharetune.spaces.registry import Registry
 
 FORMS: Registry[type["Form"]] = Registry("form")
 

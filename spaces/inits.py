@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from spaces.registry import Registry
+from sharetune.spaces.registry import Registry
 
 INITS: Registry[Callable[[Sequence[Any]], Any]] = Registry("init")
 

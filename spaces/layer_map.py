@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from spaces.plan import PARTS, SharingPlan
+from sharetune.spaces.plan import PARTS, SharingPlan
 
 
 @dataclass(frozen=True)

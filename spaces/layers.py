@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from spaces.errors import PlanError
+from sharetune.spaces.errors import PlanError
 
 WRITTEN = "write a range such as 1..4 (inclusive, negatives count from the end) or a list"
 RANGE = re.compile(r"^(-?\d+)\s*\.\.\s*(-?\d+)$")

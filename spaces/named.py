@@ -4,8 +4,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from spaces.errors import SharetuneError
-from spaces.registry import Registry
+from sharetune.spaces.errors import SharetuneError
+from sharetune.spaces.registry import Registry
 
 
 class Named(BaseModel):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from spaces.registry import Registry
+from sharetune.spaces.registry import Registry
 
 ROUNDING = 1e-9
 Direction = Literal["maximize", "minimize"]

@@ -3,7 +3,7 @@
 import os
 import re
 
-from spaces.errors import ConfigError
+from sharetune.spaces.errors import ConfigError
 
 VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 

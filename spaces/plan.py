@@ -23,12 +23,12 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from spaces.assignments import Assignment, AssignmentField, most_alike
-from spaces.errors import PlanError
-from spaces.forms import Bank, Drop, Form, FormField, Reuse, Tie
-from spaces.inits import INITS, shortest_init, step
-from spaces.layers import Layers, is_absolute, resolve_layers, runs
-from spaces.registry import did_you_mean
+from sharetune.spaces.assignments import Assignment, AssignmentField, most_alike
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.forms import Bank, Drop, Form, FormField, Reuse, Tie
+from sharetune.spaces.inits import INITS, shortest_init, step
+from sharetune.spaces.layers import Layers, is_absolute, resolve_layers, runs
+from sharetune.spaces.registry import did_you_mean
 
 ATTENTION = ("q", "k", "v", "o")
 FFN = ("fc_in", "gate", "fc_out")
@@ -333,7 +333,9 @@ class SharingPlan(BaseModel):
         """A plan from the literature, by the name that `sharetune list presets` prints."""
         if name not in presets():
             raise PlanError(f"unknown preset: {name!r}", did_you_mean(name, presets()))
-        return cls.from_yaml((files("spaces") / "presets" / f"{name}.yaml").read_text("utf-8"))
+        return cls.from_yaml(
+            (files("sharetune.spaces") / "presets" / f"{name}.yaml").read_text("utf-8")
+        )
 
     @classmethod
     def from_yaml(cls, text: str) -> "SharingPlan":
@@ -402,7 +404,7 @@ class SharingPlan(BaseModel):
 
 def presets() -> list[str]:
     """Names of the plans that come with the package."""
-    folder = files("spaces") / "presets"
+    folder = files("sharetune.spaces") / "presets"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[0] != "_")
 
 

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from spaces.adversaries import AdversaryField
-from spaces.augmentation import Augmentation
-from spaces.compression import Compression
-from spaces.distillation import Distillation
-from spaces.errors import ConfigError
-from spaces.forms import Drop, Reuse, Tie
-from spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.adversaries import AdversaryField
+from sharetune.spaces.augmentation import Augmentation
+from sharetune.spaces.compression import Compression
+from sharetune.spaces.distillation import Distillation
+from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.forms import Drop, Reuse, Tie
+from sharetune.spaces.plan import SharingPlan, StackShape
 
 OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")
 

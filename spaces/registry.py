@@ -1,35 +1,51 @@
-"""A named set of interchangeable things: assignments, forms, tasks, losses, objectives."""
+"""A named set of interchangeable things: forms, tasks, losses, objectives, samplers, exports."""
 
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Generic, TypeVar
 
-from spaces.errors import ConfigError
+from sharetune.spaces.errors import ConfigError
 
 Entry = TypeVar("Entry")
 
 
 class Registry(Mapping[str, Entry], Generic[Entry]):
-    """Entries by name, in order of registration.
+    """Map names to entries, in order of registration.
 
-    `kind` is the word for one entry in messages. Looking up an unknown name raises
-    :class:`ConfigError` with the nearest name and all that are available.
+    `kind` is the word for one entry in messages. With `package`, a dotted name, the modules of
+    that package are imported at the first look-up, so that an entry is one file put there.
+    Looking up an unknown name raises :class:`ConfigError` with the nearest name and all that are
+    available; so does registering a name that is taken.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *, package: str | None = None) -> None:
+        self.kind, self.package = kind, package
         self._entries: dict[str, Entry] = {}
+        self._is_complete = package is None
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that enters what it decorates under `name`."""
+        """Decorate an entry to enter it under `name`; :class:`ConfigError` if that is taken."""
 
         def enter(entry: Entry) -> Entry:
+            if name in self._entries:
+                raise ConfigError(
+                    f"{self.kind} {name!r} is registered already, in {_home(self._entries[name])}",
+                    "give the new one another name",
+                )
             self._entries[name] = entry
             return entry
 
         return enter
 
+    def known(self, name: str) -> str:
+        """Return `name` if it is registered: the check of a pydantic field that names an entry."""
+        self[name]
+        return name
+
     def __getitem__(self, name: str) -> Entry:
+        self.complete()
         if name not in self._entries:
             raise ConfigError(
                 f"unknown {self.kind}: {name!r}",
@@ -38,22 +54,38 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
+        self.complete()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
+        self.complete()
         return iter(self._entries)
 
     def __len__(self) -> int:
+        self.complete()
         return len(self._entries)
+
+    def complete(self) -> None:
+        """Import the package's modules, if that has not been done."""
+        if self._is_complete:
+            return
+        self._is_complete = True  # first: the modules look entries up as well
+        package = import_module(str(self.package))
+        for module in pkgutil.iter_modules(package.__path__):
+            import_module(f"{self.package}.{module.name}")
 
 
 def did_you_mean(name: str, available: list[str]) -> str:
-    """A hint that names the nearest of `available`, if one is near, and all of them."""
+    """Write a hint that names the nearest of `available`, if one is near, and all of them."""
     near = get_close_matches(name, available, n=1)
     question = f"did you mean {near[0]!r}? " if near else ""
     return f"{question}available: {', '.join(available)}"
 
 
 def summary(entry: object) -> str:
-    """The first line of an entry's docstring, for listings."""
+    """Return the first line of an entry's docstring, for listings."""
     return (entry.__doc__ or "").strip().split("\n")[0]
+
+
+def _home(entry: object) -> str:
+    return str(getattr(entry, "__module__", type(entry).__module__))

@@ -20,12 +20,12 @@ from pydantic import (
     model_validator,
 )
 
-from spaces.compression import Compression
-from spaces.errors import ConfigError, SharetuneError
-from spaces.layers import Layers, LayerSpec, resolve_layers
-from spaces.plan import Group, SharingPlan, StackShape
-from spaces.recipe import Candidate, Recipe
-from spaces.registry import did_you_mean
+from sharetune.spaces.compression import Compression
+from sharetune.spaces.errors import ConfigError, SharetuneError
+from sharetune.spaces.layers import Layers, LayerSpec, resolve_layers
+from sharetune.spaces.plan import Group, SharingPlan, StackShape
+from sharetune.spaces.recipe import Candidate, Recipe
+from sharetune.spaces.registry import did_you_mean
 
 DRAWN = ("parts", "assign", "form", "init", "units", "times", "order")
 LEAF = "write a value, {low: .., high: ..} with step or log, or {choices: [..]}"

@@ -4,16 +4,16 @@ import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.config import validate
+from sharetune.search.commands.cli import app
+from sharetune.search.config import validate
+from tests.paths import ROOT
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 WRITTEN = "import reference, sys; sys.stdout.buffer.write(reference.reference().encode())"
 
 

@@ -7,16 +7,16 @@ import torch
 from pydantic import Field
 from typer.testing import CliRunner
 
-import results
-from search.cli import app
-from spaces import SharingPlan
-from spaces.assignments import ASSIGNMENTS
-from spaces.forms import FORMS, Form
+from sharetune import results
+from sharetune.search.commands.cli import app
+from sharetune.spaces import SharingPlan
+from sharetune.spaces.assignments import ASSIGNMENTS
+from sharetune.spaces.forms import FORMS, Form
+from sharetune.trainers import load_shared, materialize_, share_
+from sharetune.trainers.models.forms.base import BUILDERS
+from sharetune.trainers.models.modules import SharedLinear, linear
 from tests.families import logits, tiny
-from tests.search.test_cli import study
-from trainers import load_shared, materialize_, share_
-from trainers.forms import BUILDERS
-from trainers.modules import SharedLinear, linear
+from tests.search.commands.test_cli import study
 
 assert study, "a fixture"
 

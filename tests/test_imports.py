@@ -1,4 +1,4 @@
-"""Rules that matter: import direction between folders, and what stays unloaded."""
+"""Rules that matter: how rooms may import each other, and what stays unloaded."""
 
 import ast
 import subprocess
@@ -7,15 +7,22 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+from tests.structure import House, circle
+
 MAY_IMPORT = {
     "spaces": {"spaces"},
     "trainers": {"trainers", "spaces"},
     "results": {"results", "spaces"},
     "search": {"search", "results", "trainers", "spaces"},
 }
-OURS = set(MAY_IMPORT)
-FILES = [path for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
+HOUSE = House(ROOT)
+MODULES, ROOMS = HOUSE.modules(), HOUSE.rooms()
+EVERYWHERE = [
+    path
+    for folder in (*MAY_IMPORT, "sharetune", "tests", "benchmarks", "docs", "examples")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
 def imported(path: Path) -> set[str]:
@@ -28,21 +35,40 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down_the_layout(path):
-    folder = path.relative_to(ROOT).parts[0]
-    assert imported(path) & OURS <= MAY_IMPORT[folder]
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down_the_layout(module):
+    package = module.split(".")[0]
+    assert {other.split(".")[0] for other in MODULES[module]} <= MAY_IMPORT[package]
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circle(MODULES) == []
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    assert circle(ROOMS) == []
+
+
+def test_a_circle_is_found():
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_nobody_imports_the_packages_by_their_folders():
+    """`search` and `spaces` are other people's names: ours are `sharetune.search`, ..."""
+    for path in EVERYWHERE:
+        assert not imported(path) & set(MAY_IMPORT), path
 
 
 def test_trainers_know_neither_ray_nor_optuna():
-    for path in FILES:
-        if path.is_relative_to(ROOT / "trainers"):
+    for name, path in HOUSE.files.items():
+        if name.startswith("trainers."):
             assert not imported(path) & {"ray", "optuna"}, path
 
 
-def test_only_one_file_imports_ray():
-    users = [path.relative_to(ROOT).as_posix() for path in FILES if "ray" in imported(path)]
-    assert users == ["search/tune.py"]
+def test_which_files_import_ray():
+    users = {name for name, path in HOUSE.files.items() if "ray" in imported(path)}
+    assert users == {"search.workers.ray_tune"}
 
 
 def loaded_after(code: str) -> set[str]:
@@ -52,19 +78,34 @@ def loaded_after(code: str) -> set[str]:
     return set(result.stdout.split("\n")[-2].split())
 
 
+HEAVY = {"torch", "ray", "optuna", "transformers", "pandas", "plotly"}
+
+
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import spaces, spaces.space, spaces.anchors", {"torch", "ray", "optuna", "transformers"}),
-        ("import results.report", {"torch", "ray", "transformers"}),
-        ("import trainers.evaluation", {"ray", "optuna"}),
-        ("import search.driver, search.run", {"torch", "ray"}),
+        ("import sharetune; from sharetune import search, SharingPlan, Recipe", HEAVY),
+        ("import sharetune.spaces.space, sharetune.spaces.anchors", HEAVY),
+        ("import sharetune.results.page.report", {"torch", "ray", "transformers"}),
+        ("from sharetune import load, pareto_front", {"torch", "ray", "transformers"}),
+        ("import sharetune.trainers.evaluation.evaluator", {"ray", "optuna"}),
+        ("import sharetune.search.driver, sharetune.search.run", {"torch", "ray"}),
         (
-            "from typer.testing import CliRunner\nfrom search.cli import app\n"
+            "from typer.testing import CliRunner\n"
+            "from sharetune.search.commands.cli import app\n"
             "assert CliRunner().invoke(app, ['--help']).exit_code == 0",
-            {"torch", "ray", "optuna", "pandas", "plotly"},
+            HEAVY,
         ),
     ],
 )
 def test_what_stays_unloaded(code, absent):
     assert not loaded_after(code) & absent
+
+
+def test_every_name_of_the_face_exists():
+    import sharetune
+
+    for name in sharetune.__all__:
+        assert callable(getattr(sharetune, name)), name
+    with pytest.raises(AttributeError, match="has no attribute 'share'"):
+        _ = sharetune.share

@@ -6,11 +6,11 @@ import textwrap
 import pytest
 from typer.testing import CliRunner
 
-import results
-import trainers.tasks
-from search.cli import app
-from spaces.objectives import OBJECTIVES
-from tests.search.test_cli import study
+import sharetune.trainers.tasks.base
+from sharetune import results
+from sharetune.search.commands.cli import app
+from sharetune.spaces.objectives import OBJECTIVES
+from tests.search.commands.test_cli import study
 
 assert study, "a fixture"
 
@@ -21,9 +21,9 @@ FILE = '''
 
     from transformers import AutoModelForSequenceClassification
 
-    from spaces.objectives import OBJECTIVES, Objective
-    from trainers.tables import read_table
-    from trainers.tasks import TASKS, Task
+    from sharetune.spaces.objectives import OBJECTIVES, Objective
+    from sharetune.trainers.data.tables import read_table
+    from sharetune.trainers.tasks.base import TASKS, Task
 
     OBJECTIVES.register("misses")(Objective("misses", "misses", "minimize", source="trained"))
 
@@ -54,15 +54,19 @@ FILE = '''
 
 @pytest.fixture()
 def one_file(tmp_path, monkeypatch):
-    trainers.tasks.tasks()  # the project's own stay registered
+    list(sharetune.trainers.tasks.base.TASKS)  # the project's own stay registered
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "length.py").write_text(textwrap.dedent(FILE))
-    monkeypatch.setattr(trainers.tasks, "__path__", [*trainers.tasks.__path__, str(folder)])
-    for registry in (OBJECTIVES, trainers.tasks.TASKS):
+    monkeypatch.setattr(
+        sharetune.trainers.tasks.base,
+        "__path__",
+        [*sharetune.trainers.tasks.base.__path__, str(folder)],
+    )
+    for registry in (OBJECTIVES, sharetune.trainers.tasks.base.TASKS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     yield
-    sys.modules.pop("trainers.tasks.length", None)
+    sys.modules.pop("sharetune.trainers.tasks.base.length", None)
 
 
 def test_a_task_of_one_file_is_searched(one_file, study, tmp_path):

@@ -2,17 +2,16 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.config import load_config, validate
-from spaces import SharingPlan
+from sharetune.search.commands.cli import app
+from sharetune.search.config import load_config, validate
+from sharetune.spaces import SharingPlan
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -31,7 +30,7 @@ def test_the_plan_is_a_plan():
 
 
 def test_the_python_lines_name_things_that_exist():
-    import trainers
+    from sharetune import trainers
 
     (code,) = blocks("python")
     for node in ast.walk(ast.parse(code)):

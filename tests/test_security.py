@@ -4,25 +4,24 @@ import ast
 import json
 import os
 import pickle
-from pathlib import Path
 
 import psutil
 import pytest
 import ray
 from transformers import AutoConfig
 
-from results.report import write_report
-from search import tune
-from search.config import load_config
-from search.export import export_trial
-from search.run import run
-from spaces.errors import ConfigError, ModelError, SharetuneError
+from sharetune.results.page.report import write_report
+from sharetune.search.commands.export import export_trial
+from sharetune.search.config import load_config
+from sharetune.search.run import run
+from sharetune.search.workers import ray_tune as tune
+from sharetune.spaces.errors import ConfigError, ModelError, SharetuneError
+from sharetune.trainers.models.pretrained import from_library
 from tests.checkpoint import write_checkpoint, write_study_data
+from tests.paths import ROOT
 from tests.search.fakes import study as fake_study
 from tests.search.test_faults import study
-from trainers.pretrained import from_library
 
-ROOT = Path(__file__).parent.parent
 FILES = [
     p
     for folder in ("search", "results", "trainers", "spaces")

@@ -3,8 +3,8 @@
 Importing this package makes ``AutoModelFor...from_pretrained`` read shared models.
 """
 
-from trainers.checkpoints import load_shared, register_auto_classes
-from trainers.sharing import is_shared, materialize_, share_, share_params
+from sharetune.trainers.loading import load_shared, register_auto_classes
+from sharetune.trainers.models.sharing import is_shared, materialize_, share_, share_params
 
 register_auto_classes()
 

@@ -14,10 +14,10 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from spaces.errors import PlanError
-from spaces.plan import SharingPlan, StackShape
-from spaces.recipe import Candidate
-from spaces.space import Space
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.space import Space
 
 PACKED = Path(__file__).parent / "table.csv.gz"
 STEPS, BATCH, RUNGS = 32, 32, (0.125, 0.25, 0.5)

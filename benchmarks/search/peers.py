@@ -39,8 +39,8 @@ from lookup import (
     run_missing,
 )
 
-from search.scheduler import epsilon_net, promotion_place
-from spaces.errors import PlanError
+from sharetune.search.early_stopping import epsilon_net, promotion_place
+from sharetune.spaces.errors import PlanError
 
 HERE = Path(__file__).parent
 MILESTONES = (4, 8, 16, 32)

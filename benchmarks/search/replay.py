@@ -39,13 +39,13 @@ from optuna.samplers._tpe import sampler as tpe_sampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from results import record
-from search.config import EarlyStopping, StudyConfig
-from search.driver import Driver
-from search.jobs import Outcome, stopped
-from search.store import Store
-from spaces.errors import PlanError
-from spaces.recipe import Candidate
+from sharetune.results.reading import attributes as record
+from sharetune.search.config import EarlyStopping, StudyConfig
+from sharetune.search.driver import Driver
+from sharetune.search.jobs import Outcome, stopped
+from sharetune.search.study.writer import Store
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.recipe import Candidate
 
 HERE = Path(__file__).parent
 RESAMPLED = 10000

@@ -28,14 +28,15 @@ from materials import MATERIALS, Material, collate
 from torch import Tensor
 from transformers import PreTrainedModel, logging, set_seed
 
-from spaces.plan import StackShape
-from spaces.recipe import Candidate, Recipe
-from trainers import sizes
-from trainers.calibration import record_activations
-from trainers.rungs import Rungs
-from trainers.sharing import share_
-from trainers.structure import stack_shapes
-from trainers.training import predict, train
+from sharetune.spaces.plan import StackShape
+from sharetune.spaces.recipe import Candidate, Recipe
+from sharetune.trainers.measuring import sizes
+from sharetune.trainers.models.calibration import record_activations
+from sharetune.trainers.models.sharing import share_
+from sharetune.trainers.models.structure import stack_shapes
+from sharetune.trainers.tasks.prediction import predict
+from sharetune.trainers.training.rungs import Rungs
+from sharetune.trainers.training.trainer import train
 
 HERE = Path(__file__).parent
 SEEDS, EVERY = 3, 10

@@ -9,8 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from results import record
-from spaces import Candidate, Recipe, SharingPlan
+from sharetune.results.reading import attributes as record
+from sharetune.spaces import Candidate, Recipe, SharingPlan
 
 BEGIN = datetime(2026, 1, 1, 12, 0)
 STUDY = {

@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.config import StudyConfig, validate
-from spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
-from spaces.recipe import Candidate
+from sharetune.search.config import StudyConfig, validate
+from sharetune.spaces.errors import CandidateFault, OutOfMemory, StoppedAtRung
+from sharetune.spaces.recipe import Candidate
 
 DEPTH = 6
 

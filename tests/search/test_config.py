@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from search.config import load_config
-from spaces.errors import ConfigError
+from sharetune.search.config import load_config
+from sharetune.spaces.errors import ConfigError
 
 GOOD = {
     "model": "model",

@@ -13,16 +13,16 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from results import record
-from search import tune
-from search.config import validate
-from search.run import run
+from sharetune.results.reading import attributes as record
+from sharetune.search.config import validate
+from sharetune.search.run import run
+from sharetune.search.workers import ray_tune as tune
+from sharetune.trainers.evaluation.evaluator import Trainee
+from sharetune.trainers.tasks.base import read_task
 from tests.checkpoint import write_study_data
 from tests.search.fakes import FakeTrainee
 from tests.search.fakes import study as fake_study
 from tests.search.test_run import trials
-from trainers.evaluation import Trainee
-from trainers.tasks import read_task
 
 STEPS = 24
 

@@ -6,16 +6,16 @@ from collections import Counter
 import pytest
 from optuna.trial import TrialState, create_trial
 
-import results
-from results import record
-from search.config import Budget, Finalists, Resources
-from search.finalists import choose, lengthened
-from search.limits import Spending, spent
-from search.run import run
-from spaces.objectives import OBJECTIVES
-from spaces.recipe import Candidate, Recipe
+from sharetune import results
+from sharetune.results.reading import attributes as record
+from sharetune.search.budget import Spending, spent
+from sharetune.search.config import Budget, Finalists, Resources
+from sharetune.search.finalists import choose, lengthened
+from sharetune.search.run import run
+from sharetune.spaces.objectives import OBJECTIVES
+from sharetune.spaces.recipe import Candidate, Recipe
 from tests.search.fakes import FakeTrainee, study
-from tests.search.test_limits import trial
+from tests.search.test_budget import trial
 from tests.search.test_run import trials
 
 OBJECTIVE_NAMES = ("accuracy", "parameters", "flops")

@@ -3,11 +3,12 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "kills.py"
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "kills.py"
 KILLS = {
     "driver": ("--kills", "4", "--executor", "local"),
     "worker": ("--kills", "3", "--trials", "12"),

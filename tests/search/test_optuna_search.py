@@ -11,8 +11,8 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from search import tune as ours
-from search.run import run
+from sharetune.search.run import run
+from sharetune.search.workers import ray_tune as ours
 from tests.search.fakes import FakeTrainee, study
 from tests.search.test_run import trials
 

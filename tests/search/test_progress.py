@@ -5,10 +5,10 @@ from datetime import datetime
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from results import record
-from search.progress import best_lines, finished_line
-from spaces import Candidate, SharingPlan
-from spaces.objectives import OBJECTIVES
+from sharetune.results.reading import attributes as record
+from sharetune.search.progress import best_lines, finished_line
+from sharetune.spaces import Candidate, SharingPlan
+from sharetune.spaces.objectives import OBJECTIVES
 
 
 def trial(number, value, parameters, **attributes):

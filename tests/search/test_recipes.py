@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-import results
-from results.report import write_report
-from search.config import validate
-from search.run import run
-from spaces.errors import ConfigError, ModelError
+from sharetune import results
+from sharetune.results.page.report import write_report
+from sharetune.search.config import validate
+from sharetune.search.run import run
+from sharetune.spaces.errors import ConfigError, ModelError
 from tests.checkpoint import write_checkpoint, write_rows
 
 

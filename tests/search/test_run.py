@@ -7,11 +7,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-import results
-from results import record
-from search.run import run
-from search.store import Store
-from spaces.errors import RunError
+from sharetune import results
+from sharetune.results.reading import attributes as record
+from sharetune.search.run import run
+from sharetune.search.study.writer import Store
+from sharetune.spaces.errors import RunError
+from sharetune.spaces.objectives import OBJECTIVES
 from tests.search.fakes import FakeTrainee, study
 
 
@@ -182,7 +183,7 @@ def test_weights_are_kept_for_the_front_and_the_anchors(tmp_path):
     run(study(), out=out, trainee=FakeTrainee())
     kept = {int(path.name) for path in (out / "trials").iterdir()}
     frame = results.load(out)
-    objectives = [results.study.OBJECTIVES[name] for name in ("accuracy", "parameters", "flops")]
+    objectives = [OBJECTIVES[name] for name in ("accuracy", "parameters", "flops")]
     front = set(results.pareto_front(frame, objectives)["number"])
     assert kept == front | {0, 1, 2, 3}
 
@@ -247,7 +248,7 @@ def test_a_machine_too_busy_to_start_ray_is_one_error(monkeypatch):
     def give_up(**options):
         raise Exception("The current node timed out during startup. This could happen because")
 
-    from search import tune
+    from sharetune.search.workers import ray_tune as tune
 
     monkeypatch.setattr(tune.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(tune.ray, "init", give_up)

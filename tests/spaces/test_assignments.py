@@ -2,10 +2,10 @@
 
 import pytest
 
-from spaces import SharingPlan
-from spaces.assignments import ASSIGNMENTS, Assignment, most_alike
-from spaces.errors import PlanError
-from spaces.plan import StackShape
+from sharetune.spaces import SharingPlan
+from sharetune.spaces.assignments import ASSIGNMENTS, Assignment, most_alike
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.plan import StackShape
 
 
 @pytest.mark.parametrize(

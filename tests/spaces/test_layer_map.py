@@ -1,8 +1,8 @@
 """The table that drawings are made from."""
 
-from spaces import SharingPlan
-from spaces.layer_map import Reading, bank_name, layer_map
-from spaces.plan import StackShape
+from sharetune.spaces import SharingPlan
+from sharetune.spaces.layer_map import Reading, bank_name, layer_map
+from sharetune.spaces.plan import StackShape
 
 STACKS = {"layers": StackShape(depth=4, heads=12, neurons=1536)}
 

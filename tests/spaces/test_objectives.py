@@ -1,6 +1,6 @@
 import pytest
 
-from spaces.objectives import OBJECTIVES, Objective, quality_of, trained
+from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of, trained
 
 
 @pytest.mark.parametrize(

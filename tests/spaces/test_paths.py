@@ -2,8 +2,8 @@
 
 import pytest
 
-from spaces.errors import ConfigError
-from spaces.paths import expanded
+from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.paths import expanded
 
 
 def test_variables_of_this_machine_are_put_in(monkeypatch):

@@ -3,10 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
-from spaces import Group, SharingPlan
-from spaces.errors import PlanError
-from spaces.inits import step
-from spaces.plan import StackShape, presets
+from sharetune.spaces import Group, SharingPlan
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.inits import step
+from sharetune.spaces.plan import StackShape, presets
 
 BERT = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
 MINILM = {"layers": StackShape(depth=6, heads=12, neurons=1536)}

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from spaces import Candidate, Recipe, SharingPlan
-from spaces.plan import StackShape
+from sharetune.spaces import Candidate, Recipe, SharingPlan
+from sharetune.spaces.plan import StackShape
 
 STACKS = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
 

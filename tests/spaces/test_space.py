@@ -5,10 +5,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from spaces.errors import ConfigError
-from spaces.plan import StackShape
-from spaces.recipe import Candidate
-from spaces.space import Corner, Space
+from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.plan import StackShape
+from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.space import Corner, Space
 
 STACKS = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
 SPACE = Space.model_validate(

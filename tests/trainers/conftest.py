@@ -2,10 +2,10 @@
 
 import pytest
 
-from spaces import Candidate, Recipe, SharingPlan
+from sharetune.spaces import Candidate, Recipe, SharingPlan
+from sharetune.trainers.evaluation.evaluator import Trainee, shapes
+from sharetune.trainers.tasks.base import read_task
 from tests.checkpoint import write_checkpoint, write_rows
-from trainers.evaluation import Trainee, shapes
-from trainers.tasks import read_task
 
 RECIPE = Recipe(steps=60, learning_rate=3e-3, batch_size=8, max_length=12)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainers.compression.pruning import Kept, Place
-from trainers.modules import resolved
-from trainers.structure import Slot, family, find_stacks
+from sharetune.trainers.compression.pruning import Kept, Place
+from sharetune.trainers.models.modules import resolved
+from sharetune.trainers.models.structure import Slot, family, find_stacks
 
 Change = Callable[[Place, Slot, Tensor], Tensor]
 """``(place, slot, what enters the matrix) -> what shall enter it``."""

@@ -12,8 +12,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from trainers.losses import bank_parameters
-from trainers.structure import find_stacks
+from sharetune.trainers.models.parameters import bank_parameters
+from sharetune.trainers.models.structure import find_stacks
 
 
 def zero_smallest_(model: PreTrainedModel, fraction: float) -> "KeepZeros":

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from spaces.compression import Compression
-from spaces.errors import PlanError
-from spaces.plan import FFN
-from trainers.alignment import can_align
-from trainers.forms.bank import BankLinear
-from trainers.modules import resolved
-from trainers.structure import HEADS_ATTRIBUTES, Slot, Stack, family, find_stacks
-from trainers.units import Cut
+from sharetune.spaces.compression import Compression
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.plan import FFN
+from sharetune.trainers.models.alignment import can_align
+from sharetune.trainers.models.forms.bank import BankLinear
+from sharetune.trainers.models.modules import resolved
+from sharetune.trainers.models.structure import HEADS_ATTRIBUTES, Slot, Stack, family, find_stacks
+from sharetune.trainers.models.units import Cut
 
 Place = tuple[str, int, str]
 """Stack, layer, and the attention's path in it; empty for the FFN."""

@@ -13,8 +13,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainers.groups import head_parameters
-from trainers.modules import Multiplier, linear, product
+from sharetune.trainers.models.modules import Multiplier, linear, product
+from sharetune.trainers.models.parameters import head_parameters
 
 LARGEST = 127
 

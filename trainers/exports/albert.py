@@ -18,13 +18,13 @@ import transformers
 from torch import Tensor, nn
 from transformers import AlbertConfig, PreTrainedModel
 
-from spaces.errors import ModelError
-from trainers.checkpoints import unshared_class
-from trainers.exports import EXPORTS, Written
-from trainers.exports.dense import save_ordinary
-from trainers.handover import Borrower
-from trainers.modules import SharedLinear, SharedNorm, resolved
-from trainers.sharing import is_shared, materialize_
+from sharetune.spaces.errors import ModelError
+from sharetune.trainers.exports.base import EXPORTS, Written
+from sharetune.trainers.exports.dense import save_ordinary
+from sharetune.trainers.models.activation_reuse import Borrower
+from sharetune.trainers.models.modules import SharedLinear, SharedNorm, resolved
+from sharetune.trainers.models.shared_model import unshared_class
+from sharetune.trainers.models.sharing import is_shared, materialize_
 
 OTHERS = "export as shared, dense or onnx"
 OTHERWISE = f"{OTHERS}; or search with form: tie and parts: [attention, ffn, norms, biases]"

@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from spaces.errors import ModelError
-from trainers.exports import EXPORTS, FOLDER, Written, answering
-from trainers.sharing import is_shared, materialize_
+from sharetune.spaces.errors import ModelError
+from sharetune.trainers.exports.base import EXPORTS, FOLDER, Written, answering
+from sharetune.trainers.models.sharing import is_shared, materialize_
 
 
 @EXPORTS.register("dense")

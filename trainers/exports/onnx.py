@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from spaces.errors import ModelError
-from trainers.exports import EXPORTS, FOLDER, Answer, Written, answering
-from trainers.exports.samples import Inputs, samples
-from trainers.modules import products_apart
-from trainers.sizes import parameters
+from sharetune.spaces.errors import ModelError
+from sharetune.trainers.exports.base import EXPORTS, FOLDER, Answer, Written, answering
+from sharetune.trainers.exports.samples import Inputs, samples
+from sharetune.trainers.measuring.sizes import parameters
+from sharetune.trainers.models.modules import products_apart
 
 FILE = "model.onnx"
 NEEDED = ("onnx", "onnxruntime", "onnxscript")

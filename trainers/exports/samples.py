@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spaces.errors import ModelError
+from sharetune.spaces.errors import ModelError
 
 Inputs = dict[str, Tensor]
 SIZES = ((2, 8), (3, 5))

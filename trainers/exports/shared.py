@@ -6,9 +6,10 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from spaces.errors import ModelError
-from trainers.checkpoints import SharedModel, load_shared
-from trainers.exports import EXPORTS, FOLDER, Written, answering
+from sharetune.spaces.errors import ModelError
+from sharetune.trainers.exports.base import EXPORTS, FOLDER, Written, answering
+from sharetune.trainers.loading import load_shared
+from sharetune.trainers.models.shared_model import SharedModel
 
 
 @EXPORTS.register("shared")
@@ -24,6 +25,6 @@ def export_shared(model: PreTrainedModel, folder: Path) -> Written:
     named.save_pretrained(folder)
     return Written(
         reload=lambda path: answering(load_shared(path)),
-        load=f'from trainers import load_shared\nmodel = load_shared("{FOLDER}")',
+        load=f'from sharetune import load_shared\nmodel = load_shared("{FOLDER}")',
         tolerance=1e-5,
     )

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForAudioClassification, PreTrainedModel
 
-from trainers.inputs import full_length
-from trainers.labelled import LabelledFiles
-from trainers.sound import (
+from sharetune.trainers.data.dummy_inputs import full_length
+from sharetune.trainers.data.sound import (
     AUDIO_COLUMNS,
     SUFFIXES,
     UNIT,
@@ -22,9 +21,10 @@ from trainers.sound import (
     recordings,
     usual_samples,
 )
-from trainers.tables import column
-from trainers.tasks import TASKS
-from trainers.tasks.text_classification import LABEL_COLUMNS
+from sharetune.trainers.data.tables import column
+from sharetune.trainers.tasks.base import TASKS
+from sharetune.trainers.tasks.labelled_files import LabelledFiles
+from sharetune.trainers.tasks.text_classification import LABEL_COLUMNS
 
 
 @TASKS.register("audio-classification")

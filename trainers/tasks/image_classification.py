@@ -15,15 +15,15 @@ from transformers import (
     default_data_collator,
 )
 
-from spaces.augmentation import PICTURES, Augmentation
-from spaces.errors import DataError
-from trainers.augmentation import SEED
-from trainers.labelled import LabelledFiles
-from trainers.pictures import altered
-from trainers.pretrained import from_library
-from trainers.tables import column, located
-from trainers.tasks import TASKS
-from trainers.tasks.text_classification import LABEL_COLUMNS
+from sharetune.spaces.augmentation import PICTURES, Augmentation
+from sharetune.spaces.errors import DataError
+from sharetune.trainers.data.picture_augmentation import altered
+from sharetune.trainers.data.tables import column, located
+from sharetune.trainers.data.text_augmentation import SEED
+from sharetune.trainers.models.pretrained import from_library
+from sharetune.trainers.tasks.base import TASKS
+from sharetune.trainers.tasks.labelled_files import LabelledFiles
+from sharetune.trainers.tasks.text_classification import LABEL_COLUMNS
 
 IMAGE_COLUMNS = ("image", "img", "picture", "path", "file")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")

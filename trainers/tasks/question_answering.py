@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
-from spaces.errors import DataError
-from trainers.tables import column, filled
-from trainers.tasks import TASKS, Split, Task
+from sharetune.spaces.errors import DataError
+from sharetune.trainers.data.tables import column, filled
+from sharetune.trainers.tasks.base import TASKS, Split, Task
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 LONGEST_ANSWER = 30

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from spaces.errors import DataError
-from trainers.metrics import ranking_metrics
-from trainers.tables import column, read_table
-from trainers.tasks import TASKS, Split, Task
+from sharetune.spaces.errors import DataError
+from sharetune.trainers.data.tables import column, read_table
+from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.metrics import ranking_metrics
 
 USER_COLUMNS = ("user", "user_id", "userId", "session", "session_id")
 ITEM_COLUMNS = ("item", "item_id", "itemId", "movie_id", "movieId", "product_id")

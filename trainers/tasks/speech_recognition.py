@@ -19,12 +19,10 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
 )
 
-from spaces.errors import DataError
-from trainers.generation import NEW_TOKENS, generated, write_on
-from trainers.inputs import full_length
-from trainers.pretrained import from_library
-from trainers.scratch import new_tokenizer
-from trainers.sound import (
+from sharetune.spaces.errors import DataError
+from sharetune.trainers.data.dummy_inputs import full_length
+from sharetune.trainers.data.new_models import new_tokenizer
+from sharetune.trainers.data.sound import (
     AUDIO_COLUMNS,
     UNIT,
     audio_library,
@@ -36,9 +34,11 @@ from trainers.sound import (
     recordings,
     usual_samples,
 )
-from trainers.tables import column, filled
-from trainers.tasks import TASKS, Split, Task
-from trainers.training import predict_rows
+from sharetune.trainers.data.tables import column, filled
+from sharetune.trainers.models.pretrained import from_library
+from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.generation import NEW_TOKENS, generated, write_on
+from sharetune.trainers.tasks.prediction import predict_rows
 
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

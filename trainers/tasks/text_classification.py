@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from spaces.augmentation import TEXTS, Augmentation
-from spaces.errors import ConfigError, DataError
-from spaces.recipe import Recipe
-from trainers.augmentation import copies
-from trainers.metrics import by_class, calibration_error
-from trainers.tables import column, filled, numbers
-from trainers.tasks import NEED_A_FITTING_TASK, TASKS, Task
+from sharetune.spaces.augmentation import TEXTS, Augmentation
+from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.spaces.recipe import Recipe
+from sharetune.trainers.data.tables import column, filled, numbers
+from sharetune.trainers.data.text_augmentation import copies
+from sharetune.trainers.tasks.base import NEED_A_FITTING_TASK, TASKS, Task
+from sharetune.trainers.tasks.metrics import by_class, calibration_error
 
 TEXT_COLUMNS = ("text", "sentence", "content", "article", "review", "document", "sentence1")
 PAIRED = {"sentence1": "sentence2"}

@@ -9,11 +9,11 @@ import pandas as pd
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, default_data_collator
 
-from spaces.errors import DataError
-from trainers.generation import NEW_TOKENS, write_on
-from trainers.tables import column, filled
-from trainers.tasks import TASKS, Split, Task
-from trainers.training import mean_loss
+from sharetune.spaces.errors import DataError
+from sharetune.trainers.data.tables import column, filled
+from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
+from sharetune.trainers.tasks.prediction import mean_loss
 
 TEXT_COLUMNS = ("text", "content", "article", "document", "sentence")
 

@@ -11,12 +11,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from spaces.errors import DataError
-from trainers.metrics import by_class, span_f1
-from trainers.tables import column
-from trainers.tasks import TASKS, Split, Task
-from trainers.tasks.text_classification import named
-from trainers.training import predict_rows
+from sharetune.spaces.errors import DataError
+from sharetune.trainers.data.tables import column
+from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.metrics import by_class, span_f1
+from sharetune.trainers.tasks.prediction import predict_rows
+from sharetune.trainers.tasks.text_classification import named
 
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("tags", "ner_tags", "labels", "pos_tags")

@@ -8,11 +8,11 @@ import pandas as pd
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
 
-from spaces.errors import ConfigError, DataError
-from trainers.generation import NEW_TOKENS, generated, write_on
-from trainers.tables import column, filled
-from trainers.tasks import TASKS, Split, Task
-from trainers.training import mean_loss
+from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.trainers.data.tables import column, filled
+from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.generation import NEW_TOKENS, generated, write_on
+from sharetune.trainers.tasks.prediction import mean_loss
 
 SOURCE_COLUMNS = ("source", "src", "en")
 TARGET_COLUMNS = ("target", "tgt", "translation")

@@ -4,27 +4,32 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from spaces import Candidate, Group, Recipe, SharingPlan
-from spaces.compression import Compression
-from spaces.errors import ModelError, PlanError
-from spaces.space import Space
-from tests.families import inputs, inputs_of, labels_of, logits, tiny
-from tests.trainers.conftest import candidate
-from trainers import compression as compressing
-from trainers import load_shared, materialize_, share_
-from trainers.compression import finish_, prune_least_important_, quantise_, reshape_
-from trainers.compression.importance import masked_logits, unit_importance
-from trainers.compression.magnitude import zero_smallest_
-from trainers.compression.pruning import choose, sorts
-from trainers.compression.quantisation import (
+from sharetune.spaces import Candidate, Group, Recipe, SharingPlan
+from sharetune.spaces.compression import Compression
+from sharetune.spaces.errors import ModelError, PlanError
+from sharetune.spaces.space import Space
+from sharetune.trainers import load_shared, materialize_, share_
+from sharetune.trainers.compression import steps as compressing
+from sharetune.trainers.compression.importance import masked_logits, unit_importance
+from sharetune.trainers.compression.magnitude import zero_smallest_
+from sharetune.trainers.compression.pruning import choose, sorts
+from sharetune.trainers.compression.quantisation import (
     DynamicInt8Linear,
     Int8,
     Int8Embedding,
     integer_product,
 )
-from trainers.exports import export
-from trainers.sizes import deployed_flops, parameters, saved_bytes
-from trainers.structure import find_stacks
+from sharetune.trainers.compression.steps import (
+    finish_,
+    prune_least_important_,
+    quantise_,
+    reshape_,
+)
+from sharetune.trainers.exports.base import export
+from sharetune.trainers.measuring.sizes import deployed_flops, parameters, saved_bytes
+from sharetune.trainers.models.structure import find_stacks
+from tests.families import inputs, inputs_of, labels_of, logits, tiny
+from tests.trainers.conftest import candidate
 
 HALF = SharingPlan.range(1, 4, 0.5, units="first")
 """Layers 1 to 4 of 6, of 4 heads and 96 neurons: two heads and 48 neurons of each from a bank."""

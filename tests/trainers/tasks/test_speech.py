@@ -8,11 +8,11 @@ import pytest
 import soundfile
 from transformers import HubertConfig, Wav2Vec2FeatureExtractor, WhisperConfig
 
-from spaces.errors import DataError, ModelError
+from sharetune.spaces.errors import DataError, ModelError
+from sharetune.trainers.data.sound import heard, inputs, new_extractor, recordings
+from sharetune.trainers.tasks.base import read_task
+from sharetune.trainers.tasks.speech_recognition import SpeechBatch, SpeechReader, letters
 from tests.trainers.tasks.test_tasks import sayings, tones
-from trainers.sound import heard, inputs, new_extractor, recordings
-from trainers.tasks import read_task
-from trainers.tasks.speech_recognition import SpeechBatch, SpeechReader, letters
 
 
 def write(path, rate=1600, seconds=1.0, channels=1):

@@ -17,12 +17,12 @@ from transformers import (
     WhisperConfig,
 )
 
-from spaces import Candidate, Recipe, SharingPlan
-from spaces.errors import ConfigError, DataError
+from sharetune.spaces import Candidate, Recipe, SharingPlan
+from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.trainers import load_shared
+from sharetune.trainers.evaluation.evaluator import Trainee, shapes
+from sharetune.trainers.tasks.base import TASKS, read_task
 from tests.families import FAMILIES, SIDES
-from trainers import load_shared
-from trainers.evaluation import Trainee, shapes
-from trainers.tasks import read_task, tasks
 
 RECIPE = Recipe(steps=2, learning_rate=1e-3, batch_size=4, max_length=24)
 WORDS = ["red", "green", "blue", "one", "two", "three", "fish", "bird"]
@@ -149,7 +149,7 @@ def trainee(folder, name, family, **keys):
 
 
 def test_every_task_has_a_case():
-    assert {getattr(case, "values", case)[0] for case in CASES} == set(tasks()) == set(DATA)
+    assert {getattr(case, "values", case)[0] for case in CASES} == set(TASKS) == set(DATA)
 
 
 @pytest.mark.parametrize(("name", "family", "keys"), CASES)
@@ -235,8 +235,8 @@ def test_languages_that_the_tokenizer_does_not_know(tmp_path, languages):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_cache_is_right_when_the_first_layers_are_dropped(family):
+    from sharetune.trainers import share_
     from tests.families import tiny
-    from trainers import share_
 
     model = share_(tiny(family), SharingPlan.drop([0, 2]))
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from trainers.metrics import entities, ranking_metrics, span_f1
-from trainers.tasks import read_task
-from trainers.tasks.question_answering import best_answer, words_f1
-from trainers.tasks.recommendation import ranks
+from sharetune.trainers.tasks.base import read_task
+from sharetune.trainers.tasks.metrics import entities, ranking_metrics, span_f1
+from sharetune.trainers.tasks.question_answering import best_answer, words_f1
+from sharetune.trainers.tasks.recommendation import ranks
 
 
 def task(name, **keys):

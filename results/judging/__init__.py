@@ -1,0 +1,1 @@
+"""Judge a study by its numbers: front, intervals, finalists, choices, warnings, summary."""

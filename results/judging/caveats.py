@@ -1,0 +1,159 @@
+"""Warnings before a model is chosen, each raised by a rule on the study's own numbers."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from sharetune.results.formatting import POINT, THIN, distance, percent, percentage, plural
+from sharetune.results.judging.finals import final_study, lost_text
+from sharetune.results.judging.front import comparable, hypervolume_over_trials, pareto_front
+from sharetune.results.judging.seeds import accuracy_interval, spreads
+from sharetune.results.judging.summary import Rivalry, rivalries
+from sharetune.results.judging.unshared import unshared_trial
+from sharetune.results.reading.stored_plans import shares_only
+from sharetune.results.reading.study import StudyRecord
+from sharetune.spaces.objectives import Objective
+
+SAME_LATENCY = 0.05
+DRIFTED = 0.05
+BUSY = 0.25
+STILL_GROWING = 0.01
+LAST_PART = 0.25
+ENOUGH_TRIALS = 20
+
+
+def caveats(study: StudyRecord) -> list[str]:
+    """What a reviewer must know; empty where no rule applies."""
+    found = [_noise, _one_split, _seeds, _lost, _latency, _drift, _busy, _convergence, _drops]
+    return [text for rule in found for text in rule(study)]
+
+
+def _noise(study: StudyRecord) -> Iterator[str]:
+    """One split decides: its interval is wider than the point the report speaks of."""
+    unshared = unshared_trial(final_study(study).frame)
+    interval = accuracy_interval(unshared) if unshared else None
+    if study.quality.name != "accuracy" or interval is None:
+        return
+    half = (interval[1] - interval[0]) / 2
+    if half > POINT:
+        yield (
+            f"Few test examples: accuracies closer than about {percent(half)} points cannot be "
+            f"told apart (95{THIN}% interval of the unshared model: "
+            f"{percent(interval[0])}–{percent(interval[1])}{THIN}%)."
+        )
+
+
+def _one_split(study: StudyRecord) -> Iterator[str]:
+    """Models were selected by the numbers that are reported."""
+    trained = len(comparable(study.frame))
+    if study.rows and study.selected_on == "test" and trained > 1:
+        yield (
+            f"Selected by the numbers it reports: the best of {trained} trainings by the test "
+            f"split looks better there than on new data. With `validation: 0.2` in the task, a "
+            f"study selects on other examples than those its finalists are tested on."
+        )
+
+
+def _lost(study: StudyRecord) -> Iterator[str]:
+    yield from lost_text(study.frame)
+
+
+def _seeds(study: StudyRecord) -> Iterator[str]:
+    final = final_study(study)
+    front = pareto_front(final.frame, study.objectives)
+    if front.empty:
+        return
+    several = spreads(study.frame, study.quality)
+    alone = [number for number in front["number"] if number not in several]
+    if alone:
+        yield (
+            f"Too few seeds: {len(alone)} of {plural(len(front), 'model')} on the front "
+            f"{'is' if len(alone) == 1 else 'are'} of one seed only, so luck of the draw is "
+            f"part of the front; `--resume --set finalists.seeds=3` trains it on three more."
+        )
+
+
+def _latency(study: StudyRecord) -> Iterator[str]:
+    """No sharing model is measurably faster or slower than the unshared one."""
+    rows = comparable(study.frame)
+    rows = rows[rows["latency_ratio"].notna() & (rows["anchor"] != "unshared")]
+    sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
+    if len(sharing) < 2:
+        return
+    fast = sharing["latency_ratio_high"] < 1 - SAME_LATENCY
+    slow = sharing["latency_ratio_low"] > 1 + SAME_LATENCY
+    if not (fast | slow).any():
+        yield (
+            f"Latency does not differ between sharing plans: all {len(sharing)} measured are "
+            f"within {percentage(SAME_LATENCY)} of the unshared model, so choose among them by "
+            f"size. Sharing saves memory, not time."
+        )
+
+
+def _drift(study: StudyRecord) -> Iterator[str]:
+    drifts = study.frame.set_index("number")["latency_drift"].dropna()
+    large = {n: d for n, d in zip(drifts.index, drifts, strict=True) if abs(d) > DRIFTED}
+    if large:
+        number, worst = max(large.items(), key=lambda item: abs(item[1]))
+        yield (
+            f"The clock drifted while latency was measured: the unshared model's median changed by "
+            f"{percentage(worst, '+.0%')} beside trial {number} ({len(large)} of {len(drifts)} "
+            f"changed by more than {percentage(DRIFTED)}); ratios hold better than milliseconds."
+        )
+
+
+def _busy(study: StudyRecord) -> Iterator[str]:
+    rates = study.frame.set_index("number")["latency_preempted"].dropna()
+    busy = rates[rates > BUSY]
+    if len(busy):
+        yield (
+            f"The device was not quiet while latency was measured: the system took the processor "
+            f"away in {min(busy.max(), 1.0):.0%} of the uses beside trial {busy.idxmax()}; "
+            f"measure again on an idle machine."
+        )
+
+
+def _convergence(study: StudyRecord) -> Iterator[str]:
+    if not study.has_reference:
+        return
+    history = hypervolume_over_trials(study.frame, study.objectives, study.reference)
+    if history.empty:
+        return
+    if len(history) < ENOUGH_TRIALS:
+        yield (
+            f"Too few trials to say whether the front has converged: {len(history)} trained, "
+            f"{ENOUGH_TRIALS} or more are needed."
+        )
+    elif (grown := last_growth(history)) > STILL_GROWING:
+        yield (
+            f"The front has not converged: its hypervolume still grew by "
+            f"{percentage(grown, '.1%')} over the last quarter of the trials; --resume with a "
+            f"larger budget continues the search."
+        )
+
+
+def last_growth(history: pd.DataFrame) -> float:
+    """By what fraction the hypervolume grew over the last quarter of the trials."""
+    values = history["hypervolume"].tolist()
+    before = values[max(0, int(len(values) * (1 - LAST_PART)) - 1)]
+    return (values[-1] - before) / before if before else float(values[-1] > 0)
+
+
+def _drops(study: StudyRecord) -> Iterator[str]:
+    frame = final_study(study).frame
+    met = [rival for rival in rivalries(frame, study.quality) if rival.gain is not None]
+    lost = [rival for rival in met if (rival.gain or 0.0) < 0]
+    if lost and 2 * len(lost) >= len(met):
+        names = ", ".join(
+            f"{rival.drop['anchor']} by {_lead(rival, study.quality)}" for rival in lost
+        )
+        yield (
+            f"Sharing loses to plain layer drop of the same size ({names}); "
+            f"a dropped layer saves time as well."
+        )
+
+
+def _lead(rival: Rivalry, quality: Objective) -> str:
+    """How much better the drop is than the best sharing model of its size."""
+    sharing = rival.sharing or rival.drop
+    return distance(quality, rival.drop[quality.name], sharing[quality.name])

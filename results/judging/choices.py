@@ -1,0 +1,176 @@
+"""The models a reviewer is likely to want, each found by one rule from the numbers."""
+
+from dataclasses import dataclass
+from math import hypot, isfinite
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sharetune.results.formatting import bare, margin, percent, plural, quantity, ratio, short_title
+from sharetune.results.judging.finals import final_study
+from sharetune.results.judging.front import comparable, pareto_front, smallest_within
+from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads
+from sharetune.results.judging.unshared import unshared_trial
+from sharetune.results.reading.study import StudyRecord, records
+from sharetune.spaces.objectives import OBJECTIVES, Objective
+
+WITHIN = (0.5, 1.0, 2.0)
+PARAMETERS = OBJECTIVES["parameters"]
+SPEEDS = (OBJECTIVES["latency_ms"], OBJECTIVES["flops"])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A trial by the rule that found it. `sure` says how sure its quality is."""
+
+    rule: str
+    number: int
+    quality: str
+    sure: str
+    parameters: str
+    size_ratio: str
+    speed: str
+    plan: str
+
+
+def choices(study: StudyRecord) -> list[Choice]:
+    """The smallest within 0.5, 1 and 2 points of the unshared model, the fastest within one, and
+    the knee of the front, among the finalists where there are any. Rules that find nothing are
+    left out; neighbours that find the same trial are one choice."""
+    seeds = spreads(study.frame, study.quality)
+    study = final_study(study)
+    found = [*_smallest(study), *_fastest(study), *_knee(study)]
+    joined: dict[int, list[str]] = {}
+    trials = {trial["number"]: trial for _, trial in found}
+    for rule, trial in found:
+        joined.setdefault(trial["number"], []).append(rule)
+    unshared = unshared_trial(study.frame)
+    return [
+        _choice(study, _together(rules), trials[number], unshared, seeds.get(number))
+        for number, rules in joined.items()
+    ]
+
+
+def fastest_within(
+    frame: pd.DataFrame, quality: Objective, points: float = 1.0
+) -> tuple[Objective, dict[str, Any]] | None:
+    """The trial of least measured latency within `points` of the unshared anchor's quality, else
+    of fewest FLOPs, and which of the two it was. None where nothing can be compared."""
+    unshared = unshared_trial(frame)
+    if unshared is None:
+        return None
+    for speed in SPEEDS:
+        rows = comparable(frame, [quality, speed])
+        near = rows[quality.near(rows[quality.name], unshared[quality.name], points)]
+        if len(near) > 1:
+            rising = [True, quality.direction == "minimize"]
+            order = near.sort_values([speed.name, quality.name], ascending=rising)
+            return speed, records(order)[0]
+    return None
+
+
+def knee(frame: pd.DataFrame, quality: Objective, size: Objective) -> dict[str, Any] | None:
+    """The front's trial farthest from the line between the front's ends, both axes scaled to
+    0..1 (Das, "On characterizing the knee of the Pareto curve", 1999). None for a front of
+    fewer than three points, and where no point lies beyond the line."""
+    front = pareto_front(frame, [quality, size]).drop_duplicates([quality.name, size.name])
+    if len(front) < 3:
+        return None
+    points = front[[size.name, quality.name]].to_numpy(dtype=float)
+    span = np.ptp(points, axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(span > 0, span, 1.0)
+    first, last = scaled[0], scaled[-1]
+    way = last - first
+    beyond = (way[0] * (scaled - first)[:, 1] - way[1] * (scaled - first)[:, 0]) / hypot(*way)
+    beyond *= -1 if quality.direction == "maximize" else 1
+    best = int(np.argmax(beyond))
+    return records(front)[best] if beyond[best] > 1e-9 else None
+
+
+def _smallest(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
+    quality = study.quality
+    found = [(p, smallest_within(study.frame, p, quality)) for p in WITHIN]
+    return [
+        (f"smallest within {margin(quality, points)}", {str(k): v for k, v in trial.items()})
+        for points, trial in found
+        if trial is not None
+    ]
+
+
+def _fastest(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
+    found = fastest_within(study.frame, study.quality)
+    if found is None:
+        return []
+    speed, trial = found
+    what = "fastest" if speed.name == "latency_ms" else "fewest FLOPs"
+    return [(f"{what} within {margin(study.quality, 1.0)}", trial)]
+
+
+def _knee(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
+    trial = knee(study.frame, study.quality, PARAMETERS)
+    what = f"knee of {short_title(study.quality)} against parameters"
+    return [(what, trial)] if trial else []
+
+
+def _together(rules: list[str]) -> str:
+    """``smallest within 0.5 and 1 point; fastest within 1 point``."""
+    starts: dict[str, list[str]] = {}
+    for rule in rules:
+        what, _, margin = rule.partition(" within ")
+        starts.setdefault(what, []).append(margin)
+    return "; ".join(_widened(what, margins) for what, margins in starts.items())
+
+
+def _widened(what: str, margins: list[str]) -> str:
+    if not margins[0]:
+        return what
+    *most, last = margins
+    if not most:
+        return f"{what} within {last}"
+    first = ", ".join(margin.split()[0] for margin in most)
+    return f"{what} within {first} and {last}"
+
+
+def _choice(
+    study: StudyRecord,
+    rule: str,
+    trial: dict[str, Any],
+    unshared: dict[str, Any] | None,
+    spread: Spread | None,
+) -> Choice:
+    base = unshared["parameters"] if unshared else float("nan")
+    return Choice(
+        rule=rule,
+        number=int(trial["number"]),
+        quality=quantity(study.quality, trial[study.quality.name]),
+        sure=how_sure(study.quality, trial, spread),
+        parameters=quantity(PARAMETERS, trial["parameters"]),
+        size_ratio=ratio(trial["parameters"], base),
+        speed=speed_text(trial, unshared),
+        plan=trial["anchor"] if isinstance(trial["anchor"], str) else str(trial["plan"] or ""),
+    )
+
+
+def how_sure(quality: Objective, trial: dict[str, Any], spread: Spread | None) -> str:
+    """The interval over seeds where there are several, else that by the examples measured on."""
+    if spread is not None:
+        return f"{interval_text(quality, spread)} over {plural(len(spread.numbers), 'seed')}"
+    interval = accuracy_interval(trial) if quality.name == "accuracy" else None
+    return f"{percent(interval[0])}–{percent(interval[1])}" if interval else ""
+
+
+def interval_text(quality: Objective, spread: Spread) -> str:
+    """The ends of an interval over seeds: ``91.0–93.4``."""
+    return f"{bare(quality, spread.low)}–{bare(quality, spread.high)}"
+
+
+def speed_text(trial: dict[str, Any], unshared: dict[str, Any] | None) -> str:
+    """Latency, or else FLOPs, with the ratio to the unshared model."""
+    if isfinite(trial["latency_ratio"]):
+        return f"{quantity(SPEEDS[0], trial['latency_ms'])} ({ratio(trial['latency_ratio'], 1.0)})"
+    if unshared is None or not isfinite(trial["flops"]):
+        return ""
+    flops = quantity(SPEEDS[1], trial["flops"])
+    known = isfinite(unshared["flops"])
+    return f"{flops} ({ratio(trial['flops'], unshared['flops'])})" if known else flops

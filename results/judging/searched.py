@@ -1,0 +1,155 @@
+"""What a study searched over, as a table, and which of it moved each objective.
+
+The values are read off the candidates, not off the sampler's parameters: those exist only where
+a choice asks for them, and a place in 0..1 says less than the first and the last layer.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import create_trial
+
+from sharetune.results.judging.front import comparable
+from sharetune.results.reading.stored_plans import layers_of, sharing_groups, stored_plan
+from sharetune.results.reading.study import records
+from sharetune.spaces.objectives import Objective
+from sharetune.spaces.plan import SharingPlan, write_parts
+
+LEAST_TRIALS, MOST_TRIALS = 20, 600
+TREES, DEPTH = 24, 6
+ABSENT = "none"
+
+
+def searched(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a trained trial, indexed by number; only columns whose value varies.
+
+    Columns: ``effective ratio`` (0..1), ``form``, ``parts``, ``layers`` (how many share),
+    ``first layer``, ``last layer``, ``banks``, ``init``, ``units``, and the keys of recipe
+    and compression.
+    """
+    rows = comparable(frame)
+    described = [
+        {"number": trial["number"], **_of_plan(trial), **_of_recipe(trial)}
+        for trial in records(rows)
+    ]
+    if not described:
+        return pd.DataFrame()
+    table = pd.DataFrame(described, dtype=object).set_index("number")
+    varied = [name for name in table if table[name].map(_text).nunique() > 1]
+    return table[varied]
+
+
+def layer_ranges(frame: pd.DataFrame) -> pd.DataFrame:
+    """``first`` and ``last`` shared layer by trial number, of the trained trials that share."""
+    ranges = {
+        trial["number"]: (layers[0], layers[-1])
+        for trial in records(comparable(frame))
+        if (layers := layers_of(sharing_groups(stored_plan(trial["candidate"]))))
+    }
+    return pd.DataFrame.from_dict(ranges, orient="index", columns=["first", "last"])
+
+
+def importances(
+    frame: pd.DataFrame, objectives: Sequence[Objective]
+) -> dict[str, dict[str, float]]:
+    """The share (0..1) of each objective's variance that each searched value explains alone.
+
+    By fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014) over the drawn trials; anchors and given
+    plans are left out, and of more than 600 trials evenly spread ones are taken. Values that do
+    not vary are left out, and everything where fewer than 20
+    trials were drawn. Keyed by objective, then by value, the most important first.
+    """
+    rows = comparable(frame, objectives)
+    rows = rows[rows["anchor"].isna()]
+    rows = rows.iloc[:: -(-len(rows) // MOST_TRIALS) or 1]
+    if len(rows) < LEAST_TRIALS:
+        return {}
+    table = searched(rows)
+    distributions = {str(name): _distribution(table[name]) for name in table}
+    settings = [_settings(row, distributions) for row in records(table)]
+    found = {}
+    for objective in objectives:
+        values = rows[objective.name].tolist()
+        if len(set(values)) > 1 and distributions:
+            found[objective.name] = _fanova(settings, distributions, values)
+    return found
+
+
+def _fanova(
+    settings: list[dict[str, Any]],
+    distributions: dict[str, BaseDistribution],
+    values: list[float],
+) -> dict[str, float]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    study.add_trials(
+        [
+            create_trial(params=params, distributions=distributions, value=value)
+            for params, value in zip(settings, values, strict=True)
+        ]
+    )
+    evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=0)
+    shares = get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in shares.items()}
+
+
+def _distribution(column: pd.Series) -> BaseDistribution:
+    if is_numeric(column):
+        return FloatDistribution(float(column.min()), float(column.max()))
+    return CategoricalDistribution(sorted(set(column.map(_text))))
+
+
+def _settings(row: dict[str, Any], distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
+    return {
+        name: float(row[name]) if isinstance(kind, FloatDistribution) else _text(row[name])
+        for name, kind in distributions.items()
+    }
+
+
+def is_numeric(column: pd.Series) -> bool:
+    """Whether every trial has a number there."""
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        for value in column
+    )
+
+
+def _text(value: Any) -> str:
+    return ABSENT if value is None or value != value else str(value)
+
+
+def _of_plan(trial: dict[str, Any]) -> dict[str, Any]:
+    plan = stored_plan(trial["candidate"])
+    groups = sharing_groups(plan)
+    layers = layers_of(groups)
+    return {
+        "effective ratio": trial["effective_ratio"],
+        "form": _forms(plan),
+        "parts": _joined("+".join(write_parts(group.parts)) for group in groups),
+        "layers": len(layers),
+        "first layer": layers[0] if layers else None,
+        "last layer": layers[-1] if layers else None,
+        "banks": len(groups),
+        "init": _joined(group.init for group in groups),
+        "units": _joined(group.units for group in groups),
+    }
+
+
+def _forms(plan: SharingPlan | None) -> str:
+    return _joined(group.form.name for group in plan.groups) if plan else ABSENT
+
+
+def _joined(texts: Any) -> str:
+    return " and ".join(sorted(set(texts))) or ABSENT
+
+
+def _of_recipe(trial: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.removeprefix("recipe.").replace("_", " "): value
+        for name, value in trial.items()
+        if name.startswith(("recipe.", "compression.")) and name != "recipe.seed"
+    }

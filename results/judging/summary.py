@@ -1,0 +1,319 @@
+"""What a study found, in sentences and in a few large numbers, made from its numbers alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import pandas as pd
+
+from sharetune.results.formatting import (
+    THIN,
+    bare,
+    difference,
+    margin,
+    percent,
+    plural,
+    quantity,
+    ratio,
+    short_title,
+)
+from sharetune.results.judging.cost import hours_text, seconds_of_compute
+from sharetune.results.judging.finals import (
+    BEATEN,
+    HIGH,
+    LOW,
+    ON_FRONT,
+    OPEN,
+    SEEDS,
+    final_study,
+    has_finals,
+    standing_of,
+)
+from sharetune.results.judging.front import comparable, hypervolume, pareto_front, smallest_within
+from sharetune.results.judging.seeds import TWO_SIDED_95, test_examples
+from sharetune.results.judging.unshared import unshared_trial
+from sharetune.results.reading.stored_plans import shares_only
+from sharetune.results.reading.study import StudyRecord, records
+from sharetune.spaces.objectives import OBJECTIVES, Objective
+
+SAME_SIZE = 1.01
+PARAMETERS = OBJECTIVES["parameters"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One large number, what it is, and what belongs to it."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How the trials of a study ended. `again` are those of finalists, `answered` ones
+    repeat a finished trial."""
+
+    trained: int
+    again: int
+    answered: int
+    pruned: int
+    failed: int
+    interrupted: int
+    running: int
+    waiting: int
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "Counts":
+        """Counts the trials of a table as :func:`results.load` gives it."""
+        state, repeats = frame["state"], frame["same_as"].notna()
+        again = frame["finalist"].notna()
+        interrupted = (state == "FAIL") & (frame["reason"] == "interrupted")
+        return cls(
+            trained=int(((state == "COMPLETE") & ~repeats & ~again).sum()),
+            again=int(((state == "COMPLETE") & again).sum()),
+            answered=int(((state == "COMPLETE") & repeats).sum()),
+            pruned=int((state == "PRUNED").sum()),
+            failed=int(((state == "FAIL") & ~interrupted).sum()),
+            interrupted=int(interrupted.sum()),
+            running=int((state == "RUNNING").sum()),
+            waiting=int((state == "WAITING").sum()),
+        )
+
+    def __str__(self) -> str:
+        texts = [f"{self.trained:,} trained"]
+        for count, text in (
+            (self.again, "trained again as finalists"),
+            (self.answered, "answered from memory"),
+            (self.pruned, "pruned"),
+            (self.failed, "failed"),
+            (self.interrupted, "interrupted and queued again"),
+            (self.running, "running"),
+            (self.waiting, "waiting"),
+        ):
+            texts += [f"{count:,} {text}"] if count else []
+        return ", ".join(texts)
+
+
+@dataclass(frozen=True)
+class Rivalry:
+    """A plain layer drop and the best sharing model that is no larger, and by how much that is
+    better; None: there is none."""
+
+    drop: dict[str, Any]
+    sharing: dict[str, Any] | None
+    gain: float | None
+
+
+def summarise(study: StudyRecord) -> list[str]:
+    """The study in a few sentences; what is not known is left out. Where finalists have final
+    numbers, models are compared by these."""
+    quality, final = study.quality, final_study(study)
+    sentences = [
+        _trials(study),
+        _splits(study),
+        _finalists(final),
+        _unshared(final, quality),
+        _smallest(final, quality),
+        _against_drops(final.frame, quality),
+        _covered(study),
+        _cost(study),
+    ]
+    return [text for text in sentences if text]
+
+
+def tiles(study: StudyRecord) -> list[Tile]:
+    """The study's large numbers; what is not known is left out."""
+    quality, final = study.quality, final_study(study)
+    found = [
+        _unshared_tile(final.frame, quality),
+        _smallest_tile(final.frame, quality),
+        _front_tile(final),
+        _hypervolume_tile(study),
+    ]
+    return [tile for tile in found if tile]
+
+
+def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
+    """Each layer-drop anchor against the best sharing model of at most 1 % more parameters."""
+    rows = comparable(frame, [quality, PARAMETERS])
+    drops = rows[rows["anchor"].astype("string").str.startswith("drop-").fillna(False)]
+    sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
+    return [_rivalry(drop, sharing, quality) for drop in records(drops)]
+
+
+def accuracy_margin(accuracy: float, examples: int) -> float:
+    """Half of the 95 % interval (normal approximation) of an accuracy (0..1), as a fraction."""
+    return TWO_SIDED_95 * sqrt(accuracy * (1 - accuracy) / examples)
+
+
+def _trials(study: StudyRecord) -> str:
+    counts = Counts.of(study.frame)
+    total = plural(len(study.frame), "trial")
+    running = " The search was still running." if counts.running else ""
+    return f"Of {total}: {counts}.{running}" if len(study.frame) else "There is no trial yet."
+
+
+def _splits(study: StudyRecord) -> str:
+    """What was measured on what."""
+    if not study.rows:
+        return ""
+    on, tested = study.selected_on, study.rows["test"]
+    examples = f"{study.rows[on]:,} {on} examples"
+    if on == "test":
+        return f"Trials are selected and measured on the same {examples}."
+    return f"Trials are selected and measured on {examples}, finalists on {tested:,} test examples."
+
+
+def _finalists(final: StudyRecord) -> str:
+    if not has_finals(final):
+        return ""
+    words = [standing.word for row in records(final.frame) if (standing := standing_of(row))]
+    seeds = sorted(set(final.frame[SEEDS].dropna()))
+    of = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return (
+        f"{plural(len(words), 'finalist')}, trained again on {of} further seeds: "
+        f"{words.count(ON_FRONT)} on the front by their means, {words.count(OPEN)} off it within "
+        f"their 95{THIN}% intervals, {words.count(BEATEN)} dominated beyond them."
+    )
+
+
+def _unshared(study: StudyRecord, quality: Objective) -> str:
+    unshared = unshared_trial(study.frame)
+    if unshared is None:
+        return "The unshared model is not measured, so nothing can be compared with it."
+    value = quantity(quality, unshared[quality.name])
+    size = quantity(PARAMETERS, unshared["parameters"])
+    return f"The unshared model reaches {value} {quality.title} with {size} parameters." + _doubt(
+        unshared, quality, study.selected_on
+    )
+
+
+def _doubt(trial: dict[str, Any], quality: Objective, split: str) -> str:
+    if standing_of(trial) is not None:
+        return (
+            f" That is the mean of {trial[SEEDS]} seeds, with a 95{THIN}% interval of "
+            f"{bare(quality, trial[LOW])}–{bare(quality, trial[HIGH])} by Student's t."
+        )
+    examples = test_examples(trial)
+    if quality.name != "accuracy" or examples is None:
+        return ""
+    half = percent(accuracy_margin(trial["accuracy"], examples))
+    return f" On {examples:,} {split} examples its 95{THIN}% interval is about ±{half} points."
+
+
+def _smallest(study: StudyRecord, quality: Objective) -> str:
+    smallest, unshared = _smallest_and_unshared(study.frame, quality)
+    if smallest is None or unshared is None:
+        return ""
+    if smallest["parameters"] >= unshared["parameters"]:
+        return f"No smaller model is within {margin(quality, 1.0)} of it."
+    size = quantity(PARAMETERS, smallest["parameters"])
+    times = ratio(smallest["parameters"], unshared["parameters"])
+    value = quantity(quality, smallest[quality.name])
+    return (
+        f"The smallest model within {margin(quality, 1.0)} of it is trial {smallest['number']} "
+        f"({smallest['plan']}): {value} with {size} parameters, {times} the unshared model."
+    )
+
+
+def _smallest_and_unshared(
+    frame: pd.DataFrame, quality: Objective
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    smallest = smallest_within(frame, quality=quality)
+    if smallest is None:
+        return None, None
+    return {str(key): value for key, value in smallest.items()}, unshared_trial(frame)
+
+
+def _against_drops(frame: pd.DataFrame, quality: Objective) -> str:
+    rivals = rivalries(frame, quality)
+    met = [rival for rival in rivals if rival.gain is not None]
+    if not met:
+        return "No sharing plan is as small as a plain layer drop yet." if rivals else ""
+    won = sum(rival.gain > 0 for rival in met if rival.gain is not None)
+    details = "; ".join(_duel(rival, quality) for rival in met)
+    return (
+        f"At most 1{THIN}% larger, sharing beats plain layer drop at {won} of "
+        f"{plural(len(met), 'size')} ({details})."
+    )
+
+
+def _duel(rival: Rivalry, quality: Objective) -> str:
+    sharing = rival.sharing or rival.drop
+    by = difference(quality, sharing[quality.name], rival.drop[quality.name])
+    return f"{rival.drop['anchor']}: {by} by trial {sharing['number']}"
+
+
+def _rivalry(drop: dict[str, Any], sharing: pd.DataFrame, quality: Objective) -> Rivalry:
+    small = sharing[sharing["parameters"] <= drop["parameters"] * SAME_SIZE]
+    if small.empty:
+        return Rivalry(drop, None, None)
+    rising = small.sort_values(quality.name, ascending=quality.direction == "maximize")
+    best = records(rising)[-1]
+    return Rivalry(drop, best, quality.gain(best[quality.name], drop[quality.name]))
+
+
+def _covered(study: StudyRecord) -> str:
+    if not study.has_reference or comparable(study.frame, study.objectives).empty:
+        return ""
+    share = hypervolume(study.frame, study.objectives, study.reference)
+    return (
+        f"The front covers {share:.3f} of the box between the reference point "
+        f"({reference_text(study)}) and the ideal."
+    )
+
+
+def _cost(study: StudyRecord) -> str:
+    seconds = float(seconds_of_compute(study).sum())
+    return f"The search cost {hours_text(study, seconds)}." if seconds else ""
+
+
+def reference_text(study: StudyRecord) -> str:
+    """The reference point of the hypervolume in words."""
+    return ", ".join(
+        f"{short_title(objective)} {quantity(objective, study.reference[objective.name])}"
+        for objective in study.objectives
+    )
+
+
+def _unshared_tile(frame: pd.DataFrame, quality: Objective) -> Tile | None:
+    unshared = unshared_trial(frame)
+    if unshared is None:
+        return None
+    size = quantity(PARAMETERS, unshared["parameters"])
+    value = quantity(quality, unshared[quality.name])
+    return Tile(f"unshared {quality.title}", value, f"{size} parameters")
+
+
+def _smallest_tile(frame: pd.DataFrame, quality: Objective) -> Tile | None:
+    smallest, unshared = _smallest_and_unshared(frame, quality)
+    if smallest is None or unshared is None:
+        return None
+    times = ratio(smallest["parameters"], unshared["parameters"])
+    value = quantity(PARAMETERS, smallest["parameters"])
+    note = f"parameters ({times}), trial {smallest['number']}"
+    return Tile(f"smallest within {margin(quality, 1.0)}", value, note)
+
+
+def _front_tile(study: StudyRecord) -> Tile | None:
+    front = len(pareto_front(study.frame, study.objectives))
+    if has_finals(study):
+        finalists = len(comparable(study.frame))
+        return Tile("on the front", f"{front:,}", f"of {plural(finalists, 'finalist')}")
+    trained = Counts.of(study.frame).trained
+    return Tile("on the front", f"{front:,}", f"of {plural(trained, 'trained trial')}")
+
+
+def _hypervolume_tile(study: StudyRecord) -> Tile | None:
+    if not study.has_reference:
+        return None
+    share = hypervolume(study.frame, study.objectives, study.reference)
+    return Tile("hypervolume", f"{share:.3f}", f"reference: {reference_text(study)}")
+
+
+def names(objectives: Sequence[Objective]) -> str:
+    """The objectives with their directions, in words."""
+    arrows = {"maximize": "↑", "minimize": "↓"}
+    return ", ".join(f"{short_title(o)} {arrows[o.direction]}" for o in objectives)

@@ -1,0 +1,376 @@
+"""One trial with all that a person needs to choose it, or to see why it failed."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from markupsafe import Markup
+
+from sharetune.results.formatting import (
+    bare,
+    difference,
+    percent,
+    quantity,
+    ratio,
+    short_title,
+    three_digits,
+)
+from sharetune.results.judging.choices import how_sure
+from sharetune.results.judging.finals import HIGH, LOW, final_study, standing_of
+from sharetune.results.judging.front import pareto_front
+from sharetune.results.judging.seeds import (
+    Spread,
+    accuracy_interval,
+    reported,
+    spreads,
+    test_examples,
+)
+from sharetune.results.judging.unshared import unshared_trial
+from sharetune.results.page.class_scores import ClassRow, Confusion, class_rows, confusion_of
+from sharetune.results.page.learning_curve import draw_curve
+from sharetune.results.page.plan_drawing import draw_layers
+from sharetune.results.page.trial_rows import STATES, note, plain
+from sharetune.results.reading import attributes as record
+from sharetune.results.reading.stored_plans import stored_plan
+from sharetune.results.reading.study import StudyRecord, records
+from sharetune.spaces.layer_map import layer_map
+from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
+from sharetune.spaces.plan import SharingPlan
+
+MATERIALISED = Objective("materialised_latency_ms", "latency, materialised", "minimize", "ms")
+ONNX = Objective("onnx_latency_ms", "latency, ONNX Runtime", "minimize", "ms")
+SIZES = (
+    *(OBJECTIVES[name] for name in ("parameters", "stack_parameters", "bytes", "flops")),
+    OBJECTIVES["latency_ms"],
+    MATERIALISED,
+    ONNX,
+)
+HEADLINE = ("parameters", "latency")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a trial, and against the unshared model: difference and ratio. Intervals
+    are of 95 %, and empty where there are none."""
+
+    title: str
+    value: str
+    difference: str = ""
+    ratio: str = ""
+    interval: str = ""
+    ratio_interval: str = ""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How to get a trial's model: the command that exports it and the lines that load it, or,
+    both empty, why there is nothing to export. `weights` is the folder that was kept, and
+    `whose` says, of a finalist, which training's."""
+
+    export: str = ""
+    load: str = ""
+    weights: str = ""
+    whose: str = ""
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A trial. `drawing` and `curve` are SVG, empty where nothing can be drawn."""
+
+    number: int
+    state: str
+    anchor: str
+    preset: str
+    on_front: bool
+    plan: str
+    note: str
+    traceback: str
+    drawing: Markup
+    plan_yaml: str
+    recipe_yaml: str
+    compression_yaml: str
+    measures: tuple[Measure, ...]
+    quality: str
+    sure: str
+    curve: Markup
+    rungs: Markup
+    classes: tuple[ClassRow, ...]
+    confusion: Confusion | None
+    circumstances: dict[str, str]
+    delivery: Delivery
+
+    @property
+    def headline(self) -> tuple[Measure, ...]:
+        """The measures that a small card has room for."""
+        return tuple(m for m in self.measures if m.title in (self.quality, *HEADLINE))
+
+
+def draw_cards(study: StudyRecord) -> list[Card]:
+    """One card a trial: those on the front in the front's order, then the others by number.
+    Finalists are on the front, or not, by their final numbers."""
+    desk = _Desk(study)
+    study = desk.study
+    front = records(pareto_front(study.frame, study.objectives))
+    numbers = {trial["number"] for trial in front}
+    others = [trial for trial in records(study.frame) if trial["number"] not in numbers]
+    return [desk.card(trial, on_front=True) for trial in front] + [
+        desk.card(trial, on_front=False) for trial in others
+    ]
+
+
+def delivery(study: StudyRecord, number: int) -> Delivery:
+    """How to get the model of trial `number`."""
+    (trial,) = records(study.frame[study.frame["number"] == number])
+    return _Desk(study).delivery(trial)
+
+
+class _Desk:
+    """Makes cards of one study."""
+
+    def __init__(self, study: StudyRecord) -> None:
+        self.searched = unshared_trial(study.frame)
+        self.study = study = final_study(study)
+        self.unshared = unshared_trial(study.frame)
+        self.seeds: dict[int, Spread] = spreads(study.frame, study.quality)
+        self.stacks = study.model.get("stacks")
+        self.folder = _shown(study.path)
+        self.kept = {int(f.parent.name) for f in study.path.glob("trials/*/model") if _numbered(f)}
+
+    def card(self, trial: dict[str, Any], *, on_front: bool) -> Card:
+        candidate = trial["candidate"] if isinstance(trial["candidate"], dict) else {}
+        plan = stored_plan(candidate)
+        unshared = self.searched if standing_of(trial) is None else self.unshared
+        behind = unshared["curve"] if unshared else None
+        own = trial["circumstances"] if isinstance(trial["circumstances"], dict) else {}
+        return Card(
+            number=trial["number"],
+            state=STATES.get(trial["state"], trial["state"].lower()),
+            anchor=_text(trial["anchor"]),
+            preset=_text(trial["preset"]),
+            on_front=on_front,
+            plan=_text(trial["plan"]),
+            note=note(trial),
+            traceback=_text(trial["error_traceback"]),
+            drawing=_drawing(plan, self.stacks),
+            plan_yaml=_yaml(plan.written() if plan else candidate.get("plan")),
+            recipe_yaml=_yaml(candidate.get("recipe")),
+            compression_yaml=_yaml(_done(candidate.get("compression"))),
+            measures=tuple(_measures(self.study, trial, unshared)),
+            quality=short_title(self.study.quality),
+            sure=self._sure(trial),
+            curve=Markup(draw_curve(trial["curve"], behind)),
+            rungs=Markup(draw_curve(_on_the_way(trial, self.study.quality), what="on the way")),
+            classes=tuple(class_rows(trial["per_class"])),
+            confusion=confusion_of(trial["confusion"], self.study.model.get("labels")),
+            circumstances=_circumstances(trial, own),
+            delivery=self.delivery(trial),
+        )
+
+    def _sure(self, trial: dict[str, Any]) -> str:
+        spread = self.seeds.get(trial["number"])
+        quality = self.study.quality
+        text = how_sure(quality, trial, spread)
+        if spread is None:
+            on = self.study.selected_on
+            return f"95 % interval {text} by the {on} examples, one seed" if text else ""
+        others = ", ".join(str(number) for number in spread.numbers)
+        mean = bare(quality, spread.mean)
+        parts = [f"{text}, mean {mean} (95 % interval by Student's t; trials {others})"]
+        interval = accuracy_interval(trial) if quality.name == "accuracy" else None
+        if interval is not None:
+            low, high = map(percent, interval)
+            parts.append(f"one training by its {test_examples(trial):,} examples: {low}–{high}")
+        return "; ".join(parts)
+
+    def delivery(self, trial: dict[str, Any]) -> Delivery:
+        """How to get the model of a trial."""
+        number = trial["number"]
+        owner = number if pd.isna(trial["same_as"]) else int(trial["same_as"])
+        final = self._final_run(number)
+        if final is not None:
+            return self._exported(
+                final,
+                final,
+                f"Trial {final} is trial {number} on another seed, the middle one of its "
+                f"retrainings; trial {number} itself is exported by its own number.",
+            )
+        if trial["state"] != "COMPLETE":
+            return Delivery(why_not="It has no model to export, for it was not completed.")
+        if not {number, owner} & self.kept:
+            return Delivery(
+                why_not="Its weights were not kept. `keep: all` in the study file keeps the "
+                "weights of every trial that completes; by default those of the front are kept."
+            )
+        return self._exported(number, number if number in self.kept else owner)
+
+    def _final_run(self, number: int) -> int | None:
+        """The retraining of a finalist whose weights are kept."""
+        spread = self.seeds.get(number)
+        runs = () if spread is None or number in spread.numbers else spread.numbers
+        return next((run for run in runs if run in self.kept), None)
+
+    def _exported(self, number: int, owner: int, whose: str = "") -> Delivery:
+        out = f"{_slug(self.study.name)}-{number}"
+        return Delivery(
+            export=f"sharetune export {shlex.quote(self.folder)} {number} {out}",
+            load=f"from sharetune import load_shared\nmodel = load_shared({json.dumps(out)})",
+            weights=f"{self.folder}/trials/{owner}/model",
+            whose=whose,
+        )
+
+
+def _circumstances(trial: dict[str, Any], own: dict[str, Any]) -> dict[str, str]:
+    told = own | ({"taken from": source} if (source := _text(trial["earlier"])) else {})
+    return {key: text for key, value in told.items() if (text := plain(value))}
+
+
+def _on_the_way(trial: dict[str, Any], quality: Objective) -> list[list[Any]]:
+    """The quality at each rung, and at the end."""
+    rungs = trial["rungs"] if isinstance(trial["rungs"], list) else []
+    known = [rung for rung in rungs if isinstance(rung, dict)]
+    return [[rung.get("step"), rung.get(quality.name)] for rung in known]
+
+
+def _shown(path: Path) -> str:
+    """A path as typed from here: relative where it lies below the working directory."""
+    absolute = path.resolve()
+    here = Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+
+
+def _numbered(weights: Path) -> bool:
+    return weights.is_dir() and weights.parent.name.isdigit()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _done(compression: Any) -> dict[str, Any]:
+    """What of a compression is not off."""
+    return {k: v for k, v in compression.items() if v} if isinstance(compression, dict) else {}
+
+
+def _drawing(plan: SharingPlan | None, stacks: Any) -> Markup:
+    """The plan's layers; nothing where the stacks are unknown or the plan is not bound."""
+    if plan is None or not isinstance(stacks, dict):
+        return Markup("")
+    try:
+        return Markup(_drawn(plan, tuple(stacks.items())))
+    except ValueError:
+        return Markup("")
+
+
+@lru_cache(maxsize=4096)
+def _drawn(plan: SharingPlan, stacks: tuple[tuple[str, int], ...]) -> str:
+    return draw_layers(layer_map(plan, dict(stacks)))
+
+
+def _yaml(data: Any) -> str:
+    if not data:
+        return ""
+    text: str = yaml.dump(data, Dumper=_DUMPER, sort_keys=False, default_flow_style=None, width=60)
+    return text.strip()
+
+
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def _measures(
+    study: StudyRecord, trial: dict[str, Any], unshared: dict[str, Any] | None
+) -> Iterator[Measure]:
+    for objective in dict.fromkeys([*trained(), *SIZES, *study.objectives]):
+        if isfinite(trial.get(objective.name, nan)):
+            yield _measure(study, objective, trial, unshared)
+            yield from _on_test_data(study, objective, trial)
+    conditions = trial["latency_conditions"]
+    if isinstance(conditions, dict) and conditions.get("written_tokens"):
+        yield _rate(trial, "tokens written with a cache", conditions["written_tokens"], "latency")
+    if isfinite(trial["batch_latency_ms"]):
+        batch = trial["batch_size"]
+        yield _rate(trial, f"throughput, batch {batch:.0f}", batch, "batch_latency")
+    if isfinite(trial["effective_ratio"]):
+        yield Measure("effective ratio", f"{trial['effective_ratio']:.2f}")
+
+
+def _measure(
+    study: StudyRecord, objective: Objective, trial: dict[str, Any], unshared: dict[str, Any] | None
+) -> Measure:
+    if objective.name in ("latency_ms", MATERIALISED.name, ONNX.name):
+        return _latency(objective, trial)
+    value = trial[objective.name]
+    title, text = short_title(objective), quantity(objective, value)
+    sure = _interval(*_certain(study, objective, trial), partial(bare, objective))
+    if unshared is None or unshared["number"] == trial["number"]:
+        return Measure(title, text, interval=sure)
+    base = unshared[objective.name]
+    return Measure(title, text, difference(objective, value, base), ratio(value, base), sure)
+
+
+def _on_test_data(
+    study: StudyRecord, objective: Objective, trial: dict[str, Any]
+) -> Iterator[Measure]:
+    """What one training of a finalist came to there, where another split was selected on."""
+    if objective == study.quality and isinstance(trial[record.TEST], dict):
+        value = reported(trial, objective.name)
+        yield Measure(f"{short_title(objective)}, test split", quantity(objective, value))
+
+
+def _certain(
+    study: StudyRecord, objective: Objective, trial: dict[str, Any]
+) -> tuple[float, float]:
+    """Over seeds for a finalist's quality, else by the examples."""
+    if objective == study.quality and standing_of(trial) is not None:
+        return trial[LOW], trial[HIGH]
+    found = accuracy_interval(trial) if objective.name == "accuracy" else None
+    return found or (float("nan"), float("nan"))
+
+
+def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
+    """Latency against the unshared model as measured in turns with this one."""
+    form = objective.name.removesuffix("ms")
+    reference = "onnx_latency_unshared_ms" if objective is ONNX else "latency_unshared_ms"
+    value, base = trial[objective.name], trial[reference]
+    low, high = trial[f"{form}low_ms"], trial[f"{form}high_ms"]
+    times, least, most = (trial[f"{form}ratio{end}"] for end in ("", "_low", "_high"))
+    return Measure(
+        title=short_title(objective),
+        value=quantity(objective, value),
+        difference=difference(objective, value, base),
+        ratio=ratio(times, 1.0),
+        interval=_interval(low, high, three_digits),
+        ratio_interval=_interval(least, most, "{:.2f}".format),
+    )
+
+
+def _rate(trial: dict[str, Any], title: str, count: float, latency: str) -> Measure:
+    """How many of `count` a second, against the unshared model: the reciprocals of a latency."""
+    ends = [count / trial[f"{latency}_{end}ms"] for end in ("", "high_", "low_")]
+    value, low, high = (1000 * end for end in ends)
+    times, least, most = (1 / trial[f"{latency}_ratio{end}"] for end in ("", "_high", "_low"))
+    return Measure(
+        title=title,
+        value=f"{three_digits(value)}/s",
+        ratio=ratio(times, 1.0),
+        interval=_interval(low, high, three_digits),
+        ratio_interval=_interval(least, most, "{:.2f}".format),
+    )
+
+
+def _interval(low: float, high: float, text: Callable[[float], str]) -> str:
+    if not (isfinite(low) and isfinite(high)):
+        return ""
+    return f"{text(low)}–{text(high)}"

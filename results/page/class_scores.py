@@ -1,0 +1,76 @@
+"""Per-class report and confusion matrix of a trial, ready to be shown."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sharetune.results.formatting import percent
+
+MOST_CLASSES = 30
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: its name, precision, recall and F1 as text, and its test examples."""
+
+    label: str
+    precision: str
+    recall: str
+    f1: str
+    support: str
+
+
+@dataclass(frozen=True)
+class Square:
+    """A cell of the confusion matrix: its count, and the share (0..1) of its row."""
+
+    count: int
+    share: float
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Rows are true labels, columns predicted ones."""
+
+    labels: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Square, ...]], ...]
+
+
+def class_rows(per_class: Any) -> list[ClassRow]:
+    """The per-class report; empty where none is stored."""
+    if not isinstance(per_class, dict):
+        return []
+    return [
+        ClassRow(
+            str(label),
+            _percent(row.get("precision")),
+            _percent(row.get("recall")),
+            _percent(row.get("f1")),
+            f"{row.get('support', 0):g}",
+        )
+        for label, row in per_class.items()
+        if isinstance(row, dict)
+    ]
+
+
+def confusion_of(matrix: Any, labels: Any) -> Confusion | None:
+    """The confusion matrix; None where none is stored, or of more than 30 classes."""
+    if not isinstance(matrix, list) or not 0 < len(matrix) <= MOST_CLASSES:
+        return None
+    if not all(isinstance(row, list) and len(row) == len(matrix) for row in matrix):
+        return None
+    known = isinstance(labels, list | tuple) and len(labels) == len(matrix)
+    names = tuple(map(str, labels)) if known else tuple(map(str, range(len(matrix))))
+    rows = tuple(
+        (name, _squares(i, row)) for i, (name, row) in enumerate(zip(names, matrix, strict=True))
+    )
+    return Confusion(names, rows)
+
+
+def _squares(index: int, row: list[int]) -> tuple[Square, ...]:
+    total = sum(row) or 1
+    return tuple(Square(count, count / total, j == index) for j, count in enumerate(row))
+
+
+def _percent(value: Any) -> str:
+    return percent(value) if isinstance(value, int | float) else ""

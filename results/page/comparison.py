@@ -1,0 +1,259 @@
+"""Several studies beside each other: overlaid fronts, hypervolumes, matched candidates."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sharetune.results.formatting import difference, plural, quantity, short_title
+from sharetune.results.judging.front import comparable, hypervolume, pareto_front
+from sharetune.results.judging.seeds import accuracy_interval
+from sharetune.results.judging.summary import Counts, names
+from sharetune.results.page.figures import LAYOUT, Drawing, axis_of, safe, sentence, x_axes
+from sharetune.results.page.hover import hover_text
+from sharetune.results.page.report import environment, now, scripts, write_page
+from sharetune.results.reading.study import StudyRecord, read_study, records
+from sharetune.spaces.errors import RunError
+from sharetune.spaces.objectives import Objective
+
+COMPARISON = "comparison.html"
+TEMPLATE = "compare.html.j2"
+COLOURS = ("#2b83ba", "#d1701f", "#2a9d6f", "#b65f9e", "#7a6a12", "#5b6570")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One study in numbers: `hypervolume` (0..1) is against the reference that all share, and
+    `gain` is its difference to the first study's."""
+
+    name: str
+    run: str
+    counts: str
+    front: int
+    hypervolume: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """A candidate that both the first and a later study trained. `same` says whether the two
+    qualities' intervals overlap; empty where there are no intervals."""
+
+    plan: str
+    first: int
+    other: int
+    study: str
+    qualities: tuple[str, str]
+    change: str
+    same: str
+
+
+def write_comparison(runs: Sequence[Path]) -> Path:
+    """Writes ``comparison.html`` into the first run folder and returns its path.
+
+    Raises:
+        RunError: if a run cannot be read, or the studies differ in their objectives.
+    """
+    studies = read_studies(runs)
+    drawings = draw_overlays(studies)
+    page = (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            title=" and ".join(labels(studies)),
+            live="",
+            written=now(),
+            objectives=names(studies[0].objectives),
+            contenders=contenders(studies),
+            reference=_reference_text(studies),
+            matches=matches(studies),
+            drawings=drawings,
+            **scripts(drawings, EMPTY_REVIEW, {}),
+        )
+    )
+    return write_page(studies[0].path / COMPARISON, page)
+
+
+EMPTY_REVIEW: dict[str, Any] = {
+    "trials": [],
+    "limits": [],
+    "front": [],
+    "first": None,
+    "quality": {"name": "", "maximize": True, "view": None},
+}
+
+
+def comparison_table(runs: Sequence[Path]) -> str:
+    """The contenders as lines of text."""
+    return "\n".join(
+        f"{c.name}: hypervolume {c.hypervolume:.4f} ({c.gain:+.4f}), {c.front} on the front, "
+        f"{c.counts}"
+        for c in contenders(read_studies(runs))
+    )
+
+
+def read_studies(runs: Sequence[Path]) -> list[StudyRecord]:
+    """The studies of run folders that can be compared. Raises :class:`RunError` if they cannot."""
+    studies = [read_study(run) for run in runs]
+    wanted = [objective.name for objective in studies[0].objectives]
+    for study in studies[1:]:
+        found = [objective.name for objective in study.objectives]
+        if found != wanted:
+            raise RunError(
+                f"compared studies must have the same objectives, but {studies[0].path} has "
+                f"{', '.join(wanted)} and {study.path} has {', '.join(found)}",
+                "compare runs of the same model, task and objectives",
+            )
+    return studies
+
+
+def labels(studies: Sequence[StudyRecord]) -> list[str]:
+    """The studies' names; where two are the same, with their folders."""
+    found = [study.name for study in studies]
+    if len(set(found)) == len(found):
+        return found
+    return [f"{study.name} ({study.path.resolve().name})" for study in studies]
+
+
+def common_reference(studies: Sequence[StudyRecord]) -> dict[str, float]:
+    """In each objective the worst of the studies' reference points, so that nothing that one
+    study counts is cut off; empty where a study has none."""
+    if not all(study.has_reference for study in studies):
+        return {}
+    return {
+        o.name: (min if o.direction == "maximize" else max)(
+            study.reference[o.name] for study in studies
+        )
+        for o in studies[0].objectives
+    }
+
+
+def contenders(studies: Sequence[StudyRecord]) -> list[Contender]:
+    """Each study against the common reference; NaN where there is none."""
+    reference = common_reference(studies)
+    shares = [
+        hypervolume(study.frame, study.objectives, reference) if reference else float("nan")
+        for study in studies
+    ]
+    return [
+        Contender(
+            name=name,
+            run=str(study.path),
+            counts=str(Counts.of(study.frame)),
+            front=len(pareto_front(study.frame, study.objectives)),
+            hypervolume=share,
+            gain=share - shares[0],
+        )
+        for study, name, share in zip(studies, labels(studies), shares, strict=True)
+    ]
+
+
+def matches(studies: Sequence[StudyRecord]) -> list[Match]:
+    """Candidates (plan, compression and recipe) that the first and a later study both trained."""
+    first, *others = studies
+    known = {_key(trial): trial for trial in _trained(first)}
+    found = []
+    for study, name in zip(others, labels(studies)[1:], strict=True):
+        for trial in _trained(study):
+            twin = known.get(_key(trial))
+            if twin is not None:
+                found.append(_match(first.quality, name, twin, trial))
+    return found
+
+
+def _trained(study: StudyRecord) -> list[dict[str, Any]]:
+    rows = records(comparable(study.frame, [study.quality]))
+    return [trial for trial in rows if isinstance(trial["candidate"], dict)]
+
+
+def _key(trial: dict[str, Any]) -> str:
+    return json.dumps(trial["candidate"], sort_keys=True)
+
+
+def _match(quality: Objective, name: str, first: dict[str, Any], other: dict[str, Any]) -> Match:
+    before, after = first[quality.name], other[quality.name]
+    return Match(
+        plan=first["anchor"] if isinstance(first["anchor"], str) else str(first["plan"]),
+        first=first["number"],
+        other=other["number"],
+        study=name,
+        qualities=(quantity(quality, before), quantity(quality, after)),
+        change=difference(quality, after, before),
+        same=_overlap(quality, first, other),
+    )
+
+
+def _overlap(quality: Objective, first: dict[str, Any], other: dict[str, Any]) -> str:
+    intervals = [accuracy_interval(trial) for trial in (first, other)]
+    if quality.name != "accuracy" or None in intervals:
+        return ""
+    (low, high), (least, most) = (i for i in intervals if i)
+    return "within the intervals" if low <= most and least <= high else "beyond the intervals"
+
+
+def _reference_text(studies: Sequence[StudyRecord]) -> str:
+    reference = common_reference(studies)
+    return ", ".join(
+        f"{short_title(o)} {quantity(o, reference[o.name])}"
+        for o in studies[0].objectives
+        if o.name in reference
+    )
+
+
+def draw_overlays(studies: Sequence[StudyRecord]) -> list[Drawing]:
+    """Quality against each other objective that every study has, all fronts in one figure."""
+    shared = [x for x in x_axes(studies[0]) if all(x in x_axes(s) for s in studies)]
+    return [_overlay(studies, x) for x in shared]
+
+
+def _overlay(studies: Sequence[StudyRecord], x: Objective) -> Drawing:
+    quality = studies[0].quality
+    figure = go.Figure()
+    for i, (study, name) in enumerate(zip(studies, labels(studies), strict=True)):
+        figure.add_traces(_traces(study, name, x, i))
+    figure.update_layout(xaxis=axis_of(x), yaxis=axis_of(quality), **LAYOUT)
+    title = f"{sentence(quality.title)} against {short_title(x)}"
+    total = sum(len(comparable(study.frame, [x, quality])) for study in studies)
+    caption = (
+        f"Lines are the fronts, faint marks the dominated of {plural(total, 'trained trial')}."
+    )
+    return Drawing(f"overlay-{x.name}", title, caption, figure)
+
+
+def _traces(study: StudyRecord, name: str, x: Objective, number: int) -> list[go.Scatter]:
+    quality, colour = study.quality, COLOURS[number % len(COLOURS)]
+    symbol = SYMBOLS[number % len(SYMBOLS)]
+    rows = comparable(study.frame, [x, quality])
+    front = pareto_front(rows, [x, quality]).sort_values([x.name, quality.name])
+    rest = rows[~rows["number"].isin(front["number"])]
+    shape = "hv" if x.direction == "minimize" else "vh"
+    common = {"hoverinfo": "text", "legendgroup": str(number)}
+    texts = [
+        [f"<b>{safe(name)}</b><br>{hover_text(study, row)}" for row in records(part)]
+        for part in (rest, front)
+    ]
+    return [
+        go.Scatter(
+            x=rest[x.name].tolist(),
+            y=rest[quality.name].tolist(),
+            mode="markers",
+            marker={"color": colour, "size": 7, "opacity": 0.3, "symbol": symbol},
+            showlegend=False,
+            hovertext=texts[0],
+            **common,
+        ),
+        go.Scatter(
+            x=front[x.name].tolist(),
+            y=front[quality.name].tolist(),
+            name=safe(name),
+            mode="lines+markers",
+            line={"shape": shape, "color": colour, "width": 2},
+            marker={"color": colour, "size": 9, "symbol": symbol},
+            hovertext=texts[1],
+            **common,
+        ),
+    ]

@@ -1,0 +1,139 @@
+"""Quality against what was searched: ratio, range, form, and every recipe setting that varied."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from sharetune.results.formatting import setting
+from sharetune.results.judging.front import comparable, pareto_front
+from sharetune.results.judging.searched import ABSENT, is_numeric, layer_ranges, searched
+from sharetune.results.page.figures import (
+    ANCHOR,
+    FRONT,
+    LAYOUT,
+    OTHER,
+    Drawing,
+    Look,
+    axis_of,
+    safe,
+    sentence,
+)
+from sharetune.results.reading.study import StudyRecord
+
+FEW_VALUES = 6
+MOST_SETTINGS = 6
+JITTER, GOLDEN = 0.28, 0.618034
+WIDE = 50.0
+FIRST = ("effective ratio", "form")
+NOT_SETTINGS = {"first layer", "last layer", "layers", "parts", "banks", "init", "units"}
+
+
+def draw_effects(study: StudyRecord) -> list[Drawing]:
+    """One figure for each of ratio, range and form that varies, then up to six settings."""
+    table = searched(study.frame)
+    rows = comparable(study.frame, [study.quality]).set_index("number", drop=False)
+    table = table.loc[table.index.intersection(rows.index)] if len(table) else table
+    names = [name for name in FIRST if name in table]
+    settings = [name for name in table if name not in NOT_SETTINGS and name not in names]
+    effects = Effects(study, rows)
+    drawings = [effects.draw(str(name), table[name]) for name in names]
+    if {"first layer", "last layer"} & set(table):
+        drawings.insert(1, effects.draw_ranges(layer_ranges(study.frame)))
+    return drawings + [effects.draw(str(n), table[n]) for n in settings[:MOST_SETTINGS]]
+
+
+class Effects:
+    """Draws quality against one searched value at a time."""
+
+    def __init__(self, study: StudyRecord, rows: pd.DataFrame) -> None:
+        self.study, self.rows, self.quality = study, rows, study.quality
+        self.front = set(pareto_front(study.frame, study.objectives)["number"])
+
+    def draw(self, name: str, values: pd.Series) -> Drawing:
+        """Quality against a number, or in columns of points for names and few numbers."""
+        if is_numeric(values) and values.nunique() > FEW_VALUES:
+            positions = values.astype(float)
+            axis: dict[str, Any] = {"title": {"text": safe(name)}, "exponentformat": "e"}
+            if 0 < WIDE * positions.min() < positions.max():
+                axis["type"] = "log"
+        else:
+            positions, axis = _columns(values, name)
+        traces = [self._points(positions.loc[part], look) for part, look in self._parts(positions)]
+        return self._drawing(name, [t for t in traces if t.x], axis)
+
+    def draw_ranges(self, ranges: pd.DataFrame) -> Drawing:
+        """Each trial as a line from its first to its last shared layer, at its quality."""
+        traces = [
+            self._lines(ranges.loc[part], look)
+            for part, look in self._parts(ranges.loc[ranges.index.intersection(self.rows.index)])
+        ]
+        axis = {"title": {"text": "shared layers, from the first to the last"}, "dtick": 1}
+        return self._drawing("range", [trace for trace in traces if trace.x], axis)
+
+    def _parts(self, data: pd.Series | pd.DataFrame) -> list[tuple[pd.Index, Look]]:
+        anchor = set(self.rows.index[self.rows["anchor"].notna()])
+        index = data.index
+        on_front = index.isin(self.front)
+        return [
+            (index[~on_front & ~index.isin(anchor)], OTHER),
+            (index[on_front & ~index.isin(anchor)], FRONT),
+            (index[index.isin(anchor)], ANCHOR),
+        ]
+
+    def _points(self, positions: pd.Series, look: Look) -> go.Scatter:
+        rows = self.rows.loc[positions.index]
+        return go.Scatter(
+            x=positions.tolist(),
+            y=rows[self.quality.name].tolist(),
+            name=look.name,
+            mode="markers",
+            marker={"color": look.colour, "size": min(look.size, 8), "opacity": look.opacity},
+            customdata=[int(number) for number in positions.index],
+            hoverinfo="text",
+        )
+
+    def _lines(self, ranges: pd.DataFrame, look: Look) -> go.Scatter:
+        rows = self.rows.loc[ranges.index]
+        ends = zip(ranges["first"], ranges["last"], rows[self.quality.name], strict=True)
+        triples = [((a, b, None), (y, y, None)) for a, b, y in ends]
+        return go.Scatter(
+            x=[x for xs, _ in triples for x in xs],
+            y=[y for _, ys in triples for y in ys],
+            name=look.name,
+            mode="lines+markers",
+            line={"color": look.colour, "width": 1.5},
+            marker={"size": 5, "color": look.colour},
+            opacity=look.opacity,
+            customdata=[int(number) for number in ranges.index for _ in range(3)],
+            hoverinfo="text",
+        )
+
+    def _drawing(self, name: str, traces: list[go.Scatter], axis: dict[str, Any]) -> Drawing:
+        figure = go.Figure(traces)
+        figure.update_layout(xaxis=axis, yaxis=axis_of(self.quality), showlegend=False, **LAYOUT)
+        title = f"{sentence(self.quality.title)} against {name}"
+        return Drawing(f"effect-{name.replace(' ', '-')}", title, "", figure)
+
+
+def _columns(values: pd.Series, name: str) -> tuple[pd.Series, dict[str, Any]]:
+    """A place for each distinct value, its points spread a little to the sides."""
+    numeric = is_numeric(values)
+    distinct = sorted(values.unique()) if numeric else sorted({_name(v) for v in values})
+    places = {value: place for place, value in enumerate(distinct)}
+    own = [places[value if numeric else _name(value)] for value in values]
+    spread = [JITTER * (2 * ((i * GOLDEN) % 1) - 1) for i in range(len(own))]
+    positions = pd.Series(
+        [place + aside for place, aside in zip(own, spread, strict=True)], index=values.index
+    )
+    texts = [setting(float(value)) if numeric else str(value) for value in distinct]
+    axis = {
+        "title": {"text": safe(name)},
+        "tickvals": list(range(len(distinct))),
+        "ticktext": [safe(text if len(text) <= 24 else f"{text[:24]}…") for text in texts],
+    }
+    return positions, axis
+
+
+def _name(value: Any) -> str:
+    return ABSENT if value is None or value != value else str(value)

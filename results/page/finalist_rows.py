@@ -1,0 +1,90 @@
+"""The finalists of a study as rows of text: what they came to over their seeds, beside what the
+search saw of them on one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sharetune.results.formatting import quantity
+from sharetune.results.judging.choices import how_sure, interval_text, speed_text
+from sharetune.results.judging.finals import (
+    LOST,
+    ORDER,
+    SEEDS,
+    final_study,
+    has_finals,
+    standing_of,
+)
+from sharetune.results.judging.front import comparable
+from sharetune.results.judging.seeds import Spread, spreads
+from sharetune.results.judging.unshared import unshared_trial
+from sharetune.results.reading.study import StudyRecord, records
+from sharetune.spaces.objectives import OBJECTIVES
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One finalist. `interval` is over seeds, `by_examples` that of one training."""
+
+    number: int
+    word: str
+    standing: str
+    quality: str
+    interval: str
+    by_examples: str
+    searched: str
+    parameters: str
+    speed: str
+    seeds: str
+    runs: tuple[int, ...]
+    plan: str
+
+
+def finalists(study: StudyRecord) -> list[Finalist]:
+    """Those on the front first, then those that the intervals leave open; within each the best
+    first. Empty before there are final numbers."""
+    final = final_study(study)
+    if not has_finals(final):
+        return []
+    sign = -1 if study.quality.direction == "maximize" else 1
+    rows = sorted(_rows(study, final), key=lambda found: (_place(found[1]), sign * found[0]))
+    return [row for _, row in rows]
+
+
+def _place(row: Finalist) -> int:
+    return ORDER.index(row.word)
+
+
+def _rows(study: StudyRecord, final: StudyRecord) -> Iterator[tuple[float, Finalist]]:
+    before = {trial["number"]: trial for trial in records(study.frame)}
+    over_seeds = spreads(study.frame, study.quality)
+    unshared = unshared_trial(final.frame)
+    for trial in records(comparable(final.frame)):
+        found = _row(final, trial, before[trial["number"]], over_seeds[trial["number"]], unshared)
+        yield trial[study.quality.name], found
+
+
+def _row(
+    final: StudyRecord,
+    trial: dict[str, Any],
+    searched: dict[str, Any],
+    spread: Spread,
+    unshared: dict[str, Any] | None,
+) -> Finalist:
+    quality, standing = final.quality, standing_of(trial)
+    assert standing is not None, "comparable trials of a final study are finalists"
+    lost = f", {trial[LOST]} without a result" if trial[LOST] else ""
+    return Finalist(
+        number=trial["number"],
+        word=standing.word,
+        standing=str(standing),
+        quality=quantity(quality, trial[quality.name]),
+        interval=interval_text(quality, spread),
+        by_examples=how_sure(quality, trial, None),
+        searched=quantity(quality, searched[quality.name]),
+        parameters=quantity(OBJECTIVES["parameters"], trial["parameters"]),
+        speed=speed_text(trial, unshared),
+        seeds=f"{trial[SEEDS]}{lost}",
+        runs=spread.numbers,
+        plan=trial["anchor"] if isinstance(trial["anchor"], str) else str(trial["plan"] or ""),
+    )

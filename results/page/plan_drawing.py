@@ -1,0 +1,177 @@
+"""A picture of a plan: which part of which layer reads which bank, as inline SVG.
+
+Every block is one part of one layer. It is filled with its bank's colour up to the share of
+units that it reads there and carries the bank's letter; what stays empty is private. The
+colours follow Okabe and Ito, for colour-blind people; the letter says the same without
+colour. Lines and letters take the page's text colour, on light and on dark paper.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+from string import ascii_uppercase
+
+from sharetune.spaces.layer_map import Layer, Reading
+from sharetune.spaces.layers import runs
+from sharetune.spaces.plan import PARTS
+
+COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#8DA0CB")
+INK = "#16191d"
+PER_ROW = 12
+BLOCK, HEIGHT, GAP = 34, 30, 5
+LEFT, TOP, FOOT, MARGIN = 66, 20, 18, 1
+
+
+def draw_layers(layers: Sequence[Layer]) -> str:
+    """An ``<svg>`` element with the layers of each stack from left to right.
+
+    Rows hold at most 12 layers. The picture says what it shows in its label, and each block
+    in its own title; all texts are escaped.
+    """
+    stacks = [(name, list(members)) for name, members in groupby(layers, key=lambda x: x.stack)]
+    body, y = [], MARGIN
+    for name, members in stacks:
+        for start, row in enumerate(_rows(members)):
+            heading = name if len(stacks) > 1 and start == 0 else ""
+            body.append(_draw_row(row, y, heading))
+            y += _row_height(heading)
+    widest = max((len(row) for _, members in stacks for row in _rows(members)), default=0)
+    width = LEFT + widest * (BLOCK + GAP) + MARGIN
+    label = escape(describe(layers))
+    return (
+        f'<svg class="layers" viewBox="0 0 {width} {y}" width="{width}" height="{y}" role="img" '
+        f'aria-label="{label}" xmlns="http://www.w3.org/2000/svg" font-size="12">'
+        f"<title>{label}</title>{''.join(body)}</svg>"
+    )
+
+
+def describe(layers: Sequence[Layer]) -> str:
+    """What the picture shows, in words."""
+    depth = len(layers)
+    texts = [f"{depth} layers" if depth != 1 else "1 layer"]
+    removed = [layer.index for layer in layers if layer.removed]
+    if removed:
+        texts.append(f"removed: {runs(removed)}")
+    banks = sorted({r.bank for x in layers for r in (*x.attention, *x.ffn)}, key=_bank_number)
+    texts += [_describe_bank(bank, layers) for bank in banks]
+    for times in sorted({layer.times for layer in layers} - {1}):
+        texts.append(f"run {times} times: {runs([x.index for x in layers if x.times == times])}")
+    if len(texts) == 1:
+        texts.append("all private")
+    return "; ".join(texts)
+
+
+def _describe_bank(bank: str, layers: Sequence[Layer]) -> str:
+    readers: dict[str, list[int]] = {}
+    for layer in layers:
+        for part, readings in (("attention", layer.attention), ("FFN", layer.ffn)):
+            for reading in readings:
+                if reading.bank == bank:
+                    readers.setdefault(f"{_what(part, reading)}", []).append(layer.index)
+    uses = (f"{what} of layers {runs(indices)}" for what, indices in readers.items())
+    return f"bank {bank} read by {', '.join(uses)}"
+
+
+def _what(part: str, reading: Reading) -> str:
+    name = part if reading.roles is None else f"{part} ({', '.join(reading.roles)})"
+    return f"{reading.share:.0%} of {name}"
+
+
+def _rows(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
+    return [tuple(layers[i : i + PER_ROW]) for i in range(0, len(layers), PER_ROW)]
+
+
+def _row_height(heading: str) -> int:
+    return (TOP if heading else 0) + 2 * HEIGHT + GAP + FOOT
+
+
+def _draw_row(row: Sequence[Layer], y: int, heading: str) -> str:
+    title = _text(0, y + 12, heading, "start", bold=True) if heading else ""
+    y += TOP if heading else 0
+    labels = _text(0, y + HEIGHT / 2 + 4, "attention", "start") + _text(
+        0, y + HEIGHT + GAP + HEIGHT / 2 + 4, "FFN", "start"
+    )
+    columns = (_draw_layer(layer, LEFT + i * (BLOCK + GAP), y) for i, layer in enumerate(row))
+    return title + labels + "".join(columns)
+
+
+def _draw_layer(layer: Layer, x: int, y: int) -> str:
+    foot = y + 2 * HEIGHT + GAP + 13
+    times = f" ×{layer.times}" if layer.times > 1 else ""
+    number = _text(x + BLOCK / 2, foot, f"{layer.index}{times}", "middle", faint=True)
+    if layer.removed:
+        return _draw_removed(layer, x, y) + number
+    return (
+        _draw_part(layer, "attention", layer.attention, x, y)
+        + _draw_part(layer, "FFN", layer.ffn, x, y + HEIGHT + GAP)
+        + number
+    )
+
+
+def _draw_removed(layer: Layer, x: int, y: int) -> str:
+    height = 2 * HEIGHT + GAP
+    return (
+        f"<g fill='none' stroke='currentColor' opacity='.45'><title>layer {layer.index} is removed"
+        f"</title><rect x='{x}' y='{y}' width='{BLOCK}' height='{height}' rx='4' "
+        f"stroke-dasharray='3 3' fill='transparent'/>"
+        f"<path d='M{x + 8} {y + 8}L{x + BLOCK - 8} {y + height - 8}"
+        f"M{x + BLOCK - 8} {y + 8}L{x + 8} {y + height - 8}' stroke-dasharray='3 3'/></g>"
+    )
+
+
+def _draw_part(layer: Layer, part: str, readings: tuple[Reading, ...], x: int, y: int) -> str:
+    fills, letters, at = [], [], float(x)
+    for reading in readings:
+        width = BLOCK * _role_share(part, reading)
+        fills.append(_fill(reading, at, y, width))
+        letters.append(_letter(reading, at + width / 2, y, size=13 if width > 14 else 10))
+        at += width
+    what = ", ".join(f"{_what(part, r)} from bank {r.bank}" for r in readings)
+    return (
+        f"<g><title>layer {layer.index}: {escape(what or f'{part} is private')}</title>"
+        f"<rect x='{x}' y='{y}' width='{BLOCK}' height='{HEIGHT}' rx='4' "
+        f"fill='currentColor' fill-opacity='.06'/>{''.join(fills)}"
+        f"<rect x='{x}' y='{y}' width='{BLOCK}' height='{HEIGHT}' rx='4' fill='none' "
+        f"stroke='currentColor' stroke-opacity='.4'/>{''.join(letters)}</g>"
+    )
+
+
+def _fill(reading: Reading, x: float, y: int, width: float) -> str:
+    height = HEIGHT * reading.share
+    return (
+        f"<rect x='{x:g}' y='{y + HEIGHT - height:g}' width='{width:g}' height='{height:g}' "
+        f"rx='4' fill='{_colour(reading.bank)}'/>"
+    )
+
+
+def _letter(reading: Reading, x: float, y: int, *, size: int) -> str:
+    """The bank's letter, in the filled or in the empty part, whichever is larger."""
+    filled = reading.share >= 0.5
+    middle = HEIGHT * (1 - reading.share / 2) if filled else HEIGHT * (1 - reading.share) / 2
+    ink = INK if filled else "currentColor"
+    return (
+        f"<text x='{x:g}' y='{y + middle + 0.35 * size:g}' text-anchor='middle' font-weight='600' "
+        f"font-size='{size}' fill='{ink}'>{escape(reading.bank)}</text>"
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str, **look: bool) -> str:
+    weight = " font-weight='600'" if look.get("bold") else ""
+    opacity = " fill-opacity='.65'" if look.get("faint") else ""
+    return (
+        f"<text x='{x:g}' y='{y:g}' text-anchor='{anchor}' fill='currentColor'{weight}{opacity}>"
+        f"{escape(text)}</text>"
+    )
+
+
+def _role_share(part: str, reading: Reading) -> float:
+    """The fraction of the part's roles that the reading covers, as a width."""
+    return 1.0 if reading.roles is None else len(reading.roles) / len(PARTS[part.lower()])
+
+
+def _colour(bank: str) -> str:
+    return COLOURS[_bank_number(bank) % len(COLOURS)]
+
+
+def _bank_number(bank: str) -> int:
+    return ascii_uppercase.index(bank[0]) + len(ascii_uppercase) * int(bank[1:] or 0)

@@ -1,0 +1,136 @@
+"""The report: one HTML file that opens offline and shows a study's trade-off."""
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sharetune.results.judging.caveats import caveats
+from sharetune.results.judging.choices import choices
+from sharetune.results.judging.summary import Counts, names, reference_text, summarise, tiles
+from sharetune.results.page.candidate_pages import Card, draw_cards
+from sharetune.results.page.effects import draw_effects
+from sharetune.results.page.figures import SPACE, Drawing, draw_figures
+from sharetune.results.page.finalist_rows import finalists
+from sharetune.results.page.importance import draw_importances
+from sharetune.results.page.plotly_bundles import deep_bundle, flat_bundle
+from sharetune.results.page.review import as_json, packed, review, script_safe
+from sharetune.results.page.trial_rows import columns, mishaps, plain, rows
+from sharetune.results.reading.study import StudyRecord, read_study
+
+REPORT = "report.html"
+TEMPLATE = "report.html.j2"
+CANDIDATE = "candidate.html.j2"
+
+
+def write_report(run: Path | str) -> Path:
+    """Writes ``report.html`` into the run folder, in one step, and returns its path.
+
+    The file is complete in itself: it asks nothing of the network. All texts of the study are
+    shown as text, whatever they contain.
+
+    Raises:
+        RunError: if `run` holds no study, or one that cannot be read.
+    """
+    study = read_study(run)
+    return write_page(study.path / REPORT, render(study))
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Writes a page in one step: a reader finds the old one or the new one, never half."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(page, encoding="utf-8")
+    return draft.replace(path)
+
+
+def render(study: StudyRecord, *, live: str = "") -> str:
+    """The page of a study as HTML. With `live`, the study's state as text, the page asks its
+    server for newer states and loads itself again."""
+    return environment().get_template(TEMPLATE).render(_content(study), live=live)
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """The templates of this folder; every value is escaped."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _content(study: StudyRecord) -> dict[str, Any]:
+    drawings, effects = draw_figures(study), draw_effects(study)
+    important, shares = draw_importances(study)
+    shown = columns(study)
+    reviewed = review(study)
+    cards = draw_cards(study)
+    pages = _pages(cards)
+    return {
+        "study": study,
+        "title": study.name,
+        "objectives": names(study.objectives),
+        "counts": Counts.of(study.frame),
+        "tiles": tiles(study),
+        "summary": summarise(study),
+        "choices": choices(study),
+        "finalists": finalists(study),
+        "caveats": caveats(study),
+        "drawings": drawings,
+        "effects": effects,
+        "importance": important,
+        "shares": shares,
+        "first": Markup(pages.get(reviewed["first"], "")),
+        **scripts([*drawings, *effects, *shares], reviewed, pages),
+        "cards": [card for card in cards if card.on_front],
+        "on_front": {card.number for card in cards if card.on_front},
+        "columns": shown,
+        "rows": rows(study, shown),
+        "mishaps": mishaps(study.frame),
+        "circumstances": circumstances(study),
+        "config": yaml.safe_dump(study.config, sort_keys=False) if study.config else "",
+        "written": now(),
+    }
+
+
+def scripts(
+    drawings: Sequence[Drawing], reviewed: dict[str, Any], pages: dict[int, str]
+) -> dict[str, Any]:
+    """What the page's scripts read, and the parts of plotly.js that its figures need."""
+    return {
+        "figures": {d.name: script_safe(d.figure.to_json() or "") for d in drawings},
+        "review_json": as_json(reviewed),
+        "details": as_json(packed(pages)),
+        "flat_bundle": flat_bundle() if drawings else "",
+        "deep_bundle": deep_bundle() if any(d.name == SPACE for d in drawings) else "",
+    }
+
+
+def now() -> str:
+    """The time as the pages state it."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _pages(cards: list[Card]) -> dict[int, str]:
+    template = environment().get_template(CANDIDATE)
+    return {card.number: template.render(card=card) for card in cards}
+
+
+def circumstances(study: StudyRecord) -> dict[str, str]:
+    """Under which circumstances the study ran, by what they are."""
+    stated = {
+        "model": study.model.get("name", ""),
+        "labels": study.model.get("labels", []),
+        "objectives": names(study.objectives),
+        "reference point": reference_text(study) if study.has_reference else "",
+        **study.circumstances,
+    }
+    return {key: text for key, value in stated.items() if (text := plain(value))}

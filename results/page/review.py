@@ -1,0 +1,186 @@
+"""What the report's page needs to narrow, compare and open trials: the data behind its script."""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterable
+from math import isfinite, isnan
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from sharetune.results.formatting import quantity, setting, short_title
+from sharetune.results.judging.finals import final_study
+from sharetune.results.judging.front import pareto_front, smallest_within
+from sharetune.results.judging.searched import ABSENT, is_numeric, searched
+from sharetune.results.page.figures import x_axes
+from sharetune.results.page.hover import hover_text
+from sharetune.results.reading.study import StudyRecord, records
+from sharetune.spaces.objectives import Objective
+
+MOST_STOPS = 200
+VIEW_POINTS = 10
+MOST_AXES = 9
+PACKED_TOGETHER = 50
+KINDS = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished", "WAITING": "unfinished"}
+
+
+def review(study: StudyRecord) -> dict[str, Any]:
+    """Plain data: trials with their numbers, the limits that can be set, the front in order of
+    its first axis, the trial that is opened first, and the parallel coordinates. Finalists have
+    their final numbers."""
+    searched, study = study, final_study(study)
+    axes = x_axes(study)
+    quality = study.quality
+    numbers = _front(study, axes)
+    limited = [quality, *(axis for axis in axes if axis.direction == "minimize")]
+    shown = list(dict.fromkeys([*limited, *axes, *study.objectives]))
+    return {
+        "trials": [_trial(study, trial, shown, set(numbers)) for trial in records(study.frame)],
+        "limits": [limit for o in limited if (limit := _limit(study.frame, o, quality))],
+        "quality": _quality(quality),
+        "front": numbers,
+        "first": _first(study, numbers),
+        "parallel": parallel(searched, [quality, *axes]),
+    }
+
+
+def as_json(data: Any) -> Markup:
+    """Plain data as JSON that is safe inside a script element."""
+    return script_safe(json.dumps(data, allow_nan=False, separators=(",", ":")))
+
+
+def script_safe(text: str) -> Markup:
+    """JSON text that cannot end the script element it stands in."""
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def packed(pages: dict[int, str]) -> dict[str, Any]:
+    """Texts by number for a browser's `DecompressionStream`: chunk i of ``chunks`` is base64 of
+    gzipped JSON of the numbers from i times ``size`` on."""
+    chunks: dict[int, dict[str, str]] = {}
+    for number, page in sorted(pages.items()):
+        chunks.setdefault(number // PACKED_TOGETHER, {})[str(number)] = page
+    return {"size": PACKED_TOGETHER, "chunks": {i: _gzipped(chunk) for i, chunk in chunks.items()}}
+
+
+def _gzipped(data: dict[str, str]) -> str:
+    packed = gzip.compress(json.dumps(data).encode(), 6, mtime=0)
+    return base64.b64encode(packed).decode("ascii")
+
+
+def kind_of(trial: dict[str, Any], front: Iterable[int]) -> str:
+    """``front``, ``anchor``, ``dominated``, ``repeat``, ``pruned``, ``failed``, ``unfinished``."""
+    if trial["state"] in KINDS:
+        return KINDS[trial["state"]]
+    if trial["number"] in front:
+        return "front"
+    if not (pd.isna(trial["same_as"]) and pd.isna(trial["finalist"])):
+        return "repeat"
+    return "anchor" if isinstance(trial["anchor"], str) else "dominated"
+
+
+def _trial(
+    study: StudyRecord, trial: dict[str, Any], shown: list[Objective], front: set[int]
+) -> dict[str, Any]:
+    known = [objective for objective in shown if isfinite(trial[objective.name])]
+    texts = (f"{quantity(o, trial[o.name])} {short_title(o)}" for o in known)
+    return {
+        "n": trial["number"],
+        "kind": kind_of(trial, front),
+        "v": {objective.name: trial[objective.name] for objective in known},
+        "brief": ", ".join(texts),
+        "hover": hover_text(study, trial),
+    }
+
+
+def _limit(frame: pd.DataFrame, objective: Objective, quality: Objective) -> dict[str, Any] | None:
+    """A slider over the values that occur, loosest first; None where there is nothing to set."""
+    values = sorted(set(frame[objective.name].dropna().tolist()))
+    if len(values) < 2:
+        return None
+    least = objective.direction == "maximize"
+    picks = sorted({round(i * (len(values) - 1) / (MOST_STOPS - 1)) for i in range(MOST_STOPS)})
+    stops = [[values[i], quantity(objective, values[i])] for i in picks]
+    return {
+        "name": objective.name,
+        "title": f"{'least' if least else 'most'} {short_title(objective)}",
+        "least": least,
+        "stops": stops if least else stops[::-1],
+    }
+
+
+def _quality(quality: Objective) -> dict[str, Any]:
+    return {
+        "name": quality.name,
+        "maximize": quality.direction == "maximize",
+        "view": VIEW_POINTS * quality.point if quality.point else None,
+    }
+
+
+def opened_first(study: StudyRecord) -> int | None:
+    """The smallest model within a point where there is one, else the front's smallest or best."""
+    study = final_study(study)
+    return _first(study, _front(study, x_axes(study)))
+
+
+def _front(study: StudyRecord, axes: list[Objective]) -> list[int]:
+    front = pareto_front(study.frame, study.objectives)
+    if axes and not front.empty:
+        front = front.sort_values([axes[0].name, study.quality.name])
+    numbers: list[int] = front["number"].tolist()
+    return numbers
+
+
+def _first(study: StudyRecord, front: list[int]) -> int | None:
+    """The smallest model within a point where there is one, else the front's best."""
+    smallest = smallest_within(study.frame, 1.0, study.quality)
+    if smallest is not None:
+        return int(smallest["number"])
+    if front:
+        return front[-1]
+    return int(study.frame["number"].iloc[0]) if len(study.frame) else None
+
+
+def parallel(study: StudyRecord, objectives: list[Objective]) -> dict[str, Any]:
+    """Axes of searched values and objectives, and each trained trial's places (0..1) on them."""
+    table = searched(study.frame)
+    if table.empty:
+        return {"axes": [], "lines": {}}
+    names = [str(name) for name in table][: MOST_AXES - len(objectives)]
+    rows = study.frame.set_index("number").loc[table.index]
+    found = [_searched_axis(name, table[name]) for name in names]
+    found += [_objective_axis(o, rows[o.name]) for o in objectives]
+    axes, places = [axis for axis, _ in found], [place for _, place in found]
+    lines = {str(n): list(at) for n, at in zip(table.index, zip(*places, strict=True), strict=True)}
+    return {"axes": axes, "lines": lines}
+
+
+def _searched_axis(name: str, values: pd.Series) -> tuple[dict[str, Any], list[float | None]]:
+    if is_numeric(values):
+        low, high = float(values.min()), float(values.max())
+        ticks = [[0.0, setting(low)], [1.0, setting(high)]]
+        return {"title": name, "ticks": ticks}, _scaled(values, low, high)
+    texts = [ABSENT if v is None or v != v else str(v) for v in values]
+    distinct = sorted(set(texts))
+    step = 1 / max(1, len(distinct) - 1)
+    ticks = [[i * step, text] for i, text in enumerate(distinct)]
+    return {"title": name, "ticks": ticks}, [distinct.index(text) * step for text in texts]
+
+
+def _objective_axis(
+    objective: Objective, values: pd.Series
+) -> tuple[dict[str, Any], list[float | None]]:
+    low, high = float(values.min()), float(values.max())
+    ticks = [[0.0, quantity(objective, low)], [1.0, quantity(objective, high)]]
+    axis = {"title": short_title(objective), "ticks": ticks, "objective": True}
+    return axis, _scaled(values, low, high)
+
+
+def _scaled(values: pd.Series, low: float, high: float) -> list[float | None]:
+    """Places of values between `low` (0) and `high` (1); None for NaN."""
+    span = (high - low) or 1.0
+    return [None if isnan(value) else round((float(value) - low) / span, 4) for value in values]

@@ -1,0 +1,107 @@
+"""A run's report on localhost, made anew whenever the search has written something.
+
+Reads the same storage as the report and writes nothing.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from sharetune.results.page.report import render
+from sharetune.results.reading.location import Location
+from sharetune.results.reading.study import read_study
+from sharetune.spaces.errors import RunError
+
+HOST = "127.0.0.1"
+LOCAL_NAMES = {"127.0.0.1", "localhost"}
+
+
+class LivePage:
+    """The page of a run, rendered once for each state of its storage."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._lock = threading.Lock()
+        self._state: str | None = None
+        self._page = b""
+
+    def state(self) -> str:
+        """A text that changes whenever the storage does."""
+        return Location.of(self.run).state()
+
+    def page(self) -> bytes:
+        """The page of the current state. Raises :class:`RunError` if it cannot be read."""
+        with self._lock:
+            state = self.state()
+            if state != self._state:
+                self._page = render(read_study(self.run), live=state).encode()
+                self._state = state
+            return self._page
+
+
+@contextmanager
+def serving(run: Path, port: int) -> Iterator[str]:
+    """Serves the run's page in the background; gives its address. `port` 0 takes a free one.
+
+    Only this machine can reach it, and only under a local name: a page of another site cannot
+    read it through a name that points here. Raises :class:`RunError` if `run` holds no study or
+    the port is taken.
+    """
+    live = LivePage(run)
+    live.page()
+    server = _bound(port, _handler(live))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _bound(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    try:
+        return ThreadingHTTPServer((HOST, port), handler)
+    except OSError as error:
+        raise RunError(
+            f"port {port} cannot be used: {error.strerror}", "choose another with --port"
+        ) from error
+
+
+def _handler(live: LivePage) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        """Answers with the page or its state."""
+
+        def do_GET(self) -> None:
+            if self.headers.get("Host", "").rsplit(":", 1)[0] not in LOCAL_NAMES:
+                self.send_error(HTTPStatus.FORBIDDEN, "only local names are served")
+            elif self.path == "/":
+                self._answer_page()
+            elif self.path == "/state":
+                self._answer(live.state().encode(), "text/plain")
+            else:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+        def _answer_page(self) -> None:
+            try:
+                self._answer(live.page(), "text/html; charset=utf-8")
+            except RunError as error:
+                self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "busy", error.message)
+
+        def _answer(self, body: bytes, kind: str) -> None:
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: the terminal belongs to the search."""
+
+    return Handler

@@ -1,0 +1,158 @@
+"""All trials as rows of text for a page, with what each column is sorted by."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sharetune.results.formatting import duration, plural, quantity, setting, short_title
+from sharetune.results.reading.study import StudyRecord, records
+from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
+
+SIZES = ("parameters", "bytes", "flops", "latency_ms")
+
+
+STATES = {"FAIL": "failed"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its heading, and how one of its values is written."""
+
+    name: str
+    title: str
+    numeric: bool
+    text: Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as text; `key` is what a numeric column is sorted by, empty for nothing."""
+
+    text: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """Trials that ended in the same way without a result."""
+
+    state: str
+    what: str
+    traceback: str
+    numbers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(str, self.numbers[:12]))
+        more = len(self.numbers) - 12
+        return f"{plural(len(self.numbers), 'trial')}: {shown}" + (f", … {more} more" * (more > 0))
+
+
+def columns(study: StudyRecord) -> list[Column]:
+    """The columns that hold something: outcome, plan, numbers, and what of the recipe varies."""
+    frame = study.frame
+    sizes = (OBJECTIVES[name] for name in SIZES)
+    numbers = dict.fromkeys([*study.objectives, *trained(), *sizes])
+    found = [
+        Column("number", "trial", True, str),
+        Column("state", "state", False, lambda state: STATES.get(state, state.lower())),
+        Column("anchor", "anchor", False, str),
+        Column("preset", "preset", False, str),
+        Column("plan", "plan", False, str),
+        *(_number(objective) for objective in numbers),
+        Column("effective_ratio", "effective ratio", True, "{:.2f}".format),
+        Column("total_s", "time", True, duration),
+        *(_setting(frame, name) for name in _varied(frame)),
+        Column("note", "note", False, str),
+    ]
+    return [column for column in found if column.name == "note" or _tells(frame, column.name)]
+
+
+def rows(study: StudyRecord, shown: list[Column]) -> list[list[Cell]]:
+    """One row of cells a trial, in order of the trials' numbers."""
+    return [
+        [_cell(column, row) for column in shown]
+        for row in ({**trial, "note": note(trial)} for trial in records(study.frame))
+    ]
+
+
+def note(trial: dict[str, Any]) -> str:
+    """Why a trial has no result of its own, in one line; empty for most."""
+    if not pd.isna(trial["same_as"]):
+        return f"same as trial {trial['same_as']}, answered from memory"
+    again = "" if pd.isna(trial["finalist"]) else _again(trial)
+    error = ": ".join(
+        trial[key] for key in ("error_kind", "error_message") if isinstance(trial[key], str)
+    )
+    reason = trial["reason"] if isinstance(trial["reason"], str) else ""
+    return "; ".join(text for text in (again, reason, error.split("\n")[0]) if text)
+
+
+def _again(trial: dict[str, Any]) -> str:
+    return f"trial {trial['finalist']} again, seed {trial.get('recipe.seed')}"
+
+
+def mishaps(frame: pd.DataFrame) -> list[Mishap]:
+    """Failed and pruned trials, those that ended alike together, the most frequent first."""
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for trial in records(frame[frame["state"].isin(["FAIL", "PRUNED"])]):
+        what = note(trial) or "no reason stored"
+        alike.setdefault((trial["state"], what), []).append(trial)
+    found = [_mishap(state, what, trials) for (state, what), trials in alike.items()]
+    return sorted(found, key=lambda mishap: (mishap.state, -len(mishap.numbers)))
+
+
+def _mishap(state: str, what: str, trials: list[dict[str, Any]]) -> Mishap:
+    traceback = trials[0]["error_traceback"]
+    return Mishap(
+        state="failed" if state == "FAIL" else "pruned",
+        what=what,
+        traceback=traceback if isinstance(traceback, str) else "",
+        numbers=tuple(trial["number"] for trial in trials),
+    )
+
+
+def _number(objective: Objective) -> Column:
+    return Column(objective.name, short_title(objective), True, lambda x: quantity(objective, x))
+
+
+def _setting(frame: pd.DataFrame, name: str) -> Column:
+    numeric = frame[name].map(_is_number, na_action="ignore").dropna().all()
+    text: Callable[[Any], str] = setting if numeric else str
+    title = name.removeprefix("recipe.").replace("_", " ")
+    return Column(name, title, bool(numeric), text)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _varied(frame: pd.DataFrame) -> list[str]:
+    settings = [name for name in frame.columns if name.startswith(("recipe.", "compression."))]
+    return [name for name in settings if frame[name].astype(str)[frame[name].notna()].nunique() > 1]
+
+
+def _tells(frame: pd.DataFrame, name: str) -> bool:
+    """Whether a column holds anything; of the states, anything but that all are complete."""
+    if name == "state":
+        return bool((frame[name] != "COMPLETE").any())
+    return name in frame and bool(frame[name].notna().any())
+
+
+def _cell(column: Column, row: dict[str, Any]) -> Cell:
+    value = row[column.name]
+    if value is None or pd.isna(value):
+        return Cell("")
+    return Cell(column.text(value), f"{value:.12g}" if column.numeric else "")
+
+
+def plain(value: Any) -> str:
+    """Plain data as text: lists and dicts on one line, None as nothing."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)

@@ -1,0 +1,168 @@
+"""Where the study of a run folder is kept: in the folder, or in a PostgreSQL database.
+
+A folder whose study is in a database holds a file that says which and under which name. No
+password is ever written: libpq finds it in ``PGPASSWORD`` or ``~/.pgpass``.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from optuna.storages import RDBStorage
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from sharetune.results.reading import attributes as record
+from sharetune.spaces.errors import ConfigError, RunError
+
+SECRETS = ("password", "sslpassword")
+BUSY_TIMEOUT_S = 30.0
+READ_ONLY = {"options": "-c default_transaction_read_only=on"}
+REACHED = {"connect_timeout": 20, "keepalives_idle": 30, "keepalives_interval": 10}
+STATE_OF_STUDY = """
+    SELECT s.study_id, t.state, count(t.trial_id),
+        (SELECT count(*) FROM study_user_attributes a WHERE a.study_id = s.study_id)
+    FROM studies s LEFT JOIN trials t ON t.study_id = s.study_id
+    WHERE s.study_name = %s GROUP BY s.study_id, t.state ORDER BY t.state
+"""
+
+
+@dataclass(frozen=True)
+class Location:
+    """The study of the folder `run`: in the database at `url` under the name `study`, or, where
+    both are None, in the folder."""
+
+    run: Path
+    url: str | None = None
+    study: str | None = None
+
+    @classmethod
+    def of(cls, run: Path) -> "Location":
+        """What the folder says. Raises :class:`RunError` if that cannot be read."""
+        pointer = run / record.POINTER
+        if not pointer.exists():
+            return cls(run)
+        try:
+            data = yaml.safe_load(pointer.read_text("utf-8"))
+            return cls(run, checked_url(data["url"]), str(data["study"]))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{pointer} does not say where the study is: {error!r}",
+                "it needs url: postgresql://HOST/DATABASE, and study: NAME",
+            ) from None
+
+    def write(self) -> None:
+        """Makes the folder point to a database, if that is where it is, at once or not at all."""
+        if self.url is None:
+            return
+        pointer = self.run / record.POINTER
+        draft = pointer.with_suffix(".part")
+        draft.write_text(yaml.safe_dump({"url": self.url, "study": self.study}), "utf-8")
+        draft.replace(pointer)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a study, or points to one."""
+        return self.url is not None or (self.run / record.STORAGE).is_file()
+
+    def __str__(self) -> str:
+        return str(self.run / record.STORAGE) if self.url is None else f"{self.study} in {self.url}"
+
+    @contextmanager
+    def reading(self) -> Iterator[RDBStorage]:
+        """The storage, in which nothing can be changed but what a killed writer left undone."""
+        if self.url is None:
+            creator = {"creator": lambda: _connect(self.run / record.STORAGE)}
+            storage = RDBStorage("sqlite:///study.db", engine_kwargs=creator)
+        else:
+            url = self.url
+            storage = rdb_storage(lambda: connected(url, **READ_ONLY))
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+    def _rows(self, query: str) -> list[Any]:
+        with connected(str(self.url), **READ_ONLY) as connection:
+            return list(connection.execute(query, [self.study]))
+
+    def state(self) -> str:
+        """A text that changes whenever the study does."""
+        if self.url is not None:
+            return str(self._rows(STATE_OF_STUDY))
+        found = []
+        for path in (self.run / record.STORAGE, self.run / f"{record.STORAGE}-wal"):
+            if path.exists():
+                stat = path.stat()
+                found.append(f"{stat.st_mtime_ns}-{stat.st_size}")
+        return "-".join(found)
+
+
+def checked_url(url: str) -> str:
+    """`url` if it names a PostgreSQL database and holds no password.
+
+    Raises :class:`ConfigError`, whose text does not repeat the password either.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigError("storage is not a URL", EXAMPLE) from None
+    if parsed.password is not None or set(SECRETS) & set(parsed.query):
+        raise ConfigError(
+            "storage holds a password, which would be stored with the study",
+            "leave it out of the URL: set PGPASSWORD, or write it into ~/.pgpass",
+        )
+    if parsed.drivername != "postgresql" or not parsed.database:
+        raise ConfigError(f"storage must name a PostgreSQL database, but got {url}", EXAMPLE)
+    return url
+
+
+EXAMPLE = "write postgresql://USER@HOST/DATABASE, or leave storage out: the run folder keeps it"
+
+
+def connected(url: str, **options: Any) -> Any:
+    """A psycopg connection to the database at `url`.
+
+    Raises :class:`RunError` if it cannot be reached.
+    """
+    try:
+        import psycopg
+    except ImportError:
+        raise RunError(
+            "a study in PostgreSQL needs psycopg", "pip install 'sharetune[postgres]'"
+        ) from None
+    try:
+        return psycopg.connect(url, **(REACHED | options))
+    except psycopg.Error as error:
+        raise RunError(
+            f"the database at {url} cannot be reached: {' '.join(str(error).split())}",
+            "see that the server runs; a password comes from PGPASSWORD or ~/.pgpass",
+        ) from None
+
+
+def rdb_storage(connect: Callable[[], Any], **engine: Any) -> RDBStorage:
+    """Optuna's storage over connections that `connect` makes."""
+    return RDBStorage("postgresql+psycopg://", engine_kwargs={"creator": connect, **engine})
+
+
+def _connect(storage: Path) -> sqlite3.Connection:
+    """A connection that may roll back what a killed writer left, and changes nothing else."""
+    connection = sqlite3.connect(
+        f"{storage.resolve().as_uri()}?mode=rw",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def first_line(error: BaseException) -> str:
+    """What the database said, without the statement it said it of."""
+    cause = error.__cause__ or error
+    return str(getattr(cause, "orig", None) or cause).strip().split("\n")[0]

@@ -1,0 +1,60 @@
+"""Plans as the storage keeps them, read once each."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.plan import Group, SharingPlan, StackShape, presets
+
+
+def stored_plan(candidate: Any) -> SharingPlan | None:
+    """The plan of a stored candidate; None where there is none, or one that this version
+    cannot read."""
+    if not isinstance(candidate, dict) or "plan" not in candidate:
+        return None
+    return _read(json.dumps(candidate["plan"], sort_keys=True))
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> SharingPlan | None:
+    try:
+        return SharingPlan.model_validate(json.loads(text))
+    except ValueError:
+        return None
+
+
+def preset_name(plan: SharingPlan | None, stacks: Mapping[str, int]) -> str | None:
+    """The name of the plan from the literature that `plan` is, on a model of these stacks (their
+    layers by name); None for most."""
+    return _presets(tuple(stacks.items())).get(plan) if plan and plan.groups else None
+
+
+@lru_cache(maxsize=16)
+def _presets(stacks: tuple[tuple[str, int], ...]) -> dict[SharingPlan, str]:
+    shapes = {name: StackShape(depth=depth, heads=1, neurons=8) for name, depth in stacks}
+    found: dict[SharingPlan, str] = {}
+    for name in presets():
+        try:
+            found.setdefault(SharingPlan.preset(name).bound(shapes), name)
+        except PlanError:  # a preset that this depth does not allow, or several stacks
+            continue
+    return found
+
+
+def sharing_groups(plan: SharingPlan | None) -> tuple[Group, ...]:
+    """The groups that share weights; groups that remove layers are left out."""
+    return tuple(g for g in plan.groups if not g.form.removes_layers) if plan else ()
+
+
+def shares_only(candidate: Any) -> bool:
+    """Whether a stored candidate shares weights and removes no layer."""
+    plan = stored_plan(candidate)
+    return plan is not None and 0 < len(sharing_groups(plan)) == len(plan.groups)
+
+
+def layers_of(groups: tuple[Group, ...]) -> list[int]:
+    """The distinct layers that the groups cover, sorted; those of unbound groups are left out."""
+    layers = {int(i) for group in groups for i in group.layers if not isinstance(group.layers, str)}
+    return sorted(layers)

@@ -1,0 +1,321 @@
+"""A study as a table: one row a trial, read from the run folder's Optuna storage.
+
+Reading never changes the storage and may happen at any time, also while a search writes it.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from sqlalchemy.exc import SQLAlchemyError
+
+from sharetune.results.reading import attributes as record
+from sharetune.results.reading.location import Location, first_line
+from sharetune.results.reading.stored_plans import preset_name, stored_plan
+from sharetune.spaces.errors import RunError, SharetuneError
+from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
+
+NUMBERS = (
+    *(name for name in OBJECTIVES if name != "latency_ms"),
+    "effective_ratio",
+    *(
+        f"{form}latency_{number}"
+        for form in ("", "materialised_", "onnx_", "batch_")
+        for number in ("ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
+    ),
+    "batch_size",
+    "latency_drift",
+    "latency_preempted",
+    "latency_unshared_ms",
+    "onnx_latency_unshared_ms",
+    "train_s",
+    "evaluate_s",
+    "total_s",
+)
+MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS, record.TEST)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRecord:
+    """All that a run folder says about its study.
+
+    `frame` has one row a trial, see :func:`load`. `rows` says how many examples each split has;
+    it is empty where the study does not say. `reference` gives the hypervolume's fixed
+    reference point by objective; it is empty where the study states none.
+    """
+
+    path: Path
+    name: str
+    objectives: tuple[Objective, ...]
+    reference: dict[str, float]
+    model: dict[str, Any]
+    circumstances: dict[str, Any]
+    config: dict[str, Any]
+    frame: pd.DataFrame
+    rows: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def selected_on(self) -> str:
+        """The split that the search measured on: ``validation`` or ``test``."""
+        return "validation" if "validation" in self.rows else "test"
+
+    @property
+    def quality(self) -> Objective:
+        """The objective that says how good a model is."""
+        return quality_of(self.objectives)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the reference point has a place in every objective."""
+        return {objective.name for objective in self.objectives} <= set(self.reference)
+
+
+def load(run: Path | str) -> pd.DataFrame:
+    """The trials of a run folder, one row each, in order of their numbers.
+
+    Columns that are missing for a trial hold NaN, NaT or None:
+
+    - ``number``, ``state``, ``anchor``, ``earlier`` (the earlier study's trial it was taken from),
+      ``plan`` (short text), ``same_as``, ``finalist`` (the
+      trial that this one trains again), ``reason``,
+      ``error_kind``, ``error_message``, ``error_traceback``, ``values``
+    - every fact and metric by its name: ``accuracy`` (0..1), ``parameters``, ``bytes``, ...,
+      ``effective_ratio`` (0..1)
+    - ``latency_ms`` as stored, ``latency_low_ms`` and ``latency_high_ms`` (95 % interval),
+      ``latency_ratio`` (to unshared), ``latency_ratio_low``, ``latency_ratio_high``, and the
+      same six materialised, as ``materialised_latency_ms``, ..., and in onnxruntime against the
+      unshared model there, as ``onnx_latency_ms``, ..., ``onnx_latency_unshared_ms``
+    - the same six of a batch of ``batch_size`` as stored, as ``batch_latency_ms``, ...
+    - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile;
+      ``latency_preempted``: how often the system took the processor away, a use
+    - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
+    - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
+    - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
+      ``confusion``, ``curve``, ``rungs``, ``test`` and ``circumstances``
+
+    Raises:
+        RunError: if `run` holds no study, or one that cannot be read.
+    """
+    return read_study(run).frame
+
+
+def read_study(run: Path | str) -> StudyRecord:
+    """The study of a run folder.
+
+    Raises:
+        RunError: if `run` holds no study, or one that cannot be read.
+    """
+    run = Path(run)
+    with _opened(Location.of(run)) as study:
+        return study_record(run, study)
+
+
+def study_record(run: Path, study: optuna.Study) -> StudyRecord:
+    """What an open study says, whatever storage holds it; `run` is where its weights would be."""
+    attributes = study.user_attrs
+    objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions)
+    trials = study.get_trials(deepcopy=False)
+    rows = [_row(trial, attributes, objectives) for trial in trials]
+    return StudyRecord(
+        path=run,
+        name=study.study_name,
+        objectives=objectives,
+        reference=_mapping(attributes, record.REFERENCE),
+        model=_mapping(attributes, record.MODEL),
+        circumstances=_mapping(attributes, record.CIRCUMSTANCES),
+        config=_mapping(attributes, record.CONFIG),
+        frame=_frame(rows, objectives),
+        rows=_mapping(attributes, record.ROWS),
+    )
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each as a dict by column."""
+    names = [str(name) for name in frame.columns]
+    columns = (frame[name].tolist() for name in frame.columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+@contextmanager
+def _opened(location: Location) -> Iterator[optuna.Study]:
+    if not location.exists:
+        raise RunError(
+            f"a run folder holds {record.STORAGE}, but there is no {location}",
+            "give the folder that `sharetune search` wrote, such as runs/NAME",
+        )
+    try:
+        with location.reading() as database:
+            name = location.study or _only_name(database)
+            yield optuna.load_study(study_name=name, storage=database)
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
+        raise RunError(f"{location} cannot be read: {first_line(error)}", _RETRY) from error
+    except SharetuneError:
+        raise
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise RunError(f"{location} is not the storage of one study: {error}", _RETRY) from error
+
+
+def _only_name(database: RDBStorage) -> str:
+    names: list[str] = [study.study_name for study in database.get_all_studies()]
+    if len(names) != 1:
+        raise ValueError(f"it holds {len(names)} studies")
+    return names[0]
+
+
+_RETRY = "a file that a search is writing can be read again in a moment; else it is damaged"
+
+
+def _mapping(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = attributes.get(key)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _objectives(
+    names: Sequence[str] | None, directions: Sequence[StudyDirection]
+) -> tuple[Objective, ...]:
+    """The study's objectives; what the registry does not know goes by its own name."""
+    names = names or [f"value_{i}" for i in range(len(directions))]
+    return tuple(
+        OBJECTIVES[name]
+        if name in OBJECTIVES
+        else Objective(name, name.replace("_", " "), _direction(direction))
+        for name, direction in zip(names, directions, strict=False)
+    )
+
+
+def _direction(direction: StudyDirection) -> Any:
+    return "maximize" if direction == StudyDirection.MAXIMIZE else "minimize"
+
+
+def _row(
+    trial: FrozenTrial, study: Mapping[str, Any], objectives: Sequence[Objective]
+) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    names = [objective.name for objective in objectives]
+    values = dict(zip(names, trial.values or (), strict=False))
+    return {
+        **values,
+        **_mapping(attributes, record.FACTS),
+        **_mapping(attributes, record.METRICS),
+        **_latency(study.get(f"{record.LATENCY}{trial.number}") or {}),
+        **{f"{key}_s": value for key, value in _mapping(attributes, record.SECONDS).items()},
+        **_outcome(trial),
+        **_candidate(_mapping(attributes, record.CANDIDATE), _stacks(study)),
+        **{key: attributes.get(key) for key in MEASURED_DATA},
+        record.CIRCUMSTANCES: attributes.get(record.CIRCUMSTANCES),
+    }
+
+
+def _outcome(trial: FrozenTrial) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    error = _mapping(attributes, record.ERROR)
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "anchor": attributes.get(record.ANCHOR),
+        "earlier": _earlier(_mapping(attributes, record.EARLIER)),
+        "same_as": attributes.get(record.SAME_AS),
+        "finalist": attributes.get(record.FINALIST),
+        "reason": attributes.get(record.REASON),
+        "error_kind": error.get("kind"),
+        "error_message": error.get("message"),
+        "error_traceback": error.get("traceback"),
+        "values": tuple(trial.values) if trial.values else None,
+        "started": trial.datetime_start,
+        "completed": trial.datetime_complete,
+    }
+
+
+def _earlier(source: Mapping[str, Any]) -> str | None:
+    return f"trial {source.get('number')} of {source.get('study')}" if source else None
+
+
+def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
+    forms = measured.get("forms") or {}
+    prefixes = {"stored": "", "materialised": "materialised_", "onnx": "onnx_"}
+    numbers = {
+        f"{prefix}latency_{key.removeprefix('median_')}": value
+        for form, prefix in prefixes.items()
+        for key, value in (forms.get(form) or {}).items()
+    }
+    own = (
+        *("forms", "unshared_ms", "onnx_unshared_ms", "throughput"),
+        *("rounds_taken", "drift", "preempted"),
+    )
+    conditions = {key: measured[key] for key in measured if key not in own}
+    batch = measured.get("throughput") or {}
+    of_batch = (batch.get("forms") or {}).get("stored") or {}
+    return {
+        **numbers,
+        **{f"batch_latency_{key.removeprefix('median_')}": x for key, x in of_batch.items()},
+        "batch_size": batch.get("batch_size"),
+        "latency_drift": measured.get("drift"),
+        "latency_preempted": measured.get("preempted"),
+        "latency_unshared_ms": measured.get("unshared_ms"),
+        "onnx_latency_unshared_ms": measured.get("onnx_unshared_ms"),
+        "latency_conditions": conditions or None,
+    }
+
+
+def _stacks(study: Mapping[str, Any]) -> dict[str, int]:
+    return _mapping(_mapping(study, record.MODEL), "stacks")
+
+
+def _candidate(candidate: dict[str, Any], stacks: Mapping[str, int]) -> dict[str, Any]:
+    recipe = _mapping(candidate, "recipe")
+    return {
+        "candidate": candidate or None,
+        "plan": _plan_text(candidate) if "plan" in candidate else None,
+        "preset": preset_name(stored_plan(candidate), stacks),
+        **_leaves("recipe", recipe),
+        **_leaves("compression", _mapping(candidate, "compression")),
+    }
+
+
+def _leaves(name: str, value: Any) -> dict[str, Any]:
+    """The numbers and words inside a section, by their dotted place."""
+    if not isinstance(value, dict):
+        return {name: value}
+    found = [_leaves(f"{name}.{key}", child) for key, child in value.items()]
+    return {place: leaf for part in found for place, leaf in part.items()}
+
+
+def _plan_text(candidate: dict[str, Any]) -> str:
+    """The plan in one line; a plan that this version cannot read is shown as stored."""
+    plan = stored_plan(candidate)
+    return json.dumps(candidate["plan"]) if plan is None else str(plan)
+
+
+def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.DataFrame:
+    numbers = dict.fromkeys([*(objective.name for objective in objectives), *NUMBERS])
+    keys = dict.fromkeys(key for row in rows for key in row)
+    columns = [*dict.fromkeys([*_TEXTS, *numbers, *_DATA, *keys])]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    for name in numbers:
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+    for name in ("started", "completed"):
+        frame[name] = pd.to_datetime(frame[name])
+    frame["number"] = frame["number"].astype("int64")
+    for name in ("same_as", "finalist"):
+        frame[name] = frame[name].astype("Int64")
+    return frame
+
+
+_TEXTS = (
+    *("number", "state", "anchor", "earlier", "plan", "preset", "same_as", "finalist", "reason"),
+    *("error_kind", "error_message", "error_traceback"),
+)
+_DATA = (
+    *("started", "completed", "values", "candidate", "latency_conditions"),
+    *(*MEASURED_DATA, record.CIRCUMSTANCES),
+)

@@ -1,0 +1,82 @@
+"""Print the front of a run to a terminal, and the commands that may follow a search."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sharetune.results.formatting import quantity
+from sharetune.results.judging.choices import how_sure
+from sharetune.results.judging.finals import (
+    ON_FRONT,
+    ORDER,
+    final_study,
+    has_finals,
+    retrainings,
+    standing_of,
+)
+from sharetune.results.judging.front import comparable, pareto_front
+from sharetune.results.judging.seeds import spreads
+from sharetune.results.judging.summary import Counts
+from sharetune.results.page.candidate_pages import delivery
+from sharetune.results.page.review import opened_first
+from sharetune.results.reading.study import read_study, records
+
+
+def front_table(run: Path) -> str:
+    """The Pareto front of a run as a table, best first, with 95 % intervals.
+
+    Of a run with final numbers all finalists, those on the front first, and where each stands.
+    """
+    study = read_study(run)
+    final = final_study(study)
+    rows = (
+        comparable(final.frame)
+        if has_finals(final)
+        else pareto_front(final.frame, final.objectives)
+    )
+    if rows.empty:
+        return "no completed trial"
+    table = Table(box=None, pad_edge=False)
+    table.add_column("trial", justify="right")
+    for objective in study.objectives:
+        table.add_column(objective.title, justify="right")
+    table.add_column("95 % interval")
+    if has_finals(final):
+        table.add_column("where it stands")
+    table.add_column("plan")
+    first = study.objectives[0]
+    over_seeds = spreads(study.frame, study.quality)
+    ordered = rows.sort_values(first.name, ascending=first.direction == "minimize")
+    for row in sorted(records(ordered), key=_off_the_front):
+        numbers = [quantity(objective, row[objective.name]) for objective in study.objectives]
+        sure = how_sure(study.quality, row, over_seeds.get(row["number"]))
+        stands = [str(standing_of(row))] if has_finals(final) else []
+        plan = row["anchor"] or row["plan"]
+        table.add_row(str(row["number"]), *numbers, sure, *stands, plan)
+    console = Console(width=140, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def _off_the_front(row: dict[str, Any]) -> int:
+    """0 for what is on the front, then by how sure it is not to be."""
+    return ORDER.index(row.get("standing") or ON_FRONT)
+
+
+def next_steps(run: Path, resume: str) -> dict[str, str]:
+    """What may follow a search, by what it is for; `resume` is the command that continues it."""
+    study = read_study(run)
+    first = opened_first(study)
+    export = "" if first is None else delivery(study, first).export
+    seeds = "" if retrainings(study.frame) else f"{resume} --set finalists.seeds=3"
+    asked = (study.config.get("budget") or {}).get("trials", 0)
+    twice = 2 * max(asked, Counts.of(study.frame).trained)
+    steps = {
+        "export": export,
+        "how sure": seeds,
+        "search on": f"{resume} --set budget.trials={twice}",
+    }
+    return {what: command for what, command in steps.items() if command}

@@ -1,0 +1,223 @@
+"""The `sharetune` command. Heavy libraries are imported by the commands that need them."""
+
+import shlex
+import sys
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sharetune.spaces.errors import RunError, SharetuneError
+
+app = typer.Typer(
+    help="AutoML search over cross-layer parameter-sharing plans for Transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+CHANGED = ("budget.trials=", "finalists.seeds=")
+"""Overrides that what may follow a search changes."""
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
+
+
+@app.command()
+def search(
+    study: StudyFile,
+    out: Annotated[Optional[Path], typer.Option(help="run folder [default: runs/NAME]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
+    address: Annotated[Optional[str], typer.Option(help="a Ray cluster to join")] = None,
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", help="override, as budget.trials=8")
+    ] = None,
+) -> None:
+    """Search sharing plans: train candidates, measure them, write the report."""
+    from sharetune.search.config import load_config
+
+    with user_errors():
+        config = load_config(study, tuple(set_ or ()))
+        folder = out or Path("runs") / config.name
+        from sharetune.results.reading.location import Location
+        from sharetune.search.run import run
+
+        try:
+            run(config, out=folder, resume=resume, address=address)
+        except KeyboardInterrupt:
+            if not Location.of(folder).exists:
+                print("\nstopped before anything was trained", file=sys.stderr)
+                raise typer.Exit(130) from None
+            print("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
+            print(_resuming(study, folder, set_ or [], address), file=sys.stderr)
+            raise typer.Exit(130) from None
+        _print_front(folder)
+        lasting = [override for override in set_ or [] if not override.startswith(CHANGED)]
+        _say_what_may_follow(folder, _resuming(study, folder, lasting, address))
+
+
+@app.command()
+def init(
+    task: Annotated[str, typer.Option(help="a task's name, as `sharetune list tasks` has it")],
+    model: Annotated[str, typer.Option(help="a model of the hub, or a folder")],
+    data: Annotated[str, typer.Option(help="training data: a file, folder or data set")],
+    test: Annotated[Optional[str], typer.Option(help="test data")] = None,
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("study.yaml"),
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", help="a key of the task, as task.pair=question")
+    ] = None,
+) -> None:
+    """Look at a model and data, and write a study file for them."""
+    with user_errors():
+        from sharetune.search.commands.init import write_study
+
+        print(write_study(task, model, data, out, test, tuple(set_ or ())), end="")
+        print(f"sharetune search {out}", file=sys.stderr)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
+    open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+) -> None:
+    """Write RUN/report.html and print the front; of several runs, compare them."""
+    with user_errors():
+        path = _compare(runs) if len(runs) > 1 else _report(runs[0])
+        if open_:
+            webbrowser.open(path.resolve().as_uri())
+
+
+@app.command()
+def serve(
+    run: RunFolder,
+    port: Annotated[int, typer.Option(help="port on this machine; 0 takes a free one")] = 8642,
+    open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+) -> None:
+    """Show RUN's report on localhost, refreshed while its search runs. Ctrl-C ends it."""
+    from threading import Event
+
+    from sharetune.results.page.serving import serving
+
+    with user_errors(), serving(run, port) as address:
+        print(address, flush=True)
+        if open_:
+            webbrowser.open(address)
+        with suppress(KeyboardInterrupt):
+            Event().wait()
+
+
+@app.command()
+def show(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="a plan file or a preset's name")],
+    model: Annotated[str, typer.Option(help="a model of the hub, or a folder")],
+    max_length: Annotated[int, typer.Option(help="tokens of the forward pass")] = 128,
+) -> None:
+    """Draw a plan's layers and count what it stores on a model. Trains nothing."""
+    with user_errors():
+        from sharetune.search.commands.show import describe_plan
+
+        print(describe_plan(plan, model, max_length))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="the trial's number")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="a folder that does not exist")],
+    format_: Annotated[
+        str, typer.Option("--format", help="shared, dense, albert or onnx")
+    ] = "shared",
+) -> None:
+    """Write a trial's model for others to load, check it, and print how to load it."""
+    with user_errors():
+        from sharetune.search.commands.export import export_trial
+
+        exported = export_trial(run, trial, out, format_)
+        print(exported.load(out))
+        print(exported.summary(out), file=sys.stderr)
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[Optional[str], typer.Argument(help="one kind only")] = None,
+) -> None:
+    """List what is registered: forms, assignments, presets, objectives, exports and more."""
+    from sharetune.search.commands.listing import listing
+
+    with user_errors():
+        print(listing(kind))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the program with one line, a hint and exit code 2 for a user's mistake."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        from sharetune.search.config import describe
+        from sharetune.spaces.plan import SharingPlan
+
+        _fail(describe(error, error.title, SharingPlan))
+    except SharetuneError as error:
+        _fail(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(RunError(f"{error.filename}: {error.strerror}", "name a path that can be used so"))
+
+
+def _report(run: Path) -> Path:
+    from sharetune.results.page.report import write_report
+
+    path = write_report(run)
+    _print_front(run)
+    return path
+
+
+def _compare(runs: list[Path]) -> Path:
+    from sharetune.results.page.comparison import comparison_table, write_comparison
+
+    path = write_comparison(runs)
+    print(comparison_table(runs))
+    print(f"comparison: {path}", file=sys.stderr)
+    return path
+
+
+def _fail(error: SharetuneError) -> None:
+    print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def _resuming(study: Path, folder: Path, overrides: list[str], address: str | None) -> str:
+    joined = [] if address is None else ["--address", address]
+    settings = [word for override in overrides for word in ("--set", override)]
+    words = ["sharetune", "search", str(study), "--out", str(folder), "--resume"]
+    return shlex.join([*words, *joined, *settings])
+
+
+def _say_what_may_follow(folder: Path, resume: str) -> None:
+    from sharetune.results.terminal import next_steps
+
+    for what, command in next_steps(folder, resume).items():
+        print(f"{what}: {command}", file=sys.stderr)
+
+
+def _print_front(folder: Path) -> None:
+    from sharetune.results.terminal import front_table
+
+    print(front_table(folder))
+    print(f"report: {folder / 'report.html'}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of the `sharetune` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

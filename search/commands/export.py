@@ -1,0 +1,92 @@
+"""Exports the weights that a run kept of a trial, with what reads its data and a model card. Trains
+nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import transformers
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from sharetune.results.card import model_card, plan_picture
+from sharetune.results.reading.study import StudyRecord, read_study
+from sharetune.spaces.errors import RunError, SharetuneError
+from sharetune.spaces.layers import runs
+from sharetune.trainers import load_shared
+from sharetune.trainers.data.new_models import start_of
+from sharetune.trainers.exports.base import EXPORTS, Exported, check_free, placed, write
+from sharetune.trainers.tasks.base import read_task
+
+CARD, PICTURE = "README.md", "plan.svg"
+UNREADABLE = (SharetuneError, OSError, ImportError, KeyError)
+
+
+def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
+    """Writes the model of trial `number` into the folder `out`, and what goes with it.
+
+    Raises :class:`SharetuneError` for an unknown format or trial, weights that were not kept, a
+    model that the format cannot hold, and an `out` that is taken; `out` is then as it was.
+    """
+    EXPORTS[format]
+    study = read_study(run)
+    weights = _weights(study, number)
+    check_free(out)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    model = _load(weights)
+    with placed(out) as folder:
+        exported = write(model, folder, format)
+        if missing := _copy_reader(study, folder):
+            exported = replace(exported, note=f"{exported.note} {missing}".lstrip())
+        load = exported.load(out.resolve().name)
+        card = model_card(study, number, model.sharing.plan, format, load, exported.note)
+        (folder / CARD).write_text(card, "utf-8")
+        (folder / PICTURE).write_text(plan_picture(study, model.sharing.plan), "utf-8")
+    return exported
+
+
+def _weights(study: StudyRecord, number: int) -> Path:
+    """The folder of the trial's weights, or of the equal trial that it repeats."""
+    trials = study.frame.set_index("number")
+    if number not in trials.index:
+        last = "no trials" if trials.empty else f"trials 0 to {trials.index.max()}"
+        raise RunError(f"no trial {number} in {study.path}", f"the run has {last}")
+    for owner in (number, *trials["same_as"].loc[[number]].dropna()):
+        folder = study.path / "trials" / str(owner) / "model"
+        if folder.is_dir():
+            return folder
+    raise _not_kept(study.path, number, str(trials["state"][number]))
+
+
+def _not_kept(run: Path, number: int, state: str) -> RunError:
+    kept = sorted(int(folder.parent.name) for folder in run.glob("trials/*/model"))
+    why = "were not kept" if state == "COMPLETE" else f"do not exist, for it is {state}"
+    others = f"of {runs(kept)} they are there" if kept else "no trial has any"
+    return RunError(
+        f"the weights of trial {number} {why}; {others}",
+        "`keep: all` in the study file keeps the weights of every trial that completes",
+    )
+
+
+def _load(weights: Path) -> PreTrainedModel:
+    try:
+        return load_shared(weights)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"the weights in {weights} cannot be read: {error}", "export another trial"
+        ) from error
+
+
+def _copy_reader(study: StudyRecord, folder: Path) -> str:
+    """Writes what turns the task's data into the model's inputs: tokenizer, image processor or
+    feature extractor. Returns a sentence where it cannot be loaded any more, else nothing."""
+    start = start_of(study.config["model"], study.path / "cache")
+    try:
+        reader = read_task(study.config["task"]).reader(start)
+    except UNREADABLE:
+        return (
+            "What reads the data, such as a tokenizer, is not with it: the study's model is gone."
+        )
+    if reader is not None:
+        reader.save_pretrained(folder)
+    return ""

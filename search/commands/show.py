@@ -1,0 +1,78 @@
+"""Draws a plan on a model's layers and counts what is stored. Needs a configuration, no weights."""
+
+import copy
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from sharetune.spaces.layer_text import layers_as_text, stacks_text
+from sharetune.spaces.plan import SharingPlan, presets
+from sharetune.trainers import share_
+from sharetune.trainers.measuring.sizes import facts
+from sharetune.trainers.models.pretrained import from_library, skeleton
+from sharetune.trainers.models.structure import find_stacks, stack_shapes
+
+
+def describe_plan(plan: str, model: str, max_length: int) -> str:
+    """The layers' drawing, and stored parameters, bytes, FLOPs and effective ratio.
+
+    `plan` is a file or a preset's name. Raises :class:`SharetuneError` if it does not fit.
+    """
+    read = SharingPlan.preset(plan) if plan in presets() else SharingPlan.load(Path(plan))
+    unshared = _skeleton(model)
+    shapes = stack_shapes(unshared)
+    bound = read.bound(shapes)
+    depths = {name: shape.depth for name, shape in shapes.items()}
+    drawing = layers_as_text(bound, depths)
+    return f"{drawing}\n\n{_counts(unshared, bound, max_length)}"
+
+
+def _skeleton(model: str) -> PreTrainedModel:
+    config = from_library(AutoConfig, model)
+    names = config.architectures or []
+    auto = next((getattr(transformers, n) for n in names if hasattr(transformers, n)), None)
+    if auto is None:
+        return skeleton(AutoModel, model)
+    return skeleton(_Named(auto), model)
+
+
+class _Named:
+    """A model class with an auto class's `from_config`."""
+
+    def __init__(self, architecture: type[PreTrainedModel]) -> None:
+        self.architecture = architecture
+
+    def from_config(self, config: object, **kwargs: object) -> PreTrainedModel:
+        return self.architecture._from_config(config, **kwargs)
+
+
+def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> str:
+    inputs = {k: v.to("meta") for k, v in _inputs(unshared, max_length).items()}
+    before = facts(unshared, copy.deepcopy(unshared), inputs)
+    after = facts(unshared, share_(copy.deepcopy(unshared), plan), inputs)
+    rows = [
+        _row("parameters", before["parameters"] / 1e6, after["parameters"] / 1e6, "M"),
+        _row(
+            "  in the stack", before["stack_parameters"] / 1e6, after["stack_parameters"] / 1e6, "M"
+        ),
+        _row("bytes on disk", before["bytes"] / 1e6, after["bytes"] / 1e6, "MB"),
+        _row(f"FLOPs, {max_length} tokens", before["flops"] / 1e9, after["flops"] / 1e9, "G"),
+        f"effective ratio      {after['effective_ratio']:.3f}",
+    ]
+    stacks = stacks_text({name: len(stack.layers) for name, stack in find_stacks(unshared).items()})
+    return "\n".join([f"{type(unshared).__name__}: {stacks}; plan: {plan}", *rows])
+
+
+def _row(what: str, before: float, after: float, unit: str) -> str:
+    return f"{what:20} {after:,.2f} {unit} of {before:,.2f} {unit} unshared ({after / before:.1%})"
+
+
+def _inputs(model: PreTrainedModel, max_length: int) -> dict[str, torch.Tensor]:
+    ids = torch.ones(1, max_length, dtype=torch.long)
+    name = model.main_input_name
+    if name != "input_ids":
+        return {k: v[:1] for k, v in model.dummy_inputs.items()}
+    inputs = {"input_ids": ids}
+    return inputs | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})

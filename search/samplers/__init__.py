@@ -1,0 +1,1 @@
+"""Propose the next candidate: Optuna's samplers in memory, and the guided sampler."""

@@ -1,0 +1,98 @@
+"""A candidate as numbers for a regression, and random draws from a space without Optuna."""
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+from zlib import crc32
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from sharetune.search.study.writer import Draw
+from sharetune.spaces.plan import ATTENTION, FFN, Group
+from sharetune.spaces.recipe import Candidate
+
+KINDS = {"attention": frozenset(ATTENTION), "ffn": frozenset(FFN)}
+
+
+def features(candidate: Candidate, exact: Mapping[str, float]) -> dict[str, float]:
+    """Numbers by name: for each layer how much of its attention and FFN is shared and by which
+    form, for each form its knobs, the recipe, and what is exact. What is absent has no name."""
+    found = {f"exact.{name}": float(value) for name, value in exact.items()}
+    for name, value in candidate.recipe.model_dump().items():
+        if value is not None:
+            found[f"recipe.{name}"] = _number(value)
+    for group in candidate.plan.groups:
+        found |= _group_features(group)
+    return found
+
+
+def _group_features(group: Group) -> dict[str, float]:
+    form = group.form
+    found = {f"{form.name}.{knob}": _number(value) for knob, value in form.model_dump().items()}
+    found |= {"init": _number(group.init), "units": _number(group.units)}
+    for layer in group.layers:
+        place = f"{group.stack}.{layer}"
+        found[f"{place}.form"] = _number(form.name)
+        for kind, roles in KINDS.items():
+            if form.removes_layers or roles & set(group.parts):
+                found[f"{place}.{kind}"] = form.share()
+    found["groups.layers"] = float(len(group.layers))
+    return found
+
+
+def _number(value: Any) -> float:
+    """Numbers as they are, and any text as a number that is the same in every process."""
+    return float(value) if isinstance(value, int | float) else float(crc32(str(value).encode()))
+
+
+class Drawer:
+    """A trial of its own: uniform draws, or changes of an earlier draw, one in `CHANGED`."""
+
+    CHANGED = 0.25
+
+    def __init__(self, rng: random.Random, parent: Draw | None = None) -> None:
+        self._rng = rng
+        self._parent = {} if parent is None else parent.params
+        self._params: dict[str, Any] = {}
+        self._distributions: dict[str, BaseDistribution] = {}
+
+    @property
+    def draw(self) -> Draw:
+        """What was drawn."""
+        return Draw(self._params, self._distributions)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        distribution = IntDistribution(low, high, log=log, step=step)
+        if log:
+            exponent = self._rng.uniform(math.log(low - 0.5), math.log(high + 0.5))
+            fresh = min(high, max(low, round(math.exp(exponent))))
+        else:
+            fresh = low + step * self._rng.randint(0, (high - low) // step)
+        return int(self._chosen(name, distribution, fresh))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None, log: bool
+    ) -> float:
+        distribution = FloatDistribution(low, high, log=log, step=step)
+        if step:
+            fresh = low + step * self._rng.randint(0, int((high - low) / step + 1e-9))
+        elif log:
+            fresh = math.exp(self._rng.uniform(math.log(low), math.log(high)))
+        else:
+            fresh = self._rng.uniform(low, high)
+        return float(self._chosen(name, distribution, min(high, max(low, fresh))))
+
+    def suggest_categorical(self, name: str, choices: list[str]) -> str:
+        return str(self._chosen(name, CategoricalDistribution(choices), self._rng.choice(choices)))
+
+    def _chosen(self, name: str, distribution: BaseDistribution, fresh: Any) -> Any:
+        keeps = name in self._parent and self._rng.random() >= self.CHANGED
+        value = self._parent[name] if keeps else fresh
+        self._params[name], self._distributions[name] = value, distribution
+        return value

@@ -1,0 +1,195 @@
+"""The sampler that goes by what is exact and guesses only what is not.
+
+Sizes of a candidate take a fraction of a second to know, accuracy takes a training. So many
+candidates are drawn and counted, a forest of randomised trees (Geurts et al., Machine Learning 63,
+2006), fitted to all that was trained, guesses the trained objectives of each, and the one whose
+training is expected to add most hypervolume is taken. Running trainings count as what is guessed
+of them, stopped ones as what they would have come to, and faults as the reference point.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import moocore
+import numpy as np
+from optuna.trial import TrialState
+
+from sharetune.search.nondominated import Archive
+from sharetune.search.samplers.base import SAMPLERS, Ask, Past, Setting, draw_seed
+from sharetune.search.samplers.features import Drawer, features
+from sharetune.search.study.writer import Draw
+from sharetune.spaces.recipe import Candidate
+
+LEAST_TRAINED = 8
+"""Trained trials before the forest is asked; until then draws are uniform."""
+FRESH, LEAST_FRESH, POOL = 32, 4, 128
+"""Candidates drawn anew for each ask while there are few trials, and for each of very many; and
+those kept from one ask to the next."""
+FEW = 50
+"""Trained trials from which on the fewer are drawn anew the more there are."""
+MUTATED = 0.5
+"""Fraction of the fresh candidates that are changes of one on the front."""
+TREES, MOST_ROWS, REFITTED = 32, 400, 1.02
+"""The forest's trees, the trials it is fitted to, and the growth after which it is made anew."""
+MOST_OF_FRONT = 200
+"""Members of a front that hypervolumes are computed with, and that the forest is fitted to for
+certain."""
+QUANTILES = (1 / 6, 1 / 2, 5 / 6)
+"""Of the trees' guesses, by which a gain is averaged."""
+
+
+@dataclass
+class Weighed:
+    """A candidate whose sizes are known. `point` holds its objectives, less being better, where
+    they are exact; `guess` what the latest forest makes of the others: (quantiles, objectives)."""
+
+    candidate: Candidate
+    draw: Draw
+    row: dict[str, float]
+    point: np.ndarray
+    guess: np.ndarray | None = None
+
+
+@SAMPLERS.register("guided")
+class Guided:
+    """most expected hypervolume: sizes are exact, a forest guesses accuracy"""
+
+    def __init__(self, setting: Setting) -> None:
+        objectives = setting.objectives
+        self.setting = setting
+        self._names = [objective.name for objective in objectives]
+        self._sign = np.array([o.sign for o in objectives])
+        self._trained = np.array([o.source == "trained" for o in objectives])
+        self._reference = self._sign * [setting.reference[name] for name in self._names]
+        self._ends: dict[int, tuple[dict[str, float], np.ndarray]] = {}
+        self._running: dict[int, Weighed] = {}
+        self._front = Archive(len(objectives), equals=False)
+        self._draws: dict[int, Draw] = {}
+        self._pool: dict[str, Weighed] = {}
+        self._forest: Any = None
+        self._columns: list[str] = []
+        self._fitted_to = 0
+
+    def draw(self, ask: Ask) -> tuple[Candidate, Draw]:
+        """The most promising candidate of the pool."""
+        seed = draw_seed(self.setting.seed, ask.drawn)
+        rng = random.Random(seed)
+        if len(self._ends) < LEAST_TRAINED or not self._trained.any():
+            return self._drawn(ask, rng, None)
+        self._fill_pool(ask, rng)
+        if not self._pool:
+            return self._drawn(ask, rng, None)
+        self._fit(seed)
+        keys, weighed = list(self._pool), list(self._pool.values())
+        order = np.argsort(-self._gains(weighed), kind="stable")
+        self._pool = {keys[i]: weighed[i] for i in order[:POOL]}
+        best = weighed[order[0]]
+        return best.candidate, best.draw
+
+    def note(self, past: Past) -> None:
+        """Takes up a trial that was started, or has ended."""
+        self._running.pop(past.number, None)
+        if past.exact is None:
+            return
+        found = self._weighed(past.candidate, past.draw, past.exact)
+        if past.state is TrialState.RUNNING:
+            self._running[past.number] = found
+        elif past.state is TrialState.COMPLETE and past.values is not None:
+            end = self._sign * np.array(past.values)
+            self._ends[past.number] = found.row, end
+            self._extend_front(past.number, end, past.draw)
+        elif past.state is TrialState.PRUNED:
+            worst = np.where(self._trained, self._reference, found.point)
+            end = worst if past.expected is None else self._sign * past.expected
+            self._ends[past.number] = found.row, end
+
+    def _weighed(self, candidate: Candidate, draw: Draw, exact: dict[str, float]) -> Weighed:
+        point = self._sign * [exact.get(name, np.nan) for name in self._names]
+        return Weighed(candidate, draw, features(candidate, exact), point)
+
+    def _extend_front(self, number: int, end: np.ndarray, draw: Draw) -> None:
+        self._front.add(number, end)
+        known = self._draws | {number: draw}
+        self._draws = {number: known[number] for number in self._front.numbers}
+
+    def _fill_pool(self, ask: Ask, rng: random.Random) -> None:
+        """Fresh candidates; what was started or refused since is taken out."""
+        kept = {key: w for key, w in self._pool.items() if not ask.is_known(key)}
+        parents = [draw for draw in self._draws.values() if draw.params]
+        fresh = max(LEAST_FRESH, FRESH * FEW // max(FEW, len(self._ends)))
+        for _ in range(fresh):
+            parent = rng.choice(parents) if parents and rng.random() < MUTATED else None
+            candidate, draw = self._drawn(ask, rng, parent)
+            key = candidate.key()
+            if ask.is_known(key) or key in kept:
+                continue
+            exact = ask.weigh(candidate)
+            if exact is not None:
+                kept[key] = self._weighed(candidate, draw, exact)
+        self._pool = kept
+
+    def _drawn(self, ask: Ask, rng: random.Random, parent: Draw | None) -> tuple[Candidate, Draw]:
+        drawer = Drawer(rng, parent)
+        return ask.space.suggest(drawer, ask.shapes), drawer.draw
+
+    def _fit(self, seed: int) -> None:
+        """A new forest once enough more was trained than when it was made."""
+        if self._forest is not None and len(self._ends) < self._fitted_to * REFITTED:
+            return
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        numbers = list(self._ends)
+        if len(numbers) > MOST_ROWS:
+            sampled = random.Random(seed).sample(numbers, MOST_ROWS)
+            numbers = sorted({*sampled, *self._front.numbers[-MOST_OF_FRONT:]})
+        rows = [self._ends[number][0] for number in numbers]
+        self._columns = sorted({name for row in rows for name in row})
+        ends = np.array([self._ends[number][1] for number in numbers])[:, self._trained]
+        self._forest = ExtraTreesRegressor(TREES, random_state=seed)
+        self._forest.fit(self._matrix(rows), ends[:, 0] if ends.shape[1] == 1 else ends)
+        self._fitted_to = len(self._ends)
+        for weighed in (*self._pool.values(), *self._running.values()):
+            weighed.guess = None
+
+    def _matrix(self, rows: Sequence[dict[str, float]]) -> np.ndarray:
+        table = [[row.get(name, -1.0) for name in self._columns] for row in rows]
+        return np.array(table, dtype=np.float32)
+
+    def _guessed(self, weighed: Sequence[Weighed]) -> np.ndarray:
+        """The candidates' objectives at the quantiles: (quantiles, candidates, objectives)."""
+        fresh = [w for w in weighed if w.guess is None]
+        if fresh:
+            rows = self._matrix([w.row for w in fresh])
+            trees = np.array([tree.tree_.predict(rows) for tree in self._forest.estimators_])
+            trees = trees.reshape(len(trees), len(rows), -1)
+            for w, guess in zip(
+                fresh, np.quantile(trees, QUANTILES, axis=0).swapaxes(0, 1), strict=True
+            ):
+                w.guess = np.repeat(w.point[None], len(QUANTILES), axis=0)
+                w.guess[:, self._trained] = guess
+        return np.stack([w.guess for w in weighed if w.guess is not None], axis=1)
+
+    def _gains(self, weighed: Sequence[Weighed]) -> np.ndarray:
+        """Hypervolume that each candidate is expected to add: (candidates,)."""
+        running = np.empty((0, len(self._names)))
+        if self._running:
+            running = self._guessed(list(self._running.values()))[len(QUANTILES) // 2]
+        front = np.concatenate([self._front.spread(MOST_OF_FRONT), running])
+        hypervolume = moocore.Hypervolume(ref=self._reference)
+        before = hypervolume(front) if len(front) else 0.0
+        points = self._guessed(weighed)
+        gains = np.zeros(points.shape[:2])
+        adds = _adds(points, np.concatenate([self._front.points, running]))
+        for place in zip(*np.nonzero(adds), strict=True):
+            gains[place] = hypervolume(np.vstack([front, points[place]])) - before
+        return gains.mean(axis=0)
+
+
+def _adds(points: np.ndarray, front: np.ndarray) -> np.ndarray:
+    """Which of the points (..., objectives) no point of the front beats or equals."""
+    beaten = np.ones((*points.shape[:-1], len(front)), dtype=bool)
+    for place in range(points.shape[-1]):
+        beaten &= front[:, place] <= points[..., None, place]
+    return np.logical_not(beaten.any(axis=-1))

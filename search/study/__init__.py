@@ -1,0 +1,1 @@
+"""Write a study into its Optuna storage, one transaction a trial."""

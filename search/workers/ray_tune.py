@@ -1,0 +1,409 @@
+"""Runs jobs on Ray Tune workers. The only file that imports ray.
+
+Ray Tune is a disposable executor: it is asked for nothing but to run jobs on warm workers.
+What happened is in the study.
+"""
+
+import os
+import socket
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray._private import ray_constants
+from ray.tune.execution import class_cache
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
+from rich.console import Console
+
+from sharetune.search.config import StudyConfig
+from sharetune.search.driver import Driver
+from sharetune.search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped
+from sharetune.search.signals import stopped_when_safe
+from sharetune.search.workers.trial_group import Led, assist
+from sharetune.search.workers.watchdog import Watch
+from sharetune.spaces.errors import RunError
+
+WORKER_RETRIES = 2
+REACHED_WITHIN_S = 10.0
+MOST_PRELOADED = 16
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+class JobSearcher(Searcher):
+    """Hands the driver's jobs to Ray Tune, and those whose worker died once more.
+
+    Ray Tune's own retries leave out a worker that dies between two jobs. A job that left a new
+    checkpoint before its worker died has as many tries as at first. `broken` is the first
+    error of the driver, such as a storage that cannot be written: Ray Tune takes it for the
+    trial's and goes on.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self.driver = driver
+        self.jobs: dict[str, Job] = {}
+        self.again: deque[Job] = deque()
+        self.losses: Counter[int] = Counter()
+        self.progress: dict[int, set[str]] = {}
+        self.broken: BaseException | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles its searcher, and ours is not to be restored."""
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next job; None while one may follow; FINISHED when there are no more."""
+        with self._driving():
+            job = self.again.popleft() if self.again else self.driver.next()
+        if job is None:
+            return Searcher.FINISHED if self.driver.done else None
+        self.jobs[trial_id] = job
+        return {"job": job}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Tells the driver; a worker that died too often gives a failed outcome."""
+        if self.broken is not None:
+            return
+        job = self.jobs.pop(trial_id)
+        outcome = (result or {}).get("outcome")
+        reached = (result or {}).get("reached")
+        if isinstance(reached, Reached) and not error:
+            outcome = stopped(reached.described())
+        if error or not isinstance(outcome, Outcome):
+            if job.progress() - self.progress.get(job.number, set()):
+                self.losses[job.number] = 0
+            self.progress[job.number] = job.progress()
+            self.losses[job.number] += 1
+            if self.losses[job.number] <= WORKER_RETRIES:
+                self.again.append(job)
+                return
+            lost = {"kind": "WorkerLost", "message": f"worker died {WORKER_RETRIES + 1} times"}
+            outcome = Outcome("failed", {}, reason="worker lost", error=lost | {"traceback": ""})
+        with self._driving():
+            self.driver.finish(job, outcome)
+
+    def reached(self, trial_id: str, at: Reached) -> bool:
+        """Tells the driver what a job has come to; whether it goes on."""
+        with self._driving():
+            return self.driver.reached(self.jobs[trial_id], at.rung, at.metrics)
+
+    @contextmanager
+    def _driving(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.broken = self.broken or error
+            raise
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the only record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a resumed search is a new run over the same study."""
+
+
+class StopBetweenSteps(tune.Callback):
+    """Ends Ray Tune's loop between two of its steps, which take a tenth of a second at most."""
+
+    def __init__(self, stop_if_asked: Callable[[], None], searcher: JobSearcher) -> None:
+        self.stop_if_asked, self.searcher = stop_if_asked, searcher
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Raises ``KeyboardInterrupt`` if a signal asked for it, and what broke the driver."""
+        self.stop_if_asked()
+        if self.searcher.broken is not None:
+            raise self.searcher.broken
+
+
+class RungScheduler(FIFOScheduler):
+    """Asks the driver at every rung whether the training goes on."""
+
+    def __init__(self, searcher: JobSearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as the searcher."""
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE, or STOP; Ray Tune does not ask about a job's end."""
+        goes_on = self.searcher.reached(trial.trial_id, result["reached"])
+        return str(FIFOScheduler.CONTINUE if goes_on else FIFOScheduler.STOP)
+
+
+class Worker(tune.Trainable):
+    """A process that keeps libraries and data loaded and runs one job after another."""
+
+    def setup(self, config: dict[str, Any], *, shared: dict[str, Any]) -> None:
+        """`shared` is what all jobs have in common."""
+        self.shared = shared
+        self.evaluate = shared["trainee"].evaluate
+        if shared["resources"].workers_per_trial > 1:
+            self.evaluate = _led(shared).evaluate
+        self.running: Paused | None = None
+        self.job: Job = config["job"]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes the next job into the same process."""
+        self.cleanup()
+        self.job = new_config["job"]
+        return True
+
+    def cleanup(self) -> None:
+        """Ends a job that waits at a rung."""
+        if self.running is not None:
+            self.running.stop()
+            self.running = None
+
+    def step(self) -> dict[str, Any]:
+        """Runs the job to its next rung, or to its end."""
+        if self.running is None:
+            self.running = Paused(self._attempt)
+        found = self.running.resume()
+        if isinstance(found, Reached):
+            return {"reached": found}
+        self.running = None
+        return {"outcome": found, "done": True}
+
+    def _attempt(self, report: Report) -> Outcome:
+        facts, resources = self.shared["facts"], self.shared["resources"]
+        watch = Watch(self.job, resources)
+        overdue = watch.verdict()
+        if overdue is not None:
+            return overdue
+        beat = watch.beat if resources.heartbeat_s is not None else None
+        with watch:
+            return attempt(self.evaluate, self.job, facts, resources, report, beat)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to keep: a job is run whole."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing was kept."""
+
+
+@ray.remote
+class Assistant:
+    """A further process of a trial. It ends with the worker that started it."""
+
+    def __init__(self, shared: dict[str, Any]) -> None:
+        self.shared = shared
+
+    def assist(self, *asked: Any) -> Exception | None:
+        """Trains a part; see :func:`sharetune.search.workers.trial_group.assist`."""
+        return assist(self.shared["trainee"], self.shared["facts"], *asked)
+
+
+def _led(shared: dict[str, Any]) -> Led:
+    """The trainee as a trial's team: this worker, and one more for each of its other bundles."""
+    bundles = PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group())
+    given = {"num_cpus": shared["resources"].cpu, "num_gpus": shared["gpu"]}
+    kind: Any = Assistant
+    start = kind.options(**given, scheduling_strategy=bundles).remote
+    actors = [start(shared) for _ in range(shared["resources"].workers_per_trial - 1)]
+    assistants = [lambda *asked, a=a: a.assist.remote(*asked).future() for a in actors]
+    return Led(shared["trainee"], assistants, ray.util.get_node_ip_address())
+
+
+def connect(address: str | None, config: StudyConfig) -> None:
+    """Joins the cluster at `address`, or starts one on this machine that no other can reach.
+
+    A local cluster's worker processes load the libraries while the driver prepares the study.
+    """
+    os.environ.update(QUIET)
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        cpus = _local_cpus(config)
+        options |= {"include_dashboard": False, "num_cpus": cpus}
+        ray_constants.ENABLE_RAY_CLUSTER = False  # all its servers listen on localhost only
+        if cpus <= MOST_PRELOADED:
+            os.environ["RAY_preload_python_modules"] = "sharetune.trainers.evaluation.evaluator"  # noqa: SIM112
+            _let_trials_use_started_workers()
+    else:
+        ray_constants.ENABLE_RAY_CLUSTER = True
+        _require_listener(address)
+    try:
+        ray.init(address=address or "local", **options)
+    except Exception as error:  # Ray raises bare ones
+        raise _unreachable(address, str(error).strip().split("\n")[0]) from error
+    if address is None:
+        _require_gpus(config)
+
+
+def _require_listener(address: str) -> None:
+    """Raises :class:`RunError` if nothing listens at a ``host:port``: Ray's own attempt takes
+    minutes and may end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        with socket.create_connection((host, int(port)), timeout=REACHED_WITHIN_S):
+            pass
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, str(error)) from None
+
+
+def _unreachable(address: str | None, why: str) -> RunError:
+    if address is None:
+        return RunError(
+            f"Ray did not start on this machine: {why}",
+            "try again when it is less busy, or train in this process: --set executor=local",
+        )
+    return RunError(
+        f"no Ray cluster at {address}: {why}",
+        "start one with `ray start --head`, which prints its address, or leave --address out",
+    )
+
+
+def require_run_folder(run: Path) -> None:
+    """Raises :class:`RunError` if one of several nodes does not see the run folder, from which
+    workers read data and to which they write weights. A node that goes meanwhile does not count."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if len(nodes) < 2:
+        return
+    look: Any = ray.remote(num_cpus=0)(Path.is_dir)
+    at = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    asked = [look.options(scheduling_strategy=place).remote(run) for place in at]
+    for node, answer in zip(nodes, asked, strict=True):
+        with suppress(ray.exceptions.RayError):
+            if not ray.get(answer):
+                raise RunError(
+                    f"the node {node['NodeManagerAddress']} does not see the run folder {run}",
+                    "put it on storage that all nodes have at the same place, with --out",
+                )
+
+
+def disconnect() -> None:
+    """Ends the workers of a local cluster; a joined cluster goes on."""
+    ray.shutdown()
+
+
+def execute(driver: Driver, config: StudyConfig) -> None:
+    """Trains on the connected cluster until the driver has nothing more."""
+    require_run_folder(driver.run)
+    resources, each = worker_resources(config), config.resources.workers_per_trial
+    workers = config.resources.workers or capacity(resources, each)
+    shared = {
+        "trainee": driver.trainee,
+        "facts": driver.facts,
+        "resources": config.resources,
+        "gpu": resources["GPU"],
+    }
+    driver.workers = workers
+    _tell_of_missing(resources, each)
+    searcher = JobSearcher(driver)
+    bundles = tune.PlacementGroupFactory([resources for _ in range(each)])
+    trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), bundles)
+    with (
+        tempfile.TemporaryDirectory(prefix="sharetune-") as scratch,
+        stopped_when_safe() as stop_if_asked,
+        _error_of_the_driver(searcher),
+    ):
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=RungScheduler(searcher),
+                max_concurrent_trials=workers,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="jobs",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[StopBetweenSteps(stop_if_asked, searcher)],
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+
+
+@contextmanager
+def _error_of_the_driver(searcher: JobSearcher) -> Iterator[None]:
+    """Raises what broke the driver instead of what Ray Tune makes of it."""
+    try:
+        yield
+    except Exception:
+        if searcher.broken is None:
+            raise
+    if searcher.broken is not None:
+        raise searcher.broken from None
+
+
+def worker_resources(config: StudyConfig) -> dict[str, float]:
+    """CPUs and the fraction of a GPU that each worker is given on the connected cluster."""
+    gpu = config.resources.gpu
+    if gpu is None:
+        gpu = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+    return {"CPU": float(config.resources.cpu), "GPU": gpu}
+
+
+def capacity(resources: dict[str, float], workers_per_trial: int) -> int:
+    """How many trials the connected cluster can run at once; one, if it may grow to that."""
+    total = ray.cluster_resources()
+    fits = [total.get(kind, 0) // need for kind, need in resources.items() if need]
+    return max(1, int(min(fits)) // workers_per_trial)
+
+
+def _tell_of_missing(resources: dict[str, float], workers_per_trial: int) -> None:
+    """Says what trials wait for on a joined cluster that has too little of it, but may grow."""
+    total = ray.cluster_resources()
+    for kind, need in resources.items():
+        needed, found = need * workers_per_trial, total.get(kind, 0.0)
+        if needed > found:
+            console = Console(stderr=True, highlight=False, soft_wrap=True)
+            console.print(
+                f"a trial needs {needed:g} {kind}s, and the cluster has {found:g}: trials wait "
+                "until it grows"
+            )
+
+
+def _require_gpus(config: StudyConfig) -> None:
+    """Raises :class:`RunError` where a trial would wait for GPUs that this machine lacks."""
+    need = worker_resources(config)["GPU"] * config.resources.workers_per_trial
+    found = ray.cluster_resources().get("GPU", 0.0)
+    if need > found:
+        raise RunError(
+            f"a trial needs {need:g} GPUs, and this machine has {found:g}",
+            "lower resources.workers_per_trial or gpu, or join a cluster with --address",
+        )
+
+
+def _local_cpus(config: StudyConfig) -> int:
+    per_trial = config.resources.cpu * config.resources.workers_per_trial
+    workers = config.resources.workers or max(1, (os.cpu_count() or 1) // per_trial)
+    return workers * per_trial
+
+
+def _let_trials_use_started_workers() -> None:
+    """Lets trials run in the processes that Ray starts with the cluster.
+
+    Ray Tune asks for environment variables of its own (they switch off a fork in PyTorch
+    Lightning), which no process that is already running has, so that each trial would wait for
+    a new one and for its imports: 5 s on 2 cores.
+    """
+    class_cache.DEFAULT_ENV_VARS.clear()

@@ -1,0 +1,66 @@
+import pytest
+
+from sharetune.results.page.comparison import (
+    common_reference,
+    comparison_table,
+    contenders,
+    draw_overlays,
+    matches,
+    read_studies,
+    write_comparison,
+)
+from sharetune.spaces import SharingPlan
+from sharetune.spaces.errors import RunError
+from tests.results.conftest import complete
+
+HALF = SharingPlan.range(1, 4, 0.5)
+
+
+@pytest.fixture
+def runs(make_run):
+    return [
+        make_run(complete(0.9, 100.0), complete(0.8, 50.0, HALF), folder="one", name="one"),
+        make_run(
+            complete(0.95, 100.0),
+            folder="two",
+            name="two",
+            reference={"accuracy": 0.0, "parameters": 200.0},
+        ),
+    ]
+
+
+def test_hypervolumes_are_told_against_the_worst_reference(runs):
+    studies = read_studies(runs)
+    assert common_reference(studies) == {"accuracy": 0.0, "parameters": 200.0}
+    one, two = contenders(studies)
+    # box 1 x 200: 0.9 x 100/200 + 0.8 x 50/200 = 0.65, and 0.95 x 100/200 = 0.475
+    assert (one.hypervolume, two.hypervolume) == pytest.approx((0.65, 0.475))
+    assert (one.gain, two.gain) == pytest.approx((0.0, -0.175))
+    assert comparison_table(runs).split("\n")[1].startswith("two: hypervolume 0.4750 (-0.1750)")
+
+
+def test_equal_candidates_are_matched(runs):
+    (match,) = matches(read_studies(runs))
+    assert (match.first, match.other, match.study) == (0, 0, "two")
+    assert match.change.replace("\u202f", " ") == "+5.0 points"
+
+
+def test_fronts_are_overlaid_and_the_page_is_written(runs):
+    (drawing,) = draw_overlays(read_studies(runs))
+    lines = [trace for trace in drawing.figure.data if trace.name]
+    assert [(trace.name, trace.x) for trace in lines] == [("one", (50.0, 100.0)), ("two", (100.0,))]
+    path = write_comparison(runs)
+    assert path == runs[0] / "comparison.html"
+    assert "two" in path.read_text("utf-8")
+
+
+def test_studies_of_one_name_go_by_their_folders(make_run):
+    same = [make_run(complete(0.9, 1.0), folder=folder) for folder in ("a", "b")]
+    assert [c.name for c in contenders(read_studies(same))] == ["demo (a)", "demo (b)"]
+
+
+def test_other_objectives_cannot_be_compared(runs, make_run):
+    other = make_run(complete(0.9, 1.0), folder="other", objectives=["accuracy", "flops"])
+    with pytest.raises(RunError) as caught:
+        read_studies([runs[0], other])
+    assert "must have the same objectives" in caught.value.message

@@ -1,0 +1,29 @@
+"""What the model card says of a study, whatever its task measures."""
+
+from sharetune.results.card import model_card
+from sharetune.results.reading.study import read_study
+from sharetune.spaces import SharingPlan
+from tests.results.conftest import complete, write_run
+
+HALF = SharingPlan.range(1, 4, 0.5)
+TASK = {"name": "text-generation", "train": "/home/someone/train.csv", "test": None}
+
+
+def test_every_metric_of_the_task_is_told_against_the_unshared_model(tmp_path):
+    first = {"metrics": {"perplexity": 40.0, "eval_loss": 3.689}}
+    second = {"metrics": {"perplexity": 40.4, "eval_loss": 3.699}}
+    run = write_run(
+        tmp_path / "run",
+        complete(40.0, 200.0, anchor="unshared", **first) | {"values": [40.0, 200.0]},
+        complete(40.4, 150.0, HALF, **second) | {"values": [40.4, 150.0]},
+        objectives=["perplexity", "parameters"],
+        directions=["minimize", "minimize"],
+        config={"name": "demo", "model": "gpt2", "task": TASK},
+    )
+    card = model_card(read_study(run), 1, HALF, "shared", "load()", "")
+    card = card.replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert "| perplexity | 40.4 | 40 | +0.4 | 1.01× |" in card
+    assert "| evaluation loss | 3.70 nats | 3.69 nats | +0.01 nats | 1.00× |" in card
+    assert "| parameters | 150 | 200 | −50 | 0.75× |" in card
+    assert "| accuracy |" not in card
+    assert "someone" not in card and "train: train.csv" in card

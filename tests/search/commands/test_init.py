@@ -1,0 +1,131 @@
+"""A study file that was written for a model and data is one that runs."""
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sharetune.search.commands.cli import app
+from sharetune.search.commands.init import write_study
+from sharetune.search.config import load_config
+from sharetune.trainers.tasks.base import TASKS
+from tests.checkpoint import write_checkpoint, write_rows
+from tests.trainers.tasks.test_tasks import tones, trainee
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_a_written_study_runs(tmp_path):
+    model = write_checkpoint(tmp_path / "model", layers=6)
+    data = write_rows(tmp_path / "rows.csv", 60)
+    out = tmp_path / "studies" / "first.yaml"
+    out.parent.mkdir()
+    asked = ("--task", "text-classification", "--model", model, "--data", data, "--out", out)
+    made = call("init", *asked)
+    assert made.exit_code == 0, made.output
+    written = yaml.safe_load(out.read_text())
+    assert made.stdout == out.read_text()
+    assert written["model"] == "../model"
+    assert written["objectives"] == ["accuracy", "parameters", "flops"]
+    # layers 0 and 5 of six stay as they are; five words a text make at most 16 tokens
+    assert written["plans"] == [{"groups": [{"layers": "1..4", "form": {"bank": {"ratio": 0.7}}}]}]
+    assert written["space"]["recipe"]["max_length"] == 16
+    assert written["space"]["recipe"]["steps"] == 50
+    small = ("--set", "executor=local", "--set", "budget.trials=2", "--set", "latency.rounds=0")
+    small += ("--set", "space.recipe.steps=1", "--out", tmp_path / "run")
+    result = call("search", out, *small)
+    assert result.exit_code == 0, result.output
+    assert "exists already" in call("init", *asked).output
+
+
+def test_a_group_for_each_stack(tmp_path):
+    made = trainee(tmp_path, "translation", "t5")
+    out = tmp_path / "study.yaml"
+    result = call(
+        "init", "--task", "translation", "--model", made.model, "--data", made.task.train,
+        "--out", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "trained from scratch" in result.stdout
+    config = load_config(out)
+    # four and three layers
+    assert [str(plan.groups[0].stack) for plan in config.plans] == ["encoder", "decoder"]
+    assert config.objectives[0] == "bleu"
+
+
+FITTING = {
+    "translation": ("bart", 16),  # five words a text
+    "text-generation": ("gpt2", 40),  # what the model reads
+    "image-classification": ("vit", 128),
+    "question-answering": ("bert", 16),
+    "next-item-recommendation": ("gpt2", 40),
+    "token-classification": ("bert", 16),
+    "text-classification": ("bert", 16),
+    "audio-classification": ("hubert", 1600),  # recordings of a second
+    "automatic-speech-recognition": ("whisper-second", 16000),
+}
+
+
+def test_every_task_is_known_here():
+    assert set(FITTING) == set(TASKS)
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_a_study_for_every_task(tmp_path, name):
+    family, length = FITTING[name]
+    keys = {"regression": True} if name == "text-classification" else {}
+    made = trainee(tmp_path, name, family, **keys)
+    out = tmp_path / "study.yaml"
+    overrides = tuple(f"task.{key}={value}" for key, value in keys.items())
+    write_study(name, made.model, made.task.train, out, overrides=overrides)
+    config = load_config(out)
+    assert config.objectives[0] == made.task.metrics[0]
+    assert config.space.recipe["max_length"] == length
+
+
+def test_keys_of_the_task(tmp_path):
+    made = trainee(tmp_path, "text-classification", "bert")
+    asked = ("init", "--task", "text-classification", "--model", made.model)
+    asked += ("--data", made.task.train, "--out", tmp_path / "study.yaml")
+    result = call(*asked, "--set", "budget.trials=3")
+    assert "error: init sets keys of task, but got budget" in result.output
+    result = call(*asked, "--set", "task.pair=pair", "--set", "task.regression=true")
+    assert result.exit_code == 0, result.output
+    task = load_config(tmp_path / "study.yaml").task
+    assert (task["pair"], task["regression"]) == ("pair", True)
+    assert "objectives: [spearman, parameters, flops]" in result.output
+
+
+def test_recordings_of_another_sampling_rate(tmp_path):
+    made = trainee(tmp_path, "audio-classification", "hubert")
+    made.prepare(1600)
+    data = tones(tmp_path / "other", rate=800)
+    asked = ("init", "--task", "audio-classification", "--model", made.start, "--data", data)
+    asked += ("--out", tmp_path / "study.yaml")
+    result = call(*asked)
+    assert result.exit_code == 2
+    assert "the recordings have 800 samples a second, and the model reads 1600" in result.output
+    assert call(*asked, "--set", "task.resample=true").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("translation", "error: no target column|error: .* a translation reads two"),
+        ("image-classification", "error: no image column"),
+        ("sumarization", "error: unknown task: 'sumarization'"),
+    ],
+)
+def test_data_of_another_task(tmp_path, task, message):
+    import re
+
+    model = write_checkpoint(tmp_path / "model")
+    data = tmp_path / "rows.csv"
+    data.write_text("text,label,more\na,b,c\n")
+    result = call(
+        "init", "--task", task, "--model", model, "--data", data, "--out", tmp_path / "s.yaml"
+    )
+    assert result.exit_code == 2
+    assert re.search(message, result.output)
+    assert "hint: " in result.output

@@ -1,0 +1,143 @@
+"""Measure the structure of the four packages: rooms, arrows, circles, sizes, loose types.
+
+    python -m tests.structure [CHECKOUT ...]
+
+A room is a folder below a package, or a file that lies loose in one. An arrow leads from a room to
+another that it imports. Prints one column a checkout, this one by default.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from tests.paths import ROOT
+
+PACKAGES = ("search", "results", "trainers", "spaces")
+LONG_FUNCTION = 40
+MANY_PARAMETERS = 5
+
+Graph = Mapping[str, set[str]]
+
+
+class House:
+    """The modules of a checkout by dotted name, and what they import of each other."""
+
+    def __init__(self, root: Path) -> None:
+        paths = [p for package in PACKAGES for p in sorted((root / package).rglob("*.py"))]
+        self.files = {_dotted(path.relative_to(root)): path for path in paths}
+        self.trees = {name: ast.parse(path.read_text("utf-8")) for name, path in self.files.items()}
+        self.names = {name.removesuffix(".__init__") for name in self.files}
+
+    def modules(self) -> Graph:
+        """Return each module with the modules it imports, faces (`__init__`) left out."""
+        return {
+            name: {found for found in self._imported(tree) if found != name}
+            for name, tree in self.trees.items()
+            if not name.endswith("__init__")
+        }
+
+    def rooms(self) -> Graph:
+        """Return each room with the rooms it imports."""
+        graph: dict[str, set[str]] = {}
+        for name, imported in self.modules().items():
+            graph.setdefault(self.room(name), set()).update(map(self.room, imported))
+        return {room: others - {room} for room, others in graph.items()}
+
+    def room(self, module: str) -> str:
+        """Return the room a module lies in: its folder, or itself if it lies loose in a package."""
+        parts = module.split(".")
+        return ".".join(parts[:2])
+
+    def _imported(self, tree: ast.Module) -> Iterator[str]:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                source = node.module.removeprefix("sharetune.")
+                for alias in node.names:
+                    inner = f"{source}.{alias.name}"
+                    if inner in self.names and f"{inner}.__init__" not in self.files:
+                        yield inner
+                    elif source in self.names and f"{source}.__init__" not in self.files:
+                        yield source
+
+    def functions(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        """Yield every function and method."""
+        for tree in self.trees.values():
+            yield from (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
+
+    def counts(self) -> dict[str, int]:
+        """Return the figures of the table, by their names."""
+        text = "\n".join(path.read_text("utf-8") for path in self.files.values())
+        rooms, functions = self.rooms(), list(self.functions())
+        fullest = max(
+            sum(name.rpartition(".")[0] == folder for name in self.modules())
+            for folder in {name.rpartition(".")[0] for name in self.modules()}
+        )
+        return {
+            "files": len(self.files),
+            "lines": text.count("\n") + 1,
+            "rooms": len(rooms),
+            "files in the fullest folder": fullest,
+            "arrows between rooms": sum(map(len, rooms.values())),
+            "rooms in a circle": len(_in_circles(rooms)),
+            "files in a circle": len(_in_circles(self.modules())),
+            "Any": sum(
+                isinstance(n, ast.Name) and n.id == "Any"
+                for tree in self.trees.values()
+                for n in ast.walk(tree)
+            ),
+            "dict[str, Any]": text.count("dict[str, Any]"),
+            f"functions over {LONG_FUNCTION} lines": sum(
+                (f.end_lineno or f.lineno) - f.lineno + 1 > LONG_FUNCTION for f in functions
+            ),
+            f"functions with over {MANY_PARAMETERS} parameters": sum(
+                _parameters(f) > MANY_PARAMETERS for f in functions
+            ),
+            "functions": len(functions),
+        }
+
+
+def circle(graph: Graph) -> list[str]:
+    """Return the members of one circle of `graph`, or none."""
+    try:
+        TopologicalSorter({name: sorted(others) for name, others in graph.items()}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def _in_circles(graph: Graph) -> set[str]:
+    return {name for name in graph if name in _reachable(graph, name)}
+
+
+def _reachable(graph: Graph, start: str) -> set[str]:
+    found: set[str] = set()
+    left = list(graph.get(start, ()))
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += graph.get(name, ())
+    return found
+
+
+def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    arguments = function.args
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return sum(argument.arg not in ("self", "cls") for argument in every)
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts)
+
+
+def main(roots: list[Path]) -> None:
+    """Print the table of all checkouts."""
+    columns = [House(root).counts() for root in roots]
+    for name in columns[0]:
+        print(f"{name:36}", *(f"{column.get(name, 0):>8,}" for column in columns))
+
+
+if __name__ == "__main__":
+    main([Path(word) for word in sys.argv[1:]] or [ROOT])

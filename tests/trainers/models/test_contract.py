@@ -1,0 +1,228 @@
+"""What must hold for every family, form and assignment: a new entry is tested by itself."""
+
+import copy
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from sharetune.spaces import SharingPlan
+from sharetune.spaces.assignments import ASSIGNMENTS
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.forms import FORMS
+from sharetune.trainers import is_shared, load_shared, materialize_, share_
+from sharetune.trainers.measuring.sizes import parameters, saved_bytes
+from sharetune.trainers.models.parameters import bank_parameters
+from sharetune.trainers.models.structure import stack_shapes
+from tests.families import FAMILIES, inputs_of, labels_of, logits, tiny
+
+KNOBS: dict[str, dict[str, Any]] = {}
+ARGUMENTS = {"one": None, "each": None, "owners": [0, 1, 1, 0, 2, 2]}
+POSITIONS = "cannot reuse k and v, because relative positions go through attention.self.key_proj"
+REFUSED = {
+    ("deberta-v2", "reuse"): POSITIONS,
+    ("deberta-v2-own-positions", "reuse"): POSITIONS,
+    ("swin", "reuse"): "because they look at different tokens: shift_size=0, shift_size=1",
+}
+
+
+def assignments(family: str, form: str) -> list[str]:
+    """All of them for BERT; for other families one, and another that goes round."""
+    if FORMS[form].removes_layers:
+        return ["one"]
+    if family == "bert":
+        return list(ASSIGNMENTS)
+    turn = list(FAMILIES).index(family)
+    others = [name for name in ASSIGNMENTS if name != "one"]
+    sharing = [name for name in FORMS if not FORMS[name].removes_layers]
+    return ["one", others[turn % len(others)]] if sharing[turn % len(sharing)] == form else ["one"]
+
+
+CASES = [
+    (family, form, assignment)
+    for family in FAMILIES
+    for form in FORMS
+    if (family, form) not in REFUSED
+    for assignment in assignments(family, form)
+]
+
+
+def is_quick(family: str, form: str, assignment: str) -> bool:
+    """A bank goes through all that BERT can do and once through every family, and another form
+    through BERT only; which layers read one bank is the same to all forms."""
+    return form in ("bank", "drop") or (family == "bert" and assignment in ("one", "each", "cycle"))
+
+
+def quick_and_slow(cases: list[tuple[str, str, str]]) -> list[Any]:
+    """The cases as parameters, most of them slow."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(case, id="-".join(case), marks=[] if is_quick(*case) else slow)
+        for case in cases
+    ]
+
+
+WRITERS = [case for case in CASES if tiny(case[0]).can_generate()]
+
+
+def knobs(form: str) -> dict[str, Any]:
+    """An example of every knob that the form requires."""
+    required = {n: f.examples for n, f in FORMS[form].model_fields.items() if f.is_required()}
+    return {name: examples[0] for name, examples in required.items() if examples} | KNOBS.get(
+        form, {}
+    )
+
+
+def group(stack: str, depth: int, form: str, assignment: str) -> dict[str, Any]:
+    argument = ARGUMENTS.get(assignment, 2)
+    if isinstance(argument, list):
+        argument = argument[:depth]
+    layers = "all"
+    if FORMS[form].removes_layers:
+        layers = [1, 2] if depth > 4 else [1]
+    elif assignment == "each" and depth > 2:
+        layers = [1, 2]
+    return {
+        "stack": stack,
+        "layers": layers,
+        "form": {form: knobs(form)},
+        "assign": {assignment: argument},
+        "times": 2 if assignment == "each" else 1,
+    }
+
+
+def share_case(case: tuple[str, str, str]) -> PreTrainedModel:
+    family, form, assignment = case
+    model = tiny(family)
+    shapes = {
+        name: replace(shape, similarity=nearness(shape.depth))
+        for name, shape in stack_shapes(model).items()
+    }
+    groups = [group(name, shape.depth, form, assignment) for name, shape in shapes.items()]
+    return share_(model, SharingPlan.model_validate({"groups": groups}).bound(shapes))
+
+
+def nearness(depth: int) -> tuple[tuple[float, ...], ...]:
+    """Layers that are the more alike the nearer they stand."""
+    return tuple(tuple(1 / (1 + abs(i - j)) for j in range(depth)) for i in range(depth))
+
+
+def can_be_copied(model: PreTrainedModel) -> bool:
+    """Wav2Vec2's and HuBERT's parametrised convolution cannot, whether shared or not."""
+    return not any(hasattr(module, "parametrizations") for module in model.modules())
+
+
+@pytest.mark.parametrize(("family", "form"), REFUSED)
+def test_what_a_family_cannot_do_is_refused_before_anything_is_changed(family, form):
+    model = tiny(family)
+    groups = [group(name, s.depth, form, "one") for name, s in stack_shapes(model).items()]
+    with pytest.raises(PlanError, match=REFUSED[family, form]):
+        share_(model, SharingPlan.model_validate({"groups": groups}))
+    assert torch.equal(logits(model), logits(tiny(family)))
+
+
+@pytest.fixture(params=quick_and_slow(CASES), scope="module")
+def shared(request):
+    """A model for tests that leave it as it is."""
+    return share_case(request.param)
+
+
+def test_saved_equals_loaded_and_is_of_the_size_foretold(shared, tmp_path):
+    shared.save_pretrained(tmp_path)
+    assert os.path.getsize(tmp_path / "model.safetensors") == saved_bytes(shared)
+    loaded = load_shared(tmp_path)
+    assert type(loaded) is type(shared)
+    assert torch.equal(logits(loaded), logits(shared))
+    assert loaded.sharing == shared.sharing
+
+
+def test_no_tensor_has_two_names_but_for_tied_embeddings(shared):
+    tensors = shared.state_dict(keep_vars=True)
+    own = [tensor for name, tensor in tensors.items() if name not in shared.all_tied_weights_keys]
+    assert len({id(tensor) for tensor in own}) == len(own)
+    assert parameters([shared]) == sum(p.numel() for p in shared.parameters())
+
+
+def test_a_copy_shares_with_itself_and_not_with_the_original(shared):
+    if not can_be_copied(shared):
+        return
+    twin = copy.deepcopy(shared)
+    before = logits(shared)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert logits(twin).abs().max() == 0
+    assert torch.equal(logits(shared), before)
+
+
+def test_a_training_step_moves_every_bank(shared):
+    before = copy.deepcopy(shared.state_dict())
+    banks = [bank.detach().clone() for bank in bank_parameters(shared)]
+    shared.train()
+    optimizer = torch.optim.SGD(shared.parameters(), lr=0.1)
+    shared(**inputs_of(shared), labels=labels_of(shared)).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    moved = bank_parameters(shared)
+    assert all(not torch.equal(old, new) for old, new in zip(banks, moved, strict=True))
+    shared.load_state_dict(before)
+    shared.eval()
+
+
+def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Gradients of one batch, with the dropout of a fixed seed."""
+    torch.manual_seed(0)
+    model.train()
+    model(**inputs_of(model), labels=labels_of(model)).loss.backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.eval()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
+def test_gradient_checkpointing_gives_the_same_gradients(shared):
+    plain = gradients(shared)
+    shared.gradient_checkpointing_enable()
+    replayed = gradients(shared)
+    shared.gradient_checkpointing_disable()
+    assert plain.keys() == replayed.keys()
+    assert all(torch.allclose(plain[n], replayed[n], atol=1e-5) for n in plain)
+
+
+@pytest.mark.parametrize("case", quick_and_slow(CASES))
+def test_dtype_moves_keep_the_sharing_and_materialised_equals_shared(case):
+    model = share_case(case)
+    single, count = logits(model), parameters([model])
+    double = logits(model.to(torch.float64))
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert parameters([model]) == count
+    assert torch.allclose(double.float(), single, atol=1e-4)
+    dense = materialize_(model)
+    assert is_shared(dense) == (not FORMS[case[1]].materializes)
+    assert torch.allclose(logits(dense), double, atol=1e-8)
+    assert not any("banks" in name for name in dense.state_dict())
+
+
+@pytest.mark.parametrize("case", quick_and_slow(WRITERS))
+def test_generation_with_cache_equals_generation_without(case):
+    model = share_case(case)
+    given = {name: t for name, t in inputs_of(model).items() if "decoder" not in name}
+    with_cache, without = (
+        model.generate(
+            **given,
+            max_new_tokens=6,
+            min_new_tokens=6,
+            do_sample=False,
+            use_cache=use_cache,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        for use_cache in (True, False)
+    )
+    assert torch.equal(with_cache.sequences, without.sequences)
+    for one, two in zip(with_cache.logits, without.logits, strict=True):
+        assert torch.allclose(one, two, atol=1e-5)

@@ -1,0 +1,108 @@
+"""A training that loses its process goes on from its last checkpoint, bit for bit."""
+
+import pytest
+
+from sharetune.spaces import Candidate, Recipe, SharingPlan
+from sharetune.spaces.compression import Compression
+from sharetune.trainers.evaluation.evaluator import shapes
+from tests.trainers.conftest import RECIPE
+
+RECIPES = {
+    "plain": {},
+    "all layers tied": {"plan": SharingPlan.range(0, 3, 1.0)},
+    "interpolate, hard before": {"soften": "interpolate", "soften_until": 0.2},
+    "interpolate, soft still": {"soften": "interpolate", "soften_until": 0.9},
+    "replace, at random": {"soften": "replace", "soften_until": 0.9},
+    "pull": {"soften": "pull", "pull": 0.1, "soften_until": 0.9},
+    "untie": {"soften": "untie", "soften_until": 0.3},
+    "R-Drop": {"r_drop": 1.0},
+    "adversary": {"adversary": "fgm"},
+    "patience": {"patience": 14},
+    "terms and rates": {"bank_l2_start": 0.01, "bank_lr_rule": "sqrt", "layer_lr_decay": 0.9},
+    "teacher": {"distill": {"temperature": 2.0}},
+    "batches in parts": {"accumulation": 2},
+    "pruned afterwards": {"compression": Compression(magnitude=0.2, recover=0.2)},
+}
+
+
+class Died(BaseException):
+    """Stands for a signal: nothing of ours heeds it."""
+
+
+def dying_at(step):
+    begun = []
+
+    def beat(in_step):
+        begun.extend([1] if in_step else [])
+        if in_step and len(begun) == step:
+            raise Died
+
+    return beat
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def evaluated(trainee, facts, wanted, folder, **options):
+    return trainee.evaluate(wanted, facts, save_to=folder / "model", **options)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_training_that_died_ends_as_if_it_had_not(trainee, facts, tmp_path, name):
+    settings = dict(RECIPES[name])
+    options = {"accumulation": settings.pop("accumulation", 1)}
+    plan = settings.pop("plan", SharingPlan.range(1, 2, 0.5))
+    compression = settings.pop("compression", Compression())
+    recipe = Recipe.model_validate(RECIPE.model_dump() | {"steps": 20} | settings)
+    wanted = Candidate(plan=plan, recipe=recipe, compression=compression).bound(shapes(facts))
+    whole = evaluated(trainee, facts, wanted, tmp_path / "whole", **options)
+
+    kept = options | {"checkpoints": tmp_path / "checkpoints", "checkpoint_s": 0.0}
+    with pytest.raises(Died):
+        evaluated(trainee, facts, wanted, tmp_path / "0", beat=dying_at(8), **kept)
+    with pytest.raises(Died):
+        evaluated(trainee, facts, wanted, tmp_path / "1", beat=dying_at(7), **kept)
+    again = evaluated(trainee, facts, wanted, tmp_path / "cut", **kept)
+
+    assert again["circumstances"]["continued_at"] == [7, 13]
+    assert "continued_at" not in whole["circumstances"]
+    assert files(tmp_path / "cut" / "model") == files(tmp_path / "whole" / "model")
+    for key in ("metrics", "curve", "confusion"):
+        assert again[key] == whole[key]
+
+
+def test_rungs_are_told_again_by_a_training_that_goes_on(trainee, facts, tmp_path):
+    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(shapes(facts))
+    told = []
+
+    def report(rung, metrics):
+        told.append((rung, metrics))
+        return True
+
+    kept = {"checkpoints": tmp_path / "checkpoints", "checkpoint_s": 0.0}
+    kept |= {"rungs": (0.25, 0.75), "report": report}
+    with pytest.raises(Died):
+        evaluated(trainee, facts, wanted, tmp_path, beat=dying_at(6), **kept)
+    evaluated(trainee, facts, wanted, tmp_path, **kept)
+    assert [(rung, metrics["step"]) for rung, metrics in told] == [(0, 3), (0, 3), (1, 9)]
+    assert told[0] == told[1]
+
+
+def test_a_checkpoint_that_was_being_written_does_not_count(trainee, facts, tmp_path):
+    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(shapes(facts))
+    kept = {"checkpoints": tmp_path / "checkpoints", "checkpoint_s": 0.0}
+    with pytest.raises(Died):
+        evaluated(trainee, facts, wanted, tmp_path, beat=dying_at(6), **kept)
+    half = tmp_path / "checkpoints" / "1" / "draft" / "checkpoint-9"
+    half.mkdir(parents=True)
+    (half / "training.pt").write_bytes(b"PK half")
+    found = evaluated(trainee, facts, wanted, tmp_path, **kept)
+    assert found["circumstances"]["continued_at"] == [5]
+
+
+def test_short_trainings_leave_no_checkpoint(trainee, facts, tmp_path):
+    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(shapes(facts))
+    kept = {"checkpoints": tmp_path / "checkpoints", "checkpoint_s": 300.0}
+    evaluated(trainee, facts, wanted, tmp_path, **kept)
+    assert not list((tmp_path / "checkpoints").rglob("training.pt"))

@@ -1,0 +1,49 @@
+"""Inputs of full length for a model of any modality, for counting FLOPs and timing."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sharetune.spaces.errors import ModelError
+from sharetune.spaces.registry import Registry
+
+INPUTS: Registry[Callable[[PreTrainedModel, int, int], Tensor]] = Registry("input")
+
+
+def full_length(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
+    """A batch by what the model reads: `length` tokens or samples of sound, whole images, whole
+    spectrograms; and as many tokens for a decoder."""
+    name = model.main_input_name
+    if name not in INPUTS:
+        raise ModelError(
+            f"no inputs are known for {type(model).__name__}, which reads {name!r}",
+            f"models of {', '.join(INPUTS)} can be measured",
+        )
+    inputs = {name: INPUTS[name](model, batch, length)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = _tokens(model, batch, length)
+    return inputs
+
+
+@INPUTS.register("input_ids")
+def _tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    return torch.ones(batch, length, dtype=torch.long)
+
+
+@INPUTS.register("pixel_values")
+def _images(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    size, channels = model.config.image_size, model.config.num_channels
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.zeros(batch, channels, height, width)
+
+
+@INPUTS.register("input_values")
+def _sound(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    return torch.zeros(batch, length)
+
+
+@INPUTS.register("input_features")
+def _spectrogram(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    return torch.zeros(batch, model.config.num_mel_bins, 2 * model.config.max_source_positions)

@@ -1,0 +1,46 @@
+"""Synonyms out of WordNet's database files, as Princeton and Debian ship them (see wndb(5))."""
+
+import os
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+
+from sharetune.spaces.errors import ConfigError
+
+PLACES = ("/usr/share/wordnet", "/usr/local/share/wordnet")
+FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+
+
+def database(folder: str | None) -> Path:
+    """The folder of the database. Raises :class:`ConfigError` if there is none."""
+    named = [folder] if folder is not None else [os.environ.get("WNSEARCHDIR", ""), *PLACES]
+    found = [Path(place) for place in named if place and (Path(place) / FILES[0]).exists()]
+    if not found:
+        raise ConfigError(
+            f"no WordNet database in {', '.join(filter(None, named))}",
+            "apt-get install wordnet-base, or name the folder of data.noun in augment.wordnet",
+        )
+    return found[0]
+
+
+@lru_cache(maxsize=2)
+def synonyms(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The other words of all senses of each single word, in lower case and sorted."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in FILES:
+        if (folder / name).exists():
+            for line in (folder / name).read_text("utf-8").splitlines():
+                words = _words(line)
+                for word in words:
+                    found[word] |= set(words) - {word}
+    return {word: tuple(sorted(others)) for word, others in found.items() if others}
+
+
+def _words(line: str) -> list[str]:
+    """The single words of a synset's line; none for the licence's lines, which are indented."""
+    if line.startswith("  "):
+        return []
+    fields = line.split(" ")
+    count = int(fields[3], 16)
+    words = [word.partition("(")[0].lower() for word in fields[4 : 4 + 2 * count : 2]]
+    return [word for word in words if "_" not in word]

@@ -1,0 +1,1 @@
+"""Train and measure one candidate: all that happens to a trial on a worker."""

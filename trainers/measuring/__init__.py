@@ -1,0 +1,1 @@
+"""Measure a model: parameters, bytes, FLOPs and latency."""

@@ -1,0 +1,444 @@
+"""Counts what a plan stores and computes from what is known of the unshared model.
+
+Building a shared model and running it on stand-ins takes a third of a second. Here the unshared
+model is run once; a plan then is a list of tensors taken away and added, which the forms'
+own builders make for one matrix at a time, and of products that became cheaper. The numbers are
+those of :func:`sharetune.trainers.measuring.sizes.facts`, which tests hold them to.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from sharetune.spaces.compression import Compression
+from sharetune.spaces.forms import Form
+from sharetune.spaces.inits import start_of
+from sharetune.spaces.plan import Group, SharingPlan
+from sharetune.trainers.compression.steps import reshape_
+from sharetune.trainers.measuring import sizes
+from sharetune.trainers.models.activation_reuse import Borrower
+from sharetune.trainers.models.feasibility import refuse_unfit
+from sharetune.trainers.models.forms.base import BUILDERS, Matrices
+from sharetune.trainers.models.modules import SharedLinear
+from sharetune.trainers.models.parameters import head_parameters
+from sharetune.trainers.models.sharing import banks_of, entry_key, share_
+from sharetune.trainers.models.structure import Slot, Stack, find_stacks, is_norm, weight_out_in
+
+NONE = Compression()
+
+Shape = tuple[int, ...]
+
+
+class Entry(NamedTuple):
+    """A tensor of a model. `rows` are those of a matrix that 8-bit numbers can hold, else 0."""
+
+    shape: Shape
+    dtype: torch.dtype
+    is_parameter: bool
+    is_saved: bool
+    rows: int = 0
+
+    @property
+    def numel(self) -> int:
+        """How many numbers it holds."""
+        return torch.Size(self.shape).numel()
+
+
+Entries = dict[str, Entry]
+
+
+@dataclass(frozen=True)
+class Built:
+    """One matrix of the readers of a bank: what the bank stores of it, what each reader does, and
+    the readers themselves."""
+
+    bank: Entries
+    own: tuple[Entries, ...]
+    readers: tuple[nn.Module, ...]
+
+
+@dataclass
+class Use:
+    """What shapes a matrix is `given` in one pass, and how often it is read, whether to multiply
+    or only to be looked at, as T5 does to learn its dtype."""
+
+    given: list[Shape] = field(default_factory=list)
+    reads: int = 0
+
+    @property
+    def looked_up(self) -> int:
+        """Times it is read beside the products."""
+        return self.reads - len(self.given)
+
+    def written(self) -> tuple[Any, ...]:
+        """The same as a key."""
+        return tuple(self.given), self.looked_up
+
+
+class Counting:
+    """Counts plans for one `unshared` model on the meta device, and one sample of `inputs`."""
+
+    def __init__(self, unshared: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+        self.unshared, self.inputs = unshared, inputs
+        self.stacks = find_stacks(unshared)
+        self._whole, self._single = sizes.shareable(self.stacks.values())
+        self._rest, self._layers = self._catalogue()
+        self._before = self._layer_totals()
+        self._flops, self._layer_flops, self._uses = self._run_unshared()
+        self._built: dict[Any, Built] = {}
+        self._extra_flops: dict[Any, int] = {}
+        self._known: dict[Any, dict[str, float]] = {}
+
+    def facts(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
+        """What :func:`sharetune.trainers.measuring.sizes.facts` says of the model shared by `plan`.
+
+        Raises :class:`PlanError` if the plan does not fit the model.
+        """
+        bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
+        key = tuple(map(_shape_of, bound.groups)), compression
+        if key not in self._known:
+            plain = compression.quantize != "dynamic-int8" and not compression.removes_units
+            count = self._counted if plain else self.built
+            self._known[key] = count(bound, compression)
+        return dict(self._known[key])
+
+    def built(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
+        """The same by building the model and running it on stand-ins, which also finds out what
+        cannot be done. Pruned models, and products in 8 bits, are only counted so."""
+        shared = share_(copy.deepcopy(self.unshared), plan)
+        compressed = reshape_(copy.deepcopy(shared), compression)
+        return sizes.facts(self.unshared, shared, self.inputs, compressed)
+
+    def _counted(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
+        refuse_unfit(self.stacks, plan, self.unshared.config)
+        orders = {name: plan.order(name, len(s.layers)) for name, s in self.stacks.items()}
+        layers, flops = self._arranged(orders)
+        banks: Entries = {}
+        number = 0
+        for group in plan.groups:
+            stack = self.stacks[group.stack or ""]
+            order = orders[stack.name]
+            for own, init in zip(banks_of(group), _inits(group), strict=True):
+                readers = [place for place, layer in enumerate(order) if layer in own]
+                bank = Bank(stack, group, readers, [order[place] for place in readers])
+                copied = not isinstance(init, str) and init not in own
+                for name, entry in self._share(bank, layers[stack.name], copied=copied):
+                    banks[f"banks.{number}.{name}"] = entry
+                flops += self._further_flops(bank, copied=copied)
+                number += 1
+        in_stacks = {
+            f"{self.stacks[name].path}.{place}.{path}": entry
+            for name, places in layers.items()
+            for place, entries in enumerate(places)
+            for path, entry in entries.items()
+        } | banks
+        return self._totals(in_stacks, flops, compression)
+
+    def _totals(self, in_stacks: Entries, flops: int, compression: Compression) -> dict[str, float]:
+        matrices, vectors = _numbers(in_stacks.values())
+        lost = self._before[0] + self._before[1] - matrices - vectors
+        other = self._before[1] - vectors
+        rest = self._rest
+        if compression.quantize is not None:
+            in_stacks, rest = _in_eight_bits(in_stacks), _in_eight_bits(rest)
+        stored = sum(_numbers(in_stacks.values()))
+        saved = {n: e for n, e in (rest | in_stacks).items() if e.is_saved}
+        return {
+            "parameters": stored + sum(_numbers(rest.values())),
+            "stack_parameters": stored,
+            "bytes": sizes.file_bytes((n, e.shape, e.dtype) for n, e in saved.items()),
+            "flops": flops,
+            "effective_ratio": round((lost - other) / (self._whole - self._single), 6),
+        }
+
+    def _catalogue(self) -> tuple[Entries, dict[str, list[Entries]]]:
+        """All tensors of the unshared model: those outside the stacks, and each layer's."""
+        entries = _entries(self.unshared)
+        layers = {}
+        for name, stack in self.stacks.items():
+            own = [f"{stack.path}.{index}." for index in range(len(stack.layers))]
+            layers[name] = [_taken_out(entries, start) for start in own]
+        return entries, layers
+
+    def _layer_totals(self) -> tuple[int, int]:
+        """Numbers in matrices and in vectors of the unshared model's layers."""
+        every = [e for layers in self._layers.values() for own in layers for e in own.values()]
+        return _numbers(every)
+
+    def _run_unshared(self) -> tuple[int, dict[str, list[int]], dict[tuple[str, int, str], Use]]:
+        """FLOPs of the model and of each layer, and how each matrix is used."""
+        flops = {name: [0] * len(stack.layers) for name, stack in self.stacks.items()}
+        uses: dict[tuple[str, int, str], Use] = {}
+        counter = sizes.flop_counter()
+        with ExitStack() as watching:
+            for name, stack in self.stacks.items():
+                for index, layer in enumerate(stack.layers):
+                    for hook in _counted_by(counter, layer, flops[name], index):
+                        watching.callback(hook.remove)
+                    for slot in stack.slots:
+                        use = uses.setdefault((name, index, slot.path), Use())
+                        watching.enter_context(_watched(layer.get_submodule(slot.path), use))
+            whole = sizes.run_on_stand_ins(self.unshared, self.inputs, counter)
+        return whole, flops, uses
+
+    def _arranged(self, orders: dict[str, tuple[int, ...]]) -> tuple[dict[str, list[Entries]], int]:
+        """Each place's tensors, before anything is shared, and the FLOPs of the whole model.
+
+        A layer that runs again has none of its own.
+        """
+        flops, layers = self._flops, {}
+        for name, order in orders.items():
+            own = self._layers[name]
+            layers[name] = [
+                {} if index in order[:place] else dict(own[index])
+                for place, index in enumerate(order)
+            ]
+            flops += sum(self._layer_flops[name][index] for index in order)
+            flops -= sum(self._layer_flops[name])
+        return layers, flops
+
+    def _share(
+        self, bank: "Bank", layers: list[Entries], *, copied: bool
+    ) -> Iterator[tuple[str, Entry]]:
+        """Replaces, in `layers`, what reads the bank; yields the bank's tensors."""
+        for slot in bank.slots:
+            built = self._build(bank, slot, copied=copied)
+            for place, own in zip(bank.readers, built.own, strict=False):
+                _replace(layers[place], slot.path, own)
+            yield from ((f"{entry_key(slot.path)}.{n}", e) for n, e in built.bank.items())
+        if "norms" in bank.group.parts:
+            yield from self._share_norms(bank, layers, copied=copied)
+
+    def _share_norms(
+        self, bank: "Bank", layers: list[Entries], *, copied: bool
+    ) -> Iterator[tuple[str, Entry]]:
+        for path in bank.stack.norms:
+            having = [
+                place
+                for place, index in zip(bank.readers, bank.layers, strict=True)
+                if _has_norm(bank.stack.layers[index], path)
+            ]
+            if len(having) + copied < 2 or not having:
+                continue
+            source = self._layers[bank.stack.name][bank.layers[bank.readers.index(having[0])]]
+            own = {n: e for n, e in source.items() if n.startswith(f"{path}.")}
+            for place in having:
+                _replace(layers[place], path, {})
+            yield from (
+                (f"{entry_key(path)}.{n.removeprefix(f'{path}.')}", e) for n, e in own.items()
+            )
+
+    def _build(self, bank: "Bank", slot: Slot, *, copied: bool) -> Built:
+        """The matrix as its form's builder makes it, for as many readers."""
+        count, biases = len(bank.readers) + copied, "biases" in bank.group.parts
+        key = bank.stack.name, slot, bank.group.form, count, biases
+        if key not in self._built:
+            module = bank.stack.layers[0].get_submodule(slot.path)
+            self._built[key] = _build(module, slot, bank.group.form, count, biases)
+        return self._built[key]
+
+    def _further_flops(self, bank: "Bank", *, copied: bool) -> int:
+        """FLOPs that the bank's readers take more than the matrices they replace, below 0 for
+        fewer."""
+        total = 0
+        for slot in bank.slots:
+            built = self._build(bank, slot, copied=copied)
+            for reader, own, index in zip(built.readers, built.own, bank.layers, strict=False):
+                if _computes_otherwise(reader):
+                    use = self._uses[bank.stack.name, index, slot.path]
+                    key = slot, bank.group.form, use.written(), tuple(own.items())
+                    if key not in self._extra_flops:
+                        replaced = bank.stack.layers[index].get_submodule(slot.path)
+                        self._extra_flops[key] = _flops(reader, use) - _flops(replaced, use)
+                    total += self._extra_flops[key]
+        return total
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The places `readers` of a stack, at which these `layers` run, that read one bank."""
+
+    stack: Stack
+    group: Group
+    readers: Sequence[int]
+    layers: Sequence[int]
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The matrices that are read from it."""
+        return [slot for slot in self.stack.slots if set(slot.roles) & set(self.group.parts)]
+
+
+def _shape_of(group: Group) -> tuple[Any, ...]:
+    """What of a group its sizes depend on."""
+    copies = tuple(
+        not isinstance(init, str) and init not in own
+        for own, init in zip(banks_of(group), _inits(group), strict=True)
+    )
+    order = (group.times, group.order)
+    return group.stack, group.layers, group.parts, tuple(banks_of(group)), group.form, order, copies
+
+
+def _inits(group: Group) -> Sequence[str | int]:
+    return group.inits() if banks_of(group) else ()
+
+
+def _entries(model: PreTrainedModel) -> Entries:
+    parameters = {name for name, _ in model.named_parameters()}
+    saved = dict(sizes.saved_tensors(model))
+    rows = _rows_in_eight_bits(model)
+    return {
+        name: Entry(
+            tuple(tensor.shape), tensor.dtype, name in parameters, name in saved, rows.get(name, 0)
+        )
+        for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+
+
+def _taken_out(entries: Entries, start: str) -> Entries:
+    """What begins with `start`, by the rest of its name; it is gone from `entries` then."""
+    names = [name for name in entries if name.startswith(start)]
+    return {name.removeprefix(start): entries.pop(name) for name in names}
+
+
+def _own_entries(module: nn.Module) -> Entries:
+    """The tensors of a part of a shared model, all of which are saved."""
+    rows = {
+        f"{path}.weight".lstrip("."): len(weight_out_in(child))
+        for path, child in module.named_modules()
+        if type(child) in (nn.Linear, Conv1D)
+    }
+    parameters = {name for name, _ in module.named_parameters()}
+    return {
+        name: Entry(tuple(t.shape), t.dtype, name in parameters, True, rows.get(name, 0))
+        for name, t in module.state_dict(keep_vars=True).items()
+    }
+
+
+def _rows_in_eight_bits(model: PreTrainedModel) -> dict[str, int]:
+    """Rows of each matrix that `quantise_` makes smaller."""
+    head = head_parameters(model)
+    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    matrices = {
+        f"{path}.weight": module
+        for path, module in model.named_modules()
+        if type(module) in (nn.Linear, Conv1D, nn.Embedding)
+    }
+    return {
+        name: len(weight_out_in(module))
+        for name, module in matrices.items()
+        if name not in head and uses[id(module.weight)] == 1
+    }
+
+
+def _in_eight_bits(entries: Entries) -> Entries:
+    found: Entries = {}
+    for name, entry in entries.items():
+        if not entry.rows:
+            found[name] = entry
+            continue
+        path = name.removesuffix("weight")
+        shape = (entry.rows, entry.numel // entry.rows)
+        found[f"{path}numbers"] = entry._replace(shape=shape, dtype=torch.int8)
+        found[f"{path}scale"] = entry._replace(shape=(entry.rows, 1))
+    return found
+
+
+def _numbers(entries: Iterable[Entry]) -> tuple[int, int]:
+    """How many are in matrices, and how many in vectors, of parameters."""
+    counts = [0, 0]
+    for entry in entries:
+        if entry.is_parameter:
+            counts[len(entry.shape) < 2] += entry.numel
+    return counts[0], counts[1]
+
+
+def _replace(layer: Entries, path: str, own: Entries) -> None:
+    for name in [name for name in layer if name.startswith(f"{path}.")]:
+        del layer[name]
+    layer |= {f"{path}.{name}": entry for name, entry in own.items()}
+
+
+def _has_norm(layer: nn.Module, path: str) -> bool:
+    modules = dict(layer.named_modules())
+    return path in modules and is_norm(path, modules[path])
+
+
+def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) -> Built:
+    weight = weight_out_in(module).detach()
+    bias: Any = module.bias
+    bank = nn.ModuleDict()
+    matrices = Matrices(
+        slot,
+        [weight] * count,
+        [None if bias is None else bias.detach()] * count,
+        start_of("first", list(range(count))),
+        biases,
+        isinstance(module, Conv1D),
+    )
+    with torch.device("meta"):
+        readers = BUILDERS[form.name](form, matrices, bank, "entry")
+    entries = {n.removeprefix("entry."): e for n, e in _own_entries(bank).items()}
+    return Built(entries, tuple(map(_own_entries, readers)), tuple(readers))
+
+
+def _counted_by(counter: FlopCounterMode, layer: nn.Module, flops: list[int], index: int) -> Any:
+    """Hooks that add to ``flops[index]`` what `counter` counts while the layer runs."""
+
+    def enter(*_: Any) -> None:
+        flops[index] -= counter.get_total_flops()
+
+    def leave(*_: Any) -> None:
+        flops[index] += counter.get_total_flops()
+
+    return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+
+
+@contextmanager
+def _watched(module: nn.Module, use: Use) -> Iterator[None]:
+    """Inside, `use` learns what `module` is given and how often its matrix is read."""
+
+    def weight(self: nn.Module) -> Tensor | None:
+        use.reads += 1
+        return self._parameters["weight"]
+
+    kind = type(module)
+    hook = module.register_forward_pre_hook(lambda _, given: use.given.append(given[0].shape))
+    module.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
+    try:
+        yield
+    finally:
+        module.__class__ = kind
+        hook.remove()
+
+
+def _computes_otherwise(reader: nn.Module) -> bool:
+    """Whether a reader takes other FLOPs in use than the matrix it replaces: a model that is put
+    together for use composes none any more."""
+    if isinstance(reader, SharedLinear):
+        return not reader.composes
+    return isinstance(reader, Borrower)
+
+
+def _flops(module: nn.Module, use: Use) -> int:
+    """FLOPs of a matrix used so; of one that borrows, of its own part."""
+    if isinstance(module, Borrower):
+        return 0 if module.own is None else _flops(module.own, use)
+    counter = sizes.flop_counter()
+    dtype = next(module.parameters()).dtype
+    with FakeTensorMode(allow_non_fake_inputs=True), counter:
+        for shape in use.given:
+            module(torch.empty(shape, device="meta", dtype=dtype))
+        for _ in range(use.looked_up):
+            _ = module.weight
+    return int(counter.get_total_flops())

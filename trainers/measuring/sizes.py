@@ -1,0 +1,162 @@
+"""What is known of a candidate before it is trained: parameters, bytes, FLOPs, sharing."""
+
+import copy
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from sharetune.trainers.models.modules import SharedLinear
+from sharetune.trainers.models.shared_model import never_saved
+from sharetune.trainers.models.structure import Slot, Stack, find_stacks, weight_out_in
+
+
+def parameters(modules: Iterable[nn.Module]) -> int:
+    """Stored parameters of these modules, each tensor counted once."""
+    tensors = {id(p): p for module in modules for p in module.parameters()}
+    return sum(p.numel() for p in tensors.values())
+
+
+def stack_parameters(model: PreTrainedModel, stacks: Iterable[Stack]) -> int:
+    """Parameters of all stacks' layers and of the banks they read."""
+    banks = [model.banks] if hasattr(model, "banks") else []
+    return parameters([model.get_submodule(stack.path) for stack in stacks] + banks)
+
+
+def saved_bytes(model: PreTrainedModel) -> int:
+    """Size of the model's safetensors file in bytes, header included."""
+    return file_bytes((name, t.shape, t.dtype) for name, t in saved_tensors(model))
+
+
+def file_bytes(tensors: Iterable[tuple[str, Sequence[int], torch.dtype]]) -> int:
+    """Size in bytes of the safetensors file that holds these names, shapes and dtypes."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape, dtype in sorted(tensors, key=lambda found: (-found[2].itemsize, found[0])):
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _dtype_name(dtype),
+            "shape": list(shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":"))
+    return 8 + -(-len(text) // 8) * 8 + offset
+
+
+def saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the model's file."""
+    seen: set[int] = set()
+    left_out = {*model.all_tied_weights_keys, *never_saved(model)}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and name not in left_out:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    kind = "F" if dtype.is_floating_point else "I"
+    name = "BF16" if dtype == torch.bfloat16 else f"{kind}{8 * dtype.itemsize}"
+    return "BOOL" if dtype == torch.bool else name
+
+
+def forward_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
+    """Floating-point operations of one forward pass, a multiply-add counted as two; those of
+    8-bit numbers count as well.
+
+    Nothing is computed: tensors are stand-ins, which models know not to ask for values. With
+    gradients, because the counter stumbles over a bare parameter without them.
+    """
+    return run_on_stand_ins(model, inputs, flop_counter())
+
+
+def run_on_stand_ins(
+    model: PreTrainedModel, inputs: dict[str, Tensor], counter: FlopCounterMode
+) -> int:
+    """FLOPs of one forward pass, by a counter that hooks may read on the way."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, counter:
+        model(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
+    return int(counter.get_total_flops())
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts products of floats and of 8-bit numbers."""
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: _product_flops})
+
+
+def _product_flops(left: Sequence[int], right: Sequence[int], **_: Any) -> int:
+    """FLOPs of a product of matrices of these shapes."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+def deployed_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
+    """FLOPs of one forward pass once every matrix that passes compose has been put together.
+
+    Composing costs the same whatever the number of tokens, and a materialised model does it
+    never; thin factors, by which a form multiplies instead, stay as they are.
+    """
+    ready = copy.deepcopy(model)
+    for parent in list(ready.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SharedLinear) and child.composes:
+                setattr(parent, name, child.materialize())
+    return forward_flops(ready, inputs)
+
+
+def matrix_parameters(layer: nn.Module, slots: Iterable[Slot]) -> int:
+    """P: the shareable parameters of one layer, which are those of its matrices."""
+    return sum(weight_out_in(layer.get_submodule(slot.path)).numel() for slot in slots)
+
+
+def shareable(stacks: Iterable[Stack]) -> tuple[int, int]:
+    """``(n P, P)`` summed over the stacks of an unshared model."""
+    whole = single = 0
+    for stack in stacks:
+        one_layer = matrix_parameters(stack.layers[0], stack.slots)
+        whole, single = whole + one_layer * len(stack.layers), single + one_layer
+    return whole, single
+
+
+def facts(
+    unshared: PreTrainedModel,
+    shared: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    compressed: PreTrainedModel | None = None,
+) -> dict[str, float]:
+    """Everything exact about `shared`, which was made from an equal of `unshared`.
+
+    ``effective_ratio`` is ``(n P - stored) / (n P - P)`` over all matrices of all stacks: 0
+    for no sharing, 1 when every stack stores one layer. Sizes and FLOPs are those of
+    `compressed`, where it is given. Runs on the meta device.
+    """
+    final = shared if compressed is None else compressed
+    stacks = list(find_stacks(unshared).values())
+    before, after = stack_parameters(unshared, stacks), stack_parameters(shared, stacks)
+    whole, single = shareable(stacks)
+    other = _unshareable_lost(unshared, shared, stacks)
+    return {
+        "parameters": parameters([final]),
+        "stack_parameters": stack_parameters(final, stacks),
+        "bytes": saved_bytes(final),
+        "flops": deployed_flops(final, inputs),
+        "effective_ratio": round((before - after - other) / (whole - single), 6),
+    }
+
+
+def _unshareable_lost(
+    unshared: PreTrainedModel, shared: PreTrainedModel, stacks: Iterable[Stack]
+) -> int:
+    """Vectors (norms, biases) that sharing or dropping saved beside the matrices."""
+
+    def vectors(model: PreTrainedModel) -> int:
+        roots = [model.get_submodule(stack.path) for stack in stacks]
+        roots += [model.banks] if hasattr(model, "banks") else []
+        return sum(p.numel() for root in roots for p in root.parameters() if p.dim() < 2)
+
+    return vectors(unshared) - vectors(shared)

@@ -1,0 +1,1 @@
+"""Find the layers of a Transformer, and make them share weights by a plan."""

@@ -1,0 +1,141 @@
+"""Hands the output of one layer's matrix on to layers above, within one forward pass.
+
+A handover holds a tensor from its owner's forward to its last reader's, a thread its own. Gradient
+checkpointing runs layers a second time, from the top, when the pass is long over: each replay is
+given back what was being handed on when the layer first ran.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharetune.spaces.errors import ModelError
+
+
+class Handover(threading.local):
+    """The tensor under way, if any. Copies of a model have handovers of their own, empty."""
+
+    tensor: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type["Handover"], tuple[()]]:
+        return Handover, ()
+
+
+class Lend:
+    """A forward hook that puts a module's output into a handover."""
+
+    def __init__(self, handover: Handover) -> None:
+        self.handover = handover
+
+    def __call__(self, _: nn.Module, __: Any, output: Tensor) -> None:
+        self.handover.tensor = output
+
+
+class Borrower(nn.Module):
+    """Stands for a matrix of `shape` (out, in) and gives the owner's output instead of its own.
+
+    Of a fused matrix only the outputs `rows` are borrowed; the others, in order, come from `own`.
+    The last reader of a handover empties it.
+    """
+
+    def __init__(
+        self,
+        handover: Handover,
+        *,
+        rows: Sequence[int],
+        own: nn.Linear | None,
+        shape: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.handover = handover
+        self.own = own
+        self.shape = shape
+        self.is_last = False
+        self._pieces = tuple(_pieces(rows, shape[0]))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        borrowed = self.handover.tensor
+        if borrowed is None:
+            raise ModelError(
+                "a layer reuses what an earlier one has not computed in this forward pass",
+                "run all layers in order, and replay them by gradient_checkpointing_enable() only",
+            )
+        if self.is_last:
+            self.handover.tensor = None
+        if self.own is None:
+            return borrowed
+        sources = self.own(hidden), borrowed
+        return torch.cat([sources[taken][..., piece] for taken, piece in self._pieces], -1)
+
+    def extra_repr(self) -> str:
+        count = sum(piece.stop - piece.start for taken, piece in self._pieces if taken)
+        return f"borrows {count} of {self.shape[0]} outputs"
+
+
+def _pieces(rows: Sequence[int], size: int) -> Iterator[tuple[bool, slice]]:
+    """Whether each run of `size` outputs is borrowed, and where it lies in its source."""
+    borrowed, place, own = set(rows), 0, 0
+    for taken, run in groupby(range(size), borrowed.__contains__):
+        length = len(list(run))
+        start = place if taken else own
+        yield taken, slice(start, start + length)
+        place, own = place + length, own + (0 if taken else length)
+
+
+def handovers(model: nn.Module) -> list[Handover]:
+    """All handovers of a model, each once."""
+    borrowers = [module for module in model.modules() if isinstance(module, Borrower)]
+    return list({id(b.handover): b.handover for b in borrowers}.values())
+
+
+Checkpoint = Callable[..., Any]
+
+
+class Remembering:
+    """`checkpoint`, with every replay of a function finding in the handovers `held` what its
+    first run found there.
+
+    Raises :class:`ModelError` for reentrant checkpointing, under which a pass has no graph and
+    nothing that is handed on a gradient.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, held: Sequence[Handover]) -> None:
+        if getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+            raise ModelError(
+                "a plan with reuse cannot be trained with reentrant gradient checkpointing",
+                'use gradient_checkpointing_kwargs={"use_reentrant": False}',
+            )
+        self.checkpoint = checkpoint
+        self.held = held
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        found = [handover.tensor for handover in self.held]
+        is_replay = False
+
+        def run(*args: Any) -> Any:
+            nonlocal is_replay
+            if is_replay:
+                with _holding(self.held, found):
+                    return function(*args)
+            is_replay = True
+            return function(*args)
+
+        return self.checkpoint(run, *args)
+
+
+@contextmanager
+def _holding(held: Sequence[Handover], tensors: Sequence[Tensor | None]) -> Iterator[None]:
+    before = [handover.tensor for handover in held]
+    for handover, tensor in zip(held, tensors, strict=True):
+        handover.tensor = tensor
+    try:
+        yield
+    finally:
+        for handover, tensor in zip(held, before, strict=True):
+            handover.tensor = tensor

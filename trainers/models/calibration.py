@@ -1,0 +1,123 @@
+"""What the layers' units do on real inputs: recorded once, used to choose and match units."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sharetune.trainers.models.structure import Stack, find_stacks
+
+Activations = Mapping[tuple[str, int, str], Tensor]
+"""``(stack, layer, path of a matrix) -> (tokens, columns)``: what enters that matrix."""
+
+MOST_TOKENS = 2048
+
+
+def record_activations(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], most_tokens: int = MOST_TOKENS
+) -> Activations:
+    """Runs the unshared `model` over `batches` of inputs and records what enters its matrices.
+
+    At most `most_tokens` tokens are kept, padding left out where an ``attention_mask`` tells.
+    Matrices that read the same input, such as q, k and v, have one tensor in common.
+    """
+    model.eval()
+    kept: dict[tuple[str, int, str], list[Tensor]] = defaultdict(list)
+    readers: dict[tuple[str, int, str], tuple[str, int, str]] = {}
+    tokens = 0
+    with torch.no_grad(), _hooks(model) as seen:
+        for batch in batches:
+            seen.clear()
+            model(**batch)
+            first = {id(values): key for key, values in reversed(seen.items())}
+            for key, values in seen.items():
+                readers[key] = first[id(values)]
+                if readers[key] == key:
+                    kept[key].append(_without_padding(values, batch.get("attention_mask")))
+            tokens += max(len(parts[-1]) for parts in kept.values())
+            if tokens >= most_tokens:
+                break
+    whole = {key: torch.cat(parts)[:most_tokens] for key, parts in kept.items()}
+    return {key: whole[first] for key, first in readers.items()}
+
+
+@contextmanager
+def _hooks(model: PreTrainedModel) -> Iterator[dict[tuple[str, int, str], Tensor]]:
+    """The inputs of all matrices during the latest forward pass."""
+    seen: dict[tuple[str, int, str], Tensor] = {}
+    handles = []
+    for key, module in _matrices(find_stacks(model).values()):
+
+        def remember(_: nn.Module, inputs: tuple[Any, ...], key: Any = key) -> None:
+            seen[key] = inputs[0]
+
+        handles.append(module.register_forward_pre_hook(remember))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _matrices(stacks: Iterable[Stack]) -> Iterator[tuple[tuple[str, int, str], nn.Module]]:
+    for stack in stacks:
+        for index, layer in enumerate(stack.layers):
+            for slot in stack.slots:
+                yield (stack.name, index, slot.path), layer.get_submodule(slot.path)
+
+
+def _without_padding(values: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None and mask.shape == values.shape[:-1]:
+        return values[mask.bool()].float()
+    return values.flatten(0, -2).float()
+
+
+def layer_similarity(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], most_tokens: int = MOST_TOKENS
+) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """How alike the outputs of each two layers of a stack are on real inputs, by stack.
+
+    Linear centred kernel alignment (Kornblith et al., arXiv 1905.00414), 0..1.
+    """
+    model.eval()
+    stacks = find_stacks(model).values()
+    outputs: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    with torch.no_grad(), ExitStack() as hooks:
+        for stack in stacks:
+            for index, layer in enumerate(stack.layers):
+                keep = outputs[stack.name, index].append
+                handle = layer.register_forward_hook(_keep_output(keep))
+                hooks.callback(handle.remove)
+        for batch in batches:
+            model(**batch)
+    return {
+        stack.name: similarity_matrix(
+            [torch.cat(outputs[stack.name, i])[:most_tokens] for i in range(len(stack.layers))]
+        )
+        for stack in stacks
+    }
+
+
+def similarity_matrix(outputs: Sequence[Tensor]) -> tuple[tuple[float, ...], ...]:
+    """Linear CKA of each two of `outputs`, each (examples, features)."""
+    centred = [output - output.mean(0) for output in outputs]
+    sizes = [(x.T @ x).norm() for x in centred]
+    return tuple(
+        tuple(
+            float((y.T @ x).norm() ** 2 / (size_x * size_y))
+            for y, size_y in zip(centred, sizes, strict=True)
+        )
+        for x, size_x in zip(centred, sizes, strict=True)
+    )
+
+
+def _keep_output(keep: Callable[[Tensor], None]) -> Callable[..., None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        keep(hidden.detach().flatten(0, -2).float())
+
+    return hook

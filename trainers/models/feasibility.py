@@ -1,0 +1,154 @@
+"""What a plan cannot do to a model, found out before anything is changed."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.plan import Group, SharingPlan, write_parts
+from sharetune.trainers.models.structure import Stack
+
+LAYER_INDEX = "layer_idx"
+PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+LAYER_DROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+POSITION_CALL = r"self\.{}\(\s*(rel|pos)"
+INSTEAD = "share weights instead, for example with form: tie"
+
+
+def refuse_unfit(stacks: Mapping[str, Stack], plan: SharingPlan, config: PreTrainedConfig) -> None:
+    """Raises :class:`PlanError` if `plan`, bound to `stacks`, asks for what they cannot do."""
+    for group in plan.groups:
+        _refuse_group(stacks[group.stack or ""], group, config)
+    for stack in stacks.values():
+        _refuse_order(stack, plan.order(stack.name, len(stack.layers)), config)
+
+
+def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
+    if group.form.removes_layers:
+        return
+    if group.times > 1:
+        _refuse_loop(stack, group)
+    if group.form.roles():
+        _refuse_reuse(stack, group, config)
+    roles = list(dict.fromkeys(role for slot in stack.slots for role in slot.roles))
+    if not set(roles) & set(group.parts):
+        raise PlanError(
+            f"stack {stack.name!r} has none of the parts {write_parts(group.parts)}",
+            f"it has {', '.join(roles) or 'no matrices of a known kind'}",
+        )
+    for slot in stack.slots:
+        named = [role for role in slot.roles if role in group.parts]
+        if named and len(named) < len(slot.roles) and not group.form.roles():
+            raise PlanError(
+                f"{slot.path} of stack {stack.name!r} holds {', '.join(slot.roles)} in one "
+                f"matrix, but the plan's parts name only {', '.join(named)}",
+                "name all of them in parts, or none",
+            )
+
+
+def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) -> None:
+    """Layers move when others go or come; each must be of the kind that its new place has.
+
+    Where the configuration says which kind stands where it is told of the move. Places beyond
+    the last are of the last one's kind.
+    """
+    if not order:
+        raise PlanError(
+            f"a plan must leave a layer, but stack {stack.name!r} would lose all "
+            f"{len(stack.layers)}",
+            "drop fewer layers",
+        )
+    if list(order) == list(range(len(stack.layers))):
+        return
+    listed = any(lists_layers(config, attribute, stack) for attribute in PER_LAYER)
+    kinds = [_traits(layer, attributes=not listed) for layer in stack.layers]
+    for place, index in enumerate(order):
+        model_layer = min(place, len(kinds) - 1)
+        differing = kinds[model_layer] ^ kinds[index]
+        if differing:
+            raise PlanError(
+                f"layer {index} of stack {stack.name!r} cannot take the place of layer "
+                f"{model_layer}, because only one of them has {min(differing, key=_tensors_first)}",
+                f"keep layer {model_layer}, drop others"
+                if len(order) < len(kinds)
+                else "run other layers several times, or all of them once",
+            )
+
+
+def _refuse_loop(stack: Stack, group: Group) -> None:
+    """What runs again is run module by module, so tensors must lie in modules of their own."""
+    for index in group.layers:
+        for path, module in stack.layers[int(index)].named_modules():
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            if own and (not path or list(module.children())):
+                raise PlanError(
+                    f"layer {index} of stack {stack.name!r} cannot run {group.times} times, "
+                    f"because {f'{path}.{own[0]}'.lstrip('.')} lies in no module of its own",
+                    "leave out times for this model",
+                )
+
+
+def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
+    """What is reused must be made once a pass, in every pass, and from the same tokens."""
+    what = f"layers of stack {stack.name!r} cannot reuse {' and '.join(group.form.roles() or ())}"
+    for slot in stack.slots:
+        parent, _, name = slot.path.rpartition(".")
+        kind: Any = type(stack.layers[0].get_submodule(parent))
+        if set(slot.roles) & set(group.parts) and re.search(
+            POSITION_CALL.format(name), _source(kind)
+        ):
+            raise PlanError(
+                f"{what}, because relative positions go through {slot.path}, too", INSTEAD
+            )
+    kinds = [_settings(stack.layers[int(index)]) for index in group.layers]
+    differing = kinds[0].union(*kinds) - kinds[0].intersection(*kinds)
+    if differing:
+        raise PlanError(
+            f"{what}, because they look at different tokens: {', '.join(sorted(differing))}",
+            INSTEAD,
+        )
+    skipping = [name for name in LAYER_DROPS if getattr(config, name, 0)]
+    if skipping:
+        raise PlanError(
+            f"{what}, because training skips layers at random: "
+            f"{skipping[0]}={getattr(config, skipping[0])}",
+            f"load the model with {skipping[0]}=0",
+        )
+
+
+@cache
+def _source(kind: Any) -> str:
+    return inspect.getsource(kind)
+
+
+def _settings(layer: nn.Module) -> set[str]:
+    """A layer's whole-number settings, such as Swin's shift."""
+    return {
+        f"{name}={value}"
+        for name, value in vars(layer).items()
+        if isinstance(value, int) and not isinstance(value, bool) and name != LAYER_INDEX
+    }
+
+
+def _traits(layer: nn.Module, *, attributes: bool) -> set[str]:
+    """Names of the layer's tensors, and its whole-number settings, such as Swin's shift."""
+    return {name for name, _ in layer.named_parameters()} | {
+        f"{path}.{name}={value}".lstrip(".")
+        for path, module in layer.named_modules()
+        for name, value in vars(module).items()
+        if attributes and isinstance(value, int) and name != LAYER_INDEX
+    }
+
+
+def _tensors_first(trait: str) -> tuple[bool, str]:
+    return "=" in trait, trait
+
+
+def lists_layers(config: PreTrainedConfig, attribute: str, stack: Stack) -> bool:
+    values = getattr(config, attribute, None)
+    return isinstance(values, list) and len(values) == len(stack.layers)

@@ -1,0 +1,60 @@
+"""Loads checkpoints of the library, from the hub or a folder, with errors that say what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from sharetune.spaces.errors import ModelError
+from sharetune.trainers.models.shared_model import SharedConfig
+
+
+def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
+    """``auto.from_pretrained(model)``, which never runs code that lies with a model: what is saved
+    of a shared one could not be loaded without it.
+
+    Raises :class:`ModelError` if there is no such model, or it cannot be loaded without such code.
+    """
+    try:
+        return auto.from_pretrained(model, trust_remote_code=False, **kwargs)
+    except (OSError, ValueError) as error:
+        raise _no_model(model, error) from error
+
+
+def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
+    """The model's architecture on the meta device, in eval mode, with plain attention.
+
+    Plain (eager) attention, because the FLOP counter sees its products.
+    """
+    config = from_library(AutoConfig, model, **kwargs)
+    with torch.device("meta"):
+        shell: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
+    return shell.eval()
+
+
+def body_skeleton(model: str) -> PreTrainedModel:
+    """The body of any saved model, shared ones included, on the meta device: shapes only."""
+    config = from_library(AutoConfig, model)
+    if isinstance(config, SharedConfig):
+        base = dict(config.base)
+        config = AutoConfig.for_model(base.pop("model_type"), **base)
+    with torch.device("meta"):
+        shell: PreTrainedModel = AutoModel.from_config(config)
+    return shell.eval()
+
+
+def _no_model(model: str, error: Exception) -> ModelError:
+    looks_local = model.startswith(("/", "./", "../", "~")) or Path(model).exists()
+    if looks_local and not (Path(model) / "config.json").exists():
+        return ModelError(f"no model in folder {model}", "the folder must hold a config.json")
+    first = str(error).strip().splitlines()[0]
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"{model!r} needs code of its own to be run, which is never done",
+            "use a model of an architecture that the library has",
+        )
+    return ModelError(
+        f"cannot load model {model!r}: {first}",
+        "name a folder with a saved model, or a model of the hub (needs network or its cache)",
+    )

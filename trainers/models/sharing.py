@@ -1,0 +1,361 @@
+"""Makes a model share its weights by a plan, and back.
+
+>>> model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased")
+>>> share_(model, SharingPlan.range(2, 7, 0.7))        # doctest: +SKIP
+"""
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from sharetune.spaces.assignments import Assignment
+from sharetune.spaces.errors import ModelError
+from sharetune.spaces.inits import start_of
+from sharetune.spaces.plan import Group, SharingPlan
+from sharetune.trainers.models.alignment import ORDERS, align_, can_align
+from sharetune.trainers.models.calibration import Activations
+from sharetune.trainers.models.feasibility import LAYER_INDEX, PER_LAYER, lists_layers, refuse_unfit
+from sharetune.trainers.models.forms.base import BUILDERS, Matrices
+from sharetune.trainers.models.modules import Again, SharedNorm, resolved
+from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
+from sharetune.trainers.models.softening import SCHEDULES
+from sharetune.trainers.models.structure import (
+    Slot,
+    Stack,
+    family,
+    find_stacks,
+    is_norm,
+    weight_out_in,
+)
+from sharetune.trainers.models.units import shared_units
+
+DEPTHS = ("num_hidden_layers", "num_layers")
+STAGE = re.compile(r"stage(\d+)$")
+
+
+def share_(
+    model: PreTrainedModel,
+    plan: SharingPlan,
+    activations: Activations | None = None,
+    *,
+    schedule: str | None = None,
+) -> PreTrainedModel:
+    """Shares `model`'s weights in place as `plan` says, and returns it.
+
+    `activations` (see :func:`record_activations`) tell groups whose units are chosen and matched,
+    and forms that are calibrated, what happens on real inputs; without them the weights alone
+    decide. With a `schedule` (`softening.py`) layers read something else until
+    ``harden_``.
+    Each group's weights lie once in ``model.banks``; layers keep what is private. Works on
+    the meta device too, where nothing but shapes is made.
+
+    Raises :class:`PlanError` if the plan does not fit the model and :class:`ModelError` if
+    the model has no stack of layers or is shared already.
+    """
+    if is_shared(model):
+        raise ModelError(
+            f"{type(model).__name__} is shared already, by the plan {model.sharing.plan}",
+            "call materialize_(model) first",
+        )
+    stacks = find_stacks(model)
+    bound = plan.bound({name: stack.shape for name, stack in stacks.items()})
+    refuse_unfit(stacks, bound, model.config)
+    orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
+    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders)
+    model.banks = nn.ModuleList()
+    seen = dict(activations or {})
+    origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in bound.groups}
+    for group in bound.groups if not _is_shape_only(model) else ():
+        if group.matches_units:
+            seen |= _align(stacks[group.stack or ""], group, bound, origins[group], seen)
+    for name, order in orders.items():
+        _arrange_layers(model, stacks[name], order)
+    for group in bound.groups:
+        stack = stacks[group.stack or ""]
+        for own, origin in zip(banks_of(group), origins[group], strict=True):
+            readers = [i for i, layer in enumerate(orders[stack.name]) if layer in own]
+            layers = model.get_submodule(stack.path)
+            positions = Positions(layers, orders[stack.name], readers, origin)
+            model.banks.append(_share_bank(stack, group, positions, seen, schedule))
+    model.sharing = sharing
+    model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
+    return model
+
+
+def share_params(
+    model: PreTrainedModel, first: int, last: int, ratio: float, **group: Any
+) -> PreTrainedModel:
+    """Layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
+    return share_(model, SharingPlan.range(first, last, ratio, **group))
+
+
+def is_shared(model: nn.Module) -> bool:
+    """Whether `share_` was called on this model and `materialize_` not since."""
+    return isinstance(getattr(model, "sharing", None), Sharing)
+
+
+def materialize_(model: PreTrainedModel) -> PreTrainedModel:
+    """Turns every shared or quantised layer back into a dense one of the same function, in place.
+
+    Layers that the plan removed stay removed, and what it repeated becomes layers. Where layers
+    reuse what another computes there is no dense form; they stay as they are, and the model
+    stays a shared one, by a plan of these groups only.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if hasattr(child, "materialize"):
+                setattr(parent, name, child.materialize().train(child.training))
+    if is_shared(model):
+        _forget_banks(model)
+    return model
+
+
+def _forget_banks(model: PreTrainedModel) -> None:
+    kept = [g for g in model.sharing.plan.groups if not g.form.materializes]
+    if not kept:
+        del model.banks, model.sharing
+        model.__class__ = unshared_class(type(model))
+        return
+    model.banks = nn.ModuleList()
+    orders = model.sharing.orders
+    plan = SharingPlan(groups=tuple(b for g in kept for b in _by_positions(g, orders)))
+    unlooped = {name: tuple(range(len(order))) for name, order in orders.items()}
+    model.sharing = Sharing(plan, copy.deepcopy(model.config.to_dict()), unlooped)
+
+
+def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
+    """The group's banks as groups over the positions at which their layers run."""
+    for own in group.readers():
+        places = tuple(i for i, layer in enumerate(orders[group.stack or ""]) if layer in own)
+        settled = {"assign": Assignment(), "times": 1, "order": "block"}
+        yield group.model_copy(update={"layers": places} | settled)
+
+
+def banks_of(group: Group) -> list[tuple[int, ...]]:
+    """The layers of each bank that the group stores."""
+    return [] if group.form.removes_layers or group.only_loops else group.readers()
+
+
+def _is_shape_only(model: PreTrainedModel) -> bool:
+    return next(model.parameters()).is_meta
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a bank starts from. `copy` is of a layer that does not read the bank, if it starts from
+    one, and `number` what that copy's activations are recorded under."""
+
+    init: str | int
+    copy: nn.Module | None = None
+    number: int = -1
+
+
+def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin]:
+    """One for each of the group's banks, before anything is changed."""
+    origins = []
+    for own, init in zip(banks_of(group), group.inits() if banks_of(group) else (), strict=True):
+        if isinstance(init, str) or init in own:
+            origins.append(Origin(init))
+            continue
+        # below 0, and unlike for every layer that reads a bank
+        number = -1 - own[0]
+        seen |= {(s, number, p): t for (s, i, p), t in seen.items() if (s, i) == (stack.name, init)}
+        origins.append(Origin(init, copy.deepcopy(stack.layers[init]), number))
+    return origins
+
+
+def _align(
+    stack: Stack,
+    group: Group,
+    plan: SharingPlan,
+    origins: Sequence[Origin],
+    activations: Activations,
+) -> dict[tuple[str, int, str], Tensor]:
+    """Permutes the units of each family that only this group shares, and what enters them."""
+    permuted: dict[tuple[str, int, str], Tensor] = {}
+    layers = {int(index): stack.layers[int(index)] for index in group.layers}
+    layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
+    families: dict[str, list[Slot]] = defaultdict(list)
+    for slot in stack.slots:
+        families[family(slot.path)].append(slot)
+    for slots in families.values():
+        roles = {role for slot in slots for role in slot.roles}
+        others = [
+            other
+            for other in plan.groups
+            if other is not group
+            and other.stack == group.stack
+            and set(other.layers) & set(group.layers)
+            and set(other.parts) & roles
+        ]
+        if roles & set(group.parts) and not others and can_align(stack, slots):
+            shared = shared_units(slots[0], group.form.share())
+            order = ORDERS[group.units]
+            permuted |= align_(stack.name, layers, slots, order, shared, activations)
+    return permuted
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions `readers` of a stack's `layers`, which read one bank, and by `order` the
+    unshared model's layer at every position. The copy that the bank starts from, if there is one,
+    comes after them."""
+
+    layers: nn.Module
+    order: Sequence[int]
+    readers: Sequence[int]
+    origin: Origin
+
+    @property
+    def numbers(self) -> list[int]:
+        """What the activations of each are recorded under."""
+        copied = [] if self.origin.copy is None else [self.origin.number]
+        return [self.order[i] for i in self.readers] + copied
+
+    @property
+    def start(self) -> Callable[[Sequence[Tensor]], Tensor]:
+        """Makes the bank's tensor from that of each."""
+        return start_of(self.origin.init, [self.order[i] for i in self.readers])
+
+    def modules(self, path: str) -> list[nn.Module]:
+        """What stands at `path` of each."""
+        standing = [self.layers.get_submodule(f"{i}.{path}") for i in self.readers]
+        copied = self.origin.copy
+        return standing if copied is None else [*standing, copied.get_submodule(path)]
+
+    def replace(self, path: str, readers: Iterable[nn.Module]) -> None:
+        """Puts `readers` there."""
+        for i, reader in zip(self.readers, readers, strict=False):
+            self.layers.set_submodule(f"{i}.{path}", reader.train(self.layers.training))
+
+
+def _share_bank(
+    stack: Stack,
+    group: Group,
+    positions: Positions,
+    activations: Activations,
+    schedule: str | None,
+) -> nn.ModuleDict:
+    entries = nn.ModuleDict()
+    soft = SCHEDULES[schedule] if schedule and group.form.materializes else None
+    for slot in stack.slots:
+        if not set(slot.roles) & set(group.parts):
+            continue
+        modules = positions.modules(slot.path)
+        weights = [weight_out_in(module).detach() for module in modules]
+        matrices = Matrices(
+            slot,
+            soft.origins(weights, positions.start) if soft else weights,
+            [None if module.bias is None else module.bias.detach() for module in modules],
+            positions.start,
+            "biases" in group.parts,
+            isinstance(modules[0], Conv1D),
+            _inputs(activations, stack, group, positions, slot),
+        )
+        with weights[0].device:
+            readers = BUILDERS[group.form.name](group.form, matrices, entries, entry_key(slot.path))
+        positions.replace(slot.path, soft.over(readers, weights) if soft else readers)
+    if "norms" in group.parts:
+        _share_norms(positions, stack.norms, entries)
+    return entries
+
+
+def _inputs(
+    activations: Activations, stack: Stack, group: Group, positions: Positions, slot: Slot
+) -> list[Tensor] | None:
+    """What entered the slot's matrices, for forms whose start goes by it."""
+    keys = [(stack.name, number, slot.path) for number in positions.numbers]
+    if not group.form.calibrated or not all(key in activations for key in keys):
+        return None
+    return [activations[key] for key in keys]
+
+
+def _share_norms(positions: Positions, paths: Iterable[str], entries: nn.ModuleDict) -> None:
+    for path in paths:
+        standing = [resolved(module) for module in positions.modules(path)]
+        norms = [norm for norm in standing if is_norm(path, norm)]
+        if len(norms) < 2:
+            continue
+        entry = copy.deepcopy(norms[0])
+        for name, parameter in entry.named_parameters():
+            starts = [norm.get_parameter(name).detach() for norm in norms]
+            parameter.data = positions.start(starts).clone()
+        entries[entry_key(path)] = entry
+        having = [
+            i
+            for i, norm in zip(positions.readers, standing, strict=False)
+            if any(norm is n for n in norms)
+        ]
+        readers = [SharedNorm(entries, entry_key(path)) for _ in norms]
+        replace(positions, readers=having).replace(path, readers)
+
+
+def entry_key(path: str) -> str:
+    """What a matrix or norm at `path` of a layer is called in its bank."""
+    return path.replace(".", "_")
+
+
+def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) -> None:
+    """Lays out the stack's layers in `order`: some are gone, some run again."""
+    if list(order) == list(range(len(stack.layers))):
+        return
+    layers = nn.ModuleList()
+    for place, index in enumerate(order):
+        layer = stack.layers[index]
+        layers.append(_running_again(layer) if index in order[:place] else layer)
+    model.set_submodule(stack.path, layers)
+    for place, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, LAYER_INDEX):
+                setattr(module, LAYER_INDEX, place)
+    _set_depth(model, stack, order)
+
+
+def _running_again(layer: nn.Module) -> nn.Module:
+    """A layer whose tensors are those of `layer`."""
+    kept = [*layer.parameters(), *(m.config for m in layer.modules() if hasattr(m, "config"))]
+    again = copy.deepcopy(layer, {id(one): one for one in kept})
+    for path, module in list(layer.named_modules()):
+        if next(module.parameters(recurse=False), None) is not None:
+            again.set_submodule(path, Again(layer, path).train(layer.training))
+    return again
+
+
+def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> None:
+    """Tells every configuration between the model and the stack which layers run."""
+    words = stack.path.split(".")
+    holders = [model.get_submodule(".".join(words[:i])) for i in range(len(words))]
+    configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
+    side = next((word for word in ("decoder", "encoder") if word in words), "")
+    for config in configs.values():
+        own = DEPTHS if config is not model.config else ()
+        for attribute in _depth_attributes(config, side, stack) + own:
+            if getattr(config, attribute, None) == len(stack.layers):
+                setattr(config, attribute, len(kept))
+        for attribute in PER_LAYER:
+            if lists_layers(config, attribute, stack):
+                values = getattr(config, attribute)
+                setattr(config, attribute, [values[index] for index in kept])
+        _set_stage_depth(config, stack, len(kept))
+
+
+def _depth_attributes(config: PreTrainedConfig, side: str, stack: Stack) -> tuple[str, ...]:
+    """What this configuration calls the stack's depth: its side's own word, or the general one."""
+    if STAGE.match(stack.name):
+        return ()
+    own = [name for name in (f"{side}_layers", f"num_{side}_layers") if hasattr(config, name)]
+    return tuple(own) or DEPTHS
+
+
+def _set_stage_depth(config: PreTrainedConfig, stack: Stack, depth: int) -> None:
+    stage, depths = STAGE.match(stack.name), getattr(config, "depths", None)
+    if stage and depths:
+        number = int(stage[1])
+        config.depths = [*depths[:number], depth, *depths[number + 1 :]]

@@ -1,0 +1,186 @@
+"""From soft to hard, or back: layers read something else for a while, then what the plan says.
+
+A schedule stands in a layer's place while ``alpha`` rises from 0 to 1 over the first part of
+training. Most let a layer keep weights of its own beside what the bank gives it; the reverse
+starts with all layers tied. At the end the model is the plan's, as small as it was counted.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sharetune.spaces.registry import Registry
+from sharetune.trainers.models.modules import SharedLinear
+
+Start = Callable[[Sequence[Tensor]], Tensor]
+
+
+class SoftLinear(nn.Module):
+    """A linear layer on its way to what `reader` makes of the bank; `alpha` (0..1) says how far.
+
+    Subclasses say by :attr:`weight` what it is until then.
+    """
+
+    def __init__(self, reader: SharedLinear) -> None:
+        super().__init__()
+        self.reader = reader
+        self.alpha = 0.0
+
+    @staticmethod
+    def origins(weights: Sequence[Tensor], start: Start) -> Sequence[Tensor]:
+        """What bank and private tensors are made from, given the layers' matrices."""
+        return weights
+
+    @classmethod
+    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> "list[SoftLinear]":
+        """One soft layer for each of `readers`, whose matrices were `weights` (out x in)."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's matrix at this point of the schedule, out x in."""
+        raise NotImplementedError
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The reader's bias."""
+        return self.reader.bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
+        return nn.functional.linear(hidden, self.weight, self.bias)
+
+    def distance(self) -> Tensor:
+        """Mean square of what separates weights of the layer's own from the bank's."""
+        return torch.zeros(())
+
+    def hardened(self) -> SharedLinear:
+        """The layer that stands here after the schedule."""
+        return self.reader
+
+
+SCHEDULES: Registry[type[SoftLinear]] = Registry("schedule")
+
+
+class OwnLinear(SoftLinear):
+    """A layer that has `own` weights (out x in) until the end of the schedule.
+
+    Subclasses are one function of its own and the bank's matrix.
+    """
+
+    def __init__(self, reader: SharedLinear, own: Tensor) -> None:
+        super().__init__(reader)
+        self.own = nn.Parameter(own.detach().clone(memory_format=torch.contiguous_format))
+
+    @classmethod
+    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
+        return [cls(reader, own) for reader, own in zip(readers, weights, strict=False)]
+
+    @staticmethod
+    def blend(own: Tensor, shared: Tensor, alpha: float) -> Tensor:
+        """The layer's matrix from two of out x in, alpha in 0..1."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        return self.blend(self.own, self.reader.weight, self.alpha)
+
+    def distance(self) -> Tensor:
+        return (self.own - self.reader.weight).square().mean()
+
+
+@SCHEDULES.register("interpolate")
+class Interpolate(OwnLinear):
+    """theta' = theta * alpha + theta' * (1 - alpha), theta the bank's and theta' the layer's"""
+
+    @staticmethod
+    def blend(own: Tensor, shared: Tensor, alpha: float) -> Tensor:
+        return shared * alpha + own * (1 - alpha)
+
+
+@SCHEDULES.register("replace")
+class Replace(OwnLinear):
+    """the bank's with probability alpha, else the layer's own (BERT-of-Theseus, 2002.02925)"""
+
+    @staticmethod
+    def blend(own: Tensor, shared: Tensor, alpha: float) -> Tensor:
+        return shared if torch.rand(()) < alpha else own
+
+
+@SCHEDULES.register("pull")
+class Pull(OwnLinear):
+    """the layer's own, which the loss term `pull` draws to the bank, then the bank's"""
+
+    @staticmethod
+    def blend(own: Tensor, shared: Tensor, alpha: float) -> Tensor:
+        return shared if alpha >= 1 else own
+
+
+@SCHEDULES.register("untie")
+class Untie(SoftLinear):
+    """one matrix for all layers, whose private part each then goes on with (SWE, 2110.03848)
+
+    All layers read the private tensors of `leader`; a layer's own come into use at the end.
+    """
+
+    def __init__(self, reader: SharedLinear, leader: SharedLinear) -> None:
+        super().__init__(reader)
+        self._leader = (leader,)
+
+    @staticmethod
+    def origins(weights: Sequence[Tensor], start: Start) -> Sequence[Tensor]:
+        return [start(weights)] * len(weights)
+
+    @classmethod
+    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
+        return [cls(reader, readers[0]) for reader in readers]
+
+    @property
+    def weight(self) -> Tensor:
+        return self._leader[0].weight
+
+    def hardened(self) -> SharedLinear:
+        leaders = dict(self._leader[0].named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.reader.named_parameters():
+                if name != "own_bias":
+                    parameter.copy_(leaders[name])
+        return self.reader
+
+
+def soft_layers(model: nn.Module) -> list[SoftLinear]:
+    """The layers that are on their way."""
+    return [module for module in model.modules() if isinstance(module, SoftLinear)]
+
+
+def harden_(model: nn.Module) -> None:
+    """Ends the schedule: every layer reads its bank as the plan says, and nothing else."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SoftLinear):
+                setattr(parent, name, child.hardened())
+
+
+class SoftToHard(TrainerCallback):
+    """Raises alpha linearly over the first `until` (0..1) of training, then hardens."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Called by the Trainer before every optimiser step."""
+        alpha = state.global_step / max(1, self.until * state.max_steps)
+        if alpha >= 1:
+            harden_(model)
+        for layer in soft_layers(model):
+            layer.alpha = alpha

@@ -1,0 +1,270 @@
+"""Finds, in any Transformer, the stacks of layers and what each matrix of a layer is for.
+
+Nothing here knows a model's class. A stack is a list of modules of one class and shape; a
+matrix is a Linear (or GPT-2's transposed Conv1D); its role follows from where it stands and
+from its shape. Only the words that tell queries, keys, values and gates apart are a table.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from sharetune.spaces.errors import ModelError
+from sharetune.spaces.plan import StackShape
+from sharetune.trainers.models.activation_reuse import Borrower
+from sharetune.trainers.models.modules import SharedLinear, resolved
+from sharetune.trainers.models.softening import SoftLinear
+
+MATRICES = (nn.Linear, Conv1D, SharedLinear, SoftLinear, Borrower)
+BANKS = "banks"
+
+ATTENTION_WORD = re.compile(r"att", re.IGNORECASE)
+QKV_WORDS = {
+    "q": re.compile(r"^(wq|q|query)(_?(proj|lin|projection))?$", re.IGNORECASE),
+    "k": re.compile(r"^(wk|k|key)(_?(proj|lin|projection))?$", re.IGNORECASE),
+    "v": re.compile(r"^(wv|v|value)(_?(proj|lin|projection))?$", re.IGNORECASE),
+}
+NOT_OUTPUT_WORD = re.compile(r"^pos_")
+GATE_WORD = re.compile(r"gate|wi_0", re.IGNORECASE)
+NORM_WORD = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
+HEADS_ATTRIBUTES = ("num_attention_heads", "num_heads", "n_heads")
+INTERLEAVED_BY_HEAD = {"query_key_value"}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One matrix of a layer, out x in, what it is for, and how it divides into units.
+
+    `path` is relative to the layer. Units (heads or KV groups, FFN neurons) lie along `axis`: 0
+    for rows, 1 for columns. A fused matrix has several `roles`; its `sections` along that axis
+    each hold an equal number of rows of every unit.
+    """
+
+    path: str
+    roles: tuple[str, ...]
+    axis: int
+    units: int
+    sections: tuple[int, ...]
+
+    def rows(self, roles: Iterable[str]) -> list[int]:
+        """Where, along `axis`, the units of these of its `roles` lie."""
+        sections, units = self.sections, 1
+        if len(sections) < len(self.roles):
+            units = self.units
+            sections = (sections[0] // units // len(self.roles),) * len(self.roles)
+        starts = list(accumulate((0, *sections)))
+        return [
+            unit * starts[-1] + row
+            for unit in range(units)
+            for number, role in enumerate(self.roles)
+            if role in roles
+            for row in range(starts[number], starts[number + 1])
+        ]
+
+    @property
+    def role(self) -> str:
+        """The first of the roles: attention's and the FFN's are never in one matrix."""
+        return self.roles[0]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A named list of layers of equal structure. `path` leads to it from the model.
+
+    `norms` are the paths at which at least one layer has a normalisation with weights.
+    """
+
+    name: str
+    path: str
+    layers: nn.ModuleList
+    slots: tuple[Slot, ...]
+    norms: tuple[str, ...]
+
+    @property
+    def shape(self) -> StackShape:
+        """Depth and unit counts, as plans need them."""
+        heads = next((s.units for s in self.slots if s.role in ("q", "k", "v")), 0)
+        neurons = next((s.units for s in self.slots if s.role == "fc_out"), 0)
+        return StackShape(len(self.layers), heads, neurons)
+
+
+def find_stacks(model: PreTrainedModel) -> dict[str, Stack]:
+    """The model's stacks by name: ``layers``, or ``encoder`` and ``decoder``, or ``stage0`` ...
+
+    A list of one layer, or of layers of unequal shape, is no stack. Raises :class:`ModelError`
+    for a model without a stack, or one that reads its layers more than once already.
+    """
+    _refuse_shared_by_design(model)
+    paths = list(_stack_paths(model, ""))
+    if not paths:
+        raise ModelError(
+            f"{type(model).__name__} has no stack of at least two layers of one shape",
+            "look at print(model): layers must be in an nn.ModuleList and of one class",
+        )
+    names = _names(paths)
+    return {name: _stack(model, name, path) for name, path in zip(names, paths, strict=True)}
+
+
+def stack_shapes(model: PreTrainedModel) -> dict[str, StackShape]:
+    """What plans and spaces must know of the model."""
+    return {name: stack.shape for name, stack in find_stacks(model).items()}
+
+
+def weight_out_in(module: nn.Module) -> Tensor:
+    """The module's matrix as out x in, whichever way it is stored."""
+    module = resolved(module)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def matrices(layer: nn.Module) -> list[tuple[str, nn.Module]]:
+    """All matrices of a layer with their paths, in order of registration.
+
+    One that is shared counts as the matrix it stands for, not as the tensors it is made of.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    for path, module in layer.named_modules():
+        inside = found and path.startswith(f"{found[-1][0]}.")
+        if isinstance(resolved(module), MATRICES) and not inside:
+            found.append((path, module))
+    return found
+
+
+def family(path: str) -> str:
+    """The attention that a matrix of a layer belongs to; empty for the FFN."""
+    words = path.split(".")
+    attention = [i for i, word in enumerate(words) if ATTENTION_WORD.search(word)]
+    return ".".join(words[: attention[0] + 1]) if attention else ""
+
+
+def is_norm(path: str, module: nn.Module) -> bool:
+    """Whether `module`, at `path`, is a normalisation with weights of its own."""
+    own = list(module.parameters(recurse=False))
+    return bool(own) and NORM_WORD.search(path + type(module).__name__) is not None
+
+
+def _refuse_shared_by_design(model: PreTrainedModel) -> None:
+    """Raises if the configuration counts more layers than the longest list of them holds."""
+    depth = getattr(model.config, "num_hidden_layers", None)
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and matrices(m)]
+    stored = max((len(layers) for layers in lists), default=0)
+    if isinstance(depth, int) and 0 < stored < depth:
+        raise ModelError(
+            f"{type(model).__name__} shares its weights already, by design: "
+            f"its {depth} layers read {stored} stored",
+            "start from a model whose layers are its own, such as BERT",
+        )
+
+
+def _stack_paths(module: nn.Module, path: str) -> Iterator[str]:
+    if isinstance(module, nn.ModuleList) and _is_stack(module):
+        yield path
+        return
+    for name, child in module.named_children():
+        if name != BANKS or path:
+            yield from _stack_paths(child, f"{path}.{name}" if path else name)
+
+
+def _is_stack(layers: nn.ModuleList) -> bool:
+    shapes = {(type(layer), tuple((p, _out_in(m)) for p, m in matrices(layer))) for layer in layers}
+    return len(layers) > 1 and len(shapes) == 1 and len(matrices(layers[0])) > 1
+
+
+def _stack(model: PreTrainedModel, name: str, path: str) -> Stack:
+    layers = model.get_submodule(path)
+    assert isinstance(layers, nn.ModuleList)
+    norms = [p for layer in layers for p, m in layer.named_modules() if is_norm(p, m)]
+    return Stack(name, path, layers, tuple(_slots(layers[0], model)), tuple(dict.fromkeys(norms)))
+
+
+def _names(paths: list[str]) -> list[str]:
+    """The first word that tells all paths apart; a number is a stage's."""
+    if len(paths) == 1:
+        return ["layers"]
+    for words in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(words)) == len(words):
+            return [f"stage{word}" if word.isdigit() else word for word in words]
+    return [f"stage{i}" for i in range(len(paths))]
+
+
+def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
+    found = matrices(layer)
+    attentions = dict.fromkeys(family(path) for path, _ in found if family(path))
+    for name in attentions:
+        shapes = {p: _out_in(m) for p, m in found if family(p) == name}
+        yield from _attention_slots(shapes, _heads(layer, list(shapes), model))
+    yield from _ffn_slots([(p, *_out_in(m)) for p, m in found if not family(p)])
+
+
+def _out_in(matrix: nn.Module) -> tuple[int, int]:
+    if isinstance(matrix, Borrower):
+        return matrix.shape
+    weight = weight_out_in(matrix.reader if isinstance(matrix, SoftLinear) else matrix)
+    return weight.shape[0], weight.shape[1]
+
+
+def _attention_slots(shapes: dict[str, tuple[int, int]], heads: int) -> Iterator[Slot]:
+    """The slots of one attention, given out x in by path; none if it is of an unknown kind."""
+    named = {role: path for path in shapes for role in QKV_WORDS if _is_word(role, path)}
+    rest = [p for p in shapes if p not in named.values() and not _is_position(p)]
+    if set(named) == set(QKV_WORDS) and rest:
+        rows = {role: shapes[path][0] for role, path in named.items()}
+        units = heads * rows["k"] // rows["q"]
+        ins = [Slot(path, (role,), 0, units, (rows[role],)) for role, path in named.items()]
+    elif not named and len(rest) == 2:
+        rest.sort(key=lambda path: -shapes[path][0])
+        ins = [_fused_slot(rest[0], shapes[rest[0]][0], shapes[rest[1]][1], heads)]
+    else:
+        return
+    if ins[0].units > 0:
+        yield from ins
+        yield Slot(rest[-1], ("o",), 1, ins[0].units, (shapes[rest[-1]][1],))
+
+
+def _fused_slot(path: str, rows: int, query: int, heads: int) -> Slot:
+    """q, k and v in one matrix, `query` of whose rows are q's."""
+    key = (rows - query) // 2
+    by_head = path.split(".")[-1] in INTERLEAVED_BY_HEAD
+    sections = (rows,) if by_head else (query, key, key)
+    return Slot(path, tuple(QKV_WORDS), 0, heads * key // query, sections)
+
+
+def _is_word(role: str, path: str) -> bool:
+    return QKV_WORDS[role].match(path.split(".")[-1]) is not None
+
+
+def _is_position(path: str) -> bool:
+    return NOT_OUTPUT_WORD.match(path.split(".")[-1]) is not None
+
+
+def _heads(layer: nn.Module, paths: list[str], model: PreTrainedModel) -> int:
+    parents = [
+        layer.get_submodule(parent) for parent in sorted({p.rpartition(".")[0] for p in paths})
+    ]
+    configs = [parent.config for parent in parents if hasattr(parent, "config")]
+    for holder in [*parents, *configs, model.config]:
+        for attribute in HEADS_ATTRIBUTES:
+            if isinstance(getattr(holder, attribute, None), int):
+                return int(getattr(holder, attribute))
+    return 1
+
+
+def _ffn_slots(found: list[tuple[str, int, int]]) -> Iterator[Slot]:
+    """The slots of the FFN, given path, out and in of every matrix outside attentions."""
+    if not 2 <= len(found) <= 3:
+        return
+    *ins, (out_path, _, neurons) = found
+    fused = len(ins) == 1 and ins[0][1] == 2 * neurons
+    if not fused and any(rows != neurons for _, rows, _ in ins):
+        return
+    for path, rows, _ in ins:
+        one = ("gate",) if GATE_WORD.search(path) else ("fc_in",)
+        roles = ("fc_in", "gate") if fused else one
+        yield Slot(path, roles, 0, neurons, (neurons,) * (rows // neurons))
+    yield Slot(out_path, ("fc_out",), 1, neurons, (neurons,))

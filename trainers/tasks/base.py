@@ -1,0 +1,315 @@
+"""What a study trains for: data, model head, loss and metrics, named as Hugging Face names it.
+
+A new task is one file here with one :class:`Task` registered under its name; nothing else has to
+know of it. Metrics that `sharetune.spaces.objectives` lacks are registered in that file too.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
+from torch import Tensor
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
+
+from sharetune.spaces.augmentation import Augmentation
+from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.spaces.recipe import Recipe
+from sharetune.spaces.registry import Registry, did_you_mean
+from sharetune.trainers.data.dummy_inputs import full_length
+from sharetune.trainers.data.new_models import new_tokenizer, started
+from sharetune.trainers.data.row_cache import cached_rows
+from sharetune.trainers.data.tables import read_table
+from sharetune.trainers.models.pretrained import from_library, skeleton
+from sharetune.trainers.tasks.prediction import predict
+
+TASKS: Registry[type["Task"]] = Registry("task", package="sharetune.trainers.tasks")
+TRUTH = "truth"
+MOST_TOKENS = 128
+TOKENS_A_WORD = 1.6
+NEED_A_FITTING_TASK = ("distill", "adversary", "r_drop", "augment", "label_smoothing")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples ready for a model: rows of its inputs, and how to make a batch of them.
+
+    `labels` is the truth in the form that the task's `score` reads. `identity` is the same for
+    equal rows, in this process and in any other of the study."""
+
+    rows: Any
+    collate: Any
+    labels: Sequence[Any]
+    identity: str
+
+
+class Task(BaseModel, ABC):
+    """Base of all tasks. Fields are the keys of a study's `task` section.
+
+    Without `test` a fifth of the training data is held out. With `validation`, of the same kind as
+    `test` or a fraction of the training data, candidates are measured and selected on that split,
+    and only finalists on the test split.
+
+    The driver calls :meth:`prepare` once a study; workers call the rest with the facts it
+    returned, which are plain data. `model` is a hub name or a folder. A task must say what is
+    abstract here; the rest fits tasks of text whose prediction is the model's logits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    auto: ClassVar[Any]
+    """The library's auto class for a model with this task's head."""
+    fitting: ClassVar[tuple[str, ...]] = ()
+    """Of `NEED_A_FITTING_TASK`, the parts of a recipe that can be used."""
+    alterations: ClassVar[tuple[str, ...]] = ()
+    """The keys of `augment` that say how an example is altered."""
+
+    unit: ClassVar[str] = "tokens; longer examples are cut"
+    """What a recipe's `max_length` counts."""
+
+    name: str
+    train: str
+    validation: str | float | None = None
+    test: str | None = None
+    _held_out: str = PrivateAttr("test")
+
+    @field_validator("validation")
+    @classmethod
+    def _part_of_the_training_data(cls, value: str | float | None) -> str | float | None:
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ConfigError(
+                f"task.validation must be a file or a fraction of the training data between 0 and "
+                f"1, but got {value:g}",
+                "write validation: 0.2",
+            )
+        return value
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the objectives that :meth:`score` measures, the main one first."""
+
+    @abstractmethod
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        """The training and the test split, checked, and facts for workers.
+
+        Raises :class:`DataError` that says what was found and what is needed."""
+
+    @abstractmethod
+    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+        """The model's inputs, by name, one entry a row; ``labels`` for the loss. ``truth``, if
+        there, is what `score` compares with, else ``labels`` is."""
+
+    @abstractmethod
+    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+        """``{"metrics": {...}, ...}`` of what :meth:`predict` gave for a split."""
+
+    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What the model's configuration must say of the head, such as the labels."""
+        return {}
+
+    def reader(self, model: str) -> Any:
+        """What turns data into the model's inputs: its tokenizer."""
+        return from_library(AutoTokenizer, model)
+
+    def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
+        """The same for a model trained from a configuration, made of the training split.
+        `config` is brought in line with it."""
+        return new_tokenizer(config, self.texts(frame), generates=self.generates)
+
+    def texts(self, frame: pd.DataFrame) -> Iterable[str]:
+        """What a new tokenizer learns from; nothing where the data are not texts."""
+        return frame.get("text", ())
+
+    def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
+        """The `max_length` that 19 of 20 texts do not exceed, by their words, unless the model
+        `generates`; at most 128 and what the model, which may be a skeleton, reads."""
+        texts = [] if self.generates else [len(text.split()) for text in self.texts(frame)]
+        words = sorted(texts)[int(0.95 * (len(texts) - 1))] if texts else MOST_TOKENS
+        positions = getattr(model.config, "max_position_embeddings", None)
+        most = positions if isinstance(positions, int) and positions > 0 else MOST_TOKENS
+        return min(MOST_TOKENS, most, max(16, 8 * ceil(TOKENS_A_WORD * words / 8)))
+
+    def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:
+        """Raises :class:`DataError` for examples that the model's own `reader` cannot read."""
+
+    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+        """What makes a batch of rows."""
+        return DataCollatorWithPadding(reader)
+
+    def predict(self, model: PreTrainedModel, split: Split) -> Any:
+        """What :meth:`score` reads: the logits of all rows, in order."""
+        return predict(model, data=split.rows, collate=split.collate)
+
+    def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
+        """What is timed: the model used once on `inputs` as the task uses it."""
+        return model(**inputs)
+
+    def used(self, model: PreTrainedModel, max_length: int) -> str:
+        """One phrase on what :meth:`use` does with `model`."""
+        return "one forward pass"
+
+    def written(self, model: PreTrainedModel) -> int:
+        """How many tokens :meth:`use` writes with `model`."""
+        return 0
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes on from what it reads, without an encoder."""
+        return False
+
+    def prepare(self, model: str, cache: Path, max_length: int) -> dict[str, Any]:
+        """Reads and checks the data, prepares it in `cache`, returns facts for workers."""
+        frames, facts = self.read_splits()
+        cache.mkdir(parents=True, exist_ok=True)
+        for name, frame in frames.items():
+            frame.to_parquet(cache / f"{name}.parquet")
+        reader = self._make_reader(model, frames["train"])
+        start = started(model, cache, self.auto, head=self.head(facts), reader=reader)
+        self.splits(start, cache, max_length)
+        return facts | {"rows": {name: len(frame) for name, frame in frames.items()}}
+
+    def read_splits(self) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """All splits by name, checked, and facts for workers."""
+        train, test, facts = self.read()
+        if self.validation is None:
+            return {"train": train, "test": test}, facts
+        if isinstance(self.validation, float):
+            train, validation = self.hold_out(train, self.validation)
+        else:
+            validating = self.model_copy(update={"test": self.validation})
+            validating._held_out = "validation"
+            _, validation, _ = validating.read()
+        return {"train": train, "validation": validation, "test": test}, facts
+
+    def hold_out(self, frame: pd.DataFrame, part: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """`frame` without a `part` (0..1) of its rows, and those, drawn evenly over
+        :attr:`evenly_over`."""
+        even = self.evenly_over
+        pools = frame if even is None else frame.groupby(even)
+        drawn = pools.sample(frac=part, random_state=0).index
+        if drawn.empty or len(drawn) == len(frame):
+            raise DataError(
+                f"{self.train} has {len(frame)} rows to train on, of which none can be held out",
+                "give more training data, or a file of its own",
+            )
+        rest = frame.drop(drawn)
+        return rest.reset_index(drop=True), frame.loc[drawn].reset_index(drop=True)
+
+    @property
+    def evenly_over(self) -> str | None:
+        """The column over whose values rows are drawn evenly."""
+        return None
+
+    def load(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
+        """The pretrained model with this task's head."""
+        loaded: PreTrainedModel = from_library(self.auto, model, **self.head(facts))
+        return loaded
+
+    def skeleton(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
+        """The same model on the meta device: shapes without weights."""
+        return skeleton(self.auto, model, **self.head(facts))
+
+    def splits(
+        self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None
+    ) -> tuple[Split, Split]:
+        """The training split and the one that candidates are selected on, cut to at most
+        `max_length` tokens; the training split with altered copies of its texts, if asked for."""
+        reader = self.reader(model)
+        collate = self.collator(reader, model)
+        judged = "test" if self.validation is None else "validation"
+        return (
+            self._split("train", collate, reader, model, cache, max_length, augment),
+            self._split(judged, collate, reader, model, cache, max_length),
+        )
+
+    def test_split(self, model: str, cache: Path, max_length: int) -> Split:
+        """The test split, cut to at most `max_length` tokens."""
+        reader = self.reader(model)
+        return self._split("test", self.collator(reader, model), reader, model, cache, max_length)
+
+    def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:
+        """Inputs of full length for counting FLOPs and timing; `model` may be a skeleton."""
+        return full_length(model, batch, max_length)
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises :class:`ConfigError` for a recipe that this task cannot be trained by."""
+        for part in NEED_A_FITTING_TASK:
+            if getattr(recipe, part) and part not in self.fitting:
+                able = sorted(name for name, task in TASKS.items() if part in task.fitting)
+                raise ConfigError(
+                    f"recipe.{part} does not fit the task {self.name}",
+                    f"leave it out; it fits {', '.join(able)}",
+                )
+        for name in recipe.augment.used if recipe.augment is not None else ():
+            if name not in self.alterations:
+                raise ConfigError(
+                    f"recipe.augment.{name} does not fit the task {self.name}",
+                    f"leave it out; what fits is {', '.join(self.alterations)}",
+                )
+
+    def table(self, source: str, split: str) -> pd.DataFrame:
+        """The table that `source` names."""
+        return read_table(source, split)
+
+    def frames(
+        self, check: Callable[[pd.DataFrame, str], pd.DataFrame]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Both tables after `check`, which is given a table and where it comes from. Without a
+        test file a fifth of the training rows is held out."""
+        train = check(self.table(self.train, "train"), self.train)
+        if self.test is not None:
+            return train, check(self.table(self.test, self._held_out), self.test)
+        return self.hold_out(train, 0.2)
+
+    def _make_reader(self, model: str, train: pd.DataFrame) -> Callable[[Any], Any]:
+        def make(config: Any) -> Any:
+            return self.new_reader(config, train)
+
+        return make
+
+    def _split(
+        self,
+        name: str,
+        collate: Any,
+        reader: Any,
+        model: str,
+        cache: Path,
+        max_length: int,
+        augment: Augmentation | None = None,
+    ) -> Split:
+        words = [model, type(reader).__name__, *_size(reader), max_length]
+        words += [self.model_dump(mode="json")]
+        words += [augment.model_dump()] if augment is not None else []
+
+        def make() -> dict[str, list[Any]]:
+            frame = pd.read_parquet(cache / f"{name}.parquet")
+            if augment is not None:
+                frame = self.augmented(frame, augment)
+            return self.rows(frame, reader, max_length)
+
+        rows, identity = cached_rows(cache, name, words, make)
+        column = next((c for c in (TRUTH, "labels") if c in rows.column_names), None)
+        labels = list(rows[column]) if column else []
+        if TRUTH in rows.column_names:
+            rows = rows.remove_columns(TRUTH)
+        return Split(rows, collate, labels, identity)
+
+    def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
+        """`frame` and altered copies of it."""
+        raise NotImplementedError
+
+
+def _size(reader: Any) -> list[int]:
+    return [len(reader)] if hasattr(reader, "__len__") else []
+
+
+def read_task(value: dict[str, Any]) -> Task:
+    """A study's `task` section. Raises :class:`ConfigError` for an unknown task."""
+    if "name" not in value:
+        raise ConfigError("task needs a name", did_you_mean("", list(TASKS)))
+    return TASKS[value["name"]].model_validate(value)

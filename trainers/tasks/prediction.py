@@ -1,0 +1,49 @@
+"""Run a model over a split: logits, and the mean loss."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+def predict(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> Tensor:
+    """Logits of `model` over `data`, in order: (examples, ...). The model is left in eval mode."""
+    rows = predict_rows(model, data=data, collate=collate, batch_size=batch_size)
+    return torch.stack(rows)
+
+
+def predict_rows(
+    model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32
+) -> list[Tensor]:
+    """Logits of `model` for each row of `data`, as long as their batch was padded to.
+
+    The random generators are left as they were: a loader without one of its own draws a seed.
+    """
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=batch_size, collate_fn=collate, generator=torch.Generator()
+    )
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        batches = [{key: value.to(device) for key, value in batch.items()} for batch in loader]
+        return [row for batch in batches for row in model(**batch).logits.float().cpu()]
+
+
+def mean_loss(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> float:
+    """The model's own loss over `data` in nats, the mean over the labels that count (not -100).
+    The model is left in eval mode.
+
+    A causal model's first label counts for nothing, since nothing is written before it.
+    """
+    loader = torch.utils.data.DataLoader(data, batch_size=batch_size, collate_fn=collate)
+    device = next(model.parameters()).device
+    model.eval()
+    total = count = 0.0
+    with torch.no_grad():
+        for batch in loader:
+            labels = batch["labels"] if model.config.is_encoder_decoder else batch["labels"][:, 1:]
+            counted = int((labels != -100).sum())
+            loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
+            total, count = total + float(loss) * counted, count + counted
+    return total / count

@@ -1,0 +1,1 @@
+"""Train one candidate with the library's Trainer: losses, teachers, rungs, checkpoints."""

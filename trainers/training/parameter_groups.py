@@ -1,0 +1,131 @@
+"""Which parameter learns at which rate: banks, private layers, kept top layers, head.
+
+All factors of the recipe multiply the learning rate, and AdamW's decay with it, because that is
+``rate * weight_decay``. Where every factor is 1 there are two groups: matrices and vectors.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from statistics import mean
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from sharetune.spaces.recipe import Recipe
+from sharetune.spaces.registry import Registry
+from sharetune.trainers.models.modules import BankReader, resolved
+from sharetune.trainers.models.parameters import head_parameters
+from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
+
+LR_RULES: Registry[Callable[[int], float]] = Registry("learning rate rule")
+
+
+@LR_RULES.register("none")
+def unscaled(readers: int) -> float:
+    """a bank learns like everything else"""
+    return 1.0
+
+
+@LR_RULES.register("sqrt")
+def by_root(readers: int) -> float:
+    """1 / sqrt(readers): what summed gradients of independent noise grow by"""
+    return readers**-0.5
+
+
+@LR_RULES.register("readers")
+def by_readers(readers: int) -> float:
+    """1 / readers: the mean of the readers' gradients, under plain gradient descent"""
+    return 1 / readers
+
+
+def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
+    """Optimiser groups: matrices decay and vectors do not; each factor of `recipe` counts."""
+    factors = lr_factors(model, recipe)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = factors.get(name, 1.0), parameter.dim() > 1
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * factor,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (factor, decays), parameters in groups.items()
+    ]
+
+
+def lr_factors(model: PreTrainedModel, recipe: Recipe) -> dict[str, float]:
+    """What multiplies the learning rate, by parameter's name; a name that lacks learns at 1."""
+    factors: dict[str, float] = defaultdict(lambda: 1.0)
+    if recipe.kept_top_lr_scale != 1:
+        for name in top_parameters(model, recipe.kept_top):
+            factors[name] *= recipe.kept_top_lr_scale
+    if recipe.head_lr_scale != 1:
+        for name in head_parameters(model):
+            factors[name] *= recipe.head_lr_scale
+    for name, readers in bank_readers(model).items():
+        factors[name] *= recipe.bank_lr_scale * LR_RULES[recipe.bank_lr_rule](readers)
+    if recipe.layer_lr_decay != 1:
+        for name, below in distances(model).items():
+            factors[name] *= recipe.layer_lr_decay**below
+    return factors
+
+
+def top_parameters(model: PreTrainedModel, k: int) -> set[str]:
+    """Names of the parameters of the top `k` layers of each stack."""
+    names = set()
+    for stack in find_stacks(model).values() if k else ():
+        depth = len(stack.layers)
+        for index in range(max(0, depth - k), depth):
+            prefix = f"{stack.path}.{index}."
+            names |= {prefix + name for name, _ in stack.layers[index].named_parameters()}
+    return names
+
+
+def bank_readers(model: PreTrainedModel) -> dict[str, int]:
+    """How many layers read each parameter of the banks, by its name."""
+    names = {id(p): name for name, p in model.named_parameters() if name.startswith(f"{BANKS}.")}
+    return dict(Counter(names[id(p)] for p in _read_by(model)))
+
+
+def distances(model: PreTrainedModel) -> dict[str, float]:
+    """How many layers lead from a parameter to the head, the parameter's own layer included.
+
+    The top layer is at 1 and what comes before a stack at its depth + 1 (ELECTRA, arXiv
+    2003.10555); a bank at the mean of its readers, everything after the stacks at 0.
+    """
+    stacks = list(find_stacks(model).values())
+    outside = [*(len(stack.layers) + 1.0 for stack in stacks), 0.0]
+    passed, found = 0, {}
+    for name, _ in model.named_parameters():
+        place = next((i for i, s in enumerate(stacks) if name.startswith(f"{s.path}.")), None)
+        if place is None:
+            found[name] = outside[passed]
+        else:
+            index = int(name[len(stacks[place].path) + 1 :].split(".")[0])
+            found[name] = float(len(stacks[place].layers) - index)
+            passed = place + 1
+    return found | _bank_distances(model, stacks)
+
+
+def _bank_distances(model: PreTrainedModel, stacks: list[Stack]) -> dict[str, float]:
+    reached: dict[int, list[int]] = defaultdict(list)
+    for stack in stacks:
+        for index, layer in enumerate(stack.layers):
+            for parameter in _read_by(layer):
+                reached[id(parameter)].append(len(stack.layers) - index)
+    return {
+        name: float(mean(reached[id(parameter)]))
+        for name, parameter in model.named_parameters()
+        if id(parameter) in reached
+    }
+
+
+def _read_by(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The banks' parameters, once for every reader inside `module`, runs of it included."""
+    for reader in map(resolved, module.modules()):
+        if isinstance(reader, BankReader):
+            yield from reader.entry.parameters()

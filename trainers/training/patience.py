@@ -1,0 +1,94 @@
+"""Ends a training whose loss on held-out examples no longer falls, and goes back to its best."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from sharetune.trainers.models.softening import soft_layers
+from sharetune.trainers.training.data_parallel import led
+from sharetune.trainers.training.resuming import Remembering
+
+HELD_OUT = 10
+LOOKS = 20
+BATCH = 32
+
+
+def hold_out(data: Any) -> tuple[Any, Any]:
+    """All but every tenth example, and every tenth. At least one of both; needs two examples."""
+    every = min(HELD_OUT, len(data))
+    held = range(0, len(data), every)
+    rest = [index for index in range(len(data)) if index % every]
+    return torch.utils.data.Subset(data, rest), torch.utils.data.Subset(data, list(held))
+
+
+class Patience(Remembering):
+    """Looks at the loss on `data` after every 5 % of the steps; ends the training when it did not
+    fall for `patience` looks and puts the best weights back.
+
+    It begins to look when no layer has weights of its own beside the bank any more.
+    """
+
+    def __init__(self, patience: int, data: Sequence[Any], collate: Any) -> None:
+        self.patience, self.data, self.collate = patience, data, collate
+        self.best, self.since = math.inf, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Called by the Trainer after every optimiser step."""
+        every = max(1, state.max_steps // LOOKS)
+        last = state.global_step >= state.max_steps
+        if soft_layers(model) or (state.global_step % every and not last):
+            return
+        loss = led(lambda: held_out_loss(model, self.data, self.collate))
+        if loss < self.best:
+            self.best, self.since = loss, 0
+            self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        else:
+            self.since += 1
+            control.should_training_stop = control.should_training_stop or (
+                self.since >= self.patience
+            )
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Called by the Trainer when training is over."""
+        if self.weights:
+            model.load_state_dict(self.weights)
+
+    def memory(self) -> dict[str, Any]:
+        return {"best": self.best, "since": self.since, "weights": self.weights}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        self.best, self.since = memory["best"], memory["since"]
+        self.weights = memory["weights"]
+
+
+def held_out_loss(model: Any, data: Sequence[Any], collate: Any) -> float:
+    """The model's own mean loss over `data`, without dropout."""
+    loader = torch.utils.data.DataLoader(data, batch_size=BATCH, collate_fn=collate)  # type: ignore[arg-type]
+    device = next(model.parameters()).device
+    training, total = model.training, 0.0
+    model.eval()
+    with torch.no_grad():
+        for batch in loader:
+            inputs = {key: value.to(device) for key, value in batch.items()}
+            total += float(model(**inputs).loss) * len(next(iter(inputs.values())))
+    model.train(training)
+    return total / len(data)

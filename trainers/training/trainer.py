@@ -1,0 +1,334 @@
+"""Trains one candidate with the library's `Trainer`.
+
+Our own are the loss terms, perturbed steps, the parameter groups, the recorded curve, and
+nothing else; each has a file of its own.
+"""
+
+import logging
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from sharetune.spaces.adversaries import Adversary
+from sharetune.spaces.errors import CandidateFault, ConfigError, OutOfMemory
+from sharetune.spaces.recipe import Recipe
+from sharetune.trainers.models.softening import SoftToHard, harden_
+from sharetune.trainers.training import resuming as checkpointing
+from sharetune.trainers.training.adversarial import ATTACKS, Perturbed, Step, embedded_zeros
+from sharetune.trainers.training.data_parallel import (
+    SHARE,
+    Numbers,
+    average_,
+    average_gradients_,
+    members,
+    part_collate,
+    start_alike_,
+)
+from sharetune.trainers.training.distillation import (
+    LOGITS,
+    Distiller,
+    Lesson,
+    Taught,
+    taught_collate,
+)
+from sharetune.trainers.training.dropout import set_dropout_
+from sharetune.trainers.training.losses import LOSSES, consistency
+from sharetune.trainers.training.parameter_groups import parameter_groups
+from sharetune.trainers.training.patience import Patience, hold_out
+from sharetune.trainers.training.resuming import Checkpoints, Remembering
+
+CURVE_POINTS = 50
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Curve(Remembering):
+    """Records ``[step, loss]`` and ends a training whose loss is no longer a number."""
+
+    points: list[list[float]] = field(default_factory=list)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Called by the Trainer at every logged step."""
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise CandidateFault(f"the loss is {loss} at step {state.global_step}")
+        self.points.append([state.global_step, round(loss, 5)])
+
+    def memory(self) -> dict[str, Any]:
+        return {"points": self.points}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        self.points[:] = memory["points"]
+
+
+class CandidateTrainer(Trainer):
+    """A `Trainer` with a recipe's loss terms, perturbations and parameter groups.
+
+    A recipe that asks for none of them takes the library's own step. In a process that is in a
+    team it trains on its part of every batch, and gradients and loss are the team's.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        model: PreTrainedModel,
+        lesson: Lesson | None,
+        checkpoints: Checkpoints | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.recipe, self.checkpoints = recipe, checkpoints
+        strengths = {key: getattr(recipe, key) for key in LOSSES}
+        self.terms = [LOSSES[key](model, value) for key, value in strengths.items() if value > 0]
+        super().__init__(model=model, **kwargs)
+        self.distiller: Distiller | None = None
+        if lesson is not None and recipe.distill is not None:
+            self.distiller = Distiller(recipe.distill, model, lesson.teacher)
+        self.plain_loss = not (self.terms or self.distiller or recipe.r_drop)
+        self.in_team = members() > 1
+        if self.in_team:
+            self._take_part()
+
+    def _take_part(self) -> None:
+        """Draws whole batches by their numbers and reads only this member's rows of them."""
+        rows: Any = self.train_dataset
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        self.data_collator: Any = part_collate(rows, collate)
+        self.train_dataset: Any = Numbers(len(rows))
+        start_alike_(self.model, self.recipe.seed)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward passes of one batch; returns the loss to report."""
+        adversary = self.recipe.adversary
+        if adversary is None:
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._adversarial_step(adversary, model, inputs)
+        if not self.in_team:
+            return loss
+        if self.accelerator.sync_gradients:
+            average_gradients_(self.model.parameters())
+        return average_(loss)
+
+    def _adversarial_step(
+        self, adversary: Adversary, model: nn.Module, inputs: dict[str, Any]
+    ) -> Tensor:
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        zeros, mask = embedded_zeros(self.model, inputs)
+        with Perturbed(self.model) as perturbed:
+
+            def loss_under(delta: Tensor) -> Tensor:
+                perturbed.delta = delta
+                loss: Tensor = self.compute_loss(model, dict(inputs))
+                return loss
+
+            step = Step(loss_under, self.accelerator.backward, zeros, mask)
+            return ATTACKS[adversary.name](adversary, step)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
+        """The task's loss plus what the recipe adds, by the share of the batch."""
+        share = inputs.pop(SHARE, None)
+        loss = self._whole_loss(model, inputs, *args, **kw)
+        return loss if share is None else loss * share
+
+    def _whole_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
+        if self.plain_loss or not model.training:
+            return super().compute_loss(model, inputs, *args, **kw)
+        wants_outputs = kw.pop("return_outputs", False)
+        loss, outputs = self._consistent_loss(model, inputs, *args, **kw)
+        if self.distiller is not None:
+            progress = self.state.global_step / self.state.max_steps
+            loss = self.distiller.loss(loss, outputs, inputs, progress)
+        for term in self.terms:
+            loss = loss + term()
+        return (loss, outputs) if wants_outputs else loss
+
+    def _consistent_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any
+    ) -> tuple[Tensor, Any]:
+        """The task's loss, of two passes under R-Drop, and the last pass's outputs."""
+        fed = {key: value for key, value in inputs.items() if key != LOGITS}
+        fed |= self.distiller.requests if self.distiller is not None else {}
+        loss, outputs = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
+        if not self.recipe.r_drop:
+            return loss, outputs
+        again, other = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
+        apart = consistency(outputs.logits, other.logits)
+        return (loss + again) / 2 + self.recipe.r_drop * apart, other
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        checkpointing.write(self.model, self.callback_handler.callbacks, Path(str(output_dir)))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the library's, but a training does not end for want of a checkpoint."""
+        assert self.checkpoints is not None, "nobody else asks for one"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.checkpoints.place()
+        except (OSError, RuntimeError) as error:
+            logger.warning("no checkpoint at step %d: %s", self.state.global_step, error)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Waits: the optimiser first takes the parameters of the model as it was at the start."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            checkpointing.read_(self.model, self.callback_handler.callbacks, Path(checkpoint))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over the recipe's parameter groups."""
+        groups = parameter_groups(model or self.model, self.recipe)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True)
+        return self.optimizer
+
+
+def train(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    *,
+    data: Any,
+    collate: Any,
+    total_steps: int,
+    lesson: Lesson | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    accumulation: int = 1,
+    checkpoints: Checkpoints | None = None,
+) -> list[list[float]]:
+    """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
+
+    `total_steps` is the number of optimiser steps, `lesson` what a recipe that distils learns
+    from. A batch is made of `accumulation` equal parts, which must divide it. In a process that is
+    in a team (`data_parallel.py`) all members train `model` together, and each ends with the
+    same. Goes on from the latest of `checkpoints`, if there is one. Raises
+    :class:`CandidateFault` if the loss is not finite.
+    """
+    if recipe.distill is not None and lesson is None:
+        raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
+    curve = Curve()
+    data, patience = _held_out(recipe, data, collate)
+    if lesson is not None and lesson.logits is not None:
+        data, collate = Taught(data, _rows_of(data, lesson.logits)), taught_collate(collate)
+    if recipe.dropout is not None:
+        set_dropout_(model, recipe.dropout)
+    latest = None if checkpoints is None else checkpoints.latest
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as hooks:
+        folder = scratch if checkpoints is None else str(checkpoints.draft)
+        keeping = [] if checkpoints is None else [checkpoints]
+        trainer = CandidateTrainer(
+            recipe=recipe,
+            lesson=lesson,
+            checkpoints=checkpoints,
+            model=model,
+            args=arguments(recipe, folder, total_steps, accumulation),
+            train_dataset=data,
+            data_collator=collate,
+            callbacks=[curve, *_schedule(recipe), *callbacks, *patience, *keeping],
+        )
+        # A model's loss is the mean over its part of the batch: the Trainer shall divide by the
+        # parts, which it leaves to models that take `num_items_in_batch` and ignore it.
+        trainer.model_accepts_loss_kwargs = False
+        trainer.remove_callback(PrinterCallback)
+        if trainer.distiller is not None:
+            hooks.enter_context(trainer.distiller.listening())
+        trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
+    harden_(model)
+    return curve.points
+
+
+@contextmanager
+def memory_watched() -> Iterator[None]:
+    """Raises :class:`OutOfMemory` for whatever is raised within for want of memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"out of memory: {error}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On the GPU, or on the host, where PyTorch's allocator raises a plain ``RuntimeError``."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(error)
+
+
+def _held_out(recipe: Recipe, data: Any, collate: Any) -> tuple[Any, list[TrainerCallback]]:
+    if recipe.patience is None or len(data) < 2:
+        return data, []
+    data, held = hold_out(data)
+    return data, [Patience(recipe.patience, held, collate)]
+
+
+def _rows_of(data: Any, logits: Tensor) -> Tensor:
+    """The logits of the rows that are left after some were held out."""
+    return logits[data.indices] if isinstance(data, torch.utils.data.Subset) else logits
+
+
+def _schedule(recipe: Recipe) -> list[TrainerCallback]:
+    return [SoftToHard(recipe.soften_until)] if recipe.soften else []
+
+
+def arguments(
+    recipe: Recipe, scratch: str, total_steps: int, accumulation: int = 1
+) -> TrainingArguments:
+    """The Trainer's settings for this recipe. Nothing is written but into `scratch`."""
+    settings = TrainingArguments(
+        output_dir=scratch,
+        max_steps=total_steps,
+        per_device_train_batch_size=recipe.batch_size // accumulation,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        label_smoothing_factor=recipe.label_smoothing,
+        warmup_steps=round(recipe.warmup_ratio * total_steps),
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        logging_steps=max(1, total_steps // CURVE_POINTS),
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=recipe.distill is None,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    settings._n_gpu = min(1, settings.n_gpu)  # the library would give each GPU a whole batch
+    return settings
+
+
+def optimiser_steps(recipe: Recipe, examples: int) -> int:
+    """Steps of a training: the recipe's own, or its epochs over so many examples."""
+    if recipe.steps is not None:
+        return recipe.steps
+    assert recipe.epochs is not None
+    return max(1, math.ceil(recipe.epochs * math.ceil(examples / recipe.batch_size)))
