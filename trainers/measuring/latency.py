@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
+from sharetune.spaces.latency import Latency
 
 RESAMPLES = 1000
 WIDEST = 0.02
@@ -36,22 +37,6 @@ CAPTURE_WARMUP = 3
 
 Run = Callable[[], object]
 Use = Callable[[PreTrainedModel, dict[str, Tensor]], object]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median of the rounds, and of their ratios to the reference's, with 95 % intervals."""
-
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-
-    def written(self) -> dict[str, float]:
-        """As plain data, rounded to what can be meant."""
-        return {name: round(value, 5) for name, value in asdict(self).items()}
 
 
 def time_in_turns(

@@ -10,7 +10,7 @@ from transformers import HubertConfig, Wav2Vec2FeatureExtractor, WhisperConfig
 
 from sharetune.spaces.errors import DataError, ModelError
 from sharetune.trainers.data.sound import heard, inputs, new_extractor, recordings
-from sharetune.trainers.tasks.base import read_task
+from sharetune.trainers.tasks.base import DataFacts, read_task
 from sharetune.trainers.tasks.speech_recognition import SpeechBatch, SpeechReader, letters
 from tests.trainers.tasks.test_tasks import sayings, tones
 
@@ -143,5 +143,5 @@ def test_recordings_in_a_table_of_bytes(tmp_path):
     pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
     task = read_task({"name": "audio-classification", "train": str(tmp_path / "rows.parquet")})
     train, test, facts = task.read()
-    assert (len(train), len(test), facts) == (10, 2, {"labels": ["high", "low"]})
+    assert (len(train), len(test), facts) == (10, 2, DataFacts(("high", "low")))
     assert set(train["rate"]) == {1600}
