@@ -1,4 +1,4 @@
-"""Models trained from a configuration: their first weights, and a tokenizer of their own."""
+"""Create models from a configuration: random weights, and a tokenizer trained on the data."""
 
 import shutil
 import tempfile
@@ -14,15 +14,21 @@ from sharetune.spaces.paths import expanded
 from sharetune.trainers.models.pretrained import from_library
 
 START = "start"
+"""Folder, in the study's cache, of the checkpoint made from a configuration."""
+
 SEED = 0
+"""Seed of the random weights, fixed so that all candidates start from the same ones."""
+
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+"""Special tokens of a new tokenizer, by id."""
+
 PAD, BOS, EOS = 0, 1, 2
 READERS = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+"""Files that show that a folder has a tokenizer or a feature extractor."""
 
 
 def start_of(model: str, cache: Path) -> str:
-    """The checkpoint that candidates start from: `model`, as this machine finds it, or what was
-    made of its configuration."""
+    """Return the checkpoint that candidates start from: the one made in `cache`, or `model`."""
     folder = cache / START
     return str(folder) if folder.exists() else expanded(model)
 
@@ -35,11 +41,12 @@ def started(
     head: dict[str, Any],
     reader: Callable[[Any], Any],
 ) -> str:
-    """`model`; of a folder with a configuration and no weights a copy in `cache` that has random
-    ones, the same for all candidates.
+    """Return a checkpoint with weights: `model`, or a copy of it in `cache` with random ones.
 
-    What lacks to read data, such as a tokenizer, is made by `reader` from the configuration,
-    which `reader` may change and which need no reader where it gives None.
+    The copy is made if `model` is a folder with a configuration and no weights; all candidates
+    start from the same one. If the folder has no tokenizer or feature extractor, `reader` makes it
+    from the configuration. `reader` may change the configuration, and returns None for a model that
+    needs neither.
     """
     if not only_configured(model) or (cache / START).exists():
         return start_of(model, cache)
@@ -60,7 +67,7 @@ def started(
 
 
 def only_configured(model: str) -> bool:
-    """Whether `model` is a folder with a configuration and no weights."""
+    """Return whether `model` is a folder with a configuration and no weights."""
     folder = Path(model)
     weights = [*folder.glob("*.safetensors*"), *folder.glob("*.bin*")] if folder.is_dir() else []
     return (folder / "config.json").is_file() and not weights
@@ -69,11 +76,11 @@ def only_configured(model: str) -> bool:
 def new_tokenizer(
     config: Any, texts: Iterable[str], *, generates: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer of at most ``config.vocab_size`` tokens, learnt from `texts`.
+    """Return a byte-pair tokenizer of at most ``config.vocab_size`` tokens, trained on `texts`.
 
-    An encoder's texts stand between ``<s>`` and ``</s>``, an encoder-decoder's end in ``</s>``;
-    one that `generates` without an encoder reads them bare. `config` is told the numbers of the
-    special tokens and how many tokens there are.
+    An encoder's texts are put between ``<s>`` and ``</s>``, an encoder-decoder's end in ``</s>``; a
+    model that `generates` without an encoder reads them without either. Sets the ids of the special
+    tokens and the vocabulary's size in `config`.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -1,6 +1,7 @@
-"""Alters training pictures; what the settings mean is in `sharetune.spaces.augmentation`.
+"""Alter training pictures; `sharetune.spaces.augmentation` documents the settings.
 
-Pillow alone: what lies outside a turned picture is the mean of its border.
+Needs Pillow only. The corners that a rotation uncovers are filled with the mean colour of the
+picture's border.
 """
 
 import random
@@ -20,7 +21,7 @@ PICTURE_ALTERATIONS: Registry[PictureAlteration] = Registry("picture alteration"
 
 @PICTURE_ALTERATIONS.register("crop")
 def crop(picture: Image.Image, most: float, rng: random.Random) -> Image.Image:
-    """cuts up to the fraction `crop` off both sides, at a random place, and scales what is left"""
+    """crops both sides by up to the fraction `crop`, at a random place, and scales back up"""
     kept = 1 - rng.uniform(0, most)
     width, height = kept * picture.width, kept * picture.height
     left, top = rng.uniform(0, picture.width - width), rng.uniform(0, picture.height - height)
@@ -30,14 +31,14 @@ def crop(picture: Image.Image, most: float, rng: random.Random) -> Image.Image:
 
 @PICTURE_ALTERATIONS.register("rotation")
 def rotate(picture: Image.Image, most: float, rng: random.Random) -> Image.Image:
-    """turns by up to `rotation` degrees to either side"""
+    """rotates by up to `rotation` degrees to either side"""
     degrees = rng.uniform(-most, most)
     return picture.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=_border(picture))
 
 
 @PICTURE_ALTERATIONS.register("flip")
 def flip(picture: Image.Image, chance: float, rng: random.Random) -> Image.Image:
-    """lets left and right change places with probability `flip`"""
+    """mirrors left and right with probability `flip`"""
     return ImageOps.mirror(picture) if rng.random() < chance else picture
 
 
@@ -54,7 +55,7 @@ def stretch(picture: Image.Image, most: float, rng: random.Random) -> Image.Imag
 
 
 def altered(picture: Image.Image, settings: Augmentation, rng: random.Random) -> bytes:
-    """`picture`, which is RGB, after all that `settings` ask for, as a PNG file."""
+    """Return `picture` (RGB) after all alterations that `settings` ask for, as a PNG file."""
     for name in PICTURES:
         setting = getattr(settings, name)
         if setting:

@@ -1,4 +1,4 @@
-"""An ONNX file with each shared tensor once, for onnxruntime. Needs `sharetune[onnx]`."""
+"""Write an ONNX file with each shared tensor once, for onnxruntime. Needs `sharetune[onnx]`."""
 
 import copy
 import logging
@@ -23,13 +23,20 @@ from sharetune.trainers.measuring.sizes import parameters
 from sharetune.trainers.models.modules import products_apart
 
 FILE = "model.onnx"
+"""The name of the file in the export's folder."""
+
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
-ONE_FILE_BYTES = 1.9e9  # a protobuf message ends at 2 GiB
+"""Packages that writing and running ONNX need."""
+
+ONE_FILE_BYTES = 1.9e9
+"""Bytes of weights up to which they are in the file: a protobuf message ends at 2 GiB."""
+
 NAMES_OF_AXES = {"decoder_input_ids": "decoder_sequence"}
+"""Names for the dynamic text length of inputs that may differ in it from the others."""
 
 
 class Logits(nn.Module):
-    """A model as a function of unnamed tensors, without a cache."""
+    """A model as a function of unnamed tensors, without a KV cache."""
 
     def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
@@ -37,7 +44,7 @@ class Logits(nn.Module):
         self.names = names
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Logits for the tensors of `names`."""
+        """Return the logits for the tensors of `names`."""
         return answering(self.model)(dict(zip(self.names, tensors, strict=True)))
 
 
@@ -58,7 +65,7 @@ def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
 
 
 def check_packages() -> None:
-    """Raises :class:`ModelError` where what ONNX needs is not installed."""
+    """Raise :class:`ModelError` if a package that ONNX export needs is not installed."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ModelError(
@@ -67,11 +74,11 @@ def check_packages() -> None:
 
 
 def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
-    """The traced model. Batch, and the length of text, stay free."""
+    """Return the traced model, with dynamic batch size and text length."""
     axes = tuple(_free_axes(name, tensor) for name, tensor in inputs.items())
     plain = copy.deepcopy(model).eval()
     plain.config.use_cache = False
-    # fewer nodes than the fused kind decomposes into, and the only one that T5 can be traced with
+    # gives fewer nodes than fused attention, and is the only one with which T5 can be traced
     plain.set_attn_implementation("eager")
     with products_apart(plain), _quiet():
         try:
@@ -92,8 +99,10 @@ def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
 
 
 def _tidy(graph: Any) -> None:
-    """Drops what names this machine's source files, and merges equal constants: the exporter
-    may have transposed a shared matrix ahead, once for every layer."""
+    """Remove the names of this machine's source files, and merge equal constants.
+
+    The exporter may have transposed a shared matrix once for every layer.
+    """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
 
     ClearMetadataAndDocStringPass()(graph)
@@ -109,7 +118,7 @@ def _free_axes(name: str, tensor: Tensor) -> dict[int, torch.export.Dim]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on operators of packages that are not there."""
+    """Silence the exporter's notes on operators of packages that are not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -122,8 +131,10 @@ def _quiet() -> Iterator[None]:
 
 
 def onnx_run(folder: Path, inputs: Inputs, *, threads: int) -> Callable[[], object]:
-    """One forward pass of the exported model on `inputs`, as onnxruntime does it with so many
-    threads. What the file reads and `inputs` lack is a mask of ones, or zeros."""
+    """Return a function that runs the exported model once on `inputs`, on `threads` threads.
+
+    Inputs of the file that `inputs` does not hold are ones for a mask, else zeros.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -150,7 +161,7 @@ def _reload(folder: Path) -> Answer:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what the error came from."""
+    """Return the first line of the error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0]

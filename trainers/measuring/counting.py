@@ -1,9 +1,9 @@
-"""Counts what a plan stores and computes from what is known of the unshared model.
+"""Count a plan's parameters, bytes and FLOPs from a catalogue of the unshared model.
 
-Building a shared model and running it on stand-ins takes a third of a second. Here the unshared
-model is run once; a plan then is a list of tensors taken away and added, which the forms'
-own builders make for one matrix at a time, and of products that became cheaper. The numbers are
-those of :func:`sharetune.trainers.measuring.sizes.facts`, which tests hold them to.
+Building a shared model and running it on fake tensors takes a third of a second. Here the unshared
+model is run once. A plan is then a list of tensors removed and added, which the forms' own builders
+make for one matrix at a time, and of products that became cheaper. The numbers equal those of
+:func:`sharetune.trainers.measuring.sizes.facts`, as tests check.
 """
 
 import copy
@@ -35,12 +35,13 @@ from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import Slot, Stack, find_stacks, is_norm, weight_out_in
 
 NONE = Compression()
+"""No compression."""
 
 Shape = tuple[int, ...]
 
 
 class Entry(NamedTuple):
-    """A tensor of a model. `rows` are those of a matrix that 8-bit numbers can hold, else 0."""
+    """A tensor of a model. `rows` counts those of a matrix that can be stored in 8 bits, else 0."""
 
     shape: Shape
     dtype: torch.dtype
@@ -50,17 +51,17 @@ class Entry(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """How many numbers it holds."""
+        """Return the number of elements."""
         return torch.Size(self.shape).numel()
 
 
 Entries = dict[str, Entry]
+"""Tensors by name."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """One matrix of the readers of a bank: what the bank stores of it, what each reader does, and
-    the readers themselves."""
+    """One matrix as a form builds it: the bank's tensors, each reader's, and the readers."""
 
     bank: Entries
     own: tuple[Entries, ...]
@@ -69,24 +70,26 @@ class Built:
 
 @dataclass
 class Use:
-    """What shapes a matrix is `given` in one pass, and how often it is read, whether to multiply
-    or only to be looked at, as T5 does to learn its dtype."""
+    """How a matrix is used in one forward pass: shapes of its inputs, and reads of its weight.
+
+    A read that is not for a product only looks at the weight, as T5 does for its dtype.
+    """
 
     given: list[Shape] = field(default_factory=list)
     reads: int = 0
 
     @property
     def looked_up(self) -> int:
-        """Times it is read beside the products."""
+        """Return the number of reads that are not for a product."""
         return self.reads - len(self.given)
 
     def written(self) -> tuple[Any, ...]:
-        """The same as a key."""
+        """Return the same as a hashable key."""
         return tuple(self.given), self.looked_up
 
 
 class Counting:
-    """Counts plans for one `unshared` model on the meta device, and one sample of `inputs`."""
+    """Count plans for one `unshared` model on the meta device and one sample of `inputs`."""
 
     def __init__(self, unshared: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         self.unshared, self.inputs = unshared, inputs
@@ -100,7 +103,7 @@ class Counting:
         self._known: dict[Any, dict[str, float]] = {}
 
     def facts(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
-        """What :func:`sharetune.trainers.measuring.sizes.facts` says of the model shared by `plan`.
+        """Return the sizes of the model shared by `plan` as :func:`sizes.facts` does.
 
         Raises :class:`PlanError` if the plan does not fit the model.
         """
@@ -113,8 +116,11 @@ class Counting:
         return dict(self._known[key])
 
     def built(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
-        """The same by building the model and running it on stand-ins, which also finds out what
-        cannot be done. Pruned models, and products in 8 bits, are only counted so."""
+        """Return the same by building the model and running it on fake tensors.
+
+        Building also raises for what the model cannot do. Pruned models and products in 8 bits are
+        counted in this way only.
+        """
         shared = share_(copy.deepcopy(self.unshared), plan)
         compressed = reshape_(copy.deepcopy(shared), compression)
         return sizes.facts(self.unshared, shared, self.inputs, compressed)
@@ -162,7 +168,7 @@ class Counting:
         }
 
     def _catalogue(self) -> tuple[Entries, dict[str, list[Entries]]]:
-        """All tensors of the unshared model: those outside the stacks, and each layer's."""
+        """Return the unshared model's tensors outside the stacks, and those of each layer."""
         entries = _entries(self.unshared)
         layers = {}
         for name, stack in self.stacks.items():
@@ -171,12 +177,12 @@ class Counting:
         return entries, layers
 
     def _layer_totals(self) -> tuple[int, int]:
-        """Numbers in matrices and in vectors of the unshared model's layers."""
+        """Return the numbers of elements in matrices and in vectors of all unshared layers."""
         every = [e for layers in self._layers.values() for own in layers for e in own.values()]
         return _numbers(every)
 
     def _run_unshared(self) -> tuple[int, dict[str, list[int]], dict[tuple[str, int, str], Use]]:
-        """FLOPs of the model and of each layer, and how each matrix is used."""
+        """Return the FLOPs of the model and of each layer, and the use of each matrix."""
         flops = {name: [0] * len(stack.layers) for name, stack in self.stacks.items()}
         uses: dict[tuple[str, int, str], Use] = {}
         counter = sizes.flop_counter()
@@ -192,9 +198,9 @@ class Counting:
         return whole, flops, uses
 
     def _arranged(self, orders: dict[str, tuple[int, ...]]) -> tuple[dict[str, list[Entries]], int]:
-        """Each place's tensors, before anything is shared, and the FLOPs of the whole model.
+        """Return the tensors at each position before sharing, and the FLOPs of the whole model.
 
-        A layer that runs again has none of its own.
+        A repeated layer has no tensors at its later positions.
         """
         flops, layers = self._flops, {}
         for name, order in orders.items():
@@ -210,7 +216,7 @@ class Counting:
     def _share(
         self, bank: "Bank", layers: list[Entries], *, copied: bool
     ) -> Iterator[tuple[str, Entry]]:
-        """Replaces, in `layers`, what reads the bank; yields the bank's tensors."""
+        """Replace the tensors in `layers` that read the bank; yield the bank's tensors."""
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
             for place, own in zip(bank.readers, built.own, strict=False):
@@ -239,7 +245,7 @@ class Counting:
             )
 
     def _build(self, bank: "Bank", slot: Slot, *, copied: bool) -> Built:
-        """The matrix as its form's builder makes it, for as many readers."""
+        """Return the matrix as its form's builder makes it for this number of readers."""
         count, biases = len(bank.readers) + copied, "biases" in bank.group.parts
         key = bank.stack.name, slot, bank.group.form, count, biases
         if key not in self._built:
@@ -248,8 +254,10 @@ class Counting:
         return self._built[key]
 
     def _further_flops(self, bank: "Bank", *, copied: bool) -> int:
-        """FLOPs that the bank's readers take more than the matrices they replace, below 0 for
-        fewer."""
+        """Return the FLOPs of the bank's readers beyond those of the matrices they replace.
+
+        Negative if the readers take fewer.
+        """
         total = 0
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
@@ -266,7 +274,7 @@ class Counting:
 
 @dataclass(frozen=True)
 class Bank:
-    """The places `readers` of a stack, at which these `layers` run, that read one bank."""
+    """The positions `readers` of a stack that read one bank, and the `layers` that run there."""
 
     stack: Stack
     group: Group
@@ -275,12 +283,12 @@ class Bank:
 
     @property
     def slots(self) -> list[Slot]:
-        """The matrices that are read from it."""
+        """Return the matrices that read the bank."""
         return [slot for slot in self.stack.slots if set(slot.roles) & set(self.group.parts)]
 
 
 def _shape_of(group: Group) -> tuple[Any, ...]:
-    """What of a group its sizes depend on."""
+    """Return a cache key: the properties of a group that change its sizes."""
     copies = tuple(
         not isinstance(init, str) and init not in own
         for own, init in zip(banks_of(group), _inits(group), strict=True)
@@ -306,13 +314,13 @@ def _entries(model: PreTrainedModel) -> Entries:
 
 
 def _taken_out(entries: Entries, start: str) -> Entries:
-    """What begins with `start`, by the rest of its name; it is gone from `entries` then."""
+    """Remove the entries that begin with `start`; return them by the rest of their names."""
     names = [name for name in entries if name.startswith(start)]
     return {name.removeprefix(start): entries.pop(name) for name in names}
 
 
 def _own_entries(module: nn.Module) -> Entries:
-    """The tensors of a part of a shared model, all of which are saved."""
+    """Return the tensors of a part of a shared model, all of which are saved."""
     rows = {
         f"{path}.weight".lstrip("."): len(weight_out_in(child))
         for path, child in module.named_modules()
@@ -326,7 +334,7 @@ def _own_entries(module: nn.Module) -> Entries:
 
 
 def _rows_in_eight_bits(model: PreTrainedModel) -> dict[str, int]:
-    """Rows of each matrix that `quantise_` makes smaller."""
+    """Return the rows of each matrix that `quantise_` stores in 8 bits."""
     head = head_parameters(model)
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     matrices = {
@@ -355,7 +363,7 @@ def _in_eight_bits(entries: Entries) -> Entries:
 
 
 def _numbers(entries: Iterable[Entry]) -> tuple[int, int]:
-    """How many are in matrices, and how many in vectors, of parameters."""
+    """Return the numbers of parameters in matrices and in vectors."""
     counts = [0, 0]
     for entry in entries:
         if entry.is_parameter:
@@ -393,7 +401,7 @@ def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) 
 
 
 def _counted_by(counter: FlopCounterMode, layer: nn.Module, flops: list[int], index: int) -> Any:
-    """Hooks that add to ``flops[index]`` what `counter` counts while the layer runs."""
+    """Return hooks that add the FLOPs of each run of the layer to ``flops[index]``."""
 
     def enter(*_: Any) -> None:
         flops[index] -= counter.get_total_flops()
@@ -406,7 +414,7 @@ def _counted_by(counter: FlopCounterMode, layer: nn.Module, flops: list[int], in
 
 @contextmanager
 def _watched(module: nn.Module, use: Use) -> Iterator[None]:
-    """Inside, `use` learns what `module` is given and how often its matrix is read."""
+    """Record in `use`, within the context, the input shapes of `module` and reads of its matrix."""
 
     def weight(self: nn.Module) -> Tensor | None:
         use.reads += 1
@@ -423,15 +431,17 @@ def _watched(module: nn.Module, use: Use) -> Iterator[None]:
 
 
 def _computes_otherwise(reader: nn.Module) -> bool:
-    """Whether a reader takes other FLOPs in use than the matrix it replaces: a model that is put
-    together for use composes none any more."""
+    """Return whether a reader takes other FLOPs, once deployed, than the matrix it replaces.
+
+    A deployed model has composed its matrices once.
+    """
     if isinstance(reader, SharedLinear):
         return not reader.composes
     return isinstance(reader, Borrower)
 
 
 def _flops(module: nn.Module, use: Use) -> int:
-    """FLOPs of a matrix used so; of one that borrows, of its own part."""
+    """Return the FLOPs of a matrix for this use; of a borrower, those of its own part."""
     if isinstance(module, Borrower):
         return 0 if module.own is None else _flops(module.own, use)
     counter = sizes.flop_counter()

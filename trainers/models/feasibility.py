@@ -1,4 +1,4 @@
-"""What a plan cannot do to a model, found out before anything is changed."""
+"""Refuse a plan that a model cannot follow, before anything is changed."""
 
 import inspect
 import re
@@ -14,14 +14,23 @@ from sharetune.spaces.plan import Group, SharingPlan, write_parts
 from sharetune.trainers.models.structure import Stack
 
 LAYER_INDEX = "layer_idx"
+"""The attribute in which attentions keep their layer's position, to find its KV cache."""
+
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+"""Configuration lists with one entry a layer, which follow the layers when they move."""
+
 LAYER_DROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+"""Configuration attributes that make training skip layers at random."""
+
 POSITION_CALL = r"self\.{}\(\s*(rel|pos)"
+"""A call, in an attention's source, of the matrix ``{}`` on relative positions."""
+
 INSTEAD = "share weights instead, for example with form: tie"
+"""The hint for plans whose reuse is refused."""
 
 
 def refuse_unfit(stacks: Mapping[str, Stack], plan: SharingPlan, config: PreTrainedConfig) -> None:
-    """Raises :class:`PlanError` if `plan`, bound to `stacks`, asks for what they cannot do."""
+    """Raise :class:`PlanError` if `plan`, bound to `stacks`, asks for the impossible."""
     for group in plan.groups:
         _refuse_group(stacks[group.stack or ""], group, config)
     for stack in stacks.values():
@@ -52,10 +61,10 @@ def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
 
 
 def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) -> None:
-    """Layers move when others go or come; each must be of the kind that its new place has.
+    """Refuse an order that puts a layer where the model needs one of another kind.
 
-    Where the configuration says which kind stands where it is told of the move. Places beyond
-    the last are of the last one's kind.
+    Layers move when others are dropped or repeated. If the configuration lists the kind of each
+    layer, the list is reordered with them. Positions after the last are of the last layer's kind.
     """
     if not order:
         raise PlanError(
@@ -81,7 +90,10 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
 
 
 def _refuse_loop(stack: Stack, group: Group) -> None:
-    """What runs again is run module by module, so tensors must lie in modules of their own."""
+    """Refuse to repeat a layer that holds tensors outside its innermost modules.
+
+    A repeated layer is run module by module, so every tensor must be in a module of its own.
+    """
     for index in group.layers:
         for path, module in stack.layers[int(index)].named_modules():
             own = [name for name, _ in module.named_parameters(recurse=False)]
@@ -94,7 +106,7 @@ def _refuse_loop(stack: Stack, group: Group) -> None:
 
 
 def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
-    """What is reused must be made once a pass, in every pass, and from the same tokens."""
+    """Refuse reuse of a matrix that some passes skip, call twice, or call on other tokens."""
     what = f"layers of stack {stack.name!r} cannot reuse {' and '.join(group.form.roles() or ())}"
     for slot in stack.slots:
         parent, _, name = slot.path.rpartition(".")
@@ -127,7 +139,7 @@ def _source(kind: Any) -> str:
 
 
 def _settings(layer: nn.Module) -> set[str]:
-    """A layer's whole-number settings, such as Swin's shift."""
+    """Return a layer's integer settings as ``name=value``, such as Swin's shift."""
     return {
         f"{name}={value}"
         for name, value in vars(layer).items()
@@ -136,7 +148,7 @@ def _settings(layer: nn.Module) -> set[str]:
 
 
 def _traits(layer: nn.Module, *, attributes: bool) -> set[str]:
-    """Names of the layer's tensors, and its whole-number settings, such as Swin's shift."""
+    """Return the names of the layer's tensors, and its integer settings, such as Swin's shift."""
     return {name for name, _ in layer.named_parameters()} | {
         f"{path}.{name}={value}".lstrip(".")
         for path, module in layer.named_modules()
@@ -150,5 +162,6 @@ def _tensors_first(trait: str) -> tuple[bool, str]:
 
 
 def lists_layers(config: PreTrainedConfig, attribute: str, stack: Stack) -> bool:
+    """Return whether `attribute` of `config` is a list with one entry a layer of `stack`."""
     values = getattr(config, attribute, None)
     return isinstance(values, list) and len(values) == len(stack.layers)
