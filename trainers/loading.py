@@ -26,13 +26,13 @@ from sharetune.trainers.models.shared_model import (
 )
 from sharetune.trainers.models.sharing import share_
 
-ATTENTION = "_attn_implementation_internal"
+ATTENTION_ATTRIBUTE = "_attn_implementation_internal"
 """The attribute in which the auto classes store a caller's `attn_implementation`."""
 
-SEVERAL_DEVICES = {"balanced", "balanced_low_0", "sequential"}
+MULTI_DEVICE_MAPS = {"balanced", "balanced_low_0", "sequential"}
 """Values of `device_map` that spread a model over devices, which banks do not support."""
 
-WITHOUT_EFFECT = {
+IGNORED_KEYWORDS = {
     *("trust_remote_code", "use_safetensors", "low_cpu_mem_usage", "weights_only", "token"),
     *("cache_dir", "force_download", "local_files_only", "proxies", "revision", "code_revision"),
     *("_from_auto", "_commit_hash", "_name_or_path", "dtype", "transformers_version"),
@@ -64,7 +64,7 @@ def load_shared(
     config = AutoConfig.for_model(base.pop("model_type"), **base)
     settings = {"dtype": wanted, "attn_implementation": attn_implementation}
     model = architecture._from_config(config, **{k: v for k, v in settings.items() if v})
-    _forget_weights(model)
+    _move_weights_to_meta(model)
     share_(model, SharingPlan.model_validate(saved["plan"]))
     compression = Compression.model_validate(saved.get("compression", {}))
     if compression != Compression():
@@ -120,7 +120,7 @@ def _cast(
     return {n: t.to(fitting(n)) if t.is_floating_point() else t for n, t in tensors.items()}
 
 
-def _forget_weights(model: nn.Module) -> None:
+def _move_weights_to_meta(model: nn.Module) -> None:
     """Move the weights that the file will fill to the meta device, to share at no cost."""
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -194,8 +194,8 @@ class SharedLoader:
 
         Raises :class:`ModelError` for keywords of transformers that a shared model cannot honour.
         """
-        refused = {name for name, value in rest.items() if value and name not in WITHOUT_EFFECT}
-        for name in sorted(refused | _overridden(folder, config)):
+        refused = {name for name, value in rest.items() if value and name not in IGNORED_KEYWORDS}
+        for name in sorted(refused | _changed_settings(folder, config)):
             raise ModelError(
                 f"a shared model cannot be loaded with {name} given",
                 "give dtype, device_map or attn_implementation; for more, export it as dense",
@@ -205,16 +205,16 @@ class SharedLoader:
             dtype=torch_dtype if dtype is None else dtype,
             device=_one_device(device_map),
             # the auto classes move this keyword into the configuration
-            attn_implementation=attn_implementation or getattr(config, ATTENTION, None),
+            attn_implementation=attn_implementation or getattr(config, ATTENTION_ATTRIBUTE, None),
         )
 
 
-def _overridden(folder: str | Path, config: SharedConfig | None) -> set[str]:
+def _changed_settings(folder: str | Path, config: SharedConfig | None) -> set[str]:
     """Return the settings of `config` that the caller changed from the folder's."""
     if config is None:
         return set()
     saved, given = SharedConfig.from_pretrained(folder).to_dict(), config.to_dict()
-    return {k for k, v in given.items() if v != saved.get(k) and k not in WITHOUT_EFFECT}
+    return {k for k, v in given.items() if v != saved.get(k) and k not in IGNORED_KEYWORDS}
 
 
 def _one_device(device_map: Any) -> Any:
@@ -223,7 +223,7 @@ def _one_device(device_map: Any) -> Any:
         found = torch.accelerator.current_accelerator()
         return found if found is not None and torch.accelerator.is_available() else None
     devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
-    if len(devices) != 1 or devices & SEVERAL_DEVICES:
+    if len(devices) != 1 or devices & MULTI_DEVICE_MAPS:
         raise ModelError(
             f"a shared model lies on one device, but got device_map={device_map!r}",
             "name one, such as device_map='cuda:0'",

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from sharetune.trainers.models.modules import Multiplier, linear, product
 from sharetune.trainers.models.parameters import head_parameters
 
-LARGEST = 127
+MAX_INT8 = 127
 """The largest 8-bit number in use; -128 is left out, so that the range is symmetric."""
 
 
@@ -37,7 +37,7 @@ class Int8(nn.Module):
 
 def rounded(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return `values` (rows x columns) as 8-bit numbers, and their scale (rows x 1)."""
-    scale = values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) / LARGEST
+    scale = values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) / MAX_INT8
     return (values / scale).round().to(torch.int8), scale
 
 
@@ -82,8 +82,8 @@ def integer_product(left: Tensor, right: Tensor) -> Tensor:
 
     A GPU needs more than 16 rows and multiples of 8; other shapes are computed in floats there.
     """
-    odd = left.shape[1] % 8 or right.shape[0] % 8 or left.shape[0] <= 16
-    if left.is_cuda and odd:
+    unsupported = left.shape[1] % 8 or right.shape[0] % 8 or left.shape[0] <= 16
+    if left.is_cuda and unsupported:
         return left.float() @ right.float().T
     found: Tensor = torch._int_mm(left, right.T)
     return found

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.compression.importance import masked_logits, unit_importance
-from sharetune.trainers.compression.pruning import choose, prune_
+from sharetune.trainers.compression.pruning import prune_, units_to_keep
 from sharetune.trainers.compression.quantisation import quantise_
 from sharetune.trainers.models.shared_model import SharedModel
 
@@ -24,7 +24,7 @@ def reshape_(model: PreTrainedModel, compression: Compression) -> PreTrainedMode
     :class:`PlanError` if a part cannot be pruned.
     """
     if compression.removes_units:
-        prune_(model, choose(model, compression))
+        prune_(model, units_to_keep(model, compression))
     return finish_(model, compression)
 
 
@@ -37,7 +37,7 @@ def prune_least_important_(
     units' outputs set to zero.
     """
     batches = list(batches)
-    kept = choose(model, compression, unit_importance(model, batches))
+    kept = units_to_keep(model, compression, unit_importance(model, batches))
     inputs = {key: value for key, value in batches[0].items() if key != "labels"}
     wanted = masked_logits(model, kept, inputs)
     prune_(model, kept)

@@ -44,7 +44,7 @@ def _images(model: PreTrainedModel, batch: int, length: int) -> Tensor:
 
 
 @INPUTS.register("input_values")
-def _sound(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+def _waveform(model: PreTrainedModel, batch: int, length: int) -> Tensor:
     return torch.zeros(batch, length)
 
 

@@ -13,23 +13,31 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from sharetune.spaces.paths import expanded
 from sharetune.trainers.models.pretrained import from_library
 
-START = "start"
+START_FOLDER = "start"
 """Folder, in the study's cache, of the checkpoint made from a configuration."""
 
 SEED = 0
 """Seed of the random weights, fixed so that all candidates start from the same ones."""
 
-SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 """Special tokens of a new tokenizer, by id."""
 
-PAD, BOS, EOS = 0, 1, 2
-READERS = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+PAD = 0
+"""The id of ``<pad>``."""
+
+BOS = 1
+"""The id of ``<s>``, the beginning of a sequence."""
+
+EOS = 2
+"""The id of ``</s>``, the end of a sequence."""
+
+READER_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 """Files that show that a folder has a tokenizer or a feature extractor."""
 
 
 def start_of(model: str, cache: Path) -> str:
     """Return the checkpoint that candidates start from: the one made in `cache`, or `model`."""
-    folder = cache / START
+    folder = cache / START_FOLDER
     return str(folder) if folder.exists() else expanded(model)
 
 
@@ -48,25 +56,25 @@ def started(
     from the configuration. `reader` may change the configuration, and returns None for a model that
     needs neither.
     """
-    if not only_configured(model) or (cache / START).exists():
+    if not is_configuration_only(model) or (cache / START_FOLDER).exists():
         return start_of(model, cache)
     config = from_library(AutoConfig, model, **head)
     scratch = Path(tempfile.mkdtemp(dir=cache))
     given = [path for path in Path(model).iterdir() if path.is_file()]
     for path in given:
         shutil.copy(path, scratch / path.name)
-    if not {path.name for path in given} & set(READERS):
+    if not {path.name for path in given} & set(READER_FILES):
         made = reader(config)
         if made is not None:
             made.save_pretrained(scratch)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         auto.from_config(config).save_pretrained(scratch)
-    scratch.rename(cache / START)
-    return str(cache / START)
+    scratch.rename(cache / START_FOLDER)
+    return str(cache / START_FOLDER)
 
 
-def only_configured(model: str) -> bool:
+def is_configuration_only(model: str) -> bool:
     """Return whether `model` is a folder with a configuration and no weights."""
     folder = Path(model)
     weights = [*folder.glob("*.safetensors*"), *folder.glob("*.bin*")] if folder.is_dir() else []
@@ -86,10 +94,10 @@ def new_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     learner = trainers.BpeTrainer(
-        vocab_size=config.vocab_size, special_tokens=SPECIAL, show_progress=False
+        vocab_size=config.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False
     )
     tokenizer.train_from_iterator(texts, learner)
-    tokenizer.post_processor = _frame(config, generates=generates)
+    tokenizer.post_processor = _special_token_template(config, generates=generates)
     config.vocab_size = tokenizer.get_vocab_size()
     config.pad_token_id, config.bos_token_id, config.eos_token_id = PAD, BOS, EOS
     if getattr(config, "decoder_vocab_size", None):
@@ -111,7 +119,7 @@ def new_tokenizer(
     )
 
 
-def _frame(config: Any, *, generates: bool) -> Any:
+def _special_token_template(config: Any, *, generates: bool) -> Any:
     marks = [("<s>", BOS), ("</s>", EOS)]
     if generates:
         return processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=marks)

@@ -12,14 +12,14 @@ import datasets
 
 
 def cached_rows(
-    cache: Path, split: str, words: list[Any], make: Callable[[], dict[str, Any]]
+    cache: Path, split: str, dependencies: list[Any], make: Callable[[], dict[str, Any]]
 ) -> tuple[datasets.Dataset, str]:
     """Return the rows that `make` makes as a memory-mapped data set, and the name of its folder.
 
-    `words` are all values, besides the split, that the rows depend on; they must be JSON.
+    `dependencies` are all values, besides the split, that the rows depend on; they must be JSON.
     """
-    identity = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
-    folder = cache / f"{split}-{identity}"
+    digest = hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()[:16]
+    folder = cache / f"{split}-{digest}"
     if not folder.exists():
         scratch = Path(tempfile.mkdtemp(dir=cache))
         datasets.Dataset.from_dict(make()).save_to_disk(scratch / "rows")

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from sharetune.spaces.errors import DataError, ModelError
-from sharetune.trainers.data.tables import located
+from sharetune.trainers.data.tables import resolve_paths
 from sharetune.trainers.models.pretrained import from_library
 
 AUDIO_COLUMNS = ("audio", "recording", "file_name", "path", "file", "sound")
@@ -28,16 +28,16 @@ AUDIO_COLUMNS = ("audio", "recording", "file_name", "path", "file", "sound")
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
 """Files that count as recordings, all of which soundfile reads."""
 
-USUAL_RATE = 16_000
+WHISPER_RATE = 16_000
 """Samples a second that Whisper reads."""
 
-FRAMES_A_SECOND = 50
+POSITIONS_A_SECOND = 50
 """Encoder positions a second of Whisper: one for each two frames of 10 ms."""
 
-LEAST_SECONDS = 0.1
+MIN_SECONDS = 0.1
 """Shortest input to accept; less suggests that `max_length` was meant in other units."""
 
-MOST_SECONDS = 10
+MAX_SECONDS = 10
 """Longest default input: a trial's time grows with it."""
 
 UNIT = "samples; longer recordings are cut"
@@ -59,7 +59,7 @@ def recordings(values: Iterable[Any], source: str) -> pd.DataFrame:
 
     Raises :class:`DataError` for a value that is no recording, an empty one, and rates that differ.
     """
-    found = located(values, source)
+    found = resolve_paths(values, source)
     facts = [_facts(value, source, row) for row, value in enumerate(found, 1)]
     frame = pd.DataFrame(facts, columns=["rate", "samples"]).assign(audio=found)
     other = frame["rate"].ne(frame["rate"].iloc[0])
@@ -76,7 +76,7 @@ def recordings(values: Iterable[Any], source: str) -> pd.DataFrame:
 def _facts(value: Any, source: str, row: int) -> tuple[int, int]:
     library = audio_library("soundfile")
     try:
-        told = library.info(BytesIO(value) if isinstance(value, bytes) else value)
+        info = library.info(BytesIO(value) if isinstance(value, bytes) else value)
     except (library.SoundFileError, TypeError, OSError) as error:
         missing = isinstance(value, str) and not Path(value).exists()
         seen = Path(value).name[:60] if isinstance(value, str) else type(value).__name__
@@ -86,12 +86,12 @@ def _facts(value: Any, source: str, row: int) -> tuple[int, int]:
             "the audio column needs paths of recordings, relative to the table, or their bytes; "
             f"known are {', '.join(SUFFIXES)}",
         ) from error
-    if not told.frames:
+    if not info.frames:
         raise DataError(f"{source} has an empty recording in row {row}", "remove it")
-    return int(told.samplerate), int(told.frames)
+    return int(info.samplerate), int(info.frames)
 
 
-def heard(value: Any) -> np.ndarray:
+def read_samples(value: Any) -> np.ndarray:
     """Return the samples of a recording, -1..1; the mean of several channels."""
     library = audio_library("soundfile")
     samples, _ = library.read(
@@ -109,7 +109,7 @@ def inputs(
     """
     check_rate(frame, extractor, resample=resample)
     wanted, rate = int(extractor.sampling_rate), int(frame["rate"].iloc[0])
-    if max_length < LEAST_SECONDS * wanted:
+    if max_length < MIN_SECONDS * wanted:
         raise DataError(
             f"recipe.max_length counts samples here: {max_length} of them are "
             f"{max_length / wanted:.4f} s",
@@ -117,7 +117,7 @@ def inputs(
         )
     rows: dict[str, list[Any]] = {}
     for value in frame["audio"]:
-        samples = heard(value)
+        samples = read_samples(value)
         if rate != wanted:
             common = gcd(rate, wanted)
             samples = resample_poly(samples, wanted // common, rate // common)
@@ -143,10 +143,10 @@ def usual_samples(frame: pd.DataFrame, model: PreTrainedModel) -> int:
 
     At most ten seconds, and at most the length that a Whisper reads.
     """
-    rate = USUAL_RATE if hasattr(model.config, "num_mel_bins") else int(frame["rate"].iloc[0])
+    rate = WHISPER_RATE if hasattr(model.config, "num_mel_bins") else int(frame["rate"].iloc[0])
     seconds = float((frame["samples"] / frame["rate"]).quantile(0.95))
-    most = getattr(model.config, "max_source_positions", MOST_SECONDS * FRAMES_A_SECOND)
-    return 100 * ceil(rate * min(seconds, MOST_SECONDS, most / FRAMES_A_SECOND) / 100)
+    most = getattr(model.config, "max_source_positions", MAX_SECONDS * POSITIONS_A_SECOND)
+    return 100 * ceil(rate * min(seconds, MAX_SECONDS, most / POSITIONS_A_SECOND) / 100)
 
 
 def padded_inputs(extractor: Any, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -172,13 +172,13 @@ def new_extractor(config: Any, rate: int) -> Any:
     if bins is None:
         masked = config.feat_extract_norm == "layer"
         return Wav2Vec2FeatureExtractor(sampling_rate=rate, return_attention_mask=masked)
-    seconds, rest = divmod(config.max_source_positions, FRAMES_A_SECOND)
+    seconds, rest = divmod(config.max_source_positions, POSITIONS_A_SECOND)
     if rest:
         raise ModelError(
             f"max_source_positions is {config.max_source_positions}, which is not whole seconds",
-            f"{FRAMES_A_SECOND} positions are a second: "
-            f"set {FRAMES_A_SECOND * (seconds + 1)}, for example",
+            f"{POSITIONS_A_SECOND} positions are a second: "
+            f"set {POSITIONS_A_SECOND * (seconds + 1)}, for example",
         )
     return WhisperFeatureExtractor(
-        feature_size=bins, sampling_rate=USUAL_RATE, chunk_length=seconds
+        feature_size=bins, sampling_rate=WHISPER_RATE, chunk_length=seconds
     )

@@ -113,17 +113,17 @@ def labelled_files(folder: Path, what: str, suffixes: tuple[str, ...]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def located(values: Iterable[Any], source: str) -> list[Any]:
+def resolve_paths(values: Iterable[Any], source: str) -> list[Any]:
     """Return the files' bytes, or their paths completed by the folder of the table.
 
     Values are paths or bytes, or dictionaries of both, as in the tables of `datasets`.
     """
-    beside = Path(source).parent if Path(source).suffix.lower() in READERS else Path(source)
+    folder = Path(source).parent if Path(source).suffix.lower() in READERS else Path(source)
     found = [
         value.get("bytes") or value.get("path") if isinstance(value, dict) else value
         for value in values
     ]
-    return [str(beside / value) if isinstance(value, str) else value for value in found]
+    return [str(folder / value) if isinstance(value, str) else value for value in found]
 
 
 def column(frame: pd.DataFrame, given: str | None, usual: tuple[str, ...], what: str) -> str:

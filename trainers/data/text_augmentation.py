@@ -12,7 +12,7 @@ from sharetune.spaces.registry import Registry
 from sharetune.trainers.data.wordnet import database, synonyms
 from sharetune.trainers.models.pretrained import from_library
 
-BATCH = 16
+BATCH_SIZE = 16
 """Texts translated at once; 16 fit the memory of a small GPU."""
 
 SEED = 0
@@ -25,6 +25,7 @@ Alteration = Callable[[list[str], float, Augmentation, random.Random], list[str]
 """``(words, fraction, settings, random) -> words``"""
 
 ALTERATIONS: Registry[Alteration] = Registry("alteration")
+"""Alterations of words, by the name of the setting that gives their fraction."""
 
 
 @ALTERATIONS.register("deletion")
@@ -75,9 +76,12 @@ def translated(texts: Sequence[str], model: str) -> list[str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator.to(device)
     found: list[str] = []
-    for start in range(0, len(texts), BATCH):
+    for start in range(0, len(texts), BATCH_SIZE):
         batch = tokenizer(
-            list(texts[start : start + BATCH]), return_tensors="pt", padding=True, truncation=True
+            list(texts[start : start + BATCH_SIZE]),
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
         ).to(device)
         with torch.no_grad():
             tokens = translator.generate(**batch, num_beams=1, do_sample=False)

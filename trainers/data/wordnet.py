@@ -7,17 +7,19 @@ from pathlib import Path
 
 from sharetune.spaces.errors import ConfigError
 
-PLACES = ("/usr/share/wordnet", "/usr/local/share/wordnet")
+DATABASE_FOLDERS = ("/usr/share/wordnet", "/usr/local/share/wordnet")
 """Folders in which packages install WordNet."""
 
-FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+DATABASE_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 """The database's files, one a part of speech."""
 
 
 def database(folder: str | None) -> Path:
     """Return the folder of the database. Raises :class:`ConfigError` if there is none."""
-    named = [folder] if folder is not None else [os.environ.get("WNSEARCHDIR", ""), *PLACES]
-    found = [Path(place) for place in named if place and (Path(place) / FILES[0]).exists()]
+    named = (
+        [folder] if folder is not None else [os.environ.get("WNSEARCHDIR", ""), *DATABASE_FOLDERS]
+    )
+    found = [Path(place) for place in named if place and (Path(place) / DATABASE_FILES[0]).exists()]
     if not found:
         raise ConfigError(
             f"no WordNet database in {', '.join(filter(None, named))}",
@@ -30,7 +32,7 @@ def database(folder: str | None) -> Path:
 def synonyms(folder: Path) -> dict[str, tuple[str, ...]]:
     """Return, for each single word, the other words of all its senses, lower case and sorted."""
     found: dict[str, set[str]] = defaultdict(set)
-    for name in FILES:
+    for name in DATABASE_FILES:
         if (folder / name).exists():
             for line in (folder / name).read_text("utf-8").splitlines():
                 words = _words(line)

@@ -1,9 +1,9 @@
 """Write a BERT whose layers are shared whole as a native ALBERT checkpoint.
 
-ALBERT (arXiv 1909.11942) runs one of its ``num_hidden_groups`` groups of ``inner_group_num`` layers
-``num_hidden_layers`` times. With the embedding size of the hidden size and an identity between
-them, it computes the same as BERT; only the dropout after the FFN is missing, so that further
-training differs.
+In each of ``num_hidden_layers`` steps ALBERT (arXiv 1909.11942) runs one of its
+``num_hidden_groups`` groups of ``inner_group_num`` layers. With the embedding size of the hidden
+size and an identity between them, it computes the same as BERT; only the dropout after the FFN is
+missing, so that further training differs.
 """
 
 import copy
@@ -26,10 +26,12 @@ from sharetune.trainers.models.modules import SharedLinear, SharedNorm, resolved
 from sharetune.trainers.models.shared_model import unshared_class
 from sharetune.trainers.models.sharing import is_shared, materialize_
 
-OTHERS = "export as shared, dense or onnx"
+OTHER_FORMATS = "export as shared, dense or onnx"
 """The hint for models that ALBERT cannot hold."""
 
-OTHERWISE = f"{OTHERS}; or search with form: tie and parts: [attention, ffn, norms, biases]"
+WHOLE_LAYERS_HINT = (
+    f"{OTHER_FORMATS}; or search with form: tie and parts: [attention, ffn, norms, biases]"
+)
 """The hint for layers that are not shared whole."""
 
 SAME_NAMES = (
@@ -97,11 +99,11 @@ def _albert_class(model: PreTrainedModel) -> Any:
         raise ModelError(
             f"only BERT encoders can become ALBERT, and {own.__name__} is none: its positions, "
             "embeddings or attention differ",
-            OTHERS,
+            OTHER_FORMATS,
         )
     albert = getattr(transformers, own.__name__.replace("Bert", "Albert"), None)
     if albert is None:
-        raise ModelError(f"ALBERT has no head like {own.__name__}", OTHERS)
+        raise ModelError(f"ALBERT has no head like {own.__name__}", OTHER_FORMATS)
     return albert
 
 
@@ -117,7 +119,7 @@ def layer_owners(model: PreTrainedModel) -> list[int]:
             raise ModelError(
                 f"ALBERT's layers are whole, but layers {i} and {j} share some tensors and not "
                 f"others, such as {private[0]}",
-                OTHERWISE,
+                WHOLE_LAYERS_HINT,
             )
     keys = [tuple(map(id, layer.values())) for layer in layers]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -129,7 +131,7 @@ def _tensors(index: int, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
         module = resolved(module)
         if isinstance(module, Borrower):
             raise ModelError(
-                f"ALBERT's layers reuse nothing, but {path} of layer {index} does", OTHERS
+                f"ALBERT's layers reuse nothing, but {path} of layer {index} does", OTHER_FORMATS
             )
         if isinstance(module, SharedLinear):
             _refuse_composed(index, path, module)
@@ -144,7 +146,7 @@ def _refuse_composed(index: int, path: str, module: SharedLinear) -> None:
         raise ModelError(
             f"ALBERT's layers are whole, but {path} of layer {index} is put together from a bank "
             "and private weights",
-            OTHERWISE,
+            WHOLE_LAYERS_HINT,
         )
 
 
@@ -217,7 +219,7 @@ def _load_all(albert: PreTrainedModel, state: dict[str, Tensor]) -> None:
     if wrong:
         raise ModelError(
             f"the model does not map to {type(albert).__name__}, which lacks or needs {wrong[0]}",
-            OTHERS,
+            OTHER_FORMATS,
         )
     albert.eval()
 

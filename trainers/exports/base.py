@@ -79,6 +79,7 @@ Exporter = Callable[[PreTrainedModel, Path], Written]
 """``(model, folder) -> what was written``."""
 
 EXPORTS: Registry[Exporter] = Registry("export format", package="sharetune.trainers.exports")
+"""Exporters by the name of their format."""
 
 
 def export(model: PreTrainedModel, out: Path, format: str = "shared") -> Exported:

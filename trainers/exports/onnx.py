@@ -22,16 +22,16 @@ from sharetune.trainers.exports.samples import Inputs, samples
 from sharetune.trainers.measuring.sizes import parameters
 from sharetune.trainers.models.modules import products_apart
 
-FILE = "model.onnx"
+FILE_NAME = "model.onnx"
 """The name of the file in the export's folder."""
 
-NEEDED = ("onnx", "onnxruntime", "onnxscript")
+NEEDED_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 """Packages that writing and running ONNX need."""
 
 ONE_FILE_BYTES = 1.9e9
 """Bytes of weights up to which they are in the file: a protobuf message ends at 2 GiB."""
 
-NAMES_OF_AXES = {"decoder_input_ids": "decoder_sequence"}
+AXIS_NAMES = {"decoder_input_ids": "decoder_sequence"}
 """Names for the dynamic text length of inputs that may differ in it from the others."""
 
 
@@ -52,35 +52,35 @@ class Logits(nn.Module):
 def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
     """an ONNX file for onnxruntime, each shared tensor stored once"""
     check_packages()
-    program = _program(model, samples(model)[0])
-    _tidy(program.model)
+    program = _traced(model, samples(model)[0])
+    _clean(program.model)
     large = 4 * parameters([model]) > ONE_FILE_BYTES
-    program.save(folder / FILE, external_data=large)
+    program.save(folder / FILE_NAME, external_data=large)
     copy.deepcopy(model.config).save_pretrained(folder)
     return Written(
         reload=_reload,
-        load=f'import onnxruntime\nmodel = onnxruntime.InferenceSession("{FOLDER}/{FILE}")',
+        load=f'import onnxruntime\nmodel = onnxruntime.InferenceSession("{FOLDER}/{FILE_NAME}")',
         tolerance=1e-4,
     )
 
 
 def check_packages() -> None:
     """Raise :class:`ModelError` if a package that ONNX export needs is not installed."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in NEEDED_PACKAGES if find_spec(name) is None]
     if missing:
         raise ModelError(
             f"the onnx format needs {', '.join(missing)}", "pip install 'sharetune[onnx]'"
         )
 
 
-def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
+def _traced(model: PreTrainedModel, inputs: Inputs) -> Any:
     """Return the traced model, with dynamic batch size and text length."""
     axes = tuple(_free_axes(name, tensor) for name, tensor in inputs.items())
     plain = copy.deepcopy(model).eval()
     plain.config.use_cache = False
     # gives fewer nodes than fused attention, and is the only one with which T5 can be traced
     plain.set_attn_implementation("eager")
-    with products_apart(plain), _quiet():
+    with products_apart(plain), _without_warnings():
         try:
             return torch.onnx.export(
                 Logits(plain, list(inputs)).eval(),
@@ -98,7 +98,7 @@ def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
             ) from error
 
 
-def _tidy(graph: Any) -> None:
+def _clean(graph: Any) -> None:
     """Remove the names of this machine's source files, and merge equal constants.
 
     The exporter may have transposed a shared matrix once for every layer.
@@ -112,12 +112,12 @@ def _tidy(graph: Any) -> None:
 def _free_axes(name: str, tensor: Tensor) -> dict[int, torch.export.Dim]:
     axes = {0: torch.export.Dim("batch")} if len(tensor) > 1 else {}
     if tensor.dim() == 2 and not tensor.is_floating_point():
-        axes[1] = torch.export.Dim(NAMES_OF_AXES.get(name, "sequence"))
+        axes[1] = torch.export.Dim(AXIS_NAMES.get(name, "sequence"))
     return axes
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     """Silence the exporter's notes on operators of packages that are not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -139,7 +139,7 @@ def onnx_run(folder: Path, inputs: Inputs, *, threads: int) -> Callable[[], obje
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(folder / FILE, options)
+    session = onnxruntime.InferenceSession(folder / FILE_NAME, options)
     given = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
     first = next(iter(given.values()))
     for name in (node.name for node in session.get_inputs()):
@@ -151,7 +151,7 @@ def onnx_run(folder: Path, inputs: Inputs, *, threads: int) -> Callable[[], obje
 def _reload(folder: Path) -> Answer:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / FILE)
+    session = onnxruntime.InferenceSession(folder / FILE_NAME)
 
     def answer(inputs: Inputs) -> Tensor:
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}

@@ -11,16 +11,16 @@ from sharetune.spaces.errors import ModelError
 Inputs = dict[str, Tensor]
 """Tensors by the names of the model's arguments."""
 
-SIZES = ((2, 8), (3, 5))
+BATCH_SHAPES = ((2, 8), (3, 5))
 """``(batch size, tokens)`` of the two batches: different, so that fixed axes show."""
 
-LONGER = 3
+EXTRA_DECODER_TOKENS = 3
 """Tokens that a decoder's input is longer than the encoder's, so that a mix-up shows."""
 
 SAMPLES_A_SECOND = 16_000
 """Length of a waveform: one second at the usual 16 kHz."""
 
-FRAMES = "max_source_positions"
+POSITIONS_ATTRIBUTE = "max_source_positions"
 """The attribute for Whisper's number of encoder positions."""
 
 
@@ -36,7 +36,7 @@ def samples(model: PreTrainedModel) -> list[Inputs]:
             f"which reads {model.main_input_name!r}",
             f"models of {', '.join(MAIN_INPUTS)} can be exported",
         )
-    return [make(model, batch, length) for batch, length in SIZES]
+    return [make(model, batch, length) for batch, length in BATCH_SHAPES]
 
 
 def _text(model: PreTrainedModel, batch: int, length: int) -> Inputs:
@@ -52,7 +52,7 @@ def _text(model: PreTrainedModel, batch: int, length: int) -> Inputs:
         mask[-1, length // 2 :] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
     if model.config.is_encoder_decoder:
-        own = _tokens(model, batch, length + LONGER) if model.can_generate() else ids
+        own = _tokens(model, batch, length + EXTRA_DECODER_TOKENS) if model.can_generate() else ids
         return inputs | {"decoder_input_ids": own}
     types = getattr(config, "type_vocab_size", 0) or 0
     return inputs | ({"token_type_ids": (ids % 2) * mask} if types > 1 else {})
@@ -85,7 +85,7 @@ def _spectrograms(model: PreTrainedModel, batch: int, length: int) -> Inputs:
     Whisper's encoder halves the time, so there are two frames a position.
     """
     config = model.config
-    bins, frames = getattr(config, "num_mel_bins", None), getattr(config, FRAMES, None)
+    bins, frames = getattr(config, "num_mel_bins", None), getattr(config, POSITIONS_ATTRIBUTE, None)
     if bins is None or frames is None or not model.can_generate():
         raise ModelError(
             f"the size of the spectrograms that {type(model).__name__} reads is not known",

@@ -32,10 +32,10 @@ from sharetune.spaces.errors import ModelError
 RESAMPLES = 1000
 """Bootstrap resamples: enough for two digits of a 95 % interval."""
 
-WIDEST = 0.02
+TARGET_WIDTH = 0.02
 """Width of a ratio's interval, as a fraction of it, at which measuring stops."""
 
-MOST_TIMES = 4
+MAX_ROUNDS_FACTOR = 4
 """Most rounds, as a multiple of the number asked for, before measuring stops anyhow."""
 
 CAPTURE_WARMUP = 3
@@ -195,14 +195,14 @@ def compare(
             taken += rounds
             times = {name: own + more[name] for name, own in times.items()}
             found = {name: summarise(own, times[reference]) for name, own in times.items()}
-            if taken >= MOST_TIMES * rounds or all(map(_narrow, found.values())):
+            if taken >= MAX_ROUNDS_FACTOR * rounds or all(map(_is_precise, found.values())):
                 break
     preempted = (times_preempted() - before) / (len(runs) * (taken + warmup))
     return Comparison(found, taken, drift(times[reference]), preempted)
 
 
-def _narrow(latency: Latency) -> bool:
-    return latency.ratio_high - latency.ratio_low <= WIDEST * latency.ratio
+def _is_precise(latency: Latency) -> bool:
+    return latency.ratio_high - latency.ratio_low <= TARGET_WIDTH * latency.ratio
 
 
 def one_pass(model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:

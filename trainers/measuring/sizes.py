@@ -73,10 +73,10 @@ def forward_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
     detect, and then skip code that depends on values. Gradients stay on, because the counter fails
     on a bare parameter without them.
     """
-    return run_on_stand_ins(model, inputs, flop_counter())
+    return run_on_fake_tensors(model, inputs, flop_counter())
 
 
-def run_on_stand_ins(
+def run_on_fake_tensors(
     model: PreTrainedModel, inputs: dict[str, Tensor], counter: FlopCounterMode
 ) -> int:
     """Return the FLOPs of one forward pass on fake tensors, counted by `counter`.
@@ -142,7 +142,7 @@ def facts(
     stacks = list(find_stacks(unshared).values())
     before, after = stack_parameters(unshared, stacks), stack_parameters(shared, stacks)
     whole, single = shareable(stacks)
-    other = _unshareable_lost(unshared, shared, stacks)
+    other = _saved_vector_parameters(unshared, shared, stacks)
     return {
         "parameters": parameters([final]),
         "stack_parameters": stack_parameters(final, stacks),
@@ -152,7 +152,7 @@ def facts(
     }
 
 
-def _unshareable_lost(
+def _saved_vector_parameters(
     unshared: PreTrainedModel, shared: PreTrainedModel, stacks: Iterable[Stack]
 ) -> int:
     """Return the number of parameters saved in vectors (norms, biases), not in matrices."""

@@ -98,7 +98,7 @@ Checkpoint = Callable[..., Any]
 """``(function, *args) -> output``, as ``torch.utils.checkpoint.checkpoint``."""
 
 
-class Remembering:
+class HandoverCheckpoint:
     """Gradient checkpointing that restores the handovers `held` whenever it replays a function.
 
     Raises :class:`ModelError` for reentrant checkpointing: it runs the first pass without a graph,
@@ -121,7 +121,7 @@ class Remembering:
         def run(*args: Any) -> Any:
             nonlocal is_replay
             if is_replay:
-                with _holding(self.held, found):
+                with _restored(self.held, found):
                     return function(*args)
             is_replay = True
             return function(*args)
@@ -130,7 +130,7 @@ class Remembering:
 
 
 @contextmanager
-def _holding(held: Sequence[Handover], tensors: Sequence[Tensor | None]) -> Iterator[None]:
+def _restored(held: Sequence[Handover], tensors: Sequence[Tensor | None]) -> Iterator[None]:
     before = [handover.tensor for handover in held]
     for handover, tensor in zip(held, tensors, strict=True):
         handover.tensor = tensor

@@ -22,7 +22,7 @@ from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
-    family,
+    attention_path,
     is_norm,
     matrices,
     weight_out_in,
@@ -155,7 +155,7 @@ def _has_neurons(layer: nn.Module, slots: Sequence[Slot]) -> bool:
 
 def _has_heads(layer: nn.Module, slots: Sequence[Slot]) -> bool:
     """Return whether the attention has a weight or an argument that may differ between heads."""
-    prefix = family(slots[0].path)
+    prefix = attention_path(slots[0].path)
     attention = layer.get_submodule(prefix)
     known = {slot.path for slot in slots}
     width = min(size // slot.units for slot in slots if slot.axis == 0 for size in slot.sections)

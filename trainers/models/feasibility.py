@@ -16,20 +16,22 @@ from sharetune.trainers.models.structure import Stack
 LAYER_INDEX = "layer_idx"
 """The attribute in which attentions keep their layer's position, to find its KV cache."""
 
-PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+PER_LAYER_ATTRIBUTES = ("layer_types", "mlp_layer_types", "no_rope_layers")
 """Configuration lists with one entry a layer, which follow the layers when they move."""
 
-LAYER_DROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+LAYER_DROP_ATTRIBUTES = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 """Configuration attributes that make training skip layers at random."""
 
 POSITION_CALL = r"self\.{}\(\s*(rel|pos)"
 """A call, in an attention's source, of the matrix ``{}`` on relative positions."""
 
-INSTEAD = "share weights instead, for example with form: tie"
+REUSE_HINT = "share weights instead, for example with form: tie"
 """The hint for plans whose reuse is refused."""
 
 
-def refuse_unfit(stacks: Mapping[str, Stack], plan: SharingPlan, config: PreTrainedConfig) -> None:
+def check_feasible(
+    stacks: Mapping[str, Stack], plan: SharingPlan, config: PreTrainedConfig
+) -> None:
     """Raise :class:`PlanError` if `plan`, bound to `stacks`, asks for the impossible."""
     for group in plan.groups:
         _refuse_group(stacks[group.stack or ""], group, config)
@@ -74,8 +76,8 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
         )
     if list(order) == list(range(len(stack.layers))):
         return
-    listed = any(lists_layers(config, attribute, stack) for attribute in PER_LAYER)
-    kinds = [_traits(layer, attributes=not listed) for layer in stack.layers]
+    listed = any(lists_layers(config, attribute, stack) for attribute in PER_LAYER_ATTRIBUTES)
+    kinds = [_layer_kind(layer, attributes=not listed) for layer in stack.layers]
     for place, index in enumerate(order):
         model_layer = min(place, len(kinds) - 1)
         differing = kinds[model_layer] ^ kinds[index]
@@ -115,16 +117,16 @@ def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
             POSITION_CALL.format(name), _source(kind)
         ):
             raise PlanError(
-                f"{what}, because relative positions go through {slot.path}, too", INSTEAD
+                f"{what}, because relative positions go through {slot.path}, too", REUSE_HINT
             )
-    kinds = [_settings(stack.layers[int(index)]) for index in group.layers]
+    kinds = [_integer_settings(stack.layers[int(index)]) for index in group.layers]
     differing = kinds[0].union(*kinds) - kinds[0].intersection(*kinds)
     if differing:
         raise PlanError(
             f"{what}, because they look at different tokens: {', '.join(sorted(differing))}",
-            INSTEAD,
+            REUSE_HINT,
         )
-    skipping = [name for name in LAYER_DROPS if getattr(config, name, 0)]
+    skipping = [name for name in LAYER_DROP_ATTRIBUTES if getattr(config, name, 0)]
     if skipping:
         raise PlanError(
             f"{what}, because training skips layers at random: "
@@ -138,7 +140,7 @@ def _source(kind: Any) -> str:
     return inspect.getsource(kind)
 
 
-def _settings(layer: nn.Module) -> set[str]:
+def _integer_settings(layer: nn.Module) -> set[str]:
     """Return a layer's integer settings as ``name=value``, such as Swin's shift."""
     return {
         f"{name}={value}"
@@ -147,7 +149,7 @@ def _settings(layer: nn.Module) -> set[str]:
     }
 
 
-def _traits(layer: nn.Module, *, attributes: bool) -> set[str]:
+def _layer_kind(layer: nn.Module, *, attributes: bool) -> set[str]:
     """Return the names of the layer's tensors, and its integer settings, such as Swin's shift."""
     return {name for name, _ in layer.named_parameters()} | {
         f"{path}.{name}={value}".lstrip(".")

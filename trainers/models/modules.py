@@ -52,7 +52,7 @@ class Multiplier(nn.Module):
         raise NotImplementedError
 
 
-class Again(nn.Module):
+class RepeatedModule(nn.Module):
     """A second run of the module `name` of `holder`, which is at an earlier position.
 
     The module is looked up at every use, so that replacing it takes effect here, and is not
@@ -85,7 +85,7 @@ class Again(nn.Module):
 
 def resolved(module: nn.Module) -> nn.Module:
     """Return the module that runs where `module` stands: itself, or the one it repeats."""
-    return module.source if isinstance(module, Again) else module
+    return module.source if isinstance(module, RepeatedModule) else module
 
 
 class BankReader(nn.Module):

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.plan import SharingPlan
-from sharetune.trainers.models.activation_reuse import Remembering, handovers
+from sharetune.trainers.models.activation_reuse import HandoverCheckpoint, handovers
 
 MODEL_TYPE = "sharetune"
 """The model type in ``config.json`` of a saved shared model."""
@@ -57,7 +57,7 @@ class SharedModel:
     ) -> None:
         held = handovers(self)  # type: ignore[arg-type]
         if enable and held:
-            gradient_checkpointing_func = Remembering(gradient_checkpointing_func, held)
+            gradient_checkpointing_func = HandoverCheckpoint(gradient_checkpointing_func, held)
         super()._set_gradient_checkpointing(  # type: ignore[misc]
             enable, gradient_checkpointing_func, **kwargs
         )

@@ -21,25 +21,30 @@ from sharetune.spaces.inits import start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_, can_align
 from sharetune.trainers.models.calibration import Activations
-from sharetune.trainers.models.feasibility import LAYER_INDEX, PER_LAYER, lists_layers, refuse_unfit
+from sharetune.trainers.models.feasibility import (
+    LAYER_INDEX,
+    PER_LAYER_ATTRIBUTES,
+    check_feasible,
+    lists_layers,
+)
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
-from sharetune.trainers.models.modules import Again, SharedNorm, resolved
+from sharetune.trainers.models.modules import RepeatedModule, SharedNorm, resolved
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
-    family,
+    attention_path,
     find_stacks,
     is_norm,
     weight_out_in,
 )
 from sharetune.trainers.models.units import shared_units
 
-DEPTHS = ("num_hidden_layers", "num_layers")
+DEPTH_ATTRIBUTES = ("num_hidden_layers", "num_layers")
 """Configuration attributes for the depth of a stack, where none names its side."""
 
-STAGE = re.compile(r"stage(\d+)$")
+STAGE_NAME = re.compile(r"stage(\d+)$")
 """The name of one of several stages, as Swin has; group 1 is its number."""
 
 
@@ -68,7 +73,7 @@ def share_(
         )
     stacks = find_stacks(model)
     bound = plan.bound({name: stack.shape for name, stack in stacks.items()})
-    refuse_unfit(stacks, bound, model.config)
+    check_feasible(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders)
     model.banks = nn.ModuleList()
@@ -115,11 +120,11 @@ def materialize_(model: PreTrainedModel) -> PreTrainedModel:
             if hasattr(child, "materialize"):
                 setattr(parent, name, child.materialize().train(child.training))
     if is_shared(model):
-        _forget_banks(model)
+        _remove_banks(model)
     return model
 
 
-def _forget_banks(model: PreTrainedModel) -> None:
+def _remove_banks(model: PreTrainedModel) -> None:
     kept = [g for g in model.sharing.plan.groups if not g.form.materializes]
     if not kept:
         del model.banks, model.sharing
@@ -189,7 +194,7 @@ def _align(
     layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
     families: dict[str, list[Slot]] = defaultdict(list)
     for slot in stack.slots:
-        families[family(slot.path)].append(slot)
+        families[attention_path(slot.path)].append(slot)
     for slots in families.values():
         roles = {role for slot in slots for role in slot.roles}
         others = [
@@ -268,7 +273,7 @@ def _share_bank(
         )
         with weights[0].device:
             readers = BUILDERS[group.form.name](group.form, matrices, entries, entry_key(slot.path))
-        positions.replace(slot.path, soft.over(readers, weights) if soft else readers)
+        positions.replace(slot.path, soft.for_readers(readers, weights) if soft else readers)
     if "norms" in group.parts:
         _share_norms(positions, stack.norms, entries)
     return entries
@@ -316,7 +321,7 @@ def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) 
     layers = nn.ModuleList()
     for place, index in enumerate(order):
         layer = stack.layers[index]
-        layers.append(_running_again(layer) if index in order[:place] else layer)
+        layers.append(_repeated(layer) if index in order[:place] else layer)
     model.set_submodule(stack.path, layers)
     for place, layer in enumerate(layers):
         for module in layer.modules():
@@ -325,13 +330,13 @@ def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) 
     _set_depth(model, stack, order)
 
 
-def _running_again(layer: nn.Module) -> nn.Module:
+def _repeated(layer: nn.Module) -> nn.Module:
     """Return a layer that runs with the tensors of `layer`."""
     kept = [*layer.parameters(), *(m.config for m in layer.modules() if hasattr(m, "config"))]
     again = copy.deepcopy(layer, {id(one): one for one in kept})
     for path, module in list(layer.named_modules()):
         if next(module.parameters(recurse=False), None) is not None:
-            again.set_submodule(path, Again(layer, path).train(layer.training))
+            again.set_submodule(path, RepeatedModule(layer, path).train(layer.training))
     return again
 
 
@@ -342,11 +347,11 @@ def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> Non
     configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
     side = next((word for word in ("decoder", "encoder") if word in words), "")
     for config in configs.values():
-        own = DEPTHS if config is not model.config else ()
+        own = DEPTH_ATTRIBUTES if config is not model.config else ()
         for attribute in _depth_attributes(config, side, stack) + own:
             if getattr(config, attribute, None) == len(stack.layers):
                 setattr(config, attribute, len(kept))
-        for attribute in PER_LAYER:
+        for attribute in PER_LAYER_ATTRIBUTES:
             if lists_layers(config, attribute, stack):
                 values = getattr(config, attribute)
                 setattr(config, attribute, [values[index] for index in kept])
@@ -355,14 +360,14 @@ def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> Non
 
 def _depth_attributes(config: PreTrainedConfig, side: str, stack: Stack) -> tuple[str, ...]:
     """Return the attributes for the stack's depth: those of its side, or the general ones."""
-    if STAGE.match(stack.name):
+    if STAGE_NAME.match(stack.name):
         return ()
     own = [name for name in (f"{side}_layers", f"num_{side}_layers") if hasattr(config, name)]
-    return tuple(own) or DEPTHS
+    return tuple(own) or DEPTH_ATTRIBUTES
 
 
 def _set_stage_depth(config: PreTrainedConfig, stack: Stack, depth: int) -> None:
-    stage, depths = STAGE.match(stack.name), getattr(config, "depths", None)
+    stage, depths = STAGE_NAME.match(stack.name), getattr(config, "depths", None)
     if stage and depths:
         number = int(stage[1])
         config.depths = [*depths[:number], depth, *depths[number + 1 :]]

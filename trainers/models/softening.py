@@ -36,7 +36,7 @@ class SoftLinear(nn.Module):
         return weights
 
     @classmethod
-    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> "list[SoftLinear]":
+    def for_readers(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> "list[SoftLinear]":
         """Return one soft layer for each of `readers`, whose matrices were `weights` (out x in)."""
         raise NotImplementedError
 
@@ -77,7 +77,7 @@ class OwnLinear(SoftLinear):
         self.own = nn.Parameter(own.detach().clone(memory_format=torch.contiguous_format))
 
     @classmethod
-    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
+    def for_readers(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
         return [cls(reader, own) for reader, own in zip(readers, weights, strict=False)]
 
     @staticmethod
@@ -136,7 +136,7 @@ class Untie(SoftLinear):
         return [start(weights)] * len(weights)
 
     @classmethod
-    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
+    def for_readers(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
         return [cls(reader, readers[0]) for reader in readers]
 
     @property

@@ -36,7 +36,7 @@ QKV_WORDS = {
 }
 """The last word of the path of a q, k or v matrix, by role."""
 
-NOT_OUTPUT_WORD = re.compile(r"^pos_")
+POSITION_WORD = re.compile(r"^pos_")
 """Matrices of an attention that project positions, as in DeBERTa."""
 
 GATE_WORD = re.compile(r"gate|wi_0", re.IGNORECASE)
@@ -152,7 +152,7 @@ def matrices(layer: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def family(path: str) -> str:
+def attention_path(path: str) -> str:
     """Return the path of the attention that a matrix belongs to; empty for the FFN."""
     words = path.split(".")
     attention = [i for i, word in enumerate(words) if ATTENTION_WORD.search(word)]
@@ -211,11 +211,11 @@ def _names(paths: list[str]) -> list[str]:
 
 def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
     found = matrices(layer)
-    attentions = dict.fromkeys(family(path) for path, _ in found if family(path))
+    attentions = dict.fromkeys(attention_path(path) for path, _ in found if attention_path(path))
     for name in attentions:
-        shapes = {p: _out_in(m) for p, m in found if family(p) == name}
+        shapes = {p: _out_in(m) for p, m in found if attention_path(p) == name}
         yield from _attention_slots(shapes, _heads(layer, list(shapes), model))
-    yield from _ffn_slots([(p, *_out_in(m)) for p, m in found if not family(p)])
+    yield from _ffn_slots([(p, *_out_in(m)) for p, m in found if not attention_path(p)])
 
 
 def _out_in(matrix: nn.Module) -> tuple[int, int]:
@@ -256,7 +256,7 @@ def _is_word(role: str, path: str) -> bool:
 
 
 def _is_position(path: str) -> bool:
-    return NOT_OUTPUT_WORD.match(path.split(".")[-1]) is not None
+    return POSITION_WORD.match(path.split(".")[-1]) is not None
 
 
 def _heads(layer: nn.Module, paths: list[str], model: PreTrainedModel) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharetune.spaces.forms import Atoms
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
-from sharetune.trainers.models.forms.eigen import covariance, leading
+from sharetune.trainers.models.forms.eigen import covariance, leading_eigenvectors
 from sharetune.trainers.models.modules import SharedLinear, linear
 
 
@@ -47,7 +47,7 @@ def build_atoms(
     - sum_s c_ls D_s)^T||^2`` is least. Biases stay private.
     """
     flat = torch.stack([weight.flatten() for weight in matrices.weights]).float()
-    mixing = leading(_gram(matrices, flat), form.count)  # layers x s
+    mixing = leading_eigenvectors(_gram(matrices, flat), form.count)  # layers x s
     atoms = (mixing.T @ flat).view(-1, matrices.weights[0].shape[1])
     dtype = matrices.weights[0].dtype
     bank[key] = linear(atoms.to(dtype))

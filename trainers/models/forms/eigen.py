@@ -14,7 +14,7 @@ RIDGE = 1e-4
 """Fraction of the mean variance added to the diagonal: little next to any direction in use."""
 
 
-def leading(gram: Tensor, count: int) -> Tensor:
+def leading_eigenvectors(gram: Tensor, count: int) -> Tensor:
     """Return the `count` leading eigenvectors of `gram` (n x n, symmetric) as columns.
 
     The largest eigenvalue comes first.
@@ -32,13 +32,13 @@ def shared_input(
     exact = [weight.double() for weight in weights]
     gram = sum(weight.T @ weight for weight in exact)
     if inputs is None:
-        right = leading(gram, rank)
+        right = leading_eigenvectors(gram, rank)
         basis, back = right.T, right
     else:
         moment = covariance(inputs, weights[0].device)
         # with mean variance 1 both factors have entries of the size of weights
         root = torch.linalg.cholesky(moment / moment.diagonal().mean())
-        right = leading(root.T @ gram @ root, rank)
+        right = leading_eigenvectors(root.T @ gram @ root, rank)
         back = root @ right
         basis = torch.linalg.solve_triangular(root.T, right, upper=True).T
     dtype = weights[0].dtype
@@ -55,7 +55,7 @@ def shared_output(
     exact = outputs = [weight.double() for weight in weights]
     if inputs is not None:
         outputs = [w @ x.to(w).T for w, x in zip(exact, inputs, strict=True)]
-    basis = leading(sum(output @ output.T for output in outputs), rank)
+    basis = leading_eigenvectors(sum(output @ output.T for output in outputs), rank)
     dtype = weights[0].dtype
     return basis.to(dtype), [(basis.T @ weight).to(dtype) for weight in exact]
 
