@@ -79,7 +79,7 @@ class Borrower(nn.Module):
 
 
 def _pieces(rows: Sequence[int], size: int) -> Iterator[tuple[bool, slice]]:
-    """Yield, for each run of `size` outputs, if it is borrowed, and its slice in its source."""
+    """Yield each run of borrowed or own outputs: if it is borrowed, and its slice in its source."""
     borrowed, place, own = set(rows), 0, 0
     for taken, run in groupby(range(size), borrowed.__contains__):
         length = len(list(run))

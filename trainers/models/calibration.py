@@ -80,7 +80,7 @@ def _without_padding(values: Tensor, mask: Tensor | None) -> Tensor:
 def layer_similarity(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], max_tokens: int = MAX_TOKENS
 ) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """Return, by stack, the similarity of the outputs of each pair of layers on `batches`.
+    """Return, by stack, the similarity of the outputs of each two layers on `batches`.
 
     Linear centred kernel alignment (Kornblith et al., arXiv 1905.00414), 0..1.
     """
@@ -104,7 +104,7 @@ def layer_similarity(
 
 
 def similarity_matrix(outputs: Sequence[Tensor]) -> tuple[tuple[float, ...], ...]:
-    """Return the linear CKA of each pair of `outputs`, each (examples, features)."""
+    """Return the linear CKA of each two of `outputs`, each (examples, features)."""
     centred = [output - output.mean(0) for output in outputs]
     sizes = [(x.T @ x).norm() for x in centred]
     return tuple(
