@@ -12,7 +12,7 @@ from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.compression import steps as compressing
 from sharetune.trainers.compression.importance import masked_logits, unit_importance
 from sharetune.trainers.compression.magnitude import zero_smallest_
-from sharetune.trainers.compression.pruning import choose, sorts
+from sharetune.trainers.compression.pruning import tied_units, units_to_keep
 from sharetune.trainers.compression.quantisation import (
     DynamicInt8Linear,
     Int8,
@@ -47,8 +47,8 @@ def test_units_that_a_bank_ties_are_one():
     stack = find_stacks(shared())["layers"]
     attention = [slot for slot in stack.slots if slot.role in ("q", "k", "v", "o")]
     found = {
-        (tuple(place[1] for place in sort.places)): sort.positions
-        for sort in sorts(stack, attention)
+        (tuple(place[1] for place in tied.places)): tied.positions
+        for tied in tied_units(stack, attention)
     }
     assert found == {
         (0,): (0, 1, 2, 3),
@@ -64,7 +64,7 @@ def test_parts_that_are_shared_by_others_tie_together():
     stack = find_stacks(shared(SharingPlan(groups=(queries, values))))["layers"]
     attention = [slot for slot in stack.slots if slot.role in ("q", "k", "v", "o")]
     assert (0, 1, 2) in [
-        tuple(place[1] for place in sort.places) for sort in sorts(stack, attention)
+        tuple(place[1] for place in tied.places) for tied in tied_units(stack, attention)
     ]
 
 
@@ -171,7 +171,7 @@ def test_the_least_important_go_first():
     scores = {
         ("layers", layer, "attention"): torch.tensor([4.0, 3.0, 2.0, 1.0]) for layer in range(6)
     }
-    kept = choose(model, Compression(heads=0.5), scores)
+    kept = units_to_keep(model, Compression(heads=0.5), scores)
     assert kept["layers", 0, "attention"].tolist() == [0, 1]
     assert kept["layers", 2, "attention"].tolist() == [0, 2]
     assert kept["layers", 1, "attention"].tolist() == [0, 2]

@@ -16,7 +16,7 @@ from sharetune.trainers.data.text_augmentation import (
     copies,
     translated,
 )
-from sharetune.trainers.data.wordnet import PLACES, database, synonyms
+from sharetune.trainers.data.wordnet import DATABASE_FOLDERS, database, synonyms
 from tests.checkpoint import write_checkpoint
 from tests.families import SIDES, without
 from tests.trainers.conftest import candidate, evaluated
@@ -67,7 +67,7 @@ def test_synonyms_are_those_of_all_senses(wordnet):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path(PLACES[0]).exists(), reason="wordnet-base is not installed")
+@pytest.mark.skipif(not Path(DATABASE_FOLDERS[0]).exists(), reason="wordnet-base is not installed")
 def test_the_real_wordnet():
     known = synonyms(database(None))
     assert len(known) > 40_000
