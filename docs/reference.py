@@ -27,6 +27,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.forms import FORMS
 from sharetune.spaces.named import Named
 from sharetune.spaces.recipe import Recipe
+from sharetune.spaces.space import Region
 from sharetune.trainers.tasks.base import TASKS
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -41,6 +42,7 @@ WITH_KEYS: dict[str, Callable[[], Mapping[str, type[BaseModel]]]] = {
     "adversaries": lambda: ADVERSARIES,
     "tasks": lambda: TASKS,
 }
+SECTIONS: tuple[type[BaseModel], ...] = (StudyConfig, Region, Recipe, Compression)
 SHOWN_AS_SECTION = ("Group", "Recipe")
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 WORDS = {
@@ -68,7 +70,7 @@ def reference() -> str:
         "## Commands",
         *commands(),
         "## The study file",
-        *(section(model) for root in (StudyConfig, Recipe, Compression) for model in models(root)),
+        *(section(model) for root in SECTIONS for model in models(root)),
         "## Names",
         *names(),
         "## Python",
@@ -118,13 +120,13 @@ def _inner(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def section(model: type[BaseModel], heading: str = "") -> str:
-    """A section's docstring, and a table of its keys."""
+    """Write a section's docstring, and a table of its keys with their descriptions."""
     rows = [_key(name, field) for name, field in model.model_fields.items()]
-    keys = table(("key", "value", "default"), [row for row in rows if row[1] != "null"])
+    keys = table(("key", "value", "default", "meaning"), [row for row in rows if row[1] != "null"])
     return f"{heading or f'### {model.__name__}'}\n\n{prose(model)}\n\n{keys}"
 
 
-def _key(name: str, field: FieldInfo) -> tuple[str, str, str]:
+def _key(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
     limits = [
         f"{sign} {getattr(rule, bound):g}"
         for rule in field.metadata
@@ -132,7 +134,8 @@ def _key(name: str, field: FieldInfo) -> tuple[str, str, str]:
         if getattr(rule, bound, None) is not None
     ]
     value = " ".join([_type(field.annotation), *limits])
-    return f"`{name}`", value, "needed" if field.is_required() else _default(field)
+    default = "needed" if field.is_required() else _default(field)
+    return f"`{name}`", value, default, field.description or ""
 
 
 def _type(annotation: Any) -> str:

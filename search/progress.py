@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.status import Status
 
 from sharetune.results.formatting import margin, plural, quantity, short_title
-from sharetune.results.judging.front import UNSHARED
 from sharetune.results.reading import attributes as record
 from sharetune.search.driver import Driver
-from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.anchors import ANCHORS, UNSHARED
 from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
 from sharetune.spaces.recipe import Candidate
 

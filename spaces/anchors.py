@@ -9,8 +9,11 @@ from sharetune.spaces.registry import Registry
 Stacks = Mapping[str, StackShape]
 ANCHORS: Registry[Callable[[Stacks], SharingPlan]] = Registry("anchor")
 
+UNSHARED = "unshared"
+"""Name of the anchor that every comparison is made against: the model without sharing."""
 
-@ANCHORS.register("unshared")
+
+@ANCHORS.register(UNSHARED)
 def unshared(_: Stacks) -> SharingPlan:
     """the model as it is"""
     return SharingPlan()

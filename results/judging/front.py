@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 
-UNSHARED = "unshared"
 STANDING = "standing"
+"""Column that only a table with finalists' final numbers has: where each of them stands."""
 
 Points = NDArray[np.float64]
+"""Objectives of some trials, (trials, objectives)."""
 
 
 def pareto_front(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:

@@ -24,9 +24,10 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.augmentation import Augmentation
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.distillation import TEACHER_RECIPE, UNSHARED
+from sharetune.spaces.distillation import TEACHER_RECIPE
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.plan import StackShape
