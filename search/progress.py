@@ -12,11 +12,11 @@ from sharetune.results.formatting import margin, plural, quantity, short_title
 from sharetune.results.reading import attributes as record
 from sharetune.search.driver import Driver
 from sharetune.spaces.anchors import ANCHORS, UNSHARED
-from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
+from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective, quality_of
 from sharetune.spaces.recipe import Candidate
 
 WITHIN_POINTS = 1.0
-PARAMETERS = OBJECTIVES["parameters"]
+
 MARKS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 

@@ -1,4 +1,4 @@
-"""How embeddings are perturbed against the model while it trains: names and knobs.
+"""Adversaries: perturbations of the embeddings against the model while it trains.
 
 Norms are Euclidean, of one example's embeddings together (tokens x width).
 `trainers/training/adversarial.py` has the steps.
@@ -13,6 +13,7 @@ from sharetune.spaces.named import Named, read_named, write_named
 from sharetune.spaces.registry import Registry
 
 ADVERSARIES: Registry[type["Adversary"]] = Registry("adversary")
+"""Adversaries by name: classes whose fields are the knobs."""
 
 
 class Adversary(Named):

@@ -19,7 +19,10 @@ from sharetune.spaces.errors import PlanError
 from sharetune.spaces.registry import Registry
 
 Owners = tuple[int, ...]
+"""An owner map: for each layer of a group, in order, the number of the bank it reads."""
+
 ASSIGNMENTS: Registry[Callable[[int, Any], Sequence[int]]] = Registry("assignment")
+"""Assignments by name: functions from the number of layers and an argument to the owner map."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,11 @@ def similar(n_layers: int, banks: int) -> Sequence[int]:
 
 
 def most_alike(similarity: Sequence[Sequence[float]], banks: int) -> Owners:
-    """Cluster the layers into `banks` banks, merging the most similar ones first (average linkage).
+    """Cluster the layers into `banks` banks, merging the most similar first; return the owner map.
 
-    `similarity[i][j]` is how alike layers i and j are, such as the CKA of their outputs. Returns
-    the owner map; a bank has the number of its first layer.
+    Clusters are compared by the mean similarity of their layers (average linkage);
+    `similarity[i][j]` is that of layers i and j, such as the CKA of their outputs. A bank has the
+    number of its first layer.
     """
     groups = [[i] for i in range(len(similarity))]
 

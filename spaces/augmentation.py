@@ -15,9 +15,9 @@ PICTURES = ("crop", "rotation", "flip", "brightness", "contrast")
 
 
 class Augmentation(BaseModel):
-    """Altered copies of the training examples: of texts as in EDA (arXiv 1901.11196), of pictures.
+    """Altered copies of the training examples, texts or pictures; by default none.
 
-    Every alteration is off by default.
+    The alterations of words are those of EDA (arXiv 1901.11196).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +73,7 @@ class Augmentation(BaseModel):
         return [name for name in (*TEXTS, *PICTURES) if getattr(self, name)]
 
     def canonical(self) -> "Augmentation | None":
-        """Return an equal setting without keys that have no effect; None if nothing is altered."""
+        """Return an equal setting without keys that have no effect; None if it alters nothing."""
         if not self.used:
             return None
         inert: dict[str, Any] = {} if self.synonyms else {"wordnet": None}

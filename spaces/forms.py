@@ -13,6 +13,7 @@ from sharetune.spaces.named import Named, read_named, write_named
 from sharetune.spaces.registry import Registry
 
 FORMS: Registry[type["Form"]] = Registry("form")
+"""Forms by name: classes whose fields are the knobs."""
 
 
 class Form(Named):

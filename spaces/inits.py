@@ -12,6 +12,7 @@ from typing import Any
 from sharetune.spaces.registry import Registry
 
 INITS: Registry[Callable[[Sequence[Any]], Any]] = Registry("init")
+"""Inits by name: functions from the layers' weights to the bank's."""
 
 
 @INITS.register("first")

@@ -15,12 +15,12 @@ class Named(BaseModel):
     name: ClassVar[str]
 
 
-Choice = TypeVar("Choice", bound=Named)
+Chosen = TypeVar("Chosen", bound=Named)
 
 
 def read_named(
-    registry: Registry[type[Choice]], value: Any, *, example: str, error: type[SharetuneError]
-) -> Choice:
+    registry: Registry[type[Chosen]], value: Any, *, example: str, error: type[SharetuneError]
+) -> Chosen:
     """Build the entry of `registry` that `value` names, with its knobs. Raises `error`."""
     if isinstance(value, Named):
         return value  # type: ignore[return-value]

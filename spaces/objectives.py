@@ -63,6 +63,7 @@ class Objective:
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
+"""Objectives by name."""
 
 
 def _trained(name: str, title: str, direction: Direction = "maximize", **scale: float) -> Objective:
@@ -98,6 +99,13 @@ for _objective in (
     Objective("latency_ms", "latency", "minimize", "ms", source="quiet"),
 ):
     OBJECTIVES.register(_objective.name)(_objective)
+
+
+PARAMETERS = OBJECTIVES["parameters"]
+"""The objective that sizes are compared by."""
+
+COSTS = tuple(OBJECTIVES[name] for name in ("parameters", "bytes", "flops", "latency_ms"))
+"""Objectives that say what a model costs to store and to run, in the order they are shown."""
 
 
 def quality_of(objectives: Sequence[Objective]) -> Objective:

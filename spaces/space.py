@@ -385,14 +385,14 @@ class Space(BaseModel):
 SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "compression": Compression}
 """Models of the space's keys that hold leaves."""
 
-Section = TypeVar("Section", bound=BaseModel)
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def _drawn(section: type[Section], leaves: dict[str, Any], trial: Trial, name: str) -> Section:
+def _drawn(section: type[Settings], leaves: dict[str, Any], trial: Trial, name: str) -> Settings:
     return section(**{key: draw(leaf, trial, f"{name}.{key}") for key, leaf in leaves.items()})
 
 
-def _suggested(section: type[Section], leaves: dict[str, Any], corner: Corner, name: str) -> None:
+def _suggested(section: type[Settings], leaves: dict[str, Any], corner: Corner, name: str) -> None:
     """Raise :class:`ConfigError`, with the place, if a corner is no valid section."""
     try:
         _drawn(section, leaves, corner, name)
@@ -429,12 +429,12 @@ def _most_choices(leaf: Any) -> int:
     return 1
 
 
-def _referred(section: type[Section], leaves: dict[str, Any]) -> Section:
+def _referred(section: type[Settings], leaves: dict[str, Any]) -> Settings:
     fields = section.model_fields
     return section(**{key: _reference(leaf, fields[key].default) for key, leaf in leaves.items()})
 
 
-def _adopted(reference: Section, leaves: dict[str, Any], other: Section) -> Section:
+def _adopted(reference: Settings, leaves: dict[str, Any], other: Settings) -> Settings:
     searched = {key: getattr(other, key) for key, leaf in leaves.items() if _is_searched(leaf)}
     return type(reference).model_validate({**dict(reference), **searched})
 
