@@ -9,14 +9,13 @@ from rich.console import Console
 from rich.status import Status
 
 from sharetune.results.formatting import margin, plural, quantity, short_title
-from sharetune.results.judging.front import UNSHARED
 from sharetune.results.reading.trial import Trial
 from sharetune.search.search import Search
-from sharetune.spaces.anchors import ANCHORS
-from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
+from sharetune.spaces.anchors import ANCHORS, UNSHARED
+from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective, quality_of
 
 WITHIN_POINTS = 1.0
-PARAMETERS = OBJECTIVES["parameters"]
+
 MARKS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 

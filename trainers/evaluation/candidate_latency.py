@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.latency import Compared, Latencies, Latency, LatencyRequest
 from sharetune.trainers.exports.base import export
@@ -19,9 +20,6 @@ from sharetune.trainers.exports.onnx import onnx_run
 from sharetune.trainers.measuring import latency
 from sharetune.trainers.models.sharing import materialize_
 from sharetune.trainers.tasks.base import PreparedTask
-
-UNSHARED = "unshared"
-"""The model that all others are compared with."""
 
 FORMS = ("stored", "materialised")
 """How a shared model can lie in memory: each bank once, or every layer with its own matrices."""

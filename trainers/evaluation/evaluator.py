@@ -19,8 +19,9 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.distillation import UNSHARED, Distillation
+from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.evaluator import (
     Job,
     JobResources,

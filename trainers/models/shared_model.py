@@ -22,7 +22,7 @@ from sharetune.trainers.models.activation_reuse import HandoverCheckpoint, hando
 MODEL_TYPE = "sharetune"
 """The model type in ``config.json`` of a saved shared model."""
 
-UNSHARED = "_unshared_class"
+UNSHARED_CLASS = "_unshared_class"
 """The attribute of a shared model's class that names the class it had before."""
 
 
@@ -72,7 +72,7 @@ class SharedModel:
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         config = {
             "model_type": MODEL_TYPE,
-            "architectures": [getattr(type(self), UNSHARED).__name__],
+            "architectures": [getattr(type(self), UNSHARED_CLASS).__name__],
             "base": self.sharing.base,
             "plan": self.sharing.plan.written(),
             "compression": self.sharing.compression.model_dump(exclude_defaults=True),
@@ -85,12 +85,12 @@ class SharedModel:
 @cache
 def shared_class(unshared: Any) -> type[PreTrainedModel]:
     """Return the class of shared models whose unshared class is `unshared`."""
-    return type(f"Shared{unshared.__name__}", (SharedModel, unshared), {UNSHARED: unshared})
+    return type(f"Shared{unshared.__name__}", (SharedModel, unshared), {UNSHARED_CLASS: unshared})
 
 
 def unshared_class(shared: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """Return the unshared class; the inverse of :func:`shared_class`."""
-    unshared: type[PreTrainedModel] = getattr(shared, UNSHARED)
+    unshared: type[PreTrainedModel] = getattr(shared, UNSHARED_CLASS)
     return unshared
 
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
-from sharetune.spaces.distillation import UNSHARED, Distillation
+from sharetune.spaces.anchors import UNSHARED
+from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.recipe import Recipe
 from sharetune.trainers.tasks.base import PreparedTask, Split
 from sharetune.trainers.tasks.prediction import predict
