@@ -148,7 +148,8 @@ def _final(study: StudyRecord, runs: Sequence[dict[str, Any]], sure: Spread) -> 
     """What of a finalist's row its retrainings replace, by column."""
     quality = study.quality.name
     complete = [run for run in runs if run["number"] in sure.numbers]
-    middle = middle_run(complete, quality)
+    number = middle_run({run["number"]: run[quality] for run in complete})
+    middle = next(run for run in complete if run["number"] == number)
     seen = middle[record.TEST] if isinstance(middle[record.TEST], dict) else middle
     known = dict.fromkeys([*trained(), *filter(_is_trained, study.objectives)])
     names = [objective.name for objective in known if objective.name in middle]
@@ -164,8 +165,11 @@ def _final(study: StudyRecord, runs: Sequence[dict[str, Any]], sure: Spread) -> 
     }
 
 
-def middle_run(runs: Sequence[dict[str, Any]], quality: str) -> dict[str, Any]:
-    """The retraining whose quality, on the split that was selected on, lies in the middle: the
-    one whose weights are kept."""
-    ranked = sorted(runs, key=lambda run: (run[quality], run["number"]))
+def middle_run(qualities: Mapping[int, float]) -> int:
+    """Choose among a finalist's retrainings, given as quality by number on the split that was
+    selected on, the one in the middle: its weights are kept and offered, and its classes shown.
+
+    Of an even number the lower of the two is taken, of equal ones the one trained first.
+    """
+    ranked = sorted(qualities, key=lambda number: (qualities[number], number))
     return ranked[(len(ranked) - 1) // 2]
