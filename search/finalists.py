@@ -12,6 +12,7 @@ from itertools import count, islice
 import numpy as np
 from optuna.trial import TrialState
 
+from sharetune.results.judging.finals import middle_run
 from sharetune.results.reading.trial import Trial
 from sharetune.search.config import Finalists
 from sharetune.search.early_stopping import spread_over
@@ -77,10 +78,8 @@ class Finals:
         runs = next((runs for runs in self._qualities.values() if number in runs), None)
         if runs is None:
             return False
-        ranked = sorted(runs, key=lambda run: (runs[run], run))
-        middle = ranked[(len(ranked) - 1) // 2]
         is_open = self.settings is None or len(runs) < self.settings.seeds
-        return every or is_open or number == middle
+        return every or is_open or number == middle_run(runs)
 
     @property
     def _place_of_quality(self) -> int:

@@ -175,7 +175,8 @@ def _final(study: StudyRecord, runs: Sequence[dict[str, Any]], sure: Spread) -> 
     """Return the columns of a finalist's row that its retrainings replace, with their values."""
     quality = study.quality.name
     complete = [run for run in runs if run["number"] in sure.numbers]
-    middle = middle_run(complete, quality)
+    number = middle_run({run["number"]: run[quality] for run in complete})
+    middle = next(run for run in complete if run["number"] == number)
     seen = middle[record.TEST] if isinstance(middle[record.TEST], dict) else middle
     known = dict.fromkeys([*trained(), *filter(_is_trained, study.objectives)])
     names = [objective.name for objective in known if objective.name in middle]
@@ -191,10 +192,12 @@ def _final(study: StudyRecord, runs: Sequence[dict[str, Any]], sure: Spread) -> 
     }
 
 
-def middle_run(runs: Sequence[dict[str, Any]], quality: str) -> dict[str, Any]:
-    """Return the retraining of median quality, on the split that trials are selected on.
+def middle_run(qualities: Mapping[int, float]) -> int:
+    """Return the number of the retraining of median quality: its weights are kept and offered, and
+    its classes shown.
 
-    Of an even number it is the lower of the two in the middle. Its weights are kept.
+    `qualities` gives each retraining's quality, on the split that was selected on, by number.
+    Of an even number the lower of the two is taken, of equal ones the one trained first.
     """
-    ranked = sorted(runs, key=lambda run: (run[quality], run["number"]))
+    ranked = sorted(qualities, key=lambda number: (qualities[number], number))
     return ranked[(len(ranked) - 1) // 2]

@@ -4,11 +4,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy import stats
 
 from sharetune.results.formatting import is_fraction
 from sharetune.results.judging.front import comparable
@@ -16,8 +16,8 @@ from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import records
 from sharetune.spaces.objectives import Objective
 
-TWO_SIDED_95 = 1.96
-"""Standard normal quantile of a two-sided 95 % interval."""
+CONFIDENCE = 0.95
+"""Coverage of every interval, as reports state it."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class Spread:
 
 def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean of two or more values and the ends of its 95 % interval by Student's t."""
-    mean = sum(values) / len(values)
-    deviation = sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    half = float(stdtrit(len(values) - 1, 0.975)) * deviation / sqrt(len(values))
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
     return mean, mean - half, mean + half
 
 
 def wilson_interval(share: float, examples: int) -> tuple[float, float]:
     """Return the 95 % interval of a share (0..1) of `examples`: Wilson 1927, equation (5).
 
+    The share is rounded to whole examples.
+
     Unlike the normal approximation it keeps its width at 0 and at 1.
     """
-    z = TWO_SIDED_95**2 / examples
-    middle = (share + z / 2) / (1 + z)
-    half = sqrt(z * share * (1 - share) + z * z / 4) / (1 + z)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    counted = stats.binomtest(round(share * examples), examples)
+    interval = counted.proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def test_examples(trial: dict[str, Any]) -> int | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import pandas as pd
@@ -31,7 +30,7 @@ from sharetune.results.judging.finals import (
     standing_of,
 )
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front, smallest_within
-from sharetune.results.judging.seeds import TWO_SIDED_95, test_examples
+from sharetune.results.judging.seeds import accuracy_interval, test_examples
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading.stored_plans import shares_only
 from sharetune.results.reading.study import StudyRecord, records
@@ -151,11 +150,6 @@ def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
     return [_rivalry(drop, sharing, quality) for drop in records(drops)]
 
 
-def accuracy_margin(accuracy: float, examples: int) -> float:
-    """Return half the 95 % interval (normal approximation) of an accuracy (0..1), as a fraction."""
-    return TWO_SIDED_95 * sqrt(accuracy * (1 - accuracy) / examples)
-
-
 def _trials(study: StudyRecord) -> str:
     counts = Counts.of(study.frame)
     total = plural(len(study.frame), "trial")
@@ -204,11 +198,11 @@ def _doubt(trial: dict[str, Any], quality: Objective, split: str) -> str:
             f" That is the mean of {trial[SEEDS]} seeds, with a 95{THIN}% interval of "
             f"{bare(quality, trial[LOW])}–{bare(quality, trial[HIGH])} by Student's t."
         )
-    examples = test_examples(trial)
-    if quality.name != "accuracy" or examples is None:
+    interval = accuracy_interval(trial) if quality.name == "accuracy" else None
+    if interval is None:
         return ""
-    half = percent(accuracy_margin(trial["accuracy"], examples))
-    return f" On {examples:,} {split} examples its 95{THIN}% interval is about ±{half} points."
+    low, high = map(percent, interval)
+    return f" On {test_examples(trial):,} {split} examples its 95{THIN}% interval is {low}–{high}."
 
 
 def _smallest(study: StudyRecord, quality: Objective) -> str:

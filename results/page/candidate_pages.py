@@ -24,7 +24,7 @@ from sharetune.results.formatting import (
     three_digits,
 )
 from sharetune.results.judging.choices import how_sure
-from sharetune.results.judging.finals import HIGH, LOW, final_study, standing_of
+from sharetune.results.judging.finals import HIGH, LOW, final_study, middle_run, standing_of
 from sharetune.results.judging.front import pareto_front
 from sharetune.results.judging.seeds import (
     Spread,
@@ -154,6 +154,7 @@ class _CardMaker:
         self.study = study = final_study(study)
         self.unshared = unshared_trial(study.frame)
         self.seeds: dict[int, Spread] = spreads(study.frame, study.quality)
+        self.qualities = study.frame.set_index("number")[study.quality.name]
         self.stacks = study.model.get("stacks")
         self.folder = _shown(study.path)
         self.kept = {int(f.parent.name) for f in study.path.glob("trials/*/model") if _numbered(f)}
@@ -228,8 +229,10 @@ class _CardMaker:
     def _final_run(self, number: int) -> int | None:
         """Return the retraining of a finalist whose weights are kept, or None."""
         spread = self.seeds.get(number)
-        runs = () if spread is None or number in spread.numbers else spread.numbers
-        return next((run for run in runs if run in self.kept), None)
+        if spread is None or number in spread.numbers:
+            return None
+        middle = middle_run({run: self.qualities[run] for run in spread.numbers})
+        return middle if middle in self.kept else None
 
     def _exported(self, number: int, owner: int, whose: str = "") -> Delivery:
         out = f"{_slug(self.study.name)}-{number}"

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import bootstrap
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -121,19 +122,18 @@ def _cuda_ms(run: Run) -> float:
 
 def summarise(times: list[float], reference: list[float]) -> Latency:
     """Return medians of times, and of ratios by round, with bootstrap intervals over rounds."""
+    ratios = np.asarray(times) / np.asarray(reference)
+    return Latency(*_median(np.asarray(times)), *_median(ratios))
+
+
+def _median(values: np.ndarray) -> tuple[float, float, float]:
+    """Return the median and its 95 % percentile interval, which is the median for one value."""
+    middle = float(np.median(values))
+    if len(values) == 1:
+        return middle, middle, middle
     rng = np.random.default_rng(0)
-    mine = np.asarray(times)
-    ratios = mine / np.asarray(reference)
-    picks = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
-    found = [
-        number
-        for values in (mine, ratios)
-        for number in (
-            np.median(values),
-            *np.percentile(np.median(values[picks], axis=1), [2.5, 97.5]),
-        )
-    ]
-    return Latency(*map(float, found))
+    found = bootstrap((values,), np.median, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    return middle, float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def drift(times: list[float]) -> float:

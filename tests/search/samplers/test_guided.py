@@ -17,11 +17,11 @@ from sharetune.search.samplers.base import (
     Setting,
 )
 from sharetune.search.samplers.base import make_sampler as make
-from sharetune.search.samplers.features import Drawer, features
+from sharetune.search.samplers.features import Drawer
 from sharetune.search.study.writer import Draw
 from sharetune.spaces.objectives import OBJECTIVES
-from sharetune.spaces.plan import SharingPlan, StackShape
-from sharetune.spaces.recipe import Candidate, Recipe
+from sharetune.spaces.plan import StackShape
+from sharetune.spaces.recipe import Candidate
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
 from tests.search.test_run import trials
@@ -30,14 +30,6 @@ SHAPES = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
 SETTING = Setting(
     (OBJECTIVES["accuracy"], OBJECTIVES["parameters"]), 0, 40, {"accuracy": 0.0, "parameters": 25e6}
 )
-
-
-def test_features_say_what_of_each_layer_is_shared():
-    plan = SharingPlan.range(1, 2, 0.5)
-    found = features(Candidate(plan=plan, recipe=Recipe(steps=7)).bound(SHAPES), {"flops": 3})
-    assert (found["layers.1.attention"], found["layers.2.ffn"]) == (0.5, 0.5)
-    assert not any(name.startswith("layers.3") for name in found)
-    assert (found["recipe.steps"], found["exact.flops"]) == (7, 3)
 
 
 def test_a_drawer_keeps_to_its_ranges_and_mostly_to_its_parent():
