@@ -21,7 +21,6 @@ from sharetune.search.commands.cli import app
 from tests.checkpoint import write_checkpoint, write_rows, write_study_data
 from tests.paths import ROOT
 
-
 ONE_PROCESS = pytest.mark.xdist_group("cli")  # for the tests of one searched run
 STUDY = {
     "model": "model",
