@@ -32,6 +32,7 @@ def test_links_lead_somewhere(page):
             assert (DOCS / target.split("#")[0]).exists(), target
 
 
+@pytest.mark.slow
 def test_the_reference_is_up_to_date():
     """In a process of its own, where no other test has registered anything."""
     done = subprocess.run([sys.executable, "-c", WRITTEN], cwd=DOCS, capture_output=True)

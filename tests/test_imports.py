@@ -88,7 +88,11 @@ HEAVY = {"torch", "ray", "optuna", "transformers", "pandas", "plotly"}
         ("import sharetune.spaces.space, sharetune.spaces.anchors", HEAVY),
         ("import sharetune.results.page.report", {"torch", "ray", "transformers"}),
         ("from sharetune import load, pareto_front", {"torch", "ray", "transformers"}),
-        ("import sharetune.trainers.evaluation.evaluator", {"ray", "optuna"}),
+        pytest.param(
+            "import sharetune.trainers.evaluation.evaluator",
+            {"ray", "optuna"},
+            marks=pytest.mark.slow,
+        ),
         ("import sharetune.search.search, sharetune.search.run", {"torch", "ray"}),
         (
             "from typer.testing import CliRunner\n"

@@ -6,10 +6,11 @@ import textwrap
 import pytest
 from typer.testing import CliRunner
 
-import sharetune.trainers.tasks.base
 from sharetune import results
 from sharetune.search.commands.cli import app
 from sharetune.spaces.objectives import OBJECTIVES
+from sharetune.trainers import tasks
+from sharetune.trainers.tasks.base import TASKS
 from tests.search.commands.test_cli import study
 
 assert study, "a fixture"
@@ -55,14 +56,13 @@ FILE = '''
 
 @pytest.fixture()
 def one_file(tmp_path, monkeypatch):
-    list(sharetune.trainers.tasks.base.TASKS)  # the project's own stay registered
+    list(TASKS)  # the project's own stay registered
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "length.py").write_text(textwrap.dedent(FILE))
-    paths = [*sharetune.trainers.tasks.__path__, str(folder)]
-    monkeypatch.setattr(sharetune.trainers.tasks, "__path__", paths)
-    monkeypatch.setattr(sharetune.trainers.tasks.base.TASKS, "_is_complete", False)
-    for registry in (OBJECTIVES, sharetune.trainers.tasks.base.TASKS):
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(folder)])
+    monkeypatch.setattr(TASKS, "_is_complete", False)
+    for registry in (OBJECTIVES, TASKS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     yield
     sys.modules.pop("sharetune.trainers.tasks.length", None)

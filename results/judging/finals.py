@@ -7,6 +7,7 @@ ends, and better in one.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -71,6 +72,7 @@ class Standing:
         return f"dominated by trial {self.by}, {sure}"
 
 
+@lru_cache(maxsize=2)  # each part of a page asks for it
 def final_study(study: StudyRecord) -> StudyRecord:
     """Return the study with its finalists' final numbers in its table.
 

@@ -157,6 +157,7 @@ def test_more_brackets_than_rungs_are_refused():
         EarlyStopping(rungs=(0.5,), brackets=2)
 
 
+@pytest.mark.slow
 def test_no_training_is_stopped_below_its_bracket(tmp_path):
     config = study(
         budget={"trials": 80},

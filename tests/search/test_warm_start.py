@@ -70,6 +70,7 @@ def test_what_is_not_searched_is_as_the_later_study_says(first):
         assert (now["recipe"]["steps"], now["recipe"]["dropout"]) == (77, 0.0)
 
 
+@pytest.mark.slow
 def test_resuming_needs_no_earlier_run_and_repeats_none(first, tmp_path):
     _, numbers = first
     copy = tmp_path / "copy"

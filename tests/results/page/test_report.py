@@ -281,6 +281,7 @@ def test_a_missing_run_has_no_report(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_report_needs_neither_torch_nor_ray(make_run):
     script = (
         "import sys, results\n"

@@ -61,6 +61,8 @@ def test_rounds_follow_until_the_ratio_is_narrow():
     assert compare(runs, "A", device, rounds=3, warmup=0).rounds == 12
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # times are measured while no other test is
 def test_a_busy_machine_is_noticed():
     """Four processes that want the one processor that this one may use."""
     processor = min(os.sched_getaffinity(0))

@@ -180,7 +180,9 @@ def test_a_task_from_a_configuration_to_its_metrics(tmp_path, name, family, keys
     assert sum(p.numel() for p in loaded.parameters()) == exact["parameters"]
 
 
-@pytest.mark.parametrize(("name", "family"), [("text-generation", "gpt2"), ("translation", "t5")])
+@pytest.mark.parametrize(
+    ("name", "family"), [("text-generation", "gpt2"), slow("translation", "t5")]
+)
 def test_latency_of_writing(tmp_path, name, family):
     made = prepared(tmp_path, name, family)
     candidate = Candidate(recipe=RECIPE).bound(made.stacks)

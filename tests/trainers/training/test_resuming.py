@@ -22,6 +22,8 @@ RECIPES = {
     "batches in parts": {"accumulation": 2},
     "pruned afterwards": {"compression": Compression(magnitude=0.2, recover=0.2)},
 }
+# those that keep more than weights, optimiser and random numbers from one step to the next
+QUICK = {"interpolate, soft still", "patience", "teacher", "pruned afterwards"}
 
 
 class Died(BaseException):
@@ -43,7 +45,10 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES],
+)
 def test_a_training_that_died_ends_as_if_it_had_not(evaluator, tmp_path, name):
     settings = dict(RECIPES[name])
     options = {"accumulation": settings.pop("accumulation", 1)}
