@@ -131,6 +131,7 @@ def test_no_stopped_trial_would_have_been_on_the_front(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_resumed_search_stops_as_if_it_had_not_been_interrupted(tmp_path):
     whole = early(sampler="random")
     half = whole.model_copy(update={"budget": study(budget={"trials": 12}).budget})

@@ -19,6 +19,9 @@ from tests.search.test_run import trials
 SHAPES = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
 
 
+pytestmark = pytest.mark.xdist_group("warm start")  # one earlier run for all of them
+
+
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """The run folder of an earlier search, and the numbers of its front's drawn members."""

@@ -27,7 +27,7 @@ STUDY = {
     "task": {"name": "text-classification", "train": "train.csv", "test": "test.csv"},
     "executor": "local",
     "budget": {"trials": 6},
-    "latency": {"rounds": 3},
+    "latency": {"rounds": 0},
     "space": {
         "plan": [{"layers": {"within": "0..-1"}, "form": {"choices": ["tie", "drop"]}}],
         "recipe": {"steps": 3, "max_length": 8},
@@ -57,7 +57,8 @@ def call(*arguments):
 def searched(tmp_path_factory):
     """The folder of a searched study, its run being `run`, and what the search printed."""
     folder = tmp_path_factory.mktemp("cli")
-    result = call("search", write_study(folder), "--out", folder / "run")
+    path = write_study(folder, latency={"rounds": 3})
+    result = call("search", path, "--out", folder / "run")
     assert result.exit_code == 0, result.output
     return folder, result
 
@@ -90,6 +91,7 @@ def test_the_same_seed_gives_the_same_accuracies(searched, tmp_path):
     assert runs[0].equals(runs[1])
 
 
+@pytest.mark.slow
 def test_finalists_and_a_limit_on_latency_in_a_real_search(study, tmp_path):
     path = study(
         task={
@@ -99,6 +101,7 @@ def test_finalists_and_a_limit_on_latency_in_a_real_search(study, tmp_path):
             "test": "test.csv",
         },
         budget={"trials": 4, "max_latency_ms": 10000.0},
+        latency={"rounds": 3},
         finalists={"seeds": 2, "most": 1},
     )
     settings = "--set", "finalists.seeds=2", "--set", "seed=0"
@@ -238,7 +241,7 @@ def test_mistakes_end_in_one_error_and_a_hint(study, tmp_path, name):
     ],
 )
 def test_bad_data_ends_in_one_error(study, tmp_path, content, message):
-    path = study(budget={"trials": 1}, latency={"rounds": 0})
+    path = study(budget={"trials": 1})
     (tmp_path / "train.csv").write_bytes(content)
     result = call("search", path, "--out", tmp_path / "run")
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr

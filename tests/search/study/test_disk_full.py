@@ -46,7 +46,7 @@ FILLED_BY = {
 }
 
 
-@pytest.mark.parametrize("what", FILLED_BY)
+@pytest.mark.parametrize("what", ["weights", pytest.param("the storage", marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_search_with_one_error(disk, what):
     search_until_full(disk / "run", what, executor="local")
 

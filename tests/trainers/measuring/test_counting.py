@@ -88,7 +88,11 @@ TIED_WHOLE = space(parts=["attention", "ffn", "norms", "biases"], form="tie")
 @pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("drawn_from", "draws"),
-    [pytest.param(FORMED, 14, marks=pytest.mark.slow), (MIXED, 3), (TIED_WHOLE, 4)],
+    [
+        pytest.param(FORMED, 14, marks=pytest.mark.slow),
+        (MIXED, 3),
+        pytest.param(TIED_WHOLE, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_any_draw_is_counted_as_it_is_built(family, drawn_from, draws):
     counting = counting_of(family)

@@ -57,6 +57,7 @@ STACKS = {
 }
 HEADS_STAY = {"t5", "t5-gated", "swin", "deberta-v2-own-positions"}
 TEXT = [name for name in FAMILIES if tiny(name).main_input_name == "input_ids"]
+KINDS = {"bert", "gpt2", "llama", "t5"}  # an encoder, fused matrices, grouped heads, two stacks
 
 
 def plan(model, form, layers="all", **group):
@@ -273,7 +274,10 @@ def test_auto_classes_load_shared_models(family, tmp_path):
     assert torch.equal(logits(loaded), logits(model))
 
 
-@pytest.mark.parametrize("family", TEXT)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in TEXT],
+)
 def test_facts_need_no_weights(family, tmp_path):
     auto, config = FAMILIES[family]
     with torch.device("meta"):

@@ -22,8 +22,8 @@ RECIPES = {
     "batches in parts": {"accumulation": 2},
     "pruned afterwards": {"compression": Compression(magnitude=0.2, recover=0.2)},
 }
-# those that keep more than weights, optimiser and random numbers from one step to the next
-QUICK = {"interpolate, soft still", "patience", "teacher", "pruned afterwards"}
+# of those that keep more than weights, optimiser and random numbers from one step to the next
+QUICK = {"interpolate, soft still", "teacher", "pruned afterwards"}
 
 
 class Died(BaseException):
