@@ -1,14 +1,34 @@
 """What a candidate learns from a teacher: weights, temperature and schedule."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.registry import Registry
 
 UNSHARED = "unshared"
 TEACHER_RECIPE = "teacher_recipe"
 TERMS = ("logits", "hidden", "relations")
+
+FADINGS: Registry[Callable[[float], float]] = Registry("distillation schedule")
+"""``progress (0..1) of the training -> the teacher's weight w (0..1) in the loss``."""
+
+
+@FADINGS.register("constant")
+def constant(progress: float) -> float:
+    """the teacher counts as much to the end"""
+    return 1.0
+
+
+@FADINGS.register("falling")
+def falling(progress: float) -> float:
+    """the teacher's weight falls linearly to 0"""
+    return 1 - progress
+
+
+FadingName = Annotated[str, AfterValidator(FADINGS.known)]
 
 
 class Distillation(BaseModel):
@@ -34,7 +54,7 @@ class Distillation(BaseModel):
     relations: float = Field(0.0, ge=0)
     relation_heads: int | None = Field(None, ge=1)
     task: float = Field(1.0, ge=0)
-    schedule: Literal["constant", "falling"] = "constant"
+    schedule: FadingName = "constant"
     without_labels: float = Field(0.0, ge=0, le=1)
 
     @model_validator(mode="after")

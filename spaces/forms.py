@@ -20,13 +20,15 @@ class Form(Named):
 
     `heeds` says which of a group's rules for making a bank the form goes by. A `calibrated` form
     starts better with what enters the matrices on the task's own text. One that `materializes`
-    has a dense model of the same function.
+    has a dense model of the same function. Under one that is `whole` layers keep nothing private
+    of what they share.
     """
 
     removes_layers: ClassVar[bool] = False
     heeds: ClassVar[frozenset[str]] = frozenset({"init", "units"})
     calibrated: ClassVar[bool] = False
     materializes: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
 
     def roles(self) -> tuple[str, ...] | None:
         """The matrices it can only take together, which may lie in one with others; None: any."""
@@ -73,6 +75,7 @@ class Tie(Form):
     """every unit reads the bank: one stored copy (ALBERT, arXiv 1909.11942)"""
 
     name: ClassVar[str] = "tie"
+    whole: ClassVar[bool] = True
 
 
 @FORMS.register("drop")
@@ -143,6 +146,7 @@ class Reuse(Form):
     name: ClassVar[str] = "reuse"
     heeds: ClassVar[frozenset[str]] = frozenset({"units"})
     materializes: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
     what: Literal["kv", "scores"] = Field(examples=["kv"])
 
     def roles(self) -> tuple[str, ...]:

@@ -25,10 +25,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from sharetune.spaces.assignments import Assignment, AssignmentField, most_alike
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.forms import Bank, Drop, Form, FormField, Reuse, Tie
+from sharetune.spaces.forms import Bank, Drop, Form, FormField, Tie
 from sharetune.spaces.inits import INITS, shortest_init, step
 from sharetune.spaces.layers import Layers, is_absolute, resolve_layers, runs
 from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.units import UNITS, UnitsName
 
 ATTENTION = ("q", "k", "v", "o")
 FFN = ("fc_in", "gate", "fc_out")
@@ -106,7 +107,7 @@ class Group(BaseModel):
     assign: AssignmentField = Assignment()
     form: FormField = Tie()
     init: str | Annotated[int, Field(ge=0)] = "mean"
-    units: Literal["first", "best-match", "importance"] = "importance"
+    units: UnitsName = "importance"
     times: int = Field(1, ge=1)
     order: Literal["block", "layer"] = "block"
 
@@ -261,14 +262,14 @@ class Group(BaseModel):
     @property
     def matches_units(self) -> bool:
         """Whether the units of a canonical group are matched across its layers."""
-        return self.units != "first" and "units" in self.form.heeds and not self.only_loops
+        return UNITS[self.units].matches and "units" in self.form.heeds and not self.only_loops
 
     def _heeded(self, form: Form) -> dict[str, Any]:
         """`init` and `units` as far as the form goes by them, else their defaults."""
         defaults = {name: Group.model_fields[name].default for name in ("init", "units")}
         heeded = {name: getattr(self, name) for name in defaults if name in form.heeds}
-        if isinstance(form, Tie | Reuse) and self.units != "first":
-            heeded["units"] = "importance"
+        if form.whole and UNITS[self.units].matches:
+            heeded["units"] = defaults["units"]
         return defaults | heeded
 
     def __str__(self) -> str:

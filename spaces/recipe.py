@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,9 +11,11 @@ from sharetune.spaces.augmentation import Augmentation
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import ConfigError
-from sharetune.spaces.forms import Drop, Reuse, Tie
+from sharetune.spaces.learning_rates import LRRuleName
 from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.softening import SOFTENINGS, SofteningName
 
+NOT_SOFTENED: dict[str, Any] = {"soften": None, "soften_until": 0.5, "pull": 0.0}
 OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")
 
 PLAIN = (
@@ -53,7 +55,7 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     bank_l2: float = Field(0.0, ge=0)
     bank_l2_start: float = Field(0.0, ge=0)
-    bank_lr_rule: Literal["none", "sqrt", "readers"] = "none"
+    bank_lr_rule: LRRuleName = "none"
     bank_lr_scale: float = Field(1.0, gt=0)
     head_lr_scale: float = Field(1.0, gt=0)
     layer_lr_decay: float = Field(1.0, gt=0, le=1)
@@ -64,7 +66,7 @@ class Recipe(BaseModel):
     adversary: AdversaryField = None
     augment: Augmentation | None = None
     r_drop: float = Field(0.0, ge=0)
-    soften: Literal["interpolate", "replace", "pull", "untie"] | None = None
+    soften: SofteningName | None = None
     soften_until: float = Field(0.5, gt=0, le=1)
     pull: float = Field(0.0, ge=0)
     kept_top: int = Field(0, ge=0)
@@ -156,10 +158,11 @@ class Candidate(BaseModel):
 
 def _inert_softening(recipe: Recipe, plan: SharingPlan, *, shares: bool) -> dict[str, Any]:
     """Defaults of what a schedule's settings do not change here."""
-    softens = shares and recipe.soften is not None
-    unties = recipe.soften == "untie"
-    if unties:
-        softens = any(not isinstance(group.form, Tie | Drop | Reuse) for group in plan.groups)
-    if not softens:
-        return {"soften": None, "soften_until": 0.5, "pull": 0.0}
-    return {"pull": 0.0} if unties else {}
+    if recipe.soften is None:
+        return NOT_SOFTENED
+    schedule = SOFTENINGS[recipe.soften]
+    forms = [group.form for group in plan.groups]
+    private = any(not form.whole and not form.removes_layers for form in forms)
+    if not (private if schedule.of_private else shares):
+        return NOT_SOFTENED
+    return {} if schedule.pulled else {"pull": 0.0}

@@ -339,10 +339,11 @@ class Space(BaseModel):
 
     @property
     def sized_by_building(self) -> bool:
-        """Whether a candidate may have a size that only its built model tells: one that is pruned,
-        or multiplies in 8 bits."""
-        pruned = any(self.compression.get(units) for units in ("heads", "neurons"))
-        return pruned or "dynamic" in str(self.compression.get("quantize"))
+        """Whether a candidate may have a size that only its built model tells."""
+        return any(
+            _drawn(Compression, self.compression, corner, "compression").needs_building
+            for corner in self.corners()
+        )
 
     def check(self, stacks: Mapping[str, StackShape]) -> list[Candidate]:
         """The candidates at the space's corners.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sharetune.spaces.compression import Compression
+from sharetune.spaces.compression import Compression, RemoveUnits
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.plan import FFN
 from sharetune.trainers.models.alignment import can_align
@@ -43,7 +43,7 @@ class Sort:
 
 def choose(
     model: PreTrainedModel,
-    compression: Compression,
+    fractions: Compression | RemoveUnits,
     importance: Mapping[Place, Tensor] | None = None,
 ) -> dict[Place, Tensor]:
     """The units that stay: of every sort all but a fraction, rounded down, of the least important.
@@ -53,7 +53,7 @@ def choose(
     """
     kept: dict[Place, Tensor] = {}
     for stack, slots in _families(model):
-        fraction = compression.neurons if slots[0].role in FFN else compression.heads
+        fraction = fractions.neurons if slots[0].role in FFN else fractions.heads
         if fraction > 0:
             _refuse_unfit(stack, slots)
             for sort in sorts(stack, slots):

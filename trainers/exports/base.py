@@ -27,8 +27,6 @@ Answer = Callable[[Inputs], Tensor]
 """Logits of a model for named inputs; hidden states of a model without a head."""
 
 FOLDER = "FOLDER"
-NEEDS_EQUAL_LAYERS = {"dense", "albert"}
-NEEDS_FLOATS = {"albert", "onnx"}
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,24 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
     )
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a format needs of a model: layers of equal width, matrices of floats."""
+
+    equal_layers: bool = False
+    floats: bool = False
+
+    def __call__(self, exporter: Exporter) -> Exporter:
+        """Decorates an exporter that has these needs."""
+        exporter.needs = self  # type: ignore[attr-defined]
+        return exporter
+
+
 def refuse_compressed(compression: Compression, format: str) -> None:
     """Raises :class:`ModelError` if the format cannot hold what compression makes of a model."""
-    narrower = compression.removes_units and format in NEEDS_EQUAL_LAYERS
-    if narrower or (compression.quantize and format in NEEDS_FLOATS):
+    needs: Needs = getattr(EXPORTS[format], "needs", Needs())
+    narrower = compression.removes_units and needs.equal_layers
+    if narrower or (compression.eight_bits and needs.floats):
         what = "layers with fewer heads or neurons" if narrower else "8-bit matrices"
         raise ModelError(f"the {format} format cannot hold {what}", "export as shared")
 

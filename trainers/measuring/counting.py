@@ -107,8 +107,7 @@ class Counting:
         bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
         key = tuple(map(_shape_of, bound.groups)), compression
         if key not in self._known:
-            plain = compression.quantize != "dynamic-int8" and not compression.removes_units
-            count = self._counted if plain else self.built
+            count = self.built if compression.needs_building else self._counted
             self._known[key] = count(bound, compression)
         return dict(self._known[key])
 
@@ -149,7 +148,7 @@ class Counting:
         lost = self._before[0] + self._before[1] - matrices - vectors
         other = self._before[1] - vectors
         rest = self._rest
-        if compression.quantize is not None:
+        if compression.eight_bits:
             in_stacks, rest = _in_eight_bits(in_stacks), _in_eight_bits(rest)
         stored = sum(_numbers(in_stacks.values()))
         saved = {n: e for n, e in (rest | in_stacks).items() if e.is_saved}
