@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sharetune.results.reading.location import checked_url
 from sharetune.spaces.anchors import ANCHORS
@@ -14,6 +22,7 @@ from sharetune.spaces.errors import ConfigError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.plugins import load_plugins
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.space import Space
 
@@ -193,11 +202,15 @@ class StartFrom(Section):
 class StudyConfig(Section):
     """One study. Paths are relative to the study file once :func:`load_config` read it.
 
-    `storage` is the URL of a PostgreSQL database, without a password; None: a file in the run
-    folder.
+    `sampler` is ``auto``, a name that `sharetune list samplers` prints, a class of Optuna's, also
+    with its arguments, as ``{GPSampler: {n_startup_trials: 10}}``, a class by its dotted path, or
+    OptunaHub's, as ``{hub: {package: samplers/auto_sampler}}``. `storage` is the URL of a
+    PostgreSQL database, without a password; None: a file in the run folder. `plugins` are modules
+    that register what the rest of the file names: installed ones, or files beside the study file.
     """
 
     name: str = Field(min_length=1)
+    plugins: tuple[str, ...] = ()
     model: str
     task: dict[str, Any]
     space: Space
@@ -210,13 +223,25 @@ class StudyConfig(Section):
     anchors: tuple[str, ...] = tuple(ANCHORS)
     plans: tuple[SharingPlan, ...] = ()
     start_from: StartFrom | None = None
-    sampler: Literal["auto", "guided", "tpe", "nsga2", "random"] = "auto"
+    sampler: str | dict[str, Any] = "auto"
     executor: Literal["ray", "local"] = "ray"
     keep: Literal["front", "all", "none"] = "front"
     tracking: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
     storage: str | None = None
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_plugins(cls, data: Any, info: ValidationInfo) -> Any:
+        """Imports the plugins first, so that what they register is known to every key."""
+        names = data.get("plugins") if isinstance(data, dict) else None
+        if isinstance(names, str):
+            names = [names]
+        if not names or not isinstance(names, list | tuple):
+            return data
+        folder = (info.context or {}).get("folder")
+        return {**data, "plugins": load_plugins(names, folder)}
 
     @field_validator("objectives")
     @classmethod
@@ -254,6 +279,17 @@ class StudyConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sampler_can_be_used(self) -> "StudyConfig":
+        if self.sampler != "auto":
+            from sharetune.search.samplers.base import Setting, make_sampler
+
+            objectives = tuple(known_objective(name) for name in self.objectives)
+            reference = {objective.name: objective.useless for objective in objectives}
+            setting = Setting(objectives, self.seed, self.budget.trials, reference)
+            make_sampler(self.sampler, setting)
+        return self
+
     @field_validator("plans", mode="before")
     @classmethod
     def _presets_by_name(cls, plans: Any) -> Any:
@@ -270,6 +306,15 @@ class StudyConfig(Section):
     @classmethod
     def _without_password(cls, url: str | None) -> str | None:
         return None if url is None else checked_url(url)
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, choice: str | dict[str, Any]) -> str | dict[str, Any]:
+        if choice != "auto":
+            from sharetune.search.samplers.base import maker_of
+
+            maker_of(choice)
+        return choice
 
     @field_validator("anchors")
     @classmethod
@@ -299,14 +344,15 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     for each in overrides:
         override(data, each)
     data.setdefault("name", path.stem if path.stem != "study" else path.resolve().parent.name)
-    config = validate(data, str(path))
+    config = validate(data, str(path), path.resolve().parent)
     return config.model_copy(update=_absolute_paths(config, path.resolve().parent))
 
 
-def validate(data: dict[str, Any], source: str) -> StudyConfig:
-    """`data` as a study. Raises :class:`ConfigError` that lists every mistake."""
+def validate(data: dict[str, Any], source: str, folder: Path | None = None) -> StudyConfig:
+    """`data` as a study, whose plugins may lie in `folder`. Raises :class:`ConfigError` that lists
+    every mistake."""
     try:
-        return StudyConfig.model_validate(data)
+        return StudyConfig.model_validate(data, context={"folder": folder})
     except ValidationError as error:
         raise describe(error, source) from None
 

@@ -13,7 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sharetune.search.study.writer import Draw
+from sharetune.search.draws import Draw
 from sharetune.spaces.plan import ATTENTION, FFN, Group
 from sharetune.spaces.recipe import Candidate
 

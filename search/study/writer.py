@@ -10,13 +10,11 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
@@ -27,6 +25,8 @@ from sqlalchemy.pool import StaticPool
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location, connected, first_line, rdb_storage
+from sharetune.search.draws import NO_DRAW as NO_DRAW
+from sharetune.search.draws import Draw as Draw
 from sharetune.search.jobs import Outcome, is_disk_full
 from sharetune.search.pinned import bulk_rows as rows
 from sharetune.spaces.errors import RunError
@@ -39,18 +39,6 @@ SERVER_NOTICES_A_LOST_HOST = (
     "SET tcp_keepalives_interval = 10",
     "SET tcp_keepalives_count = 3",
 )
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A sampler's answer: parameters with the ranges they come from, and its own notes."""
-
-    params: dict[str, Any] = field(default_factory=dict)
-    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
-    system_attrs: dict[str, Any] = field(default_factory=dict)
-
-
-NO_DRAW = Draw()
 
 
 class Store:

@@ -57,7 +57,12 @@ def test_overrides(tmp_path):
         ({"anchors": ["untied"]}, "unknown anchor: 'untied'", "available"),
         ({"space": {"recipe": {"lr": 1}}}, "unknown key in recipe: 'lr'", "available"),
         ({"space": {"plan": [{"layers": "1..4", "ration": 1}]}}, "unknown key", "available"),
-        ({"sampler": "tpee"}, "sampler: input should be", ""),
+        (
+            {"sampler": "tpee"},
+            "sampler: unknown sampler: 'tpee'",
+            "did you mean 'tpe'? available: auto",
+        ),
+        ({"plugins": "no_such"}, "there is no plugin 'no_such'", "put no_such.py beside"),
         ({"resources_per_trial": {"workers": 2}}, "unknown key", "did you mean 'resources'?"),
         (
             {"resources": {"gpu": 2}},
