@@ -19,7 +19,7 @@ from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.results.reading.study import StudyRecord, records
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.layer_text import layers_as_text
-from sharetune.spaces.objectives import OBJECTIVES, trained
+from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.spaces.plan import SharingPlan
 
 SIZES = ("parameters", "bytes", "flops", "latency_ms")
@@ -146,7 +146,7 @@ def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:
     yield "| | this model | unshared | difference | ratio |"
     yield "|---|---|---|---|---|"
     sizes = (OBJECTIVES[name] for name in SIZES)
-    for objective in dict.fromkeys([*trained(), *study.objectives, *sizes]):
+    for objective in dict.fromkeys([*study.trained, *study.objectives, *sizes, *study.quiet]):
         value = float(trial.get(objective.name, nan))
         if isfinite(value):
             base = _unshared_value(objective.name, trial, unshared)

@@ -251,7 +251,7 @@ class StudyConfig(Section):
                 raise ConfigError(
                     f"{name} is measured on a quiet device after the trials, so it cannot "
                     "guide them",
-                    "search with flops; the report shows latency all the same",
+                    "search with flops; the report shows it all the same",
                 )
         if len(set(names)) < len(names) or not names:
             raise ConfigError(

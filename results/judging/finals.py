@@ -18,7 +18,7 @@ from sharetune.results.judging.front import STANDING
 from sharetune.results.judging.seeds import Spread, reported, spreads
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import StudyRecord, records
-from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
+from sharetune.spaces.objectives import Objective
 
 ON_FRONT, OPEN, BEATEN = "front", "open", "beaten"
 BY, LOW, HIGH, SEEDS, LOST = "beaten_by", "quality_low", "quality_high", "seeds", "lost_seeds"
@@ -136,8 +136,8 @@ def _end(row: Mapping[str, Any], objective: Objective, found: Spreads, end: str)
 
 
 def _is_trained(objective: Objective) -> bool:
-    """Whether it differs between seeds; so do those of tasks whose file is not loaded here."""
-    return objective.source == "trained" or objective.name not in OBJECTIVES
+    """Whether it differs between seeds."""
+    return objective.source == "trained"
 
 
 def _seeds(runs: Sequence[Mapping[str, Any]]) -> int:
@@ -150,7 +150,7 @@ def _final(study: StudyRecord, runs: Sequence[dict[str, Any]], sure: Spread) -> 
     complete = [run for run in runs if run["number"] in sure.numbers]
     middle = middle_run(complete, quality)
     seen = middle[record.TEST] if isinstance(middle[record.TEST], dict) else middle
-    known = dict.fromkeys([*trained(), *filter(_is_trained, study.objectives)])
+    known = dict.fromkeys([*study.trained, *filter(_is_trained, study.objectives)])
     names = [objective.name for objective in known if objective.name in middle]
     means = {name: float(np.mean([reported(run, name) for run in complete])) for name in names}
     return {

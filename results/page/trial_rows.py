@@ -8,7 +8,7 @@ import pandas as pd
 
 from sharetune.results.formatting import duration, plural, quantity, setting, short_title
 from sharetune.results.reading.study import StudyRecord, records
-from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
+from sharetune.spaces.objectives import OBJECTIVES, Objective
 
 SIZES = ("parameters", "bytes", "flops", "latency_ms")
 
@@ -53,7 +53,7 @@ def columns(study: StudyRecord) -> list[Column]:
     """The columns that hold something: outcome, plan, numbers, and what of the recipe varies."""
     frame = study.frame
     sizes = (OBJECTIVES[name] for name in SIZES)
-    numbers = dict.fromkeys([*study.objectives, *trained(), *sizes])
+    numbers = dict.fromkeys([*study.objectives, *study.trained, *sizes, *study.quiet])
     found = [
         Column("number", "trial", True, str),
         Column("state", "state", False, lambda state: STATES.get(state, state.lower())),

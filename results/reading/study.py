@@ -26,7 +26,6 @@ from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
 
 NUMBERS = (
-    *(name for name in OBJECTIVES if name != "latency_ms"),
     "effective_ratio",
     *(
         f"{form}latency_{number}"
@@ -42,6 +41,7 @@ NUMBERS = (
     "evaluate_s",
     "total_s",
 )
+LATENCY = "latency_ms"
 MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS, record.TEST)
 
 
@@ -50,7 +50,8 @@ class StudyRecord:
     """All that a run folder says about its study.
 
     `frame` has one row a trial, see :func:`load`. `rows` says how many examples each split has;
-    it is empty where the study does not say. `reference` gives the hypervolume's fixed
+    it is empty where the study does not say. `known` are all numbers with a unit and a direction,
+    those of the study's task and plugins included. `reference` gives the hypervolume's fixed
     reference point by objective; it is empty where the study states none.
     """
 
@@ -63,6 +64,17 @@ class StudyRecord:
     config: dict[str, Any]
     frame: pd.DataFrame
     rows: dict[str, int] = field(default_factory=dict)
+    known: tuple[Objective, ...] = tuple(OBJECTIVES.values())
+
+    @property
+    def trained(self) -> list[Objective]:
+        """What trainings may have measured, in order of registration."""
+        return [objective for objective in self.known if objective.source == "trained"]
+
+    @property
+    def quiet(self) -> list[Objective]:
+        """What may have been measured on a quiet device, latency left out."""
+        return [o for o in self.known if o.source == "quiet" and o.name != LATENCY]
 
     @property
     def selected_on(self) -> str:
@@ -95,6 +107,7 @@ def load(run: Path | str) -> pd.DataFrame:
       ``latency_ratio`` (to unshared), ``latency_ratio_low``, ``latency_ratio_high``, and the
       same six materialised, as ``materialised_latency_ms``, ..., and in onnxruntime against the
       unshared model there, as ``onnx_latency_ms``, ..., ``onnx_latency_unshared_ms``
+    - what else was measured on a quiet device, such as ``peak_memory``
     - the same six of a batch of ``batch_size`` as stored, as ``batch_latency_ms``, ...
     - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile;
       ``latency_preempted``: how often the system took the processor away, a use
@@ -123,7 +136,8 @@ def read_study(run: Path | str) -> StudyRecord:
 def study_record(run: Path, study: optuna.Study) -> StudyRecord:
     """What an open study says, whatever storage holds it; `run` is where its weights would be."""
     attributes = study.user_attrs
-    objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions)
+    known = _known(attributes.get(record.OBJECTIVE_SPECS) or ())
+    objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions, known)
     trials = study.get_trials(deepcopy=False)
     rows = [_row(trial, attributes, objectives) for trial in trials]
     return StudyRecord(
@@ -134,8 +148,9 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
         model=_mapping(attributes, record.MODEL),
         circumstances=_mapping(attributes, record.CIRCUMSTANCES),
         config=_mapping(attributes, record.CONFIG),
-        frame=_frame(rows, objectives),
+        frame=_frame(rows, [*objectives, *(o for o in known.values() if o.name != LATENCY)]),
         rows=_mapping(attributes, record.ROWS),
+        known=tuple(known.values()),
     )
 
 
@@ -180,15 +195,23 @@ def _mapping(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
+def _known(specs: Sequence[Mapping[str, Any]]) -> dict[str, Objective]:
+    """All objectives by name: the registered ones, and what else the study says of its own."""
+    stored = {spec["name"]: Objective.read(spec) for spec in specs}
+    return dict(OBJECTIVES) | {name: o for name, o in stored.items() if name not in OBJECTIVES}
+
+
 def _objectives(
-    names: Sequence[str] | None, directions: Sequence[StudyDirection]
+    names: Sequence[str] | None,
+    directions: Sequence[StudyDirection],
+    known: Mapping[str, Objective],
 ) -> tuple[Objective, ...]:
-    """The study's objectives; what the registry does not know goes by its own name."""
+    """The study's objectives. What nobody knows goes by its own name and counts as trained, so
+    that it is taken to differ between seeds."""
     names = names or [f"value_{i}" for i in range(len(directions))]
     return tuple(
-        OBJECTIVES[name]
-        if name in OBJECTIVES
-        else Objective(name, name.replace("_", " "), _direction(direction))
+        known.get(name)
+        or Objective(name, name.replace("_", " "), _direction(direction), source="trained")
         for name, direction in zip(names, directions, strict=False)
     )
 
@@ -250,7 +273,7 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
     }
     own = (
         *("forms", "unshared_ms", "onnx_unshared_ms", "throughput"),
-        *("rounds_taken", "drift", "preempted"),
+        *("rounds_taken", "drift", "preempted", "quiet"),
     )
     conditions = {key: measured[key] for key in measured if key not in own}
     batch = measured.get("throughput") or {}
@@ -258,6 +281,7 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **numbers,
         **{f"batch_latency_{key.removeprefix('median_')}": x for key, x in of_batch.items()},
+        **(measured.get("quiet") or {}),
         "batch_size": batch.get("batch_size"),
         "latency_drift": measured.get("drift"),
         "latency_preempted": measured.get("preempted"),

@@ -26,6 +26,7 @@ from sharetune.spaces.inits import start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
+from sharetune.trainers.measuring.exact import Sized, further_facts
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.feasibility import refuse_unfit
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
@@ -107,7 +108,7 @@ class Counting:
         bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
         key = tuple(map(_shape_of, bound.groups)), compression
         if key not in self._known:
-            count = self.built if compression.needs_building else self._counted
+            count = self.built if compression.needs_building else self._with_further
             self._known[key] = count(bound, compression)
         return dict(self._known[key])
 
@@ -117,6 +118,13 @@ class Counting:
         shared = share_(copy.deepcopy(self.unshared), plan)
         compressed = reshape_(copy.deepcopy(shared), compression)
         return sizes.facts(self.unshared, shared, self.inputs, compressed)
+
+    def _with_further(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
+        def build() -> PreTrainedModel:
+            return reshape_(share_(copy.deepcopy(self.unshared), plan), compression)
+
+        sized = Sized(self.unshared, plan, compression, self.inputs, build)
+        return self._counted(plan, compression) | further_facts(sized)
 
     def _counted(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
         refuse_unfit(self.stacks, plan, self.unshared.config)
