@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from sharetune.spaces.assignments import Assignment, AssignmentField, most_alike
+from sharetune.spaces.assignments import Assignment, AssignmentField
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Bank, Drop, Form, FormField, Tie
 from sharetune.spaces.inits import INITS, shortest_init, step
@@ -183,7 +183,7 @@ class Group(BaseModel):
     @property
     def is_settled(self) -> bool:
         """Whether its banks are known without a model."""
-        return is_absolute(self.layers) and self.assign.name != "similar"
+        return is_absolute(self.layers) and self.assign.find is None
 
     def bound(self, stack: str, shape: StackShape) -> "Group":
         """The group with absolute layers and reachable knobs for a stack of this shape."""
@@ -204,13 +204,13 @@ class Group(BaseModel):
 
     def _found_assignment(self, layers: tuple[int, ...], shape: StackShape) -> Assignment:
         """The assignment, with an owner map in place of one that is found by similarity."""
-        if self.assign.name != "similar":
+        if self.assign.find is None:
             return self.assign
         if shape.similarity is None:
             self.assign.owners(len(layers))
         assert shape.similarity is not None
         alike = [[shape.similarity[i][j] for j in layers] for i in layers]
-        return Assignment("owners", most_alike(alike, cast(int, self.assign.argument)))
+        return Assignment("owners", self.assign.find(alike, self.assign.argument))
 
     def banks(self) -> "list[Group]":
         """One group a bank, or for layers that run several times one group a run of them at
