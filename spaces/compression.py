@@ -1,4 +1,4 @@
-"""What is pruned and quantised after training. docs/recipes.md tells of each part.
+"""Settings of pruning and quantisation after training; docs/recipes.md explains each one.
 
 A method is one registered class here, with its knobs, and what it does to a model in
 `trainers/compression/`. Methods that come with the package have keys of their own in
@@ -123,25 +123,40 @@ MethodsField = Annotated[
 
 
 class Compression(BaseModel):
-    """What is pruned and quantised after training; by default nothing.
+    """Pruning and quantisation of a trained model; by default neither.
 
-    `heads` and `neurons` are the fractions (0..1) of units removed: of those that are shared and
-    of those that are private in each layer, rounded down. The least important go first. A unit of
-    a bank goes from all its readers. `magnitude` is the fraction of the layers' matrix entries
-    set to zero, smallest first. After pruning the model trains on for `recover` times the
-    recipe's steps. `quantize: int8` stores every matrix of the body as 8-bit numbers with a scale
-    a row; `dynamic-int8` also multiplies them in 8 bits, by what enters rounded token by token.
-    `methods` are those of plugins, as ``{NAME: {knob: value}}``.
+    Units (heads, neurons) are removed by fraction from a layer's shared and private ones alike,
+    rounded down, the least important first. A unit of a bank is removed from all its readers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    heads: Fraction = 0.0
-    neurons: Fraction = 0.0
-    magnitude: Fraction = 0.0
-    recover: float = Field(0.0, ge=0, le=1)
-    quantize: Annotated[str, AfterValidator(known_quantisation)] | None = None
-    methods: MethodsField = ()
+    heads: Fraction = Field(
+        0.0, description="Fraction of each layer's attention heads that is removed."
+    )
+    neurons: Fraction = Field(
+        0.0, description="Fraction of each layer's FFN neurons that is removed."
+    )
+    magnitude: Fraction = Field(
+        0.0,
+        description="Fraction of the layers' matrix entries set to zero, the smallest first.",
+    )
+    recover: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Training after pruning, as a fraction of the recipe's steps; 0 is none.",
+    )
+    quantize: Annotated[str, AfterValidator(known_quantisation)] | None = Field(
+        None,
+        description="Quantisation of the body's matrices: `int8` stores them in 8 bits with one "
+        "scale for each row, `dynamic-int8` also multiplies in 8 bits, with inputs rounded for "
+        "each token; `null` is none.",
+    )
+
+    methods: MethodsField = Field(
+        (), description="Methods of plugins, as `{NAME: {knob: value}}`; knobs may be ranges."
+    )
 
     @model_serializer(mode="wrap")
     def _without_no_methods(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -150,12 +165,12 @@ class Compression(BaseModel):
 
     @property
     def chosen(self) -> tuple[Method, ...]:
-        """The methods that have an effect, in the order in which they are applied."""
+        """Return the methods that have an effect, in the order in which they are applied."""
         found = [method for method in map(self._of, COMPRESSIONS.values()) if method is not None]
         return tuple(sorted(found, key=lambda method: (not method.prunes, method.quantizes)))
 
     def _of(self, method: type[Method]) -> Method | None:
-        """The method with its knobs; None where it is off."""
+        """Return the method with its knobs; None where it is off."""
         if method.quantizes:
             return method() if self.quantize == method.name else None
         if not method.keys:
@@ -165,26 +180,26 @@ class Compression(BaseModel):
 
     @property
     def removes_units(self) -> bool:
-        """Whether layers become narrower."""
+        """Return whether layers become narrower."""
         return any(method.removes_units for method in self.chosen)
 
     @property
     def prunes(self) -> bool:
-        """Whether anything is removed or set to zero."""
+        """Return whether anything is removed or set to zero."""
         return any(method.prunes for method in self.chosen)
 
     @property
     def needs_building(self) -> bool:
-        """Whether only the built model tells its sizes."""
+        """Return whether only the built model tells its sizes."""
         return any(method.needs_building for method in self.chosen)
 
     @property
     def eight_bits(self) -> bool:
-        """Whether the body's matrices are stored as 8-bit numbers."""
+        """Return whether the body's matrices are stored as 8-bit numbers."""
         return any(method.eight_bits for method in self.chosen)
 
     def canonical(self) -> "Compression":
-        """The same without settings that have no effect."""
+        """Return an equal setting without keys that have no effect."""
         inert: dict[str, Any] = {} if self.prunes else {"recover": 0.0}
         return self.model_copy(update=inert)
 

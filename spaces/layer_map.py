@@ -1,4 +1,4 @@
-"""The plan as a table of layers, for drawings: what each part of each layer reads."""
+"""A plan as a table of layers, for drawings: which bank each part of each layer reads."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,8 +10,10 @@ from sharetune.spaces.plan import PARTS, SharingPlan
 
 @dataclass(frozen=True)
 class Reading:
-    """What one part of one layer reads: `share` (0..1) of the units of its `roles` come from
-    the bank; None for roles means the whole part."""
+    """One part of one layer and a bank it reads.
+
+    `share` (0..1) of the units of its `roles` come from the bank; None: of the whole part.
+    """
 
     bank: str
     share: float
@@ -21,8 +23,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a stack, by its index in the unshared model, and what its attention and
-    its FFN read. An empty tuple: private. It runs `times` times."""
+    """One layer of a stack: what its attention and its FFN read, and how many times it runs.
+
+    `index` is its place (0-based) in the unshared model. An empty tuple: all private.
+    """
 
     stack: str
     index: int
@@ -33,7 +37,7 @@ class Layer:
 
 
 def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
-    """All layers of all stacks in order. `plan` is bound; `depths` gives layers a stack."""
+    """List the layers of all stacks in order. `plan` is bound; `depths`: layers by stack."""
     readings: dict[tuple[str, int, str], list[Reading]] = defaultdict(list)
     removed: set[tuple[str, int]] = set()
     sharing = [group for group in plan.groups if not group.form.removes_layers]
@@ -63,6 +67,6 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
 
 
 def bank_name(index: int) -> str:
-    """A, B, ..., Z, A1, B1, ..."""
+    """Return the letters of a bank for drawings: A, B, ..., Z, A1, B1, ..."""
     turn, letter = divmod(index, len(ascii_uppercase))
     return ascii_uppercase[letter] + (str(turn) if turn else "")

@@ -1,4 +1,4 @@
-"""Draw a plan as text, for terminals and model cards: one line a layer."""
+"""Draw a plan as text, for terminals and model cards: one line for each layer."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,14 @@ from sharetune.spaces.layer_map import Layer, Reading, layer_map
 from sharetune.spaces.plan import SharingPlan
 
 BAR = 10
-"""Characters of a bar that stands for all units of a part of a layer."""
+"""Width, in characters, of the bar for all units of one part of a layer."""
 
 
 def layers_as_text(plan: SharingPlan, depths: Mapping[str, int]) -> str:
-    """One line a layer of a bound plan, with letters for banks; `depths` gives layers a stack."""
+    """Draw a bound plan, one line for each layer, with letters for banks.
+
+    `depths` gives the number of layers by stack.
+    """
     return "\n".join(map(_layer_line, layer_map(plan, depths)))
 
 
@@ -23,7 +26,7 @@ def _layer_line(layer: Layer) -> str:
 
 
 def _bar(readings: tuple[Reading, ...]) -> str:
-    """``AAAAAAA... A 70 %``: what is read from a bank, and dots for what is private."""
+    """Draw ``AAAAAAA... A 70 %``: letters for units read from a bank, dots for private ones."""
     cells, labels = "", []
     for reading in readings:
         whole = 1.0 if reading.roles is None else len(reading.roles) / 4
@@ -34,7 +37,7 @@ def _bar(readings: tuple[Reading, ...]) -> str:
 
 
 def stacks_text(depths: Mapping[str, int]) -> str:
-    """``6 layers``, or ``encoder of 8 layers, decoder of 4 layers``."""
+    """Write the depths in words: ``6 layers``, ``encoder of 8 layers, decoder of 4 layers``."""
     if len(depths) == 1:
         return f"{next(iter(depths.values()))} layers"
     return ", ".join(f"{name} of {depth} layers" for name, depth in depths.items())

@@ -11,6 +11,7 @@ from sharetune.search.samplers.features import Drawer
 from sharetune.spaces import Group, SharingPlan
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.compression import COMPRESSIONS, Method
+from sharetune.spaces.evaluator import Scores
 from sharetune.spaces.forms import FORMS, Form
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.trainers.compression.base import COMPRESSORS, Compressor
@@ -20,7 +21,7 @@ from sharetune.trainers.measuring.exact import EXACT
 from sharetune.trainers.measuring.quiet import QUIET
 from sharetune.trainers.models.forms.base import BUILDERS
 from sharetune.trainers.models.modules import SharedLinear, linear
-from sharetune.trainers.tasks.base import TASKS, Task
+from sharetune.trainers.tasks.base import TASKS, DataFacts, Task
 
 OBJECTIVES.register("misses")(Objective("misses", "misses", "minimize", source="trained"))
 OBJECTIVES.register("cache_bytes")(Objective("cache_bytes", "KV cache", "minimize", "B"))
@@ -69,7 +70,7 @@ class Length(Task):
 
     def read(self):
         train, test = self.frames(lambda frame, source: frame)
-        return train, test, {}
+        return train, test, DataFacts()
 
     def rows(self, frame, reader, max_length):
         tokens = reader(frame["text"].tolist(), truncation=True, max_length=max_length)
@@ -77,7 +78,7 @@ class Length(Task):
 
     def score(self, predictions, labels, facts):
         pairs = zip(predictions, labels, strict=True)
-        return {"metrics": {"misses": float(sum(int(row.argmax()) != one for row, one in pairs))}}
+        return Scores({"misses": float(sum(int(row.argmax()) != one for row, one in pairs))})
 
 
 @EXACT.register("cache_bytes")

@@ -20,9 +20,10 @@ FILE = '''
 
     from transformers import AutoModelForSequenceClassification
 
+    from sharetune.spaces.evaluator import Scores
     from sharetune.spaces.objectives import OBJECTIVES, Objective
     from sharetune.trainers.data.tables import read_table
-    from sharetune.trainers.tasks.base import TASKS, Task
+    from sharetune.trainers.tasks.base import TASKS, DataFacts, Task
 
     OBJECTIVES.register("misses")(Objective("misses", "misses", "minimize", source="trained"))
 
@@ -39,7 +40,7 @@ FILE = '''
 
         def read(self):
             train, test = self.frames(lambda frame, source: frame)
-            return train, test, {"middle": float(train["text"].map(len).median())}
+            return train, test, DataFacts()
 
         def rows(self, frame, reader, max_length):
             tokens = reader(frame["text"].tolist(), truncation=True, max_length=max_length)
@@ -47,7 +48,7 @@ FILE = '''
 
         def score(self, predictions, labels, facts):
             wrong = sum(int(row.argmax()) != label for row, label in zip(predictions, labels))
-            return {"metrics": {"misses": float(wrong)}}
+            return Scores({"misses": float(wrong)})
 '''
 
 

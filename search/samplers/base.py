@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from sharetune.search.draws import Draw
+from sharetune.results.reading.trial import Draw
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.objectives import Objective
 from sharetune.spaces.plan import StackShape

@@ -16,7 +16,7 @@ import moocore
 import numpy as np
 from optuna.trial import TrialState
 
-from sharetune.search.draws import Draw
+from sharetune.results.reading.trial import Draw
 from sharetune.search.nondominated import Archive
 from sharetune.search.samplers.base import SAMPLERS, Ask, Past, Setting, draw_seed
 from sharetune.search.samplers.features import Drawer, features

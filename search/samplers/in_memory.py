@@ -15,7 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState, create_trial
 
-from sharetune.search.draws import Draw
+from sharetune.results.reading.trial import Draw
 from sharetune.search.samplers.base import Ask, Past, Setting, draw_of, draw_seed
 from sharetune.spaces.recipe import Candidate
 

@@ -1,4 +1,4 @@
-"""What each compression method does to a model.
+"""Compress a trained model by one method each.
 
 A new method is one file here, with a :class:`Compressor` registered in `COMPRESSORS`, and its knobs
 as a :class:`sharetune.spaces.compression.Method` of the same name.

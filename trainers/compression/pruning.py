@@ -1,8 +1,8 @@
-"""Removes heads and neurons: from a bank for all its readers, from a private matrix for its layer.
+"""Remove heads and neurons: from a bank for all readers, from a private matrix for its layer.
 
-Units that stand at one place of several layers and read one bank entry, or run again, are one:
-they go together. How many of each sort go follows from the plan alone, so that a pruned model's
-size is known before it is trained and its shapes need not be stored.
+Units at one position of several layers that read one bank entry, or run again, are one unit: they
+are removed together. How count are removed follows from the plan alone, so that a pruned model's
+size is known before training and its shapes need not be stored.
 """
 
 from collections import defaultdict
@@ -21,64 +21,71 @@ from sharetune.spaces.plan import FFN
 from sharetune.trainers.models.alignment import can_align
 from sharetune.trainers.models.forms.bank import BankLinear
 from sharetune.trainers.models.modules import resolved
-from sharetune.trainers.models.structure import HEADS_ATTRIBUTES, Slot, Stack, family, find_stacks
+from sharetune.trainers.models.structure import (
+    HEADS_ATTRIBUTES,
+    Slot,
+    Stack,
+    attention_path,
+    find_stacks,
+)
 from sharetune.trainers.models.units import Cut
 
 Place = tuple[str, int, str]
-"""Stack, layer, and the attention's path in it; empty for the FFN."""
+"""Stack, layer, and the path of the attention in it; empty for the FFN."""
 
 Kept = Mapping[Place, Tensor]
-"""The units that stay in each place, in order."""
+"""The units that are kept in each place, in order."""
 
-SIZES = (*HEADS_ATTRIBUTES, "num_key_value_heads", "all_head_size", "split_size")
+SIZE_ATTRIBUTES = (*HEADS_ATTRIBUTES, "num_key_value_heads", "all_head_size", "split_size")
+"""Attributes of an attention that are multiples of its number of units (heads or KV groups)."""
 
 
 @dataclass(frozen=True)
-class Sort:
-    """Units that the same layers have in common: `places`, and where in each of them they lie."""
+class TiedUnits:
+    """Units that are tied between the same `places`, at the same `positions` in each."""
 
     places: tuple[Place, ...]
     positions: tuple[int, ...]
 
 
-def choose(
+def units_to_keep(
     model: PreTrainedModel,
     fractions: Compression | RemoveUnits,
     importance: Mapping[Place, Tensor] | None = None,
 ) -> dict[Place, Tensor]:
-    """The units that stay: of every sort all but a fraction, rounded down, of the least important.
+    """Return the units to keep in each place, all but a fraction of the least important.
 
-    Without `importance` those that go are the last. Raises :class:`PlanError` where units cannot
-    be removed.
+    In every set of tied units the number removed is rounded down. Without `importance` the last
+    units are removed. Raises :class:`PlanError` if units cannot be removed.
     """
     kept: dict[Place, Tensor] = {}
     for stack, slots in _families(model):
         fraction = fractions.neurons if slots[0].role in FFN else fractions.heads
         if fraction > 0:
-            _refuse_unfit(stack, slots)
-            for sort in sorts(stack, slots):
-                for place, positions in _staying(sort, fraction, importance).items():
+            _check_prunable(stack, slots)
+            for tied in tied_units(stack, slots):
+                for place, positions in _kept_of(tied, fraction, importance).items():
                     kept[place] = (
                         torch.cat([kept[place], positions]) if place in kept else positions
                     )
     return {place: positions.sort().values for place, positions in kept.items()}
 
 
-def sorts(stack: Stack, slots: Sequence[Slot]) -> list[Sort]:
-    """The units of one attention, or of the FFN, of all layers, by the layers they tie."""
-    prefix, units = family(slots[0].path), slots[0].units
+def tied_units(stack: Stack, slots: Sequence[Slot]) -> list[TiedUnits]:
+    """Return the units of one attention or FFN of all layers, by the layers that tie them."""
+    prefix, units = attention_path(slots[0].path), slots[0].units
     found: dict[tuple[Place, ...], list[int]] = defaultdict(list)
     for position in range(units):
-        for layers in _tied(stack, slots, position):
+        for layers in _tied_layers(stack, slots, position):
             found[tuple((stack.name, index, prefix) for index in layers)].append(position)
-    return [Sort(places, tuple(positions)) for places, positions in found.items()]
+    return [TiedUnits(places, tuple(positions)) for places, positions in found.items()]
 
 
 def prune_(model: PreTrainedModel, kept: Kept) -> None:
-    """Removes, in place, all units but `kept`; a place that lacks keeps all."""
+    """Remove, in place, all units but `kept`; places missing from `kept` keep every unit."""
     done: set[int] = set()
     for stack, slots in _families(model):
-        prefix = family(slots[0].path)
+        prefix = attention_path(slots[0].path)
         for index, layer in enumerate(stack.layers):
             units = kept.get((stack.name, index, prefix))
             if units is None:
@@ -92,15 +99,15 @@ def prune_(model: PreTrainedModel, kept: Kept) -> None:
 
 
 def _families(model: PreTrainedModel) -> Iterator[tuple[Stack, list[Slot]]]:
-    """The matrices of each attention, and of the FFN, of each stack."""
+    """Yield each stack with the matrices of each of its attentions, and of its FFN."""
     for stack in find_stacks(model).values():
         families: dict[str, list[Slot]] = defaultdict(list)
         for slot in stack.slots:
-            families[family(slot.path)].append(slot)
+            families[attention_path(slot.path)].append(slot)
         yield from ((stack, slots) for slots in families.values())
 
 
-def _refuse_unfit(stack: Stack, slots: Sequence[Slot]) -> None:
+def _check_prunable(stack: Stack, slots: Sequence[Slot]) -> None:
     what = "neurons" if slots[0].role in FFN else "heads"
     if not can_align(stack, slots):
         raise PlanError(
@@ -118,13 +125,13 @@ def _refuse_unfit(stack: Stack, slots: Sequence[Slot]) -> None:
                 )
 
 
-def _tied(stack: Stack, slots: Sequence[Slot], position: int) -> list[tuple[int, ...]]:
-    """The layers, in sets of those whose unit at `position` reads a bank together."""
+def _tied_layers(stack: Stack, slots: Sequence[Slot], position: int) -> list[tuple[int, ...]]:
+    """Return sets of layers whose unit at `position` is one unit, by a bank or a repetition."""
     joined = list(range(len(stack.layers)))
     owners: dict[int, int] = {}
     for slot in slots:
         for index, layer in enumerate(stack.layers):
-            for tied in _tied_at(resolved(layer.get_submodule(slot.path)), slot, position):
+            for tied in _modules_read_at(resolved(layer.get_submodule(slot.path)), slot, position):
                 first = owners.setdefault(id(tied), index)
                 old, new = joined[index], joined[first]
                 joined = [new if root == old else root for root in joined]
@@ -134,22 +141,22 @@ def _tied(stack: Stack, slots: Sequence[Slot], position: int) -> list[tuple[int,
     return [tuple(layers) for layers in sets.values()]
 
 
-def _tied_at(module: nn.Module, slot: Slot, position: int) -> list[nn.Module]:
-    """What other layers may read at `position`, too: a matrix that runs again, a bank's entry."""
+def _modules_read_at(module: nn.Module, slot: Slot, position: int) -> list[nn.Module]:
+    """Return the modules that other layers may read at `position`: the matrix, a bank's entry."""
     in_bank = isinstance(module, BankLinear) and position < _shared_units(module.cut, slot)
     return [module, module.entry] if in_bank else [module]
 
 
-def _staying(
-    sort: Sort, fraction: float, importance: Mapping[Place, Tensor] | None
+def _kept_of(
+    tied: TiedUnits, fraction: float, importance: Mapping[Place, Tensor] | None
 ) -> dict[Place, Tensor]:
-    positions = torch.tensor(sort.positions)
-    many = len(positions) - int(fraction * len(positions) + 1e-9)
-    chosen = positions[:many]
+    positions = torch.tensor(tied.positions)
+    count = len(positions) - int(fraction * len(positions) + 1e-9)
+    chosen = positions[:count]
     if importance is not None:
-        scores = torch.stack([importance[place][positions] for place in sort.places]).sum(0)
-        chosen = positions[scores.topk(many).indices]
-    return dict.fromkeys(sort.places, chosen)
+        scores = torch.stack([importance[place][positions] for place in tied.places]).sum(0)
+        chosen = positions[scores.topk(count).indices]
+    return dict.fromkeys(tied.places, chosen)
 
 
 def _shared_units(cut: Cut, slot: Slot) -> int:
@@ -157,7 +164,7 @@ def _shared_units(cut: Cut, slot: Slot) -> int:
 
 
 def _prune_matrix(module: nn.Module, slot: Slot, units: Tensor, done: set[int]) -> None:
-    """Keeps `units` of one matrix; an entry of a bank, once `done`, is left as it is."""
+    """Keep `units` of one matrix; a bank's entry is pruned once, and then listed in `done`."""
     widths = [size // slot.units for size in slot.sections]
     if not isinstance(module, BankLinear):
         _keep(module, slot.axis, _rows(widths, slot.units, units))
@@ -176,7 +183,7 @@ def _prune_matrix(module: nn.Module, slot: Slot, units: Tensor, done: set[int]) 
 
 
 def _rows(widths: Sequence[int], units: int, kept: Tensor) -> Tensor:
-    """Rows of the units `kept` in a matrix of one section of `units` units a width."""
+    """Return the row indices of the units `kept` in sections of `units` units, one a width."""
     parts, offset = [], 0
     for width in widths:
         parts.append((offset + kept[:, None] * width + torch.arange(width)).flatten())
@@ -185,7 +192,7 @@ def _rows(widths: Sequence[int], units: int, kept: Tensor) -> Tensor:
 
 
 def _keep(module: nn.Module, axis: int, index: Tensor) -> None:
-    """Keeps rows (axis 0) or columns of a Linear or a Conv1D, with what of the bias is theirs."""
+    """Keep rows (axis 0, with their bias) or columns (axis 1) of a Linear or a Conv1D."""
     transposed = isinstance(module, Conv1D)
     module.weight = _kept(module.weight, 1 - axis if transposed else axis, index)
     if axis == 0 and module.bias is not None:
@@ -200,9 +207,9 @@ def _kept(tensor: Any, axis: int, index: Tensor) -> nn.Parameter:
 
 
 def _scale_sizes(attention: nn.Module, before: int, after: int) -> None:
-    """Tells an attention's modules, where they keep such numbers, how many heads are left."""
+    """Update the attributes of an attention's modules that depend on the number of heads."""
     for module in attention.modules():
-        for name in SIZES:
+        for name in SIZE_ATTRIBUTES:
             size = vars(module).get(name)
             if isinstance(size, int) and size % before == 0:
                 setattr(module, name, size // before * after)

@@ -1,4 +1,4 @@
-"""Makes a trained model smaller: a fold over the methods that a compression asks for."""
+"""Make a trained model smaller: a fold over the methods that a compression asks for."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,10 +11,10 @@ from sharetune.trainers.models.shared_model import SharedModel
 
 
 def reshape_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:
-    """Gives the shared `model`, in place, the shapes that compressed weights have.
+    """Give the shared `model`, in place, the shapes that compressed weights have.
 
-    Which units go is arbitrary: for counting, and for filling from a file. Raises
-    :class:`PlanError` where a part cannot be pruned.
+    Which units are removed is arbitrary: for counting, and before loading a file. Raises
+    :class:`PlanError` if a part cannot be pruned.
     """
     for compressor in compressors(compression):
         compressor.reshape_(model)

@@ -1,9 +1,9 @@
-"""Counts what a plan stores and computes from what is known of the unshared model.
+"""Count a plan's parameters, bytes and FLOPs from a catalogue of the unshared model.
 
-Building a shared model and running it on stand-ins takes a third of a second. Here the unshared
-model is run once; a plan then is a list of tensors taken away and added, which the forms'
-own builders make for one matrix at a time, and of products that became cheaper. The numbers are
-those of :func:`sharetune.trainers.measuring.sizes.facts`, which tests hold them to.
+Building a shared model and running it on fake tensors takes a third of a second. Here the unshared
+model is run once. A plan is then a list of tensors removed and added, which the forms' own builders
+make for one matrix at a time, and of products that became cheaper. The numbers equal those of
+:func:`sharetune.trainers.measuring.sizes.facts`, as tests check.
 """
 
 import copy
@@ -28,20 +28,21 @@ from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.measuring.exact import Sized, further_facts
 from sharetune.trainers.models.activation_reuse import Borrower
-from sharetune.trainers.models.feasibility import refuse_unfit
+from sharetune.trainers.models.feasibility import check_feasible
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import SharedLinear
 from sharetune.trainers.models.parameters import head_parameters
 from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import Slot, Stack, find_stacks, is_norm, weight_out_in
 
-NONE = Compression()
+UNCOMPRESSED = Compression()
+"""No compression."""
 
 Shape = tuple[int, ...]
 
 
 class Entry(NamedTuple):
-    """A tensor of a model. `rows` are those of a matrix that 8-bit numbers can hold, else 0."""
+    """A tensor of a model. `rows` counts those of a matrix that can be stored in 8 bits, else 0."""
 
     shape: Shape
     dtype: torch.dtype
@@ -51,17 +52,17 @@ class Entry(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """How many numbers it holds."""
+        """Return the number of elements."""
         return torch.Size(self.shape).numel()
 
 
 Entries = dict[str, Entry]
+"""Tensors by name."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """One matrix of the readers of a bank: what the bank stores of it, what each reader does, and
-    the readers themselves."""
+class BuiltMatrix:
+    """One matrix as a form builds it: the bank's tensors, each reader's, and the readers."""
 
     bank: Entries
     own: tuple[Entries, ...]
@@ -69,25 +70,27 @@ class Built:
 
 
 @dataclass
-class Use:
-    """What shapes a matrix is `given` in one pass, and how often it is read, whether to multiply
-    or only to be looked at, as T5 does to learn its dtype."""
+class MatrixUse:
+    """How a matrix is used in one forward pass: shapes of its inputs, and reads of its weight.
 
-    given: list[Shape] = field(default_factory=list)
+    A read that is not for a product only looks at the weight, as T5 does for its dtype.
+    """
+
+    input_shapes: list[Shape] = field(default_factory=list)
     reads: int = 0
 
     @property
     def looked_up(self) -> int:
-        """Times it is read beside the products."""
-        return self.reads - len(self.given)
+        """Return the number of reads that are not for a product."""
+        return self.reads - len(self.input_shapes)
 
-    def written(self) -> tuple[Any, ...]:
-        """The same as a key."""
-        return tuple(self.given), self.looked_up
+    def key(self) -> tuple[Any, ...]:
+        """Return the same as a hashable key."""
+        return tuple(self.input_shapes), self.looked_up
 
 
 class Counting:
-    """Counts plans for one `unshared` model on the meta device, and one sample of `inputs`."""
+    """Count plans for one `unshared` model on the meta device and one sample of `inputs`."""
 
     def __init__(self, unshared: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         self.unshared, self.inputs = unshared, inputs
@@ -96,25 +99,28 @@ class Counting:
         self._rest, self._layers = self._catalogue()
         self._before = self._layer_totals()
         self._flops, self._layer_flops, self._uses = self._run_unshared()
-        self._built: dict[Any, Built] = {}
+        self._built: dict[Any, BuiltMatrix] = {}
         self._extra_flops: dict[Any, int] = {}
         self._known: dict[Any, dict[str, float]] = {}
 
-    def facts(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
-        """What :func:`sharetune.trainers.measuring.sizes.facts` says of the model shared by `plan`.
+    def facts(self, plan: SharingPlan, compression: Compression = UNCOMPRESSED) -> dict[str, float]:
+        """Return the sizes of the model shared by `plan` as :func:`sizes.facts` does.
 
         Raises :class:`PlanError` if the plan does not fit the model.
         """
         bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
-        key = tuple(map(_shape_of, bound.groups)), compression
+        key = tuple(map(_size_key, bound.groups)), compression
         if key not in self._known:
             count = self.built if compression.needs_building else self._with_further
             self._known[key] = count(bound, compression)
         return dict(self._known[key])
 
-    def built(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
-        """The same by building the model and running it on stand-ins, which also finds out what
-        cannot be done. Pruned models, and products in 8 bits, are only counted so."""
+    def built(self, plan: SharingPlan, compression: Compression = UNCOMPRESSED) -> dict[str, float]:
+        """Return the same by building the model and running it on fake tensors.
+
+        Building also raises for what the model cannot do. Pruned models and products in 8 bits are
+        counted in this way only.
+        """
         shared = share_(copy.deepcopy(self.unshared), plan)
         compressed = reshape_(copy.deepcopy(shared), compression)
         return sizes.facts(self.unshared, shared, self.inputs, compressed)
@@ -127,9 +133,9 @@ class Counting:
         return self._counted(plan, compression) | further_facts(sized)
 
     def _counted(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
-        refuse_unfit(self.stacks, plan, self.unshared.config)
+        check_feasible(self.stacks, plan, self.unshared.config)
         orders = {name: plan.order(name, len(s.layers)) for name, s in self.stacks.items()}
-        layers, flops = self._arranged(orders)
+        layers, flops = self._tensors_at_positions(orders)
         banks: Entries = {}
         number = 0
         for group in plan.groups:
@@ -141,7 +147,7 @@ class Counting:
                 copied = not isinstance(init, str) and init not in own
                 for name, entry in self._share(bank, layers[stack.name], copied=copied):
                     banks[f"banks.{number}.{name}"] = entry
-                flops += self._further_flops(bank, copied=copied)
+                flops += self._added_flops(bank, copied=copied)
                 number += 1
         in_stacks = {
             f"{self.stacks[name].path}.{place}.{path}": entry
@@ -152,16 +158,16 @@ class Counting:
         return self._totals(in_stacks, flops, compression)
 
     def _totals(self, in_stacks: Entries, flops: int, compression: Compression) -> dict[str, float]:
-        matrices, vectors = _numbers(in_stacks.values())
+        matrices, vectors = _parameters_by_kind(in_stacks.values())
         lost = self._before[0] + self._before[1] - matrices - vectors
         other = self._before[1] - vectors
         rest = self._rest
         if compression.eight_bits:
             in_stacks, rest = _in_eight_bits(in_stacks), _in_eight_bits(rest)
-        stored = sum(_numbers(in_stacks.values()))
+        stored = sum(_parameters_by_kind(in_stacks.values()))
         saved = {n: e for n, e in (rest | in_stacks).items() if e.is_saved}
         return {
-            "parameters": stored + sum(_numbers(rest.values())),
+            "parameters": stored + sum(_parameters_by_kind(rest.values())),
             "stack_parameters": stored,
             "bytes": sizes.file_bytes((n, e.shape, e.dtype) for n, e in saved.items()),
             "flops": flops,
@@ -169,39 +175,43 @@ class Counting:
         }
 
     def _catalogue(self) -> tuple[Entries, dict[str, list[Entries]]]:
-        """All tensors of the unshared model: those outside the stacks, and each layer's."""
+        """Return the unshared model's tensors outside the stacks, and those of each layer."""
         entries = _entries(self.unshared)
         layers = {}
         for name, stack in self.stacks.items():
             own = [f"{stack.path}.{index}." for index in range(len(stack.layers))]
-            layers[name] = [_taken_out(entries, start) for start in own]
+            layers[name] = [_pop_prefix(entries, start) for start in own]
         return entries, layers
 
     def _layer_totals(self) -> tuple[int, int]:
-        """Numbers in matrices and in vectors of the unshared model's layers."""
+        """Return the numbers of elements in matrices and in vectors of all unshared layers."""
         every = [e for layers in self._layers.values() for own in layers for e in own.values()]
-        return _numbers(every)
+        return _parameters_by_kind(every)
 
-    def _run_unshared(self) -> tuple[int, dict[str, list[int]], dict[tuple[str, int, str], Use]]:
-        """FLOPs of the model and of each layer, and how each matrix is used."""
+    def _run_unshared(
+        self,
+    ) -> tuple[int, dict[str, list[int]], dict[tuple[str, int, str], MatrixUse]]:
+        """Return the FLOPs of the model and of each layer, and the use of each matrix."""
         flops = {name: [0] * len(stack.layers) for name, stack in self.stacks.items()}
-        uses: dict[tuple[str, int, str], Use] = {}
+        uses: dict[tuple[str, int, str], MatrixUse] = {}
         counter = sizes.flop_counter()
         with ExitStack() as watching:
             for name, stack in self.stacks.items():
                 for index, layer in enumerate(stack.layers):
-                    for hook in _counted_by(counter, layer, flops[name], index):
+                    for hook in _flop_hooks(counter, layer, flops[name], index):
                         watching.callback(hook.remove)
                     for slot in stack.slots:
-                        use = uses.setdefault((name, index, slot.path), Use())
-                        watching.enter_context(_watched(layer.get_submodule(slot.path), use))
-            whole = sizes.run_on_stand_ins(self.unshared, self.inputs, counter)
+                        use = uses.setdefault((name, index, slot.path), MatrixUse())
+                        watching.enter_context(_recording(layer.get_submodule(slot.path), use))
+            whole = sizes.run_on_fake_tensors(self.unshared, self.inputs, counter)
         return whole, flops, uses
 
-    def _arranged(self, orders: dict[str, tuple[int, ...]]) -> tuple[dict[str, list[Entries]], int]:
-        """Each place's tensors, before anything is shared, and the FLOPs of the whole model.
+    def _tensors_at_positions(
+        self, orders: dict[str, tuple[int, ...]]
+    ) -> tuple[dict[str, list[Entries]], int]:
+        """Return the tensors at each position before sharing, and the FLOPs of the whole model.
 
-        A layer that runs again has none of its own.
+        A repeated layer has no tensors at its later positions.
         """
         flops, layers = self._flops, {}
         for name, order in orders.items():
@@ -217,7 +227,7 @@ class Counting:
     def _share(
         self, bank: "Bank", layers: list[Entries], *, copied: bool
     ) -> Iterator[tuple[str, Entry]]:
-        """Replaces, in `layers`, what reads the bank; yields the bank's tensors."""
+        """Replace the tensors in `layers` that read the bank; yield the bank's tensors."""
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
             for place, own in zip(bank.readers, built.own, strict=False):
@@ -245,8 +255,8 @@ class Counting:
                 (f"{entry_key(path)}.{n.removeprefix(f'{path}.')}", e) for n, e in own.items()
             )
 
-    def _build(self, bank: "Bank", slot: Slot, *, copied: bool) -> Built:
-        """The matrix as its form's builder makes it, for as many readers."""
+    def _build(self, bank: "Bank", slot: Slot, *, copied: bool) -> BuiltMatrix:
+        """Return the matrix as its form's builder makes it for this number of readers."""
         count, biases = len(bank.readers) + copied, "biases" in bank.group.parts
         key = bank.stack.name, slot, bank.group.form, count, biases
         if key not in self._built:
@@ -254,16 +264,18 @@ class Counting:
             self._built[key] = _build(module, slot, bank.group.form, count, biases)
         return self._built[key]
 
-    def _further_flops(self, bank: "Bank", *, copied: bool) -> int:
-        """FLOPs that the bank's readers take more than the matrices they replace, below 0 for
-        fewer."""
+    def _added_flops(self, bank: "Bank", *, copied: bool) -> int:
+        """Return the FLOPs of the bank's readers beyond those of the matrices they replace.
+
+        Negative if the readers take fewer.
+        """
         total = 0
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
             for reader, own, index in zip(built.readers, built.own, bank.layers, strict=False):
-                if _computes_otherwise(reader):
+                if _changes_flops(reader):
                     use = self._uses[bank.stack.name, index, slot.path]
-                    key = slot, bank.group.form, use.written(), tuple(own.items())
+                    key = slot, bank.group.form, use.key(), tuple(own.items())
                     if key not in self._extra_flops:
                         replaced = bank.stack.layers[index].get_submodule(slot.path)
                         self._extra_flops[key] = _flops(reader, use) - _flops(replaced, use)
@@ -273,7 +285,7 @@ class Counting:
 
 @dataclass(frozen=True)
 class Bank:
-    """The places `readers` of a stack, at which these `layers` run, that read one bank."""
+    """The positions `readers` of a stack that read one bank, and the `layers` that run there."""
 
     stack: Stack
     group: Group
@@ -282,12 +294,12 @@ class Bank:
 
     @property
     def slots(self) -> list[Slot]:
-        """The matrices that are read from it."""
+        """Return the matrices that read the bank."""
         return [slot for slot in self.stack.slots if set(slot.roles) & set(self.group.parts)]
 
 
-def _shape_of(group: Group) -> tuple[Any, ...]:
-    """What of a group its sizes depend on."""
+def _size_key(group: Group) -> tuple[Any, ...]:
+    """Return a cache key: the properties of a group that change its sizes."""
     copies = tuple(
         not isinstance(init, str) and init not in own
         for own, init in zip(banks_of(group), _inits(group), strict=True)
@@ -312,14 +324,14 @@ def _entries(model: PreTrainedModel) -> Entries:
     }
 
 
-def _taken_out(entries: Entries, start: str) -> Entries:
-    """What begins with `start`, by the rest of its name; it is gone from `entries` then."""
+def _pop_prefix(entries: Entries, start: str) -> Entries:
+    """Remove the entries that begin with `start`; return them by the rest of their names."""
     names = [name for name in entries if name.startswith(start)]
     return {name.removeprefix(start): entries.pop(name) for name in names}
 
 
 def _own_entries(module: nn.Module) -> Entries:
-    """The tensors of a part of a shared model, all of which are saved."""
+    """Return the tensors of a part of a shared model, all of which are saved."""
     rows = {
         f"{path}.weight".lstrip("."): len(weight_out_in(child))
         for path, child in module.named_modules()
@@ -333,7 +345,7 @@ def _own_entries(module: nn.Module) -> Entries:
 
 
 def _rows_in_eight_bits(model: PreTrainedModel) -> dict[str, int]:
-    """Rows of each matrix that `quantise_` makes smaller."""
+    """Return the rows of each matrix that `quantise_` stores in 8 bits."""
     head = head_parameters(model)
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     matrices = {
@@ -361,8 +373,8 @@ def _in_eight_bits(entries: Entries) -> Entries:
     return found
 
 
-def _numbers(entries: Iterable[Entry]) -> tuple[int, int]:
-    """How many are in matrices, and how many in vectors, of parameters."""
+def _parameters_by_kind(entries: Iterable[Entry]) -> tuple[int, int]:
+    """Return the numbers of parameters in matrices and in vectors."""
     counts = [0, 0]
     for entry in entries:
         if entry.is_parameter:
@@ -381,7 +393,7 @@ def _has_norm(layer: nn.Module, path: str) -> bool:
     return path in modules and is_norm(path, modules[path])
 
 
-def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) -> Built:
+def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) -> BuiltMatrix:
     weight = weight_out_in(module).detach()
     bias: Any = module.bias
     bank = nn.ModuleDict()
@@ -396,11 +408,11 @@ def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) 
     with torch.device("meta"):
         readers = BUILDERS[form.name](form, matrices, bank, "entry")
     entries = {n.removeprefix("entry."): e for n, e in _own_entries(bank).items()}
-    return Built(entries, tuple(map(_own_entries, readers)), tuple(readers))
+    return BuiltMatrix(entries, tuple(map(_own_entries, readers)), tuple(readers))
 
 
-def _counted_by(counter: FlopCounterMode, layer: nn.Module, flops: list[int], index: int) -> Any:
-    """Hooks that add to ``flops[index]`` what `counter` counts while the layer runs."""
+def _flop_hooks(counter: FlopCounterMode, layer: nn.Module, flops: list[int], index: int) -> Any:
+    """Return hooks that add the FLOPs of each run of the layer to ``flops[index]``."""
 
     def enter(*_: Any) -> None:
         flops[index] -= counter.get_total_flops()
@@ -412,15 +424,17 @@ def _counted_by(counter: FlopCounterMode, layer: nn.Module, flops: list[int], in
 
 
 @contextmanager
-def _watched(module: nn.Module, use: Use) -> Iterator[None]:
-    """Inside, `use` learns what `module` is given and how often its matrix is read."""
+def _recording(module: nn.Module, use: MatrixUse) -> Iterator[None]:
+    """Record in `use`, within the context, the input shapes of `module` and reads of its matrix."""
 
     def weight(self: nn.Module) -> Tensor | None:
         use.reads += 1
         return self._parameters["weight"]
 
     kind = type(module)
-    hook = module.register_forward_pre_hook(lambda _, given: use.given.append(given[0].shape))
+    hook = module.register_forward_pre_hook(
+        lambda _, given: use.input_shapes.append(given[0].shape)
+    )
     module.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
     try:
         yield
@@ -429,22 +443,24 @@ def _watched(module: nn.Module, use: Use) -> Iterator[None]:
         hook.remove()
 
 
-def _computes_otherwise(reader: nn.Module) -> bool:
-    """Whether a reader takes other FLOPs in use than the matrix it replaces: a model that is put
-    together for use composes none any more."""
+def _changes_flops(reader: nn.Module) -> bool:
+    """Return whether a reader takes other FLOPs, once deployed, than the matrix it replaces.
+
+    A deployed model has composed its matrices once.
+    """
     if isinstance(reader, SharedLinear):
         return not reader.composes
     return isinstance(reader, Borrower)
 
 
-def _flops(module: nn.Module, use: Use) -> int:
-    """FLOPs of a matrix used so; of one that borrows, of its own part."""
+def _flops(module: nn.Module, use: MatrixUse) -> int:
+    """Return the FLOPs of a matrix for this use; of a borrower, those of its own part."""
     if isinstance(module, Borrower):
         return 0 if module.own is None else _flops(module.own, use)
     counter = sizes.flop_counter()
     dtype = next(module.parameters()).dtype
     with FakeTensorMode(allow_non_fake_inputs=True), counter:
-        for shape in use.given:
+        for shape in use.input_shapes:
             module(torch.empty(shape, device="meta", dtype=dtype))
         for _ in range(use.looked_up):
             _ = module.weight

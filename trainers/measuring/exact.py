@@ -1,4 +1,4 @@
-"""Numbers that are exact before training, beside those that `sizes.py` counts itself.
+"""Count further numbers that are exact before training, after those of `sizes.py`.
 
 A new one is one registered function, and an :class:`sharetune.spaces.objectives.Objective` of the
 same name whose source is ``exact``.
@@ -19,7 +19,7 @@ from sharetune.spaces.registry import Registry
 
 @dataclass(frozen=True)
 class Sized:
-    """What an exact number may be computed from, on the meta device.
+    """The model, plan and inputs that an exact number is computed from, on the meta device.
 
     `plan` is bound to the `unshared` model, and `inputs` are one example of full length.
     """

@@ -1,4 +1,4 @@
-"""Numbers that are measured on a quiet device after the search, beside latency.
+"""Measure further numbers on a quiet device after the search, as latency is.
 
 A new one is one registered function of a model and of one use of it, and an
 :class:`sharetune.spaces.objectives.Objective` of the same name whose source is ``quiet``.
@@ -24,7 +24,7 @@ QUIET: Registry[Callable[[PreTrainedModel, Run], float]] = Registry(
 """``(model, one use of it) -> number``; raises :class:`ModelError` where it cannot be measured."""
 
 RESET_PEAK = "5"
-"""What Linux takes in ``clear_refs`` to forget a process's highest resident memory."""
+"""The word for ``clear_refs`` by which Linux forgets a process's highest resident memory."""
 
 
 def quiet_numbers(model: PreTrainedModel, use: Run) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Makes a model share its weights by a plan, and back.
+"""Make a model share its weights by a plan, and undo it.
 
 >>> model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased")
 >>> share_(model, SharingPlan.range(2, 7, 0.7))        # doctest: +SKIP
@@ -21,23 +21,31 @@ from sharetune.spaces.inits import start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_, can_align
 from sharetune.trainers.models.calibration import Activations
-from sharetune.trainers.models.feasibility import LAYER_INDEX, PER_LAYER, lists_layers, refuse_unfit
+from sharetune.trainers.models.feasibility import (
+    LAYER_INDEX,
+    PER_LAYER_ATTRIBUTES,
+    check_feasible,
+    lists_layers,
+)
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
-from sharetune.trainers.models.modules import Again, SharedNorm, resolved
+from sharetune.trainers.models.modules import RepeatedModule, SharedNorm, resolved
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
-    family,
+    attention_path,
     find_stacks,
     is_norm,
     weight_out_in,
 )
 from sharetune.trainers.models.units import shared_units
 
-DEPTHS = ("num_hidden_layers", "num_layers")
-STAGE = re.compile(r"stage(\d+)$")
+DEPTH_ATTRIBUTES = ("num_hidden_layers", "num_layers")
+"""Configuration attributes for the depth of a stack, where none names its side."""
+
+STAGE_NAME = re.compile(r"stage(\d+)$")
+"""The name of one of several stages, as Swin has; group 1 is its number."""
 
 
 def share_(
@@ -47,17 +55,16 @@ def share_(
     *,
     schedule: str | None = None,
 ) -> PreTrainedModel:
-    """Shares `model`'s weights in place as `plan` says, and returns it.
+    """Share `model`'s weights in place as `plan` says, and return it.
 
-    `activations` (see :func:`record_activations`) tell groups whose units are chosen and matched,
-    and forms that are calibrated, what happens on real inputs; without them the weights alone
-    decide. With a `schedule` (`softening.py`) layers read something else until
-    ``harden_``.
-    Each group's weights lie once in ``model.banks``; layers keep what is private. Works on
-    the meta device too, where nothing but shapes is made.
+    `activations` (see :func:`record_activations`) are used by groups that choose and match units
+    and by calibrated forms; without them the weights alone decide. With a `schedule`
+    (`softening.py`) the plan takes effect gradually in training, until ``harden_``. The weights of
+    each group are stored once in ``model.banks``; layers keep what is private. Works on the meta
+    device too, where only shapes are made.
 
-    Raises :class:`PlanError` if the plan does not fit the model and :class:`ModelError` if
-    the model has no stack of layers or is shared already.
+    Raises :class:`PlanError` if the plan does not fit the model and :class:`ModelError` if the
+    model has no stack of layers or is shared already.
     """
     if is_shared(model):
         raise ModelError(
@@ -66,7 +73,7 @@ def share_(
         )
     stacks = find_stacks(model)
     bound = plan.bound({name: stack.shape for name, stack in stacks.items()})
-    refuse_unfit(stacks, bound, model.config)
+    check_feasible(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders)
     model.banks = nn.ModuleList()
@@ -92,32 +99,32 @@ def share_(
 def share_params(
     model: PreTrainedModel, first: int, last: int, ratio: float, **group: Any
 ) -> PreTrainedModel:
-    """Layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
+    """Make layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
     return share_(model, SharingPlan.range(first, last, ratio, **group))
 
 
 def is_shared(model: nn.Module) -> bool:
-    """Whether `share_` was called on this model and `materialize_` not since."""
+    """Return whether the model is shared now, by `share_` and without `materialize_` since."""
     return isinstance(getattr(model, "sharing", None), Sharing)
 
 
 def materialize_(model: PreTrainedModel) -> PreTrainedModel:
-    """Turns every shared or quantised layer back into a dense one of the same function, in place.
+    """Turn every shared or quantised layer back into a dense one of the same function, in place.
 
-    Layers that the plan removed stay removed, and what it repeated becomes layers. Where layers
-    reuse what another computes there is no dense form; they stay as they are, and the model
-    stays a shared one, by a plan of these groups only.
+    Layers that the plan removed stay removed, and repeated layers become layers of their own.
+    Layers that reuse another's output have no dense form: they stay as they are, and the model
+    stays shared, by a plan of these groups only.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if hasattr(child, "materialize"):
                 setattr(parent, name, child.materialize().train(child.training))
     if is_shared(model):
-        _forget_banks(model)
+        _remove_banks(model)
     return model
 
 
-def _forget_banks(model: PreTrainedModel) -> None:
+def _remove_banks(model: PreTrainedModel) -> None:
     kept = [g for g in model.sharing.plan.groups if not g.form.materializes]
     if not kept:
         del model.banks, model.sharing
@@ -131,7 +138,7 @@ def _forget_banks(model: PreTrainedModel) -> None:
 
 
 def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
-    """The group's banks as groups over the positions at which their layers run."""
+    """Yield the group's banks as groups over the positions at which their layers run."""
     for own in group.readers():
         places = tuple(i for i, layer in enumerate(orders[group.stack or ""]) if layer in own)
         settled = {"assign": Assignment(), "times": 1, "order": "block"}
@@ -139,7 +146,7 @@ def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator
 
 
 def banks_of(group: Group) -> list[tuple[int, ...]]:
-    """The layers of each bank that the group stores."""
+    """Return the layers of each bank that the group stores."""
     return [] if group.form.removes_layers or group.only_loops else group.readers()
 
 
@@ -149,8 +156,11 @@ def _is_shape_only(model: PreTrainedModel) -> bool:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a bank starts from. `copy` is of a layer that does not read the bank, if it starts from
-    one, and `number` what that copy's activations are recorded under."""
+    """The initial value of a bank.
+
+    It starts as `init` says. If that names a layer that does not read the bank, `copy` is a copy of
+    the layer and `number` its layer number in the recorded activations.
+    """
 
     init: str | int
     copy: nn.Module | None = None
@@ -158,13 +168,13 @@ class Origin:
 
 
 def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin]:
-    """One for each of the group's banks, before anything is changed."""
+    """Return the origin of each of the group's banks, before anything is changed."""
     origins = []
     for own, init in zip(banks_of(group), group.inits() if banks_of(group) else (), strict=True):
         if isinstance(init, str) or init in own:
             origins.append(Origin(init))
             continue
-        # below 0, and unlike for every layer that reads a bank
+        # a key that no layer has: negative, and unique by the bank's first layer
         number = -1 - own[0]
         seen |= {(s, number, p): t for (s, i, p), t in seen.items() if (s, i) == (stack.name, init)}
         origins.append(Origin(init, copy.deepcopy(stack.layers[init]), number))
@@ -178,13 +188,13 @@ def _align(
     origins: Sequence[Origin],
     activations: Activations,
 ) -> dict[tuple[str, int, str], Tensor]:
-    """Permutes the units of each family that only this group shares, and what enters them."""
+    """Permute the units of each family that only this group shares; return their activations."""
     permuted: dict[tuple[str, int, str], Tensor] = {}
     layers = {int(index): stack.layers[int(index)] for index in group.layers}
     layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
     families: dict[str, list[Slot]] = defaultdict(list)
     for slot in stack.slots:
-        families[family(slot.path)].append(slot)
+        families[attention_path(slot.path)].append(slot)
     for slots in families.values():
         roles = {role for slot in slots for role in slot.roles}
         others = [
@@ -204,9 +214,11 @@ def _align(
 
 @dataclass(frozen=True)
 class Positions:
-    """The positions `readers` of a stack's `layers`, which read one bank, and by `order` the
-    unshared model's layer at every position. The copy that the bank starts from, if there is one,
-    comes after them."""
+    """The positions `readers` of a stack's `layers`, which read one bank.
+
+    `order` gives the unshared model's layer at every position. The copy that the bank starts from,
+    if any, comes after the readers.
+    """
 
     layers: nn.Module
     order: Sequence[int]
@@ -215,23 +227,23 @@ class Positions:
 
     @property
     def numbers(self) -> list[int]:
-        """What the activations of each are recorded under."""
+        """Return the layer number of each in the recorded activations."""
         copied = [] if self.origin.copy is None else [self.origin.number]
         return [self.order[i] for i in self.readers] + copied
 
     @property
     def start(self) -> Callable[[Sequence[Tensor]], Tensor]:
-        """Makes the bank's tensor from that of each."""
+        """Return the function that makes the bank's tensor from the layers' tensors."""
         return start_of(self.origin.init, [self.order[i] for i in self.readers])
 
     def modules(self, path: str) -> list[nn.Module]:
-        """What stands at `path` of each."""
+        """Return the modules at `path` of the layers."""
         standing = [self.layers.get_submodule(f"{i}.{path}") for i in self.readers]
         copied = self.origin.copy
         return standing if copied is None else [*standing, copied.get_submodule(path)]
 
     def replace(self, path: str, readers: Iterable[nn.Module]) -> None:
-        """Puts `readers` there."""
+        """Put `readers` at `path` of the layers, in order."""
         for i, reader in zip(self.readers, readers, strict=False):
             self.layers.set_submodule(f"{i}.{path}", reader.train(self.layers.training))
 
@@ -261,7 +273,7 @@ def _share_bank(
         )
         with weights[0].device:
             readers = BUILDERS[group.form.name](group.form, matrices, entries, entry_key(slot.path))
-        positions.replace(slot.path, soft.over(readers, weights) if soft else readers)
+        positions.replace(slot.path, soft.for_readers(readers, weights) if soft else readers)
     if "norms" in group.parts:
         _share_norms(positions, stack.norms, entries)
     return entries
@@ -270,7 +282,7 @@ def _share_bank(
 def _inputs(
     activations: Activations, stack: Stack, group: Group, positions: Positions, slot: Slot
 ) -> list[Tensor] | None:
-    """What entered the slot's matrices, for forms whose start goes by it."""
+    """Return the recorded inputs of the slot's matrices, or None for an uncalibrated form."""
     keys = [(stack.name, number, slot.path) for number in positions.numbers]
     if not group.form.calibrated or not all(key in activations for key in keys):
         return None
@@ -298,18 +310,18 @@ def _share_norms(positions: Positions, paths: Iterable[str], entries: nn.ModuleD
 
 
 def entry_key(path: str) -> str:
-    """What a matrix or norm at `path` of a layer is called in its bank."""
+    """Return the name, in its bank, of the matrix or norm at `path` of a layer."""
     return path.replace(".", "_")
 
 
 def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) -> None:
-    """Lays out the stack's layers in `order`: some are gone, some run again."""
+    """Replace the stack's layers by those of `order`: some are dropped, some run again."""
     if list(order) == list(range(len(stack.layers))):
         return
     layers = nn.ModuleList()
     for place, index in enumerate(order):
         layer = stack.layers[index]
-        layers.append(_running_again(layer) if index in order[:place] else layer)
+        layers.append(_repeated(layer) if index in order[:place] else layer)
     model.set_submodule(stack.path, layers)
     for place, layer in enumerate(layers):
         for module in layer.modules():
@@ -318,28 +330,28 @@ def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) 
     _set_depth(model, stack, order)
 
 
-def _running_again(layer: nn.Module) -> nn.Module:
-    """A layer whose tensors are those of `layer`."""
+def _repeated(layer: nn.Module) -> nn.Module:
+    """Return a layer that runs with the tensors of `layer`."""
     kept = [*layer.parameters(), *(m.config for m in layer.modules() if hasattr(m, "config"))]
     again = copy.deepcopy(layer, {id(one): one for one in kept})
     for path, module in list(layer.named_modules()):
         if next(module.parameters(recurse=False), None) is not None:
-            again.set_submodule(path, Again(layer, path).train(layer.training))
+            again.set_submodule(path, RepeatedModule(layer, path).train(layer.training))
     return again
 
 
 def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> None:
-    """Tells every configuration between the model and the stack which layers run."""
+    """Set the layers that run in every configuration between the model and the stack."""
     words = stack.path.split(".")
     holders = [model.get_submodule(".".join(words[:i])) for i in range(len(words))]
     configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
     side = next((word for word in ("decoder", "encoder") if word in words), "")
     for config in configs.values():
-        own = DEPTHS if config is not model.config else ()
+        own = DEPTH_ATTRIBUTES if config is not model.config else ()
         for attribute in _depth_attributes(config, side, stack) + own:
             if getattr(config, attribute, None) == len(stack.layers):
                 setattr(config, attribute, len(kept))
-        for attribute in PER_LAYER:
+        for attribute in PER_LAYER_ATTRIBUTES:
             if lists_layers(config, attribute, stack):
                 values = getattr(config, attribute)
                 setattr(config, attribute, [values[index] for index in kept])
@@ -347,15 +359,15 @@ def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> Non
 
 
 def _depth_attributes(config: PreTrainedConfig, side: str, stack: Stack) -> tuple[str, ...]:
-    """What this configuration calls the stack's depth: its side's own word, or the general one."""
-    if STAGE.match(stack.name):
+    """Return the attributes for the stack's depth: those of its side, or the general ones."""
+    if STAGE_NAME.match(stack.name):
         return ()
     own = [name for name in (f"{side}_layers", f"num_{side}_layers") if hasattr(config, name)]
-    return tuple(own) or DEPTHS
+    return tuple(own) or DEPTH_ATTRIBUTES
 
 
 def _set_stage_depth(config: PreTrainedConfig, stack: Stack, depth: int) -> None:
-    stage, depths = STAGE.match(stack.name), getattr(config, "depths", None)
+    stage, depths = STAGE_NAME.match(stack.name), getattr(config, "depths", None)
     if stage and depths:
         number = int(stage[1])
         config.depths = [*depths[:number], depth, *depths[number + 1 :]]

@@ -11,8 +11,9 @@ from sharetune.search.run import run
 from sharetune.search.samplers.base import make_sampler, maker_of
 from sharetune.search.samplers.by_class import optunas_classes
 from sharetune.spaces.errors import ConfigError
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
 from tests.search.samplers.test_guided import SETTING
+from tests.search.studies import study
 from tests.search.test_run import trials
 
 
@@ -99,7 +100,7 @@ def test_what_cannot_draw_here_is_found_out_before_the_search(choice, message):
 def test_a_class_of_optunas_searches_and_repeats_itself(tmp_path, choice):
     config = study(sampler=choice, budget={"trials": 9})
     for out in ("a", "b"):
-        run(config, out=tmp_path / out, trainee=FakeTrainee())
+        run(config, out=tmp_path / out, evaluator=FakeEvaluator())
     found = [[t.user_attrs["candidate"] for t in trials(tmp_path / out)] for out in "ab"]
     assert found[0] == found[1]
     ended = [t for t in trials(tmp_path / "a") if t.state is TrialState.COMPLETE]

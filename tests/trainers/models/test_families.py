@@ -17,8 +17,7 @@ from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.measuring.sizes import facts, parameters
 from sharetune.trainers.models.alignment import ORDERS, align_, can_align
 from sharetune.trainers.models.calibration import record_activations
-from sharetune.trainers.models.structure import family as family_of
-from sharetune.trainers.models.structure import find_stacks
+from sharetune.trainers.models.structure import attention_path, find_stacks
 from sharetune.trainers.models.units import shared_units
 from sharetune.trainers.training.parameter_groups import top_parameters
 from tests.families import FAMILIES, SHALLOW, inputs, inputs_of, labels_of, logits, tiny
@@ -236,8 +235,8 @@ def test_units_are_permuted_only_where_the_function_stays(family, calibrated):
     activations = record_activations(model, [inputs_of(model)]) if calibrated else None
     for stack in find_stacks(model).values():
         layers = dict(enumerate(stack.layers))
-        for which in dict.fromkeys(family_of(slot.path) for slot in stack.slots):
-            slots = [slot for slot in stack.slots if family_of(slot.path) == which]
+        for which in dict.fromkeys(attention_path(slot.path) for slot in stack.slots):
+            slots = [slot for slot in stack.slots if attention_path(slot.path) == which]
             assert can_align(stack, slots) == (which == "" or family not in HEADS_STAY)
             if can_align(stack, slots):
                 shared = shared_units(slots[0], 0.5)
@@ -250,7 +249,7 @@ def test_heads_with_a_norm_over_all_of_them_stay():
     for layer in model.bert.encoder.layer:
         layer.attention.self.q_norm = nn.LayerNorm(48)
     stack = find_stacks(model)["layers"]
-    attention = [slot for slot in stack.slots if family_of(slot.path)]
+    attention = [slot for slot in stack.slots if attention_path(slot.path)]
     assert not can_align(stack, attention)
     for layer in model.bert.encoder.layer:
         layer.attention.self.q_norm = nn.LayerNorm(12)
@@ -262,7 +261,7 @@ def test_neurons_with_a_norm_of_their_own_stay():
     for layer in model.bert.encoder.layer:
         layer.intermediate.norm = nn.LayerNorm(96)
     stack = find_stacks(model)["layers"]
-    assert not can_align(stack, [slot for slot in stack.slots if not family_of(slot.path)])
+    assert not can_align(stack, [slot for slot in stack.slots if not attention_path(slot.path)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

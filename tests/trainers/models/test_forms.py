@@ -294,7 +294,7 @@ def test_matched_units_help_atoms():
 
 
 def test_inputs_that_matrices_have_in_common_are_kept_once():
-    recorded = record_activations(tiny("bert"), [inputs(), inputs()], most_tokens=20)
+    recorded = record_activations(tiny("bert"), [inputs(), inputs()], max_tokens=20)
     q, k, v, o = (
         recorded["layers", 2, f"attention.{name}"]
         for name in ("self.query", "self.key", "self.value", "output.dense")
