@@ -8,12 +8,13 @@ A test holds the committed page to what this writes.
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MethodType
 from typing import Any, Literal, get_origin
 
 import typer
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 import sharetune.results.reading.attributes
@@ -27,6 +28,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.forms import FORMS
 from sharetune.spaces.named import Named
 from sharetune.spaces.recipe import Recipe
+from sharetune.spaces.registry import Registry
 from sharetune.spaces.space import Region
 from sharetune.trainers.tasks.base import TASKS
 
@@ -133,9 +135,24 @@ def _key(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
         for bound, sign in SIGNS.items()
         if getattr(rule, bound, None) is not None
     ]
-    value = " ".join([_type(field.annotation), *limits])
+    names = _names(field.metadata) or _names_in(field.annotation)
+    value = " ".join([names or _type(field.annotation), *limits])
     default = "needed" if field.is_required() else _default(field)
     return f"`{name}`", value, default, field.description or ""
+
+
+def _names(metadata: Iterable[Any]) -> str:
+    """The names of the registry that a field's value must be in; nothing for other fields."""
+    checks = [rule.func for rule in metadata if isinstance(rule, AfterValidator)]
+    found = [check.__self__ for check in checks if isinstance(check, MethodType)]
+    registry = next((owner for owner in found if isinstance(owner, Registry)), {})
+    return " · ".join(f"`{name}`" for name in registry)
+
+
+def _names_in(annotation: Any) -> str:
+    """The same for ``Annotated[...] | None``."""
+    inner = (getattr(part, "__metadata__", ()) for part in getattr(annotation, "__args__", ()))
+    return next((f"{names} or null" for names in map(_names, inner) if names), "")
 
 
 def _type(annotation: Any) -> str:
@@ -144,6 +161,8 @@ def _type(annotation: Any) -> str:
     literals, origin = getattr(annotation, "__args__", ()), get_origin(annotation)
     if origin is Literal:
         return " · ".join(f"`{literal}`" for literal in literals)
+    if origin is tuple and isinstance(literals[0], type) and issubclass(literals[0], Named):
+        return "names, each with its keys"
     if origin in (tuple, list):
         return f"list of {_type(literals[0])}"
     if literals and origin is not dict:

@@ -19,7 +19,7 @@ from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.results.reading.study import StudyRecord, records
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.layer_text import layers_as_text
-from sharetune.spaces.objectives import COSTS, trained
+from sharetune.spaces.objectives import COSTS
 from sharetune.spaces.plan import SharingPlan
 
 PRIVATE = {"host", "pid"}
@@ -152,7 +152,7 @@ def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:
     unshared = unshared_trial(study.frame)
     yield "| | this model | unshared | difference | ratio |"
     yield "|---|---|---|---|---|"
-    for objective in dict.fromkeys([*trained(), *study.objectives, *COSTS]):
+    for objective in dict.fromkeys([*study.trained, *study.objectives, *COSTS, *study.quiet]):
         value = float(trial.get(objective.name, nan))
         if isfinite(value):
             base = _unshared_value(objective.name, trial, unshared)

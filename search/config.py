@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sharetune.results.reading.location import checked_url
 from sharetune.spaces.anchors import ANCHORS
@@ -14,6 +22,7 @@ from sharetune.spaces.errors import ConfigError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.plugins import load_plugins
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.space import Space
 
@@ -261,6 +270,11 @@ class StudyConfig(Section):
         min_length=1,
         description="Name of the study; by default the file's, or its folder's for `study.yaml`.",
     )
+    plugins: tuple[str, ...] = Field(
+        (),
+        description="Modules that register what the rest of the file names: files beside the study "
+        "file, or installed modules.",
+    )
     model: str = Field(description="Hub name or folder of the pretrained model.")
     task: dict[str, Any] = Field(
         description="The task: `name`, as `sharetune list tasks` has it, and that task's keys."
@@ -292,10 +306,12 @@ class StudyConfig(Section):
     start_from: StartFrom | None = Field(
         None, description="Earlier studies whose fronts are trained next; `null` is none."
     )
-    sampler: Literal["auto", "guided", "tpe", "nsga2", "random"] = Field(
+    sampler: str | dict[str, Any] = Field(
         "auto",
         description="Sampler that proposes candidates, as `sharetune list samplers` has it; `auto` "
-        "chooses by the budget.",
+        "chooses by the budget. Also a class of Optuna's by name, or one's own by its dotted path, "
+        "with arguments as `{GPSampler: {n_startup_trials: 10}}`, and OptunaHub's, as "
+        "`{hub: {package: samplers/auto_sampler}}`.",
     )
     executor: Literal["ray", "local"] = Field(
         "ray", description="Where trials run: on `ray` workers, or in this one process (`local`)."
@@ -320,6 +336,18 @@ class StudyConfig(Section):
     )
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_plugins(cls, data: Any, info: ValidationInfo) -> Any:
+        """Imports the plugins first, so that what they register is known to every key."""
+        names = data.get("plugins") if isinstance(data, dict) else None
+        if isinstance(names, str):
+            names = [names]
+        if not names or not isinstance(names, list | tuple):
+            return data
+        folder = (info.context or {}).get("folder")
+        return {**data, "plugins": load_plugins(names, folder)}
+
     @field_validator("objectives")
     @classmethod
     def _known_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -328,7 +356,7 @@ class StudyConfig(Section):
                 raise ConfigError(
                     f"{name} is measured on a quiet device after the trials, so it cannot "
                     "guide them",
-                    "search with flops; the report shows latency all the same",
+                    "search with flops; the report shows it all the same",
                 )
         if len(set(names)) < len(names) or not names:
             raise ConfigError(
@@ -356,6 +384,17 @@ class StudyConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sampler_can_be_used(self) -> "StudyConfig":
+        if self.sampler != "auto":
+            from sharetune.search.samplers.base import Setting, make_sampler
+
+            objectives = tuple(known_objective(name) for name in self.objectives)
+            reference = {objective.name: objective.useless for objective in objectives}
+            setting = Setting(objectives, self.seed, self.budget.trials, reference)
+            make_sampler(self.sampler, setting)
+        return self
+
     @field_validator("plans", mode="before")
     @classmethod
     def _presets_by_name(cls, plans: Any) -> Any:
@@ -372,6 +411,15 @@ class StudyConfig(Section):
     @classmethod
     def _without_password(cls, url: str | None) -> str | None:
         return None if url is None else checked_url(url)
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, choice: str | dict[str, Any]) -> str | dict[str, Any]:
+        if choice != "auto":
+            from sharetune.search.samplers.base import maker_of
+
+            maker_of(choice)
+        return choice
 
     @field_validator("anchors")
     @classmethod
@@ -401,14 +449,17 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     for each in overrides:
         override(data, each)
     data.setdefault("name", path.stem if path.stem != "study" else path.resolve().parent.name)
-    config = validate(data, str(path))
+    config = validate(data, str(path), path.resolve().parent)
     return config.model_copy(update=_absolute_paths(config, path.resolve().parent))
 
 
-def validate(data: dict[str, Any], source: str) -> StudyConfig:
-    """Validate `data` as a study. Raises :class:`ConfigError` that lists every mistake."""
+def validate(data: dict[str, Any], source: str, folder: Path | None = None) -> StudyConfig:
+    """Validate `data` as a study, whose plugins may lie in `folder`.
+
+    Raises :class:`ConfigError` that lists every mistake.
+    """
     try:
-        return StudyConfig.model_validate(data)
+        return StudyConfig.model_validate(data, context={"folder": folder})
     except ValidationError as error:
         raise describe(error, source) from None
 

@@ -195,6 +195,7 @@ def _attributes(config: StudyConfig, evaluator: Evaluator, unshared: Sizes) -> d
     return {
         record.CONFIG: config.model_dump(mode="json"),
         record.OBJECTIVES: list(config.objectives),
+        record.OBJECTIVE_SPECS: [objective.written() for objective in OBJECTIVES.values()],
         record.MODEL: {
             "name": _model_name(config.model),
             "stacks": {name: shape.depth for name, shape in evaluator.stacks.items()},

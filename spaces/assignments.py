@@ -21,8 +21,22 @@ from sharetune.spaces.registry import Registry
 Owners = tuple[int, ...]
 """An owner map: for each layer of a group, in order, the number of the bank it reads."""
 
-ASSIGNMENTS: Registry[Callable[[int, Any], Sequence[int]]] = Registry("assignment")
+Assign = Callable[[int, Any], Sequence[int]]
+Find = Callable[[Sequence[Sequence[float]], Any], Owners]
+"""``(how alike each two layers' outputs are, argument) -> owners``."""
+
+ASSIGNMENTS: Registry[Assign] = Registry("assignment")
 """Assignments by name: functions from the number of layers and an argument to the owner map."""
+
+
+def found_by(find: Find) -> Callable[[Assign], Assign]:
+    """Decorate an assignment whose owners `find` tells once the layers' outputs are compared."""
+
+    def mark(assign: Assign) -> Assign:
+        assign.find = find  # type: ignore[attr-defined]
+        return assign
+
+    return mark
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,12 @@ class Assignment:
 
     name: str = "one"
     argument: int | Owners | None = None
+
+    @property
+    def find(self) -> Find | None:
+        """What finds the owners by how alike layers are; None where no model is needed."""
+        found: Find | None = getattr(ASSIGNMENTS[self.name], "find", None)
+        return found
 
     def owners(self, n_layers: int) -> Owners:
         """Return the bank of each of `n_layers` layers, numbered in order of first use."""
@@ -94,16 +114,6 @@ def explicit(n_layers: int, owners: Owners) -> Sequence[int]:
     return owners
 
 
-@ASSIGNMENTS.register("similar")
-def similar(n_layers: int, banks: int) -> Sequence[int]:
-    """M banks, each for the layers that are most alike on the task's own text"""
-    _at_most(n_layers, banks, "similar")
-    raise PlanError(
-        f"similar: {banks} is not known before the model's layers are compared",
-        "bind the plan to stack_shapes(model, batches), with batches of the task's inputs",
-    )
-
-
 def most_alike(similarity: Sequence[Sequence[float]], banks: int) -> Owners:
     """Cluster the layers into `banks` banks, merging the most similar first; return the owner map.
 
@@ -122,6 +132,17 @@ def most_alike(similarity: Sequence[Sequence[float]], banks: int) -> Owners:
         groups.append(sorted(one + two))
     owners = {layer: min(group) for group in groups for layer in group}
     return tuple(owners[i] for i in range(len(similarity)))
+
+
+@ASSIGNMENTS.register("similar")
+@found_by(most_alike)
+def similar(n_layers: int, banks: int) -> Sequence[int]:
+    """M banks, each for the layers that are most alike on the task's own text"""
+    _at_most(n_layers, banks, "similar")
+    raise PlanError(
+        f"similar: {banks} is not known before the model's layers are compared",
+        "bind the plan to stack_shapes(model, batches), with batches of the task's inputs",
+    )
 
 
 def _at_most(n_layers: int, count: Any, name: str) -> None:

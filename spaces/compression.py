@@ -1,8 +1,125 @@
-"""Settings of pruning and quantisation after training; docs/recipes.md explains each one."""
+"""Settings of pruning and quantisation after training; docs/recipes.md explains each one.
 
-from typing import Any, Literal
+A method is one registered class here, with its knobs, and what it does to a model in
+`trainers/compression/`. Methods that come with the package have keys of their own in
+:class:`Compression`; others are named under `methods`.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.named import Named, read_named
+from sharetune.spaces.registry import Registry, did_you_mean
+
+COMPRESSIONS: Registry[type["Method"]] = Registry("compression method")
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Method(Named):
+    """Base of all methods. `keys` are those of :class:`Compression` that hold its knobs.
+
+    One that `prunes` comes before the further training, all others after it. One that
+    `removes_units` makes layers narrower, one that `quantizes` is a word of the key `quantize`.
+    The sizes of one that `needs_building` are only known of the built model; one of
+    `eight_bits` stores the body's matrices as 8-bit numbers with a scale a row.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ()
+    prunes: ClassVar[bool] = False
+    removes_units: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
+    needs_building: ClassVar[bool] = True
+    eight_bits: ClassVar[bool] = False
+
+
+@COMPRESSIONS.register("units")
+class RemoveUnits(Method):
+    """the least important heads and neurons are removed"""
+
+    name: ClassVar[str] = "units"
+    keys = ("heads", "neurons")
+    prunes = True
+    removes_units = True
+    heads: Fraction = 0.0
+    neurons: Fraction = 0.0
+
+
+@COMPRESSIONS.register("magnitude")
+class Magnitude(Method):
+    """the smallest matrix entries are set to zero (Han et al., arXiv 1506.02626)"""
+
+    name: ClassVar[str] = "magnitude"
+    keys = ("magnitude",)
+    prunes = True
+    needs_building = False
+    magnitude: Fraction = 0.0
+
+
+@COMPRESSIONS.register("int8")
+class Int8(Method):
+    """matrices are stored as 8-bit numbers with a scale a row (LLM.int8(), arXiv 2208.07339)"""
+
+    name: ClassVar[str] = "int8"
+    quantizes = True
+    needs_building = False
+    eight_bits = True
+
+
+@COMPRESSIONS.register("dynamic-int8")
+class DynamicInt8(Method):
+    """as int8, and multiplied in 8 bits by what enters, rounded token by token"""
+
+    name: ClassVar[str] = "dynamic-int8"
+    quantizes = True
+    eight_bits = True
+
+
+def known_quantisation(name: str) -> str:
+    """Return `name` if a method of that name quantises; else raise :class:`ConfigError`."""
+    known = [word for word, method in COMPRESSIONS.items() if method.quantizes]
+    if name not in known:
+        raise ConfigError(f"unknown quantisation: {name!r}", did_you_mean(name, known))
+    return name
+
+
+def read_methods(value: Any) -> Any:
+    """Methods as written: ``{NAME: {knob: value}}``. Raises :class:`ConfigError`."""
+    if not isinstance(value, Mapping):
+        return value
+    return tuple(_read_method(name, knobs) for name, knobs in value.items())
+
+
+def _read_method(name: str, knobs: Any) -> Method:
+    method = COMPRESSIONS[name]
+    if method.keys or method.quantizes:
+        raise ConfigError(
+            f"the method {name} has keys of its own",
+            f"write {' or '.join(method.keys)}" if method.keys else f"write quantize: {name}",
+        )
+    return read_named(COMPRESSIONS, {name: knobs}, example="{NAME: {}}", error=ConfigError)
+
+
+def write_methods(methods: tuple[Method, ...]) -> dict[str, Any]:
+    """The inverse of :func:`read_methods`."""
+    return {method.name: method.model_dump(exclude_defaults=True) for method in methods}
+
+
+MethodsField = Annotated[
+    tuple[Method, ...], BeforeValidator(read_methods), PlainSerializer(write_methods)
+]
 
 
 class Compression(BaseModel):
@@ -14,16 +131,14 @@ class Compression(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    heads: float = Field(
-        0.0, ge=0, lt=1, description="Fraction of each layer's attention heads that is removed."
+    heads: Fraction = Field(
+        0.0, description="Fraction of each layer's attention heads that is removed."
     )
-    neurons: float = Field(
-        0.0, ge=0, lt=1, description="Fraction of each layer's FFN neurons that is removed."
+    neurons: Fraction = Field(
+        0.0, description="Fraction of each layer's FFN neurons that is removed."
     )
-    magnitude: float = Field(
+    magnitude: Fraction = Field(
         0.0,
-        ge=0,
-        lt=1,
         description="Fraction of the layers' matrix entries set to zero, the smallest first.",
     )
     recover: float = Field(
@@ -32,22 +147,56 @@ class Compression(BaseModel):
         le=1,
         description="Training after pruning, as a fraction of the recipe's steps; 0 is none.",
     )
-    quantize: Literal["int8", "dynamic-int8"] | None = Field(
+    quantize: Annotated[str, AfterValidator(known_quantisation)] | None = Field(
         None,
         description="Quantisation of the body's matrices: `int8` stores them in 8 bits with one "
         "scale for each row, `dynamic-int8` also multiplies in 8 bits, with inputs rounded for "
         "each token; `null` is none.",
     )
 
+    methods: MethodsField = Field(
+        (), description="Methods of plugins, as `{NAME: {knob: value}}`; knobs may be ranges."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_no_methods(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return written if self.methods else {k: v for k, v in written.items() if k != "methods"}
+
+    @property
+    def chosen(self) -> tuple[Method, ...]:
+        """Return the methods that have an effect, in the order in which they are applied."""
+        found = [method for method in map(self._of, COMPRESSIONS.values()) if method is not None]
+        return tuple(sorted(found, key=lambda method: (not method.prunes, method.quantizes)))
+
+    def _of(self, method: type[Method]) -> Method | None:
+        """Return the method with its knobs; None where it is off."""
+        if method.quantizes:
+            return method() if self.quantize == method.name else None
+        if not method.keys:
+            return next((one for one in self.methods if one.name == method.name), None)
+        knobs = {key: getattr(self, key) for key in method.keys}
+        return method(**knobs) if any(knobs.values()) else None
+
     @property
     def removes_units(self) -> bool:
-        """Return whether heads or neurons are removed, so that layers become narrower."""
-        return self.heads > 0 or self.neurons > 0
+        """Return whether layers become narrower."""
+        return any(method.removes_units for method in self.chosen)
 
     @property
     def prunes(self) -> bool:
-        """Return whether any unit is removed or any weight set to zero."""
-        return self.removes_units or self.magnitude > 0
+        """Return whether anything is removed or set to zero."""
+        return any(method.prunes for method in self.chosen)
+
+    @property
+    def needs_building(self) -> bool:
+        """Return whether only the built model tells its sizes."""
+        return any(method.needs_building for method in self.chosen)
+
+    @property
+    def eight_bits(self) -> bool:
+        """Return whether the body's matrices are stored as 8-bit numbers."""
+        return any(method.eight_bits for method in self.chosen)
 
     def canonical(self) -> "Compression":
         """Return an equal setting without keys that have no effect."""

@@ -1,14 +1,34 @@
 """Settings of distillation from a teacher: loss weights, temperature and schedule."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.registry import Registry
 
 TERMS = ("logits", "hidden", "relations")
 """Keys of the loss terms that need a teacher."""
+
+FADINGS: Registry[Callable[[float], float]] = Registry("distillation schedule")
+"""``progress (0..1) of the training -> the teacher's weight w (0..1) in the loss``."""
+
+
+@FADINGS.register("constant")
+def constant(progress: float) -> float:
+    """the teacher counts as much to the end"""
+    return 1.0
+
+
+@FADINGS.register("falling")
+def falling(progress: float) -> float:
+    """the teacher's weight falls linearly to 0"""
+    return 1 - progress
+
+
+FadingName = Annotated[str, AfterValidator(FADINGS.known)]
 
 
 class Distillation(BaseModel):
@@ -50,7 +70,7 @@ class Distillation(BaseModel):
         description="Heads over which relations are compared; `null`: as many as the student has.",
     )
     task: float = Field(1.0, ge=0, description="Weight of the task's own loss on the labels.")
-    schedule: Literal["constant", "falling"] = Field(
+    schedule: FadingName = Field(
         "constant",
         description="Factor of the teacher's terms: 1 throughout, or `falling` from 1 to 0 over "
         "the training.",

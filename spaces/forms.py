@@ -31,6 +31,9 @@ class Form(Named):
     materializes: ClassVar[bool] = True
     """Whether a dense model without banks can compute the same function."""
 
+    whole: ClassVar[bool] = False
+    """Whether layers keep nothing private of what they share."""
+
     def roles(self) -> tuple[str, ...] | None:
         """Return the only roles it can share, always together; None for any choice of roles.
 
@@ -82,6 +85,7 @@ class Tie(Form):
     """every unit reads the bank: one stored copy (ALBERT, arXiv 1909.11942)"""
 
     name: ClassVar[str] = "tie"
+    whole: ClassVar[bool] = True
 
 
 @FORMS.register("drop")
@@ -155,6 +159,7 @@ class Reuse(Form):
     name: ClassVar[str] = "reuse"
     group_rules: ClassVar[frozenset[str]] = frozenset({"units"})
     materializes: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
     what: Literal["kv", "scores"] = Field(
         examples=["kv"],
         description="Activations taken over: `kv`, keys and values, or `scores`, queries and keys "

@@ -1,7 +1,7 @@
 """Objectives: the measured numbers a study can compare, with unit, direction and scale."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from sharetune.spaces.registry import Registry
@@ -33,6 +33,20 @@ class Objective:
     worst: float | None = None
     point: float | None = None
     in_percent: bool = False
+
+    def written(self) -> dict[str, Any]:
+        """Return the objective as plain data, defaults left out."""
+        return {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any]) -> "Objective":
+        """Read what :meth:`written` gives, also of a version that knows more keys."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in written.items() if key in known})
 
     @property
     def sign(self) -> float:
@@ -97,6 +111,7 @@ for _objective in (
     Objective("bytes", "size on disk", "minimize", "B"),
     Objective("flops", "FLOPs of a forward pass", "minimize", "FLOP"),
     Objective("latency_ms", "latency", "minimize", "ms", source="quiet"),
+    Objective("peak_memory", "peak memory of a use", "minimize", "B", source="quiet"),
 ):
     OBJECTIVES.register(_objective.name)(_objective)
 
@@ -116,8 +131,3 @@ def quality_of(objectives: Sequence[Objective]) -> Objective:
     maximised = (o for o in objectives if o.direction == "maximize")
     learnt = (o for o in objectives if o.source == "trained")
     return next(maximised, None) or next(learnt, objectives[0])
-
-
-def trained() -> list[Objective]:
-    """List the objectives that a training measures, in order of registration."""
-    return [objective for objective in OBJECTIVES.values() if objective.source == "trained"]

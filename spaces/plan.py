@@ -23,12 +23,13 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from sharetune.spaces.assignments import Assignment, AssignmentField, most_alike
+from sharetune.spaces.assignments import Assignment, AssignmentField
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.forms import Bank, Drop, Form, FormField, Reuse, Tie
+from sharetune.spaces.forms import Bank, Drop, Form, FormField, Tie
 from sharetune.spaces.inits import INITS, shortest_init, step
 from sharetune.spaces.layers import Layers, is_absolute, resolve_layers, runs
 from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.units import UNITS, UnitsName
 
 ATTENTION = ("q", "k", "v", "o")
 """Roles of an attention's matrices: query, key, value and output projection."""
@@ -122,7 +123,7 @@ class Group(BaseModel):
         description="Pretrained weights a bank starts from: an init's name, or a layer's number "
         "(0-based).",
     )
-    units: Literal["first", "best-match", "importance"] = Field(
+    units: UnitsName = Field(
         "importance",
         description="Heads and neurons that are shared: the `first` in their stored order, those "
         "that match best across the layers (`best-match`), or the least important, matched "
@@ -207,7 +208,7 @@ class Group(BaseModel):
     @property
     def is_settled(self) -> bool:
         """Return whether the group's banks are known without a model."""
-        return is_absolute(self.layers) and self.assign.name != "similar"
+        return is_absolute(self.layers) and self.assign.find is None
 
     def bound(self, stack: str, shape: StackShape) -> "Group":
         """Return the group with absolute layers and knobs rounded to a stack of this shape."""
@@ -227,14 +228,14 @@ class Group(BaseModel):
         )
 
     def _found_assignment(self, layers: tuple[int, ...], shape: StackShape) -> Assignment:
-        """Return the assignment; `similar` becomes the owner map found from the similarities."""
-        if self.assign.name != "similar":
+        """Return the assignment, or the owner map that it finds from the similarities."""
+        if self.assign.find is None:
             return self.assign
         if shape.similarity is None:
             self.assign.owners(len(layers))
         assert shape.similarity is not None
         alike = [[shape.similarity[i][j] for j in layers] for i in layers]
-        return Assignment("owners", most_alike(alike, cast(int, self.assign.argument)))
+        return Assignment("owners", self.assign.find(alike, self.assign.argument))
 
     def banks(self) -> "list[Group]":
         """Split the group into one group for each bank.
@@ -289,14 +290,15 @@ class Group(BaseModel):
     @property
     def matches_units(self) -> bool:
         """Return whether the units of a canonical group are matched across its layers."""
-        return self.units != "first" and "units" in self.form.group_rules and not self.only_loops
+        matches = UNITS[self.units].matches and "units" in self.form.group_rules
+        return matches and not self.only_loops
 
     def _used_rules(self, form: Form) -> dict[str, Any]:
         """Return `init` and `units` where the form uses them, else their defaults."""
         defaults = {name: Group.model_fields[name].default for name in ("init", "units")}
         used = {name: getattr(self, name) for name in defaults if name in form.group_rules}
-        if isinstance(form, Tie | Reuse) and self.units != "first":
-            used["units"] = "importance"
+        if form.whole and UNITS[self.units].matches:
+            used["units"] = defaults["units"]
         return defaults | used
 
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,9 +11,11 @@ from sharetune.spaces.augmentation import Augmentation
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import ConfigError
-from sharetune.spaces.forms import Drop, Reuse, Tie
+from sharetune.spaces.learning_rates import LRRuleName
 from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.softening import SOFTENINGS, SofteningName
 
+NOT_SOFTENED: dict[str, Any] = {"soften": None, "soften_until": 0.5, "pull": 0.0}
 OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")
 """Keys of a recipe that have no effect without a bank."""
 
@@ -54,7 +56,7 @@ class Recipe(BaseModel):
         description="Weight λ of the loss term λ/2 · sum ‖B − B₀‖², with B₀ the shared weights at "
         "the start; 0 is none.",
     )
-    bank_lr_rule: Literal["none", "sqrt", "readers"] = Field(
+    bank_lr_rule: LRRuleName = Field(
         "none",
         description="Divisor of a bank's learning rate and weight decay: `readers`, the number of "
         "layers that read it, `sqrt`, the root of that, or `none`.",
@@ -103,7 +105,7 @@ class Recipe(BaseModel):
         description="Weight of the divergence between two passes with different dropout "
         "(R-Drop, arXiv 2106.14448); 0 is none.",
     )
-    soften: Literal["interpolate", "replace", "pull", "untie"] | None = Field(
+    soften: SofteningName | None = Field(
         None,
         description="Schedule that moves layers from weights of their own to the bank's "
         "(`interpolate`, `replace`, `pull`), or that ties all units first and then frees those the "
@@ -234,10 +236,11 @@ class Candidate(BaseModel):
 
 def _inert_softening(recipe: Recipe, plan: SharingPlan, *, shares: bool) -> dict[str, Any]:
     """Return the defaults of those softening settings that have no effect on this plan."""
-    softens = shares and recipe.soften is not None
-    unties = recipe.soften == "untie"
-    if unties:
-        softens = any(not isinstance(group.form, Tie | Drop | Reuse) for group in plan.groups)
-    if not softens:
-        return {"soften": None, "soften_until": 0.5, "pull": 0.0}
-    return {"pull": 0.0} if unties else {}
+    if recipe.soften is None:
+        return NOT_SOFTENED
+    schedule = SOFTENINGS[recipe.soften]
+    forms = [group.form for group in plan.groups]
+    private = any(not form.whole and not form.removes_layers for form in forms)
+    if not (private if schedule.of_private else shares):
+        return NOT_SOFTENED
+    return {} if schedule.pulled else {"pull": 0.0}

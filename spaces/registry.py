@@ -4,7 +4,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sharetune.spaces.errors import ConfigError
 
@@ -18,10 +18,19 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     that package are imported at the first look-up, so that an entry is one file put there.
     Looking up an unknown name raises :class:`ConfigError` with the nearest name and all that are
     available; so does registering a name that is taken.
+
+    What a study file names without torch is declared in a registry of `spaces`; the registry of
+    its implementations has that one as `declared` and takes its names only.
     """
 
-    def __init__(self, kind: str, *, package: str | None = None) -> None:
-        self.kind, self.package = kind, package
+    def __init__(
+        self,
+        kind: str,
+        *,
+        package: str | None = None,
+        declared: "Registry[Any] | None" = None,
+    ) -> None:
+        self.kind, self.package, self.declared = kind, package, declared
         self._entries: dict[str, Entry] = {}
         self._is_complete = package is None
 
@@ -29,6 +38,8 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         """Decorate an entry to enter it under `name`; :class:`ConfigError` if that is taken."""
 
         def enter(entry: Entry) -> Entry:
+            if self.declared is not None:
+                self.declared.known(name)
             if name in self._entries:
                 raise ConfigError(
                     f"{self.kind} {name!r} is registered already, in {_home(self._entries[name])}",

@@ -367,12 +367,11 @@ class Space(BaseModel):
 
     @property
     def sized_by_building(self) -> bool:
-        """Return whether sizes of candidates may be unknown before their model is built.
-
-        They are for candidates that are pruned or multiply in 8 bits.
-        """
-        pruned = any(self.compression.get(units) for units in ("heads", "neurons"))
-        return pruned or "dynamic" in str(self.compression.get("quantize"))
+        """Return whether sizes of candidates may be unknown before their model is built."""
+        return any(
+            _drawn(Compression, self.compression, corner, "compression").needs_building
+            for corner in self.corners()
+        )
 
     def check(self, stacks: Mapping[str, StackShape]) -> list[Candidate]:
         """Return the candidates at the space's corners.

@@ -1,5 +1,8 @@
-"""A new form and a new assignment, each in one place, go all the way through."""
+"""What is new, each in one place, goes all the way through: inside a test, or from a plugin."""
 
+import shutil
+import subprocess
+import sys
 from typing import ClassVar
 
 import pytest
@@ -16,6 +19,8 @@ from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.models.forms.base import BUILDERS
 from sharetune.trainers.models.modules import SharedLinear, linear
 from tests.families import logits, tiny
+from tests.paths import ROOT
+from tests.registries import forget_what_is_registered
 from tests.search.commands.test_cli import study
 
 assert study, "a fixture"
@@ -24,8 +29,9 @@ assert study, "a fixture"
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     """What a test registers is gone after it."""
-    for registry in (FORMS, BUILDERS, ASSIGNMENTS):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    forget_what_is_registered(monkeypatch)
+    yield
+    sys.modules.pop("one_of_each", None)
 
 
 def register_gain():
@@ -100,3 +106,62 @@ def test_a_new_assignment_and_a_new_form_are_searched(study, tmp_path):
     assert frame["plan"].str.contains("gain").any()
     assert "gain" in CliRunner().invoke(app, ["list", "forms"]).stdout
     assert "ends" in CliRunner().invoke(app, ["list", "assignments"]).stdout
+
+
+READ_ELSEWHERE = """
+import sys
+from sharetune.results.reading.study import read_study
+found = read_study(sys.argv[1])
+for objective in found.objectives:
+    print(objective.name, objective.title, objective.source, objective.unit)
+print(found.frame["uses"].tolist())
+assert not {"one_of_each", "torch"} & set(sys.modules)
+"""
+
+
+def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
+    shutil.copy(ROOT / "tests" / "one_of_each.py", tmp_path)
+    path = study(
+        plugins=["one_of_each"],
+        task={"name": "length", "train": "train.csv", "test": "test.csv"},
+        objectives=["misses", "parameters", "cache_bytes"],
+        anchors=["unshared", "ends"],
+        sampler={"seeded": {"shift": 1}},
+        budget={"trials": 4},
+        exports=["again"],
+        keep="all",
+        space={
+            "plan": [
+                {
+                    "layers": {"within": "0..-1"},
+                    "form": {"choices": ["tie", {"gain": {"start": 0.5}}]},
+                }
+            ],
+            "recipe": {"steps": 2, "max_length": 8},
+            "compression": {"methods": {"rounded": {"decimals": {"choices": [1, 2]}}}},
+        },
+    )
+    run = tmp_path / "run"
+    result = CliRunner().invoke(app, ["search", path, "--out", str(run)])
+    assert result.exit_code == 0, result.output
+    frame = results.load(run)
+    assert (frame["state"] == "COMPLETE").all()
+    assert frame["misses"].between(0, 30).all()
+    assert frame["cache_bytes"].tolist() == [8192.0] * 4  # 2 x 4 B x 8 tokens x 32 x 4 layers
+    assert frame["anchor"].tolist()[:2] == ["unshared", "ends"]
+    assert frame["compression.methods.rounded.decimals"].dropna().isin([1, 2]).all()
+    page = (run / "report.html").read_text()
+    assert "KV cache" in page
+    weights = load_shared(run / "trials" / "3" / "model").base_model.encoder.layer[0]
+    rounded = weights.output.LayerNorm.weight
+    assert torch.equal(rounded, rounded.round(decimals=2))
+    exported = ["export", str(run), "3", str(tmp_path / "out"), "--format", "again"]
+    assert CliRunner().invoke(app, exported).exit_code == 0
+    read = subprocess.run(
+        [sys.executable, "-c", READ_ELSEWHERE, str(run)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert read.stdout.split("\n")[:3] == [
+        "misses misses trained ",
+        "parameters parameters exact ",
+        "cache_bytes KV cache exact B",
+    ], read.stderr

@@ -8,9 +8,7 @@ from typer.testing import CliRunner
 
 from sharetune import results
 from sharetune.search.commands.cli import app
-from sharetune.spaces.objectives import OBJECTIVES
-from sharetune.trainers import tasks
-from sharetune.trainers.tasks.base import TASKS
+from tests.registries import forget_what_is_registered
 from tests.search.commands.test_cli import study
 
 assert study, "a fixture"
@@ -56,20 +54,15 @@ FILE = '''
 
 @pytest.fixture()
 def one_file(tmp_path, monkeypatch):
-    list(TASKS)  # the project's own stay registered
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-    (folder / "length.py").write_text(textwrap.dedent(FILE))
-    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(folder)])
-    monkeypatch.setattr(TASKS, "_is_complete", False)
-    for registry in (OBJECTIVES, TASKS):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    (tmp_path / "length.py").write_text(textwrap.dedent(FILE))
+    forget_what_is_registered(monkeypatch)
     yield
-    sys.modules.pop("sharetune.trainers.tasks.length", None)
+    sys.modules.pop("length", None)
 
 
 def test_a_task_of_one_file_is_searched(one_file, study, tmp_path):
     path = study(
+        plugins="length",
         objectives=["misses", "parameters"],
         task={"name": "length", "train": "train.csv", "test": "test.csv"},
         budget={"trials": 2},
@@ -83,7 +76,11 @@ def test_a_task_of_one_file_is_searched(one_file, study, tmp_path):
 
 
 def test_an_objective_that_the_task_does_not_measure(one_file, study, tmp_path):
-    path = study(task={"name": "length", "train": "train.csv"}, objectives=["bleu", "parameters"])
+    path = study(
+        plugins="length",
+        task={"name": "length", "train": "train.csv"},
+        objectives=["bleu", "parameters"],
+    )
     result = CliRunner().invoke(app, ["search", path, "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
     assert "error: the task length does not measure bleu" in result.output

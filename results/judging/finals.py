@@ -19,7 +19,7 @@ from sharetune.results.judging.front import STANDING
 from sharetune.results.judging.seeds import Spread, reported, spreads
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import StudyRecord, records
-from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
+from sharetune.spaces.objectives import Objective
 
 ON_FRONT = "front"
 """Word of a finalist that no other dominates by its mean."""
@@ -165,8 +165,8 @@ def _end(row: Mapping[str, Any], objective: Objective, found: Spreads, end: str)
 
 
 def _is_trained(objective: Objective) -> bool:
-    """Return whether it differs between seeds; unknown ones, of tasks not loaded here, count."""
-    return objective.source == "trained" or objective.name not in OBJECTIVES
+    """Return whether it differs between seeds."""
+    return objective.source == "trained"
 
 
 def _seeds(runs: Sequence[Mapping[str, Any]]) -> int:
@@ -180,7 +180,7 @@ def _final(study: StudyRecord, runs: Sequence[dict[str, Any]], sure: Spread) -> 
     number = middle_run({run["number"]: run[quality] for run in complete})
     middle = next(run for run in complete if run["number"] == number)
     seen = middle[record.TEST] if isinstance(middle[record.TEST], dict) else middle
-    known = dict.fromkeys([*trained(), *filter(_is_trained, study.objectives)])
+    known = dict.fromkeys([*study.trained, *filter(_is_trained, study.objectives)])
     names = [objective.name for objective in known if objective.name in middle]
     means = {name: float(np.mean([reported(run, name) for run in complete])) for name in names}
     return {

@@ -42,7 +42,7 @@ from sharetune.results.reading import attributes as record
 from sharetune.results.reading.stored_plans import stored_plan
 from sharetune.results.reading.study import StudyRecord, records
 from sharetune.spaces.layer_map import layer_map
-from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
+from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.plan import SharingPlan
 
 MATERIALISED = Objective("materialised_latency_ms", "latency, materialised", "minimize", "ms")
@@ -308,7 +308,7 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 def _measures(
     study: StudyRecord, trial: dict[str, Any], unshared: dict[str, Any] | None
 ) -> Iterator[Measure]:
-    for objective in dict.fromkeys([*trained(), *SHOWN_COSTS, *study.objectives]):
+    for objective in dict.fromkeys([*study.trained, *SHOWN_COSTS, *study.quiet, *study.objectives]):
         if isfinite(trial.get(objective.name, nan)):
             yield _measure(study, objective, trial, unshared)
             yield from _on_test_data(study, objective, trial)

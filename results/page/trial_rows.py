@@ -8,7 +8,7 @@ import pandas as pd
 
 from sharetune.results.formatting import duration, plural, quantity, setting, short_title
 from sharetune.results.reading.study import StudyRecord, records
-from sharetune.spaces.objectives import COSTS, Objective, trained
+from sharetune.spaces.objectives import COSTS, Objective
 
 STATES = {"FAIL": "failed"}
 """Optuna's states that are shown by another word than their own in lower case."""
@@ -53,7 +53,7 @@ class Mishap:
 def columns(study: StudyRecord) -> list[Column]:
     """List the columns that are not empty: outcome, plan, metrics and settings that vary."""
     frame = study.frame
-    numbers = dict.fromkeys([*study.objectives, *trained(), *COSTS])
+    numbers = dict.fromkeys([*study.objectives, *study.trained, *COSTS, *study.quiet])
     found = [
         Column("number", "trial", True, str),
         Column("state", "state", False, lambda state: STATES.get(state, state.lower())),

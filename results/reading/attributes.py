@@ -9,6 +9,8 @@ of a PostgreSQL database and ``study``, its name there), ``study.yaml`` (the stu
 Attributes of the study
     config          the validated study file, as plain data
     objectives      list of objective names, in the order of the trials' values
+    objective_specs [{"name", "title", "direction", ...}, ...]: all that was registered when the
+                    study began, as `Objective.written` gives it
     model           {"name", "stacks": {stack: layers}, "labels": [...]}
     rows            {"train", "test"} and, where the study selects on one, "validation": how many
                     examples each split has
@@ -23,13 +25,14 @@ Attributes of the study
                     {"forms": {"stored": L, "materialised": L, "onnx": L}, "unshared_ms",
                     "onnx_unshared_ms", "use", "written_tokens" where there are any, "batch_size",
                     "max_length", "rounds", "device", "threads", "timed_by", "rounds_taken",
-                    "drift", "preempted", "throughput"}
+                    "drift", "preempted", "throughput", "quiet"}
                     with L = {"median_ms", "low_ms", "high_ms", "ratio", "ratio_low",
                     "ratio_high"} (95 % bootstrap intervals; ratio to unshared);
                     drift: change of the unshared median from the first third of the rounds to
                     the last; preempted: preemptions by the system for each timed pass;
                     throughput: {"forms", "unshared_ms", "drift", "preempted", "timed_by",
-                    "batch_size"} of a batch, and onnx, where the study asks for it
+                    "batch_size"} of a batch, and onnx, where the study asks for it;
+                    quiet: {objective: value}, what else was measured of the model as stored
 
 Attributes of a trial
     candidate       plan, compression and recipe, as `Candidate.written` gives them
@@ -69,6 +72,7 @@ POINTER = "storage.yaml"
 # Keys of the study's attributes.
 CONFIG = "config"
 OBJECTIVES = "objectives"
+OBJECTIVE_SPECS = "objective_specs"
 MODEL = "model"
 ROWS = "rows"
 REFERENCE = "reference"

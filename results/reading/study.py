@@ -26,7 +26,6 @@ from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
 
 NUMBERS = (
-    *(name for name in OBJECTIVES if name != "latency_ms"),
     "effective_ratio",
     *(
         f"{form}latency_{number}"
@@ -44,6 +43,9 @@ NUMBERS = (
 )
 """Columns of numbers that every table has, whatever the study's objectives."""
 
+LATENCY = "latency_ms"
+"""The quiet objective that has columns of its own."""
+
 MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS, record.TEST)
 """Attributes of a trial that become columns of plain data."""
 
@@ -54,7 +56,8 @@ class StudyRecord:
 
     `frame` has one row for each trial, see :func:`load`. `rows` is the number of examples of each
     split, and `reference` the hypervolume's fixed reference point by objective; each is empty
-    where the study states none.
+    where the study states none. `known` are all objectives, with those of the study's task and
+    plugins.
     """
 
     path: Path
@@ -66,6 +69,17 @@ class StudyRecord:
     config: dict[str, Any]
     frame: pd.DataFrame
     rows: dict[str, int] = field(default_factory=dict)
+    known: tuple[Objective, ...] = tuple(OBJECTIVES.values())
+
+    @property
+    def trained(self) -> list[Objective]:
+        """What trainings may have measured, in order of registration."""
+        return [objective for objective in self.known if objective.source == "trained"]
+
+    @property
+    def quiet(self) -> list[Objective]:
+        """What may have been measured on a quiet device, latency left out."""
+        return [o for o in self.known if o.source == "quiet" and o.name != LATENCY]
 
     @property
     def selected_on(self) -> str:
@@ -98,6 +112,7 @@ def load(run: Path | str) -> pd.DataFrame:
       ``latency_ratio`` (to unshared), ``latency_ratio_low``, ``latency_ratio_high``, and the
       same six materialised, as ``materialised_latency_ms``, ..., and in onnxruntime against the
       unshared model there, as ``onnx_latency_ms``, ..., ``onnx_latency_unshared_ms``
+    - what else was measured on a quiet device, such as ``peak_memory``
     - the same six of a batch of ``batch_size`` as stored, as ``batch_latency_ms``, ...
     - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile;
       ``latency_preempted``: preemptions by the system for each timed pass
@@ -126,7 +141,8 @@ def read_study(run: Path | str) -> StudyRecord:
 def study_record(run: Path, study: optuna.Study) -> StudyRecord:
     """Read an open Optuna study, from any storage; `run` is the folder of its weights."""
     attributes = study.user_attrs
-    objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions)
+    known = _known(attributes.get(record.OBJECTIVE_SPECS) or ())
+    objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions, known)
     trials = study.get_trials(deepcopy=False)
     rows = [_row(trial, attributes, objectives) for trial in trials]
     return StudyRecord(
@@ -137,8 +153,9 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
         model=_mapping(attributes, record.MODEL),
         circumstances=_mapping(attributes, record.CIRCUMSTANCES),
         config=_mapping(attributes, record.CONFIG),
-        frame=_frame(rows, objectives),
+        frame=_frame(rows, [*objectives, *(o for o in known.values() if o.name != LATENCY)]),
         rows=_mapping(attributes, record.ROWS),
+        known=tuple(known.values()),
     )
 
 
@@ -183,15 +200,23 @@ def _mapping(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
+def _known(specs: Sequence[Mapping[str, Any]]) -> dict[str, Objective]:
+    """All objectives by name: the registered ones, and what else the study says of its own."""
+    stored = {spec["name"]: Objective.read(spec) for spec in specs}
+    return dict(OBJECTIVES) | {name: o for name, o in stored.items() if name not in OBJECTIVES}
+
+
 def _objectives(
-    names: Sequence[str] | None, directions: Sequence[StudyDirection]
+    names: Sequence[str] | None,
+    directions: Sequence[StudyDirection],
+    known: Mapping[str, Objective],
 ) -> tuple[Objective, ...]:
-    """Return the study's objectives; one that is not registered is titled by its name."""
+    """Return the study's objectives; one that nobody knows is titled by its name, and counts as
+    trained, so that it may differ between seeds."""
     names = names or [f"value_{i}" for i in range(len(directions))]
     return tuple(
-        OBJECTIVES[name]
-        if name in OBJECTIVES
-        else Objective(name, name.replace("_", " "), _direction(direction))
+        known.get(name)
+        or Objective(name, name.replace("_", " "), _direction(direction), source="trained")
         for name, direction in zip(names, directions, strict=False)
     )
 
@@ -253,7 +278,7 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
     }
     own = (
         *("forms", "unshared_ms", "onnx_unshared_ms", "throughput"),
-        *("rounds_taken", "drift", "preempted"),
+        *("rounds_taken", "drift", "preempted", "quiet"),
     )
     conditions = {key: measured[key] for key in measured if key not in own}
     batch = measured.get("throughput") or {}
@@ -261,6 +286,7 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **numbers,
         **{f"batch_latency_{key.removeprefix('median_')}": x for key, x in of_batch.items()},
+        **(measured.get("quiet") or {}),
         "batch_size": batch.get("batch_size"),
         "latency_drift": measured.get("drift"),
         "latency_preempted": measured.get("preempted"),

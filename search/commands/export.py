@@ -12,6 +12,7 @@ from sharetune.results.card import model_card, plan_picture
 from sharetune.results.reading.study import StudyRecord, read_study
 from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.layers import runs
+from sharetune.spaces.plugins import load_plugins
 from sharetune.trainers import load_shared
 from sharetune.trainers.data.new_models import start_of
 from sharetune.trainers.exports.base import EXPORTS, Exported, check_free, placed, write
@@ -29,6 +30,7 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     """
     EXPORTS[format]
     study = read_study(run)
+    load_plugins(study.config.get("plugins", ()))
     weights = _weights(study, number)
     check_free(out)
     transformers.logging.set_verbosity_error()

@@ -1,25 +1,56 @@
 """List what is registered, by kind."""
 
-from sharetune.spaces.registry import Registry, summary
+from collections.abc import Callable, Mapping
+from importlib import import_module
 
-KINDS = (
-    "forms",
-    "assignments",
-    "inits",
-    "presets",
-    "anchors",
-    "objectives",
-    "samplers",
-    "tasks",
-    "losses",
-    "schedules",
-    "adversaries",
-    "distillations",
-    "alterations",
-    "picture-alterations",
-    "trackers",
-    "exports",
-)
+from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.registry import did_you_mean, summary
+
+
+def _registered(module: str, attribute: str) -> Callable[[], dict[str, str]]:
+    """Return what lists a registry, whose module is imported only then."""
+
+    def entries() -> dict[str, str]:
+        registry: Mapping[str, object] = getattr(import_module(f"sharetune.{module}"), attribute)
+        return {name: summary(entry) for name, entry in registry.items()}
+
+    return entries
+
+
+def _presets() -> dict[str, str]:
+    from sharetune.spaces.plan import SharingPlan, presets
+
+    return {name: str(SharingPlan.preset(name)) for name in presets()}
+
+
+def _objectives() -> dict[str, str]:
+    from sharetune.spaces.objectives import OBJECTIVES
+
+    return {o.name: f"{o.direction} {o.title}, {o.source}" for o in OBJECTIVES.values()}
+
+
+KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "forms": _registered("spaces.forms", "FORMS"),
+    "assignments": _registered("spaces.assignments", "ASSIGNMENTS"),
+    "inits": _registered("spaces.inits", "INITS"),
+    "units": _registered("spaces.units", "UNITS"),
+    "presets": _presets,
+    "anchors": _registered("spaces.anchors", "ANCHORS"),
+    "objectives": _objectives,
+    "samplers": _registered("search.samplers.base", "SAMPLERS"),
+    "tasks": _registered("trainers.tasks.base", "TASKS"),
+    "losses": _registered("trainers.training.losses", "LOSSES"),
+    "learning-rate-rules": _registered("spaces.learning_rates", "LR_RULES"),
+    "schedules": _registered("spaces.softening", "SOFTENINGS"),
+    "adversaries": _registered("spaces.adversaries", "ADVERSARIES"),
+    "distillations": _registered("trainers.training.distillation", "TEACHINGS"),
+    "distillation-schedules": _registered("spaces.distillation", "FADINGS"),
+    "alterations": _registered("trainers.data.text_augmentation", "ALTERATIONS"),
+    "picture-alterations": _registered("trainers.data.picture_augmentation", "PICTURE_ALTERATIONS"),
+    "compressions": _registered("spaces.compression", "COMPRESSIONS"),
+    "trackers": _registered("trainers.training.tracking", "TRACKERS"),
+    "exports": _registered("trainers.exports.base", "EXPORTS"),
+}
 
 
 def listing(kind: str | None) -> str:
@@ -27,81 +58,18 @@ def listing(kind: str | None) -> str:
 
     Raises :class:`ConfigError` for an unknown kind.
     """
-    known: Registry[str] = Registry("kind")
-    for name in KINDS:
-        known.register(name)(name)
-    if kind is not None:
-        return _section(known[kind])
-    return "\n\n".join(f"{name}\n{_indented(_section(name))}" for name in KINDS)
+    if kind is None:
+        return "\n\n".join(f"{name}\n{_indented(_section(name))}" for name in KINDS)
+    if kind not in KINDS:
+        raise ConfigError(f"unknown kind: {kind!r}", did_you_mean(kind, list(KINDS)))
+    return _section(kind)
 
 
 def _section(kind: str) -> str:
-    entries = _entries(kind)
+    entries = KINDS[kind]()
     width = max(map(len, entries))
     return "\n".join(f"{name:{width}}  {text}" for name, text in entries.items())
 
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.split("\n"))
-
-
-def _entries(kind: str) -> dict[str, str]:
-    if kind == "presets":
-        from sharetune.spaces.plan import SharingPlan, presets
-
-        return {name: str(SharingPlan.preset(name)) for name in presets()}
-    if kind == "objectives":
-        from sharetune.spaces.objectives import OBJECTIVES
-
-        return {o.name: f"{o.direction} {o.title}, {o.source}" for o in OBJECTIVES.values()}
-    return {name: summary(entry) for name, entry in _registry(kind).items()}
-
-
-def _registry(kind: str) -> Registry[object]:
-    """The registry of a kind; tasks, losses and exports load torch."""
-    from sharetune.spaces import adversaries, anchors, assignments, forms, inits
-
-    if kind == "samplers":
-        from sharetune.search.samplers.base import SAMPLERS
-
-        return SAMPLERS  # type: ignore[return-value]
-    if kind == "tasks":
-        from sharetune.trainers.tasks.base import TASKS
-
-        return TASKS  # type: ignore[return-value]
-    if kind == "exports":
-        from sharetune.trainers.exports.base import EXPORTS
-
-        return EXPORTS  # type: ignore[return-value]
-    if kind == "losses":
-        from sharetune.trainers.training.losses import LOSSES
-
-        return LOSSES  # type: ignore[return-value]
-    if kind == "distillations":
-        from sharetune.trainers.training.distillation import TEACHINGS
-
-        return TEACHINGS  # type: ignore[return-value]
-    if kind == "alterations":
-        from sharetune.trainers.data.text_augmentation import ALTERATIONS
-
-        return ALTERATIONS  # type: ignore[return-value]
-    if kind == "picture-alterations":
-        from sharetune.trainers.data.picture_augmentation import PICTURE_ALTERATIONS
-
-        return PICTURE_ALTERATIONS  # type: ignore[return-value]
-    if kind == "trackers":
-        from sharetune.trainers.training.tracking import TRACKERS
-
-        return TRACKERS  # type: ignore[return-value]
-    if kind == "schedules":
-        from sharetune.trainers.models.softening import SCHEDULES
-
-        return SCHEDULES  # type: ignore[return-value]
-    light: dict[str, Registry[object]] = {
-        "forms": forms.FORMS,  # type: ignore[dict-item]
-        "assignments": assignments.ASSIGNMENTS,  # type: ignore[dict-item]
-        "adversaries": adversaries.ADVERSARIES,  # type: ignore[dict-item]
-        "inits": inits.INITS,  # type: ignore[dict-item]
-        "anchors": anchors.ANCHORS,  # type: ignore[dict-item]
-    }
-    return light[kind]

@@ -1,35 +1,29 @@
-"""Where the next candidate comes from.
+"""Where the next candidate comes from: what a sampler is, and how a study names one.
 
 A sampler keeps what the study has shown in memory and draws from it; the study's storage only
-records. Optuna's draw in a study of their own in memory, which holds the front, the latest trials
-and a sample of the others, so that asking costs the same however large the study has become.
+records. A new one is one file here with one function or class registered in `SAMPLERS`.
 
 Every draw is seeded by the study's seed and the number of draws before it, so that a resumed study
 goes on where it was and does not repeat its first points.
 """
 
-import random as stdlib_random
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from inspect import signature
+from typing import Any, Protocol
 
-import moocore
 import numpy as np
-import optuna
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from sharetune.results.reading.trial import Draw
+from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.objectives import Objective
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
-from sharetune.spaces.registry import Registry
+from sharetune.spaces.registry import Registry, did_you_mean
 from sharetune.spaces.space import Space
 
-REBUILT_AFTER = 50
-LATEST, SAMPLED, MOST_OF_FRONT = 50, 40, 60
-"""What the study in memory holds of a large study."""
+AUTO = "auto"
 LEAST_TO_LEARN = 12
 """Trials in a budget from which `auto` goes by a model of what was seen."""
 
@@ -83,14 +77,71 @@ class Sampler(Protocol):
     def note(self, past: Past) -> None: ...
 
 
-SAMPLERS: Registry[Callable[[Setting], Sampler]] = Registry(
-    "sampler", package="sharetune.search.samplers"
-)
+Make = Callable[..., Sampler]
+"""``(setting, **arguments) -> sampler``."""
+
+SAMPLERS: Registry[Make] = Registry("sampler", package="sharetune.search.samplers")
+
+Adapter = Callable[[str, dict[str, Any]], Callable[[Setting], Sampler]]
+"""``(name, arguments) -> what makes the sampler``; raises :class:`ConfigError`."""
+
+ADAPTERS: Registry[Adapter] = Registry("source of samplers", package="sharetune.search.samplers")
+"""How samplers that are not registered are found by name."""
+
+Choice = str | dict[str, Any]
+"""A sampler as a study names it: ``NAME``, or ``{NAME: {argument: value}}``."""
 
 
-def make_sampler(name: str, setting: Setting) -> Sampler:
-    """The sampler `name`; ``auto`` chooses by the budget, and by what sizes cost to know."""
-    return SAMPLERS[_chosen(setting) if name == "auto" else name](setting)
+def make_sampler(choice: Choice, setting: Setting) -> Sampler:
+    """Make the sampler of a study. Raises :class:`ConfigError` as :func:`maker_of` does, and for
+    one that cannot be used for this study's objectives."""
+    return maker_of(choice)(setting)
+
+
+def maker_of(choice: Choice) -> Callable[[Setting], Sampler]:
+    """Find the sampler that `choice` names: ``auto``, a registered name, a class of Optuna, a
+    class by its dotted path, or OptunaHub's as ``{hub: {package: ..}}``.
+
+    Raises :class:`ConfigError` for a name or an argument that is not known.
+    """
+    name, arguments = _read(choice)
+    if name == AUTO:
+        check_arguments(AUTO, arguments, ())
+        return lambda setting: SAMPLERS[_chosen(setting)](setting)
+    if name in SAMPLERS:
+        make = SAMPLERS[name]
+        check_arguments(name, arguments, [*signature(make).parameters][1:])
+        return lambda setting: make(setting, **arguments)
+    return ADAPTERS[_source(name)](name, arguments)
+
+
+def check_arguments(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise :class:`ConfigError` for the first of the `given` arguments that is not `known`."""
+    available = list(known)
+    for argument in given:
+        if argument not in available:
+            raise ConfigError(
+                f"unknown argument of {name}: {argument!r}",
+                did_you_mean(argument, available) if available else "it takes none",
+            )
+
+
+def _read(choice: Choice) -> tuple[str, dict[str, Any]]:
+    if isinstance(choice, str):
+        return choice, {}
+    name, arguments = next(iter(choice.items()), ("", None))
+    if len(choice) != 1 or not isinstance(arguments or {}, dict):
+        raise ConfigError(
+            f"a sampler is a name or one `name: arguments`, but got {choice!r}",
+            "for example {GPSampler: {n_startup_trials: 10}}",
+        )
+    return str(name), arguments or {}
+
+
+def _source(name: str) -> str:
+    if name in ADAPTERS:
+        return name
+    return "class" if "." in name else "optuna"
 
 
 def _chosen(setting: Setting) -> str:
@@ -102,115 +153,6 @@ def _chosen(setting: Setting) -> str:
 def draw_seed(seed: int, drawn: int) -> int:
     """The seed of one draw."""
     return (seed * 1_000_003 + drawn) % 2**32
-
-
-@SAMPLERS.register("tpe")
-def tpe(setting: Setting) -> Sampler:
-    """multi-objective TPE; joint over parameters, aware of running trials"""
-
-    def sampler(seed: int) -> BaseSampler:
-        return optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=max(5, min(20, setting.budget // 3)),
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-        )
-
-    return InMemory(setting, sampler)
-
-
-@SAMPLERS.register("nsga2")
-def nsga2(setting: Setting) -> Sampler:
-    """NSGA-II with a population that fits the budget"""
-    population = max(8, min(50, setting.budget // 5))
-    return InMemory(
-        setting, lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
-    )
-
-
-@SAMPLERS.register("random")
-def random(setting: Setting) -> Sampler:
-    """uniform draws, for reference"""
-    return InMemory(setting, lambda seed: optuna.samplers.RandomSampler(seed=seed))
-
-
-class InMemory:
-    """An Optuna sampler, made anew for every draw, over a study in memory."""
-
-    def __init__(self, setting: Setting, sampler: Callable[[int], BaseSampler]) -> None:
-        self.setting, self.sampler = setting, sampler
-        self._past: dict[int, Past] = {}
-        self._places: dict[int, int] = {}
-        self._study = self._new_study()
-        self._until_rebuilt = REBUILT_AFTER
-
-    def draw(self, ask: Ask) -> tuple[Candidate, Draw]:
-        """A candidate and the parameters it was made of."""
-        if self._until_rebuilt == 0:
-            self._rebuild()
-        self._until_rebuilt -= 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = self.sampler(draw_seed(self.setting.seed, ask.drawn))
-        trial = self._study.ask()
-        candidate = ask.space.suggest(trial, ask.shapes)
-        drawn = draw_of(self._study.get_trials(deepcopy=False)[trial.number])
-        self._study.tell(trial.number, state=TrialState.FAIL)  # its twin is added as it starts
-        return candidate, drawn
-
-    def note(self, past: Past) -> None:
-        """Takes up a trial that was started, or has ended."""
-        if not past.draw.params:
-            return
-        self._past[past.number] = past
-        place = self._places.pop(past.number, None)
-        if place is None:
-            self._add(past)
-        else:
-            values = None if past.values is None else list(past.values)
-            self._study.tell(place, state=past.state, values=values)
-
-    def _add(self, past: Past) -> None:
-        if past.state is TrialState.RUNNING:
-            self._places[past.number] = len(self._study.get_trials(deepcopy=False))
-        self._study.add_trial(
-            create_trial(
-                state=past.state,
-                values=None if past.values is None else list(past.values),
-                params=past.draw.params,
-                distributions=past.draw.distributions,
-                system_attrs=past.draw.system_attrs,
-            )
-        )
-
-    def _rebuild(self) -> None:
-        self._until_rebuilt = REBUILT_AFTER
-        self._study, self._places = self._new_study(), {}
-        for number in sorted(self._chosen()):
-            self._add(self._past[number])
-
-    def _chosen(self) -> set[int]:
-        numbers = list(self._past)
-        rng = stdlib_random.Random(draw_seed(self.setting.seed, len(numbers)))
-        front = self._front(numbers)
-        chosen = set(numbers[-LATEST:]) | set(rng.sample(front, min(MOST_OF_FRONT, len(front))))
-        chosen |= {n for n in numbers if self._past[n].state is TrialState.RUNNING}
-        others = [number for number in numbers if number not in chosen]
-        return chosen | set(rng.sample(others, min(SAMPLED, len(others))))
-
-    def _front(self, numbers: Sequence[int]) -> list[int]:
-        complete = [n for n in numbers if self._past[n].values is not None]
-        if not complete:
-            return []
-        values = np.array([self._past[n].values for n in complete], dtype=float)
-        larger = [objective.direction == "maximize" for objective in self.setting.objectives]
-        kept = moocore.is_nondominated(values, maximise=larger)
-        return [number for number, keep in zip(complete, kept, strict=True) if keep]
-
-    def _new_study(self) -> optuna.Study:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return optuna.create_study(directions=[o.direction for o in self.setting.objectives])
 
 
 def draw_of(trial: FrozenTrial) -> Draw:

@@ -57,7 +57,37 @@ def test_overrides(tmp_path):
         ({"anchors": ["untied"]}, "unknown anchor: 'untied'", "available"),
         ({"space": {"recipe": {"lr": 1}}}, "unknown key in recipe: 'lr'", "available"),
         ({"space": {"plan": [{"layers": "1..4", "ration": 1}]}}, "unknown key", "available"),
-        ({"sampler": "tpee"}, "sampler: input should be", ""),
+        (
+            {"sampler": "tpee"},
+            "sampler: unknown sampler: 'tpee'",
+            "did you mean 'tpe'? available: auto",
+        ),
+        (
+            {"space": {"recipe": {"soften": "unty"}}},
+            "recipe.soften: unknown schedule: 'unty'",
+            "did you mean 'untie'? available: interpolate, replace, pull, untie",
+        ),
+        (
+            {"space": {"recipe": {"bank_lr_rule": "sqr"}}},
+            "recipe.bank_lr_rule: unknown learning rate rule: 'sqr'",
+            "did you mean 'sqrt'? available: none, sqrt, readers",
+        ),
+        (
+            {"space": {"recipe": {"distill": {"schedule": "faling"}}}},
+            "recipe.distill.schedule: unknown distillation schedule: 'faling'",
+            "did you mean 'falling'? available: constant, falling",
+        ),
+        (
+            {"space": {"compression": {"quantize": "int-8"}}},
+            "compression.quantize: unknown quantisation: 'int-8'",
+            "did you mean 'int8'? available: int8, dynamic-int8",
+        ),
+        (
+            {"plans": [{"groups": [{"layers": "1..4", "units": "fist"}]}]},
+            "unknown choice of units: 'fist'",
+            "did you mean 'first'? available: first, best-match, importance",
+        ),
+        ({"plugins": "no_such"}, "there is no plugin 'no_such'", "put no_such.py beside"),
         ({"resources_per_trial": {"workers": 2}}, "unknown key", "did you mean 'resources'?"),
         (
             {"resources": {"gpu": 2}},

@@ -1,6 +1,8 @@
 import pytest
 
-from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of, trained
+from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
+
+TRAINED = [objective for objective in OBJECTIVES.values() if objective.source == "trained"]
 
 
 @pytest.mark.parametrize(
@@ -25,7 +27,7 @@ def test_what_is_better_depends_on_the_direction():
     assert OBJECTIVES["perplexity"].gain(40.0, 50.0) == 10.0
 
 
-@pytest.mark.parametrize("objective", trained(), ids=lambda objective: objective.name)
+@pytest.mark.parametrize("objective", TRAINED, ids=lambda objective: objective.name)
 def test_the_hypervolume_has_room_for_each(objective):
     assert objective.gain(objective.ideal, objective.useless) > 0
 
@@ -47,3 +49,16 @@ def test_a_measure_of_a_user_s_own_lies_between_0_and_1():
 )
 def test_the_quality_among_objectives(names, quality):
     assert quality_of([OBJECTIVES[name] for name in names]).name == quality
+
+
+def test_an_objective_is_read_as_it_was_written():
+    written = OBJECTIVES["bleu"].written()
+    assert written == {
+        "name": "bleu",
+        "title": "BLEU",
+        "direction": "maximize",
+        "source": "trained",
+        "best": 100.0,
+        "point": 1.0,
+    }
+    assert Objective.read(written | {"of_a_later_version": 1}) == OBJECTIVES["bleu"]

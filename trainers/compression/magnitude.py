@@ -12,8 +12,17 @@ from transformers import (
     TrainingArguments,
 )
 
+from sharetune.trainers.compression.base import COMPRESSORS, Batches, Compressor
 from sharetune.trainers.models.parameters import bank_parameters
 from sharetune.trainers.models.structure import find_stacks
+
+
+@COMPRESSORS.register("magnitude")
+class MagnitudePruning(Compressor):
+    """Sets the smallest entries to zero; shapes stay."""
+
+    def apply_(self, model: PreTrainedModel, batches: Batches) -> "KeepZeros":
+        return zero_smallest_(model, self.method.magnitude)
 
 
 def zero_smallest_(model: PreTrainedModel, fraction: float) -> "KeepZeros":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sharetune.spaces.compression import Compression
+from sharetune.spaces.compression import Compression, RemoveUnits
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.plan import FFN
 from sharetune.trainers.models.alignment import can_align
@@ -50,7 +50,7 @@ class TiedUnits:
 
 def units_to_keep(
     model: PreTrainedModel,
-    compression: Compression,
+    fractions: Compression | RemoveUnits,
     importance: Mapping[Place, Tensor] | None = None,
 ) -> dict[Place, Tensor]:
     """Return the units to keep in each place, all but a fraction of the least important.
@@ -60,7 +60,7 @@ def units_to_keep(
     """
     kept: dict[Place, Tensor] = {}
     for stack, slots in _families(model):
-        fraction = compression.neurons if slots[0].role in FFN else compression.heads
+        fraction = fractions.neurons if slots[0].role in FFN else fractions.heads
         if fraction > 0:
             _check_prunable(stack, slots)
             for tied in tied_units(stack, slots):

@@ -13,11 +13,28 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from sharetune.trainers.compression.base import COMPRESSORS, Compressor
 from sharetune.trainers.models.modules import Multiplier, linear, product
 from sharetune.trainers.models.parameters import head_parameters
 
 MAX_INT8 = 127
 """The largest 8-bit number in use; -128 is left out, so that the range is symmetric."""
+
+
+@COMPRESSORS.register("int8")
+class Quantisation(Compressor):
+    """Stores matrices in 8 bits."""
+
+    def reshape_(self, model: PreTrainedModel) -> None:
+        quantise_(model)
+
+
+@COMPRESSORS.register("dynamic-int8")
+class DynamicQuantisation(Compressor):
+    """Stores matrices in 8 bits, and multiplies them so."""
+
+    def reshape_(self, model: PreTrainedModel) -> None:
+        quantise_(model, dynamic=True)
 
 
 class Int8(nn.Module):

@@ -1,20 +1,13 @@
-"""Make a trained model smaller: narrower layers, zeros, 8-bit numbers."""
+"""Make a trained model smaller: a fold over the methods that a compression asks for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.errors import ModelError
-from sharetune.trainers.compression.importance import masked_logits, unit_importance
-from sharetune.trainers.compression.pruning import prune_, units_to_keep
-from sharetune.trainers.compression.quantisation import quantise_
+from sharetune.trainers.compression.base import Batches, Compressor, compressors
 from sharetune.trainers.models.shared_model import SharedModel
-
-__all__ = ["finish_", "prune_least_important_", "quantise_", "reshape_"]
 
 
 def reshape_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:
@@ -23,41 +16,36 @@ def reshape_(model: PreTrainedModel, compression: Compression) -> PreTrainedMode
     Which units are removed is arbitrary: for counting, and before loading a file. Raises
     :class:`PlanError` if a part cannot be pruned.
     """
-    if compression.removes_units:
-        prune_(model, units_to_keep(model, compression))
-    return finish_(model, compression)
+    for compressor in compressors(compression):
+        compressor.reshape_(model)
+    return _noted(model, compression)
 
 
-def prune_least_important_(
-    model: PreTrainedModel, compression: Compression, batches: Iterable[Mapping[str, Tensor]]
-) -> None:
-    """Remove, in place, the heads and neurons that matter least to the loss on `batches`.
+def prune_(
+    model: PreTrainedModel, compression: Compression, batches: Batches
+) -> list[TrainerCallback]:
+    """Does, in place, what comes before the further training; returns what keeps it so there.
 
-    Raises :class:`ModelError` if the outputs then differ from those of the full model with these
-    units' outputs set to zero.
+    `batches` tell which units matter. Raises :class:`ModelError` where that cannot be done.
     """
-    batches = list(batches)
-    kept = units_to_keep(model, compression, unit_importance(model, batches))
-    inputs = {key: value for key, value in batches[0].items() if key != "labels"}
-    wanted = masked_logits(model, kept, inputs)
-    prune_(model, kept)
-    with torch.no_grad():
-        found = model.eval()(**inputs).logits
-    allowed = torch.finfo(wanted.dtype).eps ** 0.5 * wanted.abs().max()
-    if found.shape != wanted.shape or not (found - wanted).abs().max() <= allowed:
-        raise ModelError(
-            f"{type(model).__name__} computes something else with fewer heads or neurons",
-            "leave heads, or neurons, out of compression",
-        )
+    return _apply(model, (c for c in compressors(compression) if c.method.prunes), batches)
 
 
 def finish_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:
-    """Quantise the shared `model` in place, after all training, and record the compression.
+    """Does, in place, what comes once nothing is trained any more, such as quantising, and notes
+    in the shared `model` all that was done, for its file."""
+    _apply(model, (c for c in compressors(compression) if not c.method.prunes), [])
+    return _noted(model, compression)
 
-    The record is saved with the plan.
-    """
-    if compression.quantize is not None:
-        quantise_(model, dynamic=compression.quantize == "dynamic-int8")
+
+def _apply(
+    model: PreTrainedModel, chosen: Iterable[Compressor], batches: Batches
+) -> list[TrainerCallback]:
+    keepers = [compressor.apply_(model, batches) for compressor in chosen]
+    return [keeper for keeper in keepers if keeper is not None]
+
+
+def _noted(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:
     assert isinstance(model, SharedModel), "compression is stored with the plan"
     model.sharing = replace(model.sharing, compression=compression)
     return model

@@ -33,11 +33,13 @@ def full_length(model: PreTrainedModel, batch: int, length: int) -> dict[str, Te
 
 @INPUTS.register("input_ids")
 def _tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    """token ids, all of them 1"""
     return torch.ones(batch, length, dtype=torch.long)
 
 
 @INPUTS.register("pixel_values")
 def _images(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    """black pictures of the size that the model reads"""
     size, channels = model.config.image_size, model.config.num_channels
     height, width = (size, size) if isinstance(size, int) else size
     return torch.zeros(batch, channels, height, width)
@@ -45,9 +47,11 @@ def _images(model: PreTrainedModel, batch: int, length: int) -> Tensor:
 
 @INPUTS.register("input_values")
 def _waveform(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    """silence"""
     return torch.zeros(batch, length)
 
 
 @INPUTS.register("input_features")
 def _spectrogram(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    """spectrograms of silence, as long as the model reads them"""
     return torch.zeros(batch, model.config.num_mel_bins, 2 * model.config.max_source_positions)

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from sharetune.spaces.recipe import Candidate
-from sharetune.trainers.compression.magnitude import zero_smallest_
-from sharetune.trainers.compression.steps import finish_, prune_least_important_
+from sharetune.trainers.compression.steps import finish_, prune_
 from sharetune.trainers.tasks.base import Split
 from sharetune.trainers.training.distillation import Lesson
 from sharetune.trainers.training.trainer import train
@@ -26,12 +25,8 @@ def compress_(
     candidate asks; returns the further training's curve. `batches` of labelled training examples
     tell which units matter; the further training's are made of `accumulation` parts."""
     compression, recipe = candidate.compression, candidate.recipe.after_pruning()
-    keepers: list[TrainerCallback] = []
-    if compression.removes_units:
-        here = [{k: v.to(model.device) for k, v in batch.items()} for batch in batches]
-        prune_least_important_(model, compression, here)
-    if compression.magnitude:
-        keepers.append(zero_smallest_(model, compression.magnitude))
+    here = [{k: v.to(model.device) for k, v in batch.items()} for batch in batches]
+    keepers = prune_(model, compression, here)
     curve = []
     if further_steps:
         curve = train(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AlbertConfig, PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
-from sharetune.trainers.exports.base import EXPORTS, Written
+from sharetune.trainers.exports.base import EXPORTS, Needs, Written
 from sharetune.trainers.exports.dense import save_ordinary
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.modules import SharedLinear, SharedNorm, resolved
@@ -79,6 +79,7 @@ class Arrangement:
 
 
 @EXPORTS.register("albert")
+@Needs(equal_layers=True, floats=True)
 def export_albert(model: PreTrainedModel, folder: Path) -> Written:
     """a native ALBERT checkpoint, for BERT models whose groups share whole layers"""
     kind = _albert_class(model)

@@ -29,12 +29,6 @@ Answer = Callable[[Inputs], Tensor]
 FOLDER = "FOLDER"
 """The placeholder for the folder's name in `Written.load`."""
 
-NEEDS_EQUAL_LAYERS = {"dense", "albert"}
-"""Formats of classes of transformers, whose layers all have the same width."""
-
-NEEDS_FLOATS = {"albert", "onnx"}
-"""Formats whose tensors are floats, so that they cannot hold 8-bit matrices."""
-
 
 @dataclass(frozen=True)
 class Written:
@@ -116,10 +110,24 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
     )
 
 
+@dataclass(frozen=True)
+class Needs:
+    """Needs of a format: layers of equal width, matrices of floats."""
+
+    equal_layers: bool = False
+    floats: bool = False
+
+    def __call__(self, exporter: Exporter) -> Exporter:
+        """Decorates an exporter that has these needs."""
+        exporter.needs = self  # type: ignore[attr-defined]
+        return exporter
+
+
 def refuse_compressed(compression: Compression, format: str) -> None:
     """Raise :class:`ModelError` if the format cannot hold a model so compressed."""
-    narrower = compression.removes_units and format in NEEDS_EQUAL_LAYERS
-    if narrower or (compression.quantize and format in NEEDS_FLOATS):
+    needs: Needs = getattr(EXPORTS[format], "needs", Needs())
+    narrower = compression.removes_units and needs.equal_layers
+    if narrower or (compression.eight_bits and needs.floats):
         what = "layers with fewer heads or neurons" if narrower else "8-bit matrices"
         raise ModelError(f"the {format} format cannot hold {what}", "export as shared")
 

@@ -7,11 +7,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
-from sharetune.trainers.exports.base import EXPORTS, FOLDER, Written, answering
+from sharetune.trainers.exports.base import EXPORTS, FOLDER, Needs, Written, answering
 from sharetune.trainers.models.sharing import is_shared, materialize_
 
 
 @EXPORTS.register("dense")
+@Needs(equal_layers=True)
 def export_dense(model: PreTrainedModel, folder: Path) -> Written:
     """every layer with weights of its own: as large as unshared, loads without ShareTune"""
     dense = materialize_(copy.deepcopy(model))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
-from sharetune.trainers.exports.base import EXPORTS, FOLDER, Answer, Written, answering
+from sharetune.trainers.exports.base import EXPORTS, FOLDER, Answer, Needs, Written, answering
 from sharetune.trainers.exports.samples import Inputs, samples
 from sharetune.trainers.measuring.sizes import parameters
 from sharetune.trainers.models.modules import products_apart
@@ -49,6 +49,7 @@ class Logits(nn.Module):
 
 
 @EXPORTS.register("onnx")
+@Needs(floats=True)
 def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
     """an ONNX file for onnxruntime, each shared tensor stored once"""
     check_packages()

@@ -26,6 +26,7 @@ from sharetune.spaces.inits import start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
+from sharetune.trainers.measuring.exact import Sized, further_facts
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.feasibility import check_feasible
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
@@ -110,8 +111,7 @@ class Counting:
         bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
         key = tuple(map(_size_key, bound.groups)), compression
         if key not in self._known:
-            plain = compression.quantize != "dynamic-int8" and not compression.removes_units
-            count = self._counted if plain else self.built
+            count = self.built if compression.needs_building else self._with_further
             self._known[key] = count(bound, compression)
         return dict(self._known[key])
 
@@ -124,6 +124,13 @@ class Counting:
         shared = share_(copy.deepcopy(self.unshared), plan)
         compressed = reshape_(copy.deepcopy(shared), compression)
         return sizes.facts(self.unshared, shared, self.inputs, compressed)
+
+    def _with_further(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
+        def build() -> PreTrainedModel:
+            return reshape_(share_(copy.deepcopy(self.unshared), plan), compression)
+
+        sized = Sized(self.unshared, plan, compression, self.inputs, build)
+        return self._counted(plan, compression) | further_facts(sized)
 
     def _counted(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
         check_feasible(self.stacks, plan, self.unshared.config)
@@ -155,7 +162,7 @@ class Counting:
         lost = self._before[0] + self._before[1] - matrices - vectors
         other = self._before[1] - vectors
         rest = self._rest
-        if compression.quantize is not None:
+        if compression.eight_bits:
             in_stacks, rest = _in_eight_bits(in_stacks), _in_eight_bits(rest)
         stored = sum(_parameters_by_kind(in_stacks.values()))
         saved = {n: e for n, e in (rest | in_stacks).items() if e.is_saved}

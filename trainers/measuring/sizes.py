@@ -12,8 +12,11 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from sharetune.spaces.compression import Compression
+from sharetune.spaces.plan import SharingPlan
+from sharetune.trainers.measuring.exact import Sized, further_facts
 from sharetune.trainers.models.modules import SharedLinear
-from sharetune.trainers.models.shared_model import never_saved
+from sharetune.trainers.models.shared_model import SharedModel, never_saved
 from sharetune.trainers.models.structure import Slot, Stack, find_stacks, weight_out_in
 
 
@@ -149,7 +152,18 @@ def facts(
         "bytes": saved_bytes(final),
         "flops": deployed_flops(final, inputs),
         "effective_ratio": round((before - after - other) / (whole - single), 6),
-    }
+    } | further_facts(_sized(unshared, shared, inputs, final))
+
+
+def _sized(
+    unshared: PreTrainedModel,
+    shared: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    final: PreTrainedModel,
+) -> Sized:
+    plan = shared.sharing.plan if isinstance(shared, SharedModel) else SharingPlan()
+    done = final.sharing.compression if isinstance(final, SharedModel) else Compression()
+    return Sized(unshared, plan, done, inputs, lambda: final)
 
 
 def _saved_vector_parameters(

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from sharetune.spaces.plan import FFN
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.units import UNITS
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.structure import (
     Slot,
@@ -55,7 +56,7 @@ Order = Callable[[Sequence[UnitView], int], list[Tensor]]
 """``(views of the layers, number of shared units) -> one permutation of units a layer``, the shared
 units first, both parts in matching order."""
 
-ORDERS: Registry[Order] = Registry("choice of units")
+ORDERS: Registry[Order] = Registry("choice of units", declared=UNITS)
 
 
 @ORDERS.register("first")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.softening import SOFTENINGS
 from sharetune.trainers.models.modules import SharedLinear
 
 Start = Callable[[Sequence[Tensor]], Tensor]
@@ -63,7 +64,7 @@ class SoftLinear(nn.Module):
         return self.reader
 
 
-SCHEDULES: Registry[type[SoftLinear]] = Registry("schedule")
+SCHEDULES: Registry[type[SoftLinear]] = Registry("schedule", declared=SOFTENINGS)
 
 
 class OwnLinear(SoftLinear):

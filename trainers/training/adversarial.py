@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sharetune.spaces.adversaries import PGD, Adversary, FreeLB
+from sharetune.spaces.adversaries import ADVERSARIES, PGD, Adversary, FreeLB
 from sharetune.spaces.registry import Registry
 
 
@@ -54,7 +54,7 @@ class Step:
 Attack = Callable[[Any, Step], Tensor]
 """``(adversary, step) -> the loss to report``; leaves the gradients of the parameters behind."""
 
-ATTACKS: Registry[Attack] = Registry("adversary")
+ATTACKS: Registry[Attack] = Registry("adversary", declared=ADVERSARIES)
 
 
 @ATTACKS.register("fgm")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from sharetune.spaces.distillation import TERMS, Distillation
+from sharetune.spaces.distillation import FADINGS, TERMS, Distillation
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.registry import Registry
 from sharetune.trainers.models.structure import Slot, find_stacks
@@ -152,7 +152,7 @@ class Distiller:
         settings = self.settings
         labelled = progress >= settings.without_labels
         total = settings.task * task_loss if labelled else 0 * task_loss
-        weight = 1 - progress if settings.schedule == "falling" else 1.0
+        weight = FADINGS[settings.schedule](progress)
         student = Answers(outputs.logits, _hidden(outputs), _values(self._own))
         teacher, mask = self._taught(inputs, student), _mask(inputs, outputs.logits)
         for term in TERMS:

@@ -5,38 +5,18 @@ All factors of the recipe multiply the learning rate, and AdamW's decay with it,
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from sharetune.spaces.learning_rates import LR_RULES
 from sharetune.spaces.recipe import Recipe
-from sharetune.spaces.registry import Registry
 from sharetune.trainers.models.modules import BankReader, resolved
 from sharetune.trainers.models.parameters import head_parameters
 from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
-
-LR_RULES: Registry[Callable[[int], float]] = Registry("learning rate rule")
-
-
-@LR_RULES.register("none")
-def unscaled(readers: int) -> float:
-    """a bank learns like everything else"""
-    return 1.0
-
-
-@LR_RULES.register("sqrt")
-def by_root(readers: int) -> float:
-    """1 / sqrt(readers): what summed gradients of independent noise grow by"""
-    return readers**-0.5
-
-
-@LR_RULES.register("readers")
-def by_readers(readers: int) -> float:
-    """1 / readers: the mean of the readers' gradients, under plain gradient descent"""
-    return 1 / readers
 
 
 def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:

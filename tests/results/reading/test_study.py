@@ -6,6 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sharetune import results
+from sharetune.results.page.trial_rows import columns, rows
 from sharetune.results.reading.study import read_study
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import RunError
@@ -117,3 +118,41 @@ def test_a_study_can_be_read_while_a_search_holds_the_storage(make_run):
     assert results.load(run)["state"].tolist() == ["COMPLETE"]
     writer.rollback()
     writer.close()
+
+
+def test_an_objective_of_a_plugin_is_known_by_what_the_study_says_of_it(make_run):
+    specs = [
+        {"name": "cache_bytes", "title": "KV cache", "direction": "minimize", "unit": "B"},
+        {"name": "joules", "title": "energy", "direction": "minimize", "source": "quiet"},
+        {"name": "accuracy", "title": "of an older version", "direction": "maximize"},
+    ]
+    measured = LATENCY | {"quiet": {"joules": 2.5}}
+    run = make_run(
+        complete(0.9, 150.0),
+        complete(0.8, 150.0),
+        objectives=["accuracy", "cache_bytes"],
+        objective_specs=specs,
+        latency={0: measured},
+    )
+    study = read_study(run)
+    assert [objective.title for objective in study.objectives] == ["accuracy", "KV cache"]
+    assert (study.objectives[1].unit, study.objectives[1].source) == ("B", "exact")
+    assert [objective.name for objective in study.quiet] == ["peak_memory", "joules"]
+    assert study.frame["joules"].tolist()[0] == 2.5
+    assert study.frame["joules"].isna().tolist() == [False, True]
+    assert study.frame["latency_conditions"][0] == {"batch_size": 1, "threads": 2}
+    assert trial_table(study)["energy"] == ["2.50", ""]
+
+
+def test_an_objective_that_nobody_knows_counts_as_trained(make_run):
+    study = read_study(make_run(objectives=["accuracy", "gain_of"]))
+    assert (study.objectives[1].title, study.objectives[1].source) == ("gain of", "trained")
+
+
+def trial_table(study):
+    """The texts of each column of the report's table, by its heading."""
+    shown = columns(study)
+    texts = [[cell.text for cell in row] for row in rows(study, shown)]
+    return {
+        column.title: list(own) for column, own in zip(shown, zip(*texts, strict=True), strict=True)
+    }

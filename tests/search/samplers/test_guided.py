@@ -7,17 +7,10 @@ import pytest
 from optuna.trial import TrialState
 
 from sharetune.search.run import run
-from sharetune.search.samplers.base import (
-    LATEST,
-    MOST_OF_FRONT,
-    REBUILT_AFTER,
-    SAMPLED,
-    SAMPLERS,
-    Past,
-    Setting,
-)
+from sharetune.search.samplers.base import SAMPLERS, Past, Setting
 from sharetune.search.samplers.base import make_sampler as make
 from sharetune.search.samplers.features import Drawer
+from sharetune.search.samplers.in_memory import LATEST, MOST_OF_FRONT, REBUILT_AFTER, SAMPLED
 from sharetune.search.study.writer import Draw
 from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.spaces.plan import StackShape

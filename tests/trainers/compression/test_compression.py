@@ -9,7 +9,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError, PlanError
 from sharetune.spaces.space import Space
 from sharetune.trainers import load_shared, materialize_, share_
-from sharetune.trainers.compression import steps as compressing
+from sharetune.trainers.compression import units as compressing
 from sharetune.trainers.compression.importance import masked_logits, unit_importance
 from sharetune.trainers.compression.magnitude import zero_smallest_
 from sharetune.trainers.compression.pruning import tied_units, units_to_keep
@@ -18,13 +18,10 @@ from sharetune.trainers.compression.quantisation import (
     Int8,
     Int8Embedding,
     integer_product,
-)
-from sharetune.trainers.compression.steps import (
-    finish_,
-    prune_least_important_,
     quantise_,
-    reshape_,
 )
+from sharetune.trainers.compression.steps import finish_, reshape_
+from sharetune.trainers.compression.units import prune_least_important_
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.measuring.sizes import deployed_flops, parameters, saved_bytes
 from sharetune.trainers.models.structure import find_stacks

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sharetune.spaces.forms import FORMS
 from sharetune.spaces.registry import Registry
 from sharetune.trainers.models.structure import Slot
 
@@ -37,4 +38,6 @@ Builder = Callable[[Any, Matrices, nn.ModuleDict, str], Sequence[nn.Module]]
 """``(form, matrices, bank, key) -> readers``: puts the shared tensors into ``bank[key]`` and
 returns one reader a layer, a :class:`SharedLinear` if its matrix is made from the bank."""
 
-BUILDERS: Registry[Builder] = Registry("form", package="sharetune.trainers.models.forms")
+BUILDERS: Registry[Builder] = Registry(
+    "form", package="sharetune.trainers.models.forms", declared=FORMS
+)
