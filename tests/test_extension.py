@@ -119,9 +119,10 @@ assert not {"one_of_each", "torch"} & set(sys.modules)
 """
 
 
-def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
-    shutil.copy(ROOT / "tests" / "one_of_each.py", tmp_path)
-    path = study(
+def one_of_each(study, folder, **changes):
+    """A study with one of everything that can be added, from a module next to its file."""
+    shutil.copy(ROOT / "tests" / "one_of_each.py", folder)
+    return study(
         plugins=["one_of_each"],
         task={"name": "length", "train": "train.csv", "test": "test.csv"},
         objectives=["misses", "parameters", "cache_bytes"],
@@ -130,6 +131,8 @@ def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
         budget={"trials": 4},
         exports=["again"],
         keep="all",
+        latency={"rounds": 2},
+        **changes,
         space={
             "plan": [
                 {
@@ -141,7 +144,11 @@ def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
             "compression": {"methods": {"rounded": {"decimals": {"choices": [1, 2]}}}},
         },
     )
+
+
+def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
     run = tmp_path / "run"
+    path = one_of_each(study, tmp_path)
     result = CliRunner().invoke(app, ["search", path, "--out", str(run)])
     assert result.exit_code == 0, result.output
     frame = results.load(run)
@@ -150,6 +157,8 @@ def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
     assert frame["cache_bytes"].tolist() == [8192.0] * 4  # 2 x 4 B x 8 tokens x 32 x 4 layers
     assert frame["anchor"].tolist()[:2] == ["unshared", "ends"]
     assert frame["compression.methods.rounded.decimals"].dropna().isin([1, 2]).all()
+    measured = frame["uses"].dropna()
+    assert len(measured) >= 2 and (measured == 1.0).all()  # the anchors and the front
     page = (run / "report.html").read_text()
     assert "KV cache" in page
     weights = load_shared(run / "trials" / "3" / "model").base_model.encoder.layer[0]
@@ -165,3 +174,18 @@ def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
         "parameters parameters exact ",
         "cache_bytes KV cache exact B",
     ], read.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_one_of_each_is_searched_on_ray_workers(study, tmp_path):
+    """In processes of their own, which know the module from the study file alone."""
+    path = one_of_each(study, tmp_path, executor="ray")
+    command = [sys.executable, "-m", "sharetune", "search", path, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    frame = results.load(tmp_path / "run")
+    assert (frame["state"] == "COMPLETE").all()
+    assert frame["plan"].str.contains("gain").any()
+    assert frame["cache_bytes"].tolist() == [8192.0] * 4
+    assert frame["uses"].notna().sum() >= 2  # the anchors and the front

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from sharetune.search.workers.trial_group import Meeting, TrialGroup, assist
 from sharetune.search.workers.watchdog import Watchdog
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import Evaluator, Job, JobResources, Metrics
+from sharetune.spaces.plugins import load_plugins
 
 WORKER_RETRIES = 2
 REACHED_WITHIN_S = 10.0
@@ -278,12 +279,24 @@ def connect(address: str | None, config: StudyConfig) -> None:
     else:
         set_reachable(by_other_machines=True)
         _require_listener(address)
+    if config.plugins:
+        options["runtime_env"] = {"worker_process_setup_hook": _loader_of(config.plugins)}
     try:
         ray.init(address=address or "local", **options)
     except Exception as error:  # Ray raises bare ones
         raise _unreachable(address, str(error).strip().split("\n")[0]) from error
     if address is None:
         _require_gpus(config)
+
+
+def _loader_of(plugins: Sequence[str]) -> Callable[[], None]:
+    """Return a function that imports the plugins when a worker process starts, before anything
+    that they define is unpickled there."""
+
+    def load() -> None:
+        load_plugins(plugins)
+
+    return load
 
 
 def _require_listener(address: str) -> None:

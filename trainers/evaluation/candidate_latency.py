@@ -18,6 +18,7 @@ from sharetune.spaces.latency import Compared, Latencies, Latency, LatencyReques
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.exports.onnx import onnx_run
 from sharetune.trainers.measuring import latency
+from sharetune.trainers.measuring.quiet import quiet_numbers
 from sharetune.trainers.models.sharing import materialize_
 from sharetune.trainers.tasks.base import PreparedTask
 
@@ -59,7 +60,17 @@ def measured_latency(
         throughput=_throughput(task, models, request),
         onnx=onnx,
         onnx_unshared_ms=onnx_unshared_ms,
+        quiet=_quiet_numbers(task, models["stored"], request),
     )
+
+
+def _quiet_numbers(
+    task: PreparedTask, stored: PreTrainedModel, request: LatencyRequest
+) -> dict[str, float]:
+    """Further quiet objectives of the stored model, used on one example."""
+    sample = task.task.sample(stored, 1, request.max_length)
+    (use,) = latency.uses({"stored": stored}, sample, task.task.use).values()
+    return quiet_numbers(stored, use)
 
 
 def device_name() -> str:
