@@ -103,5 +103,5 @@ def repeat_of(twin: Trial) -> Answer:
         record.CONFUSION: twin.confusion,
         record.REASON: twin.reason,
     }
-    told = {key: value for key, value in found.items() if value is not None}
-    return Answer(told | {record.SAME_AS: twin.number}, twin.values)
+    known = {key: value for key, value in found.items() if value is not None}
+    return Answer(known | {record.SAME_AS: twin.number}, twin.values)

@@ -47,9 +47,9 @@ def stopped_when_safe() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _handled_by(handler: Callable[..., None]) -> Iterator[None]:
-    heeded = [kind for kind in SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN]
+    handled = [kind for kind in SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN]
     try:
-        before = {kind: signal.signal(kind, handler) for kind in heeded}
+        before = {kind: signal.signal(kind, handler) for kind in handled}
     except ValueError:  # not in the main thread, where signals are nobody's business
         yield
         return

@@ -50,11 +50,11 @@ def span_f1(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]])
 
     As conlleval (Tjong Kim Sang and De Meulder, 2003).
     """
-    right = told = true = 0
+    right = found = true = 0
     for one, other in zip(predicted, wanted, strict=True):
         mine, theirs = entities(one), entities(other)
-        right, told, true = right + len(mine & theirs), told + len(mine), true + len(theirs)
-    return 2 * right / (told + true) if told + true else 0.0
+        right, found, true = right + len(mine & theirs), found + len(mine), true + len(theirs)
+    return 2 * right / (found + true) if found + true else 0.0
 
 
 def ranking_metrics(ranks: Tensor, k: int = 10) -> tuple[float, float]:

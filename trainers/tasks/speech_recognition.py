@@ -201,11 +201,11 @@ class SpeechRecognition(Task):
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         jiwer = audio_library("jiwer")
-        wanted, told = list(labels), list(predictions)
+        wanted, heard = list(labels), list(predictions)
         return Scores(
             {
-                "word_error_rate": float(jiwer.wer(wanted, told)),
-                "character_error_rate": float(jiwer.cer(wanted, told)),
+                "word_error_rate": float(jiwer.wer(wanted, heard)),
+                "character_error_rate": float(jiwer.cer(wanted, heard)),
             }
         )
 
