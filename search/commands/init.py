@@ -18,7 +18,7 @@ MOST_STEPS = 1000
 """Most optimiser steps of a trial, so that a large data set does not make trials long."""
 
 LEAST_STEPS = 50
-"""Fewest optimiser steps of a trial: fewer learn nothing from a small data set."""
+"""Fewest optimiser steps of a trial, so that a small data set is seen often enough."""
 
 EPOCHS = 3
 """Epochs that a trial trains between these bounds, usual for fine-tuning."""

@@ -25,7 +25,7 @@ LONGEST_ANSWER = 30
 """Tokens that an answer may have, as in the library's SQuAD example."""
 
 BATCH = 32
-"""Examples of a prediction batch: larger ones are hardly faster, and need more memory."""
+"""Examples of a prediction batch, which bounds memory."""
 
 
 @TASKS.register("question-answering")

@@ -28,7 +28,7 @@ LEAST = 3
 """Interactions that a user must have: one for the test, two to learn a transition from."""
 
 BATCH = 64
-"""Sequences of a prediction batch: larger ones are hardly faster, and need more memory."""
+"""Sequences of a prediction batch, which bounds memory."""
 
 PAD = 0
 """Item number of padding; items count from 1."""

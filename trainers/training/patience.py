@@ -19,7 +19,7 @@ LOOKS = 20
 """Measurements of the held-out loss in a whole training, one after each 5 % of its steps."""
 
 BATCH = 32
-"""Examples of a batch of held-out examples: larger ones are hardly faster, and need more memory."""
+"""Examples of a batch of held-out examples, which bounds memory."""
 
 
 def hold_out(data: Any) -> tuple[Any, Any]:
