@@ -102,7 +102,7 @@ class Tally:
 
 
 def interrupted(trial: FrozenTrial) -> bool:
-    """Whether it ended because its driver did."""
+    """Whether it ended because its search process did."""
     return trial.user_attrs.get(record.REASON) == "interrupted"
 
 

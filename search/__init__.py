@@ -1,4 +1,4 @@
-"""Drives a study: configuration, Optuna study, Ray Tune, command line.
+"""Run a study: configuration, Optuna study, Ray Tune, command line.
 
 The package can be called: ``sharetune.search("study.yaml")`` is `run.search`.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _Callable(ModuleType):
-    """A package whose name is also that of the one function most visitors want of it."""
+    """A module that can be called as its main function."""
 
     def __call__(self, *args: Any, **options: Any) -> Path:
         """Search the plans of a study; see :func:`sharetune.search.run.search`."""

@@ -1,4 +1,4 @@
-"""Decide what becomes of a candidate before any worker sees it."""
+"""Decide whether a candidate is trained, before any worker sees it."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -16,19 +16,22 @@ from sharetune.spaces.evaluator import Evaluator, Sizes
 from sharetune.spaces.recipe import Candidate
 
 KEPT_SIZES = 4096
-"""Candidates whose sizes are remembered between the sampler's question and the search's."""
+"""Candidates whose sizes are cached: the sampler asks for many before the search takes one."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """It is to be trained; its `sizes` are exact already."""
+    """The verdict to train a candidate; its `sizes` are exact already."""
 
     sizes: Sizes
 
 
 @dataclass(frozen=True)
 class Answer:
-    """It needs no training: the trial's further attributes, and values if it is complete."""
+    """The verdict that no training is needed.
+
+    `attributes` are the trial's further ones, `values` its objectives if it is complete.
+    """
 
     attributes: dict[str, Any] = field(default_factory=dict)
     values: tuple[float, ...] | None = None
@@ -36,7 +39,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Wait:
-    """It is put off until the equal trial `twin` has ended, or until no worker is busy."""
+    """The verdict to wait until the equal trial `twin` has ended, or until no worker is busy."""
 
     twin: int | None = None
 
@@ -45,7 +48,7 @@ Verdict = Train | Answer | Wait
 
 
 class Admission:
-    """The judge of candidates: nothing is trained twice, and nothing over a hard limit."""
+    """The rules by which candidates are admitted: none trains twice, or over a hard limit."""
 
     def __init__(
         self,
@@ -103,5 +106,5 @@ def repeat_of(twin: Trial) -> Answer:
         record.CONFUSION: twin.confusion,
         record.REASON: twin.reason,
     }
-    told = {key: value for key, value in found.items() if value is not None}
-    return Answer(told | {record.SAME_AS: twin.number}, twin.values)
+    known = {key: value for key, value in found.items() if value is not None}
+    return Answer(known | {record.SAME_AS: twin.number}, twin.values)

@@ -1,6 +1,6 @@
-"""When a search has had enough: wall-clock, device hours, and a front that stopped growing.
+"""Budgets that end a search: wall-clock hours, device hours, and stagnation of the front.
 
-All is taken from the trials themselves, so that a resumed search goes on counting where it was.
+All is computed from the trials themselves, so that a resumed search goes on counting where it was.
 """
 
 from collections import deque
@@ -16,11 +16,11 @@ from sharetune.spaces.objectives import Objective
 
 
 class Spending:
-    """What the trials of a study have cost, in hours.
+    """Hours that the trials of a study have cost.
 
-    `count` says of how many trials. `wall` is the time during which at least one of the finished
-    trials ran: pauses between a search and its resumption cost nothing. `cpu` and `gpu` are hours
-    of trials, times what all workers of each were given.
+    `count` is the number of trials. `wall` is the time during which at least one of the finished
+    trials ran: pauses between a search and its resumption cost nothing. `cpu` and `gpu` are the
+    hours of trials times the devices that the workers of each were given.
     """
 
     def __init__(self, resources: Resources) -> None:
@@ -36,11 +36,11 @@ class Spending:
 
     @property
     def gpu(self) -> float:
-        """Hours of GPUs, none where a study leaves open what a trial is given."""
+        """Hours of GPUs; 0 where a study does not say how much of one a trial gets."""
         return self.trials * self.resources.workers_per_trial * (self.resources.gpu or 0.0)
 
     def add(self, trial: Trial) -> None:
-        """A trial that ended after those before it."""
+        """Add a trial that ended after those before it."""
         start, end = trial.began, trial.ended
         if start is None or end is None:
             return
@@ -55,7 +55,7 @@ def _hours(start: datetime, end: datetime) -> float:
 
 
 class Growth:
-    """The hypervolume of the latest fronts; `reference` gives the fixed reference point."""
+    """The hypervolume of the latest fronts, with respect to a fixed `reference` point."""
 
     def __init__(
         self, objectives: Sequence[Objective], reference: Sequence[float], window: int
@@ -65,12 +65,14 @@ class Growth:
         self._latest: deque[float] = deque(maxlen=window + 1)
 
     def add(self, front: Sequence[Sequence[float]]) -> None:
-        """The front after one more completed trial."""
+        """Add the front after one more completed trial."""
         self._latest.append(float(self._hypervolume(np.array(front, dtype=float))))
 
     def over_window(self) -> float | None:
-        """Growth over the last `window` completed trials, as a fraction of what there is; None
-        before there are as many, or any hypervolume."""
+        """Return the growth over the last `window` completed trials, a fraction of the hypervolume.
+
+        None before there are as many trials, or while the hypervolume is 0.
+        """
         if len(self._latest) < (self._latest.maxlen or 0) or self._latest[-1] <= 0:
             return None
         return (self._latest[-1] - self._latest[0]) / self._latest[-1]
@@ -79,8 +81,11 @@ class Growth:
 def spent(
     budget: Budget, spending: Spending, growth: Growth | None = None, still_to_come: float = 0.0
 ) -> str | None:
-    """Why no more trials are started, or None. So many trainings `still_to_come` must fit into the
-    hours too, by what those before have cost."""
+    """Say why no more trials are started, or return None.
+
+    The number of trainings `still_to_come` must fit into the hours too, at the average cost of the
+    trials so far.
+    """
     share = still_to_come / max(1, spending.count)
     for unit in ("wall", "cpu", "gpu"):
         limit, hours = getattr(budget, f"{unit}_hours"), getattr(spending, unit)

@@ -1,4 +1,4 @@
-"""Say which code and which machine the numbers of a study come from."""
+"""Record the code and the machine that the numbers of a study come from."""
 
 import os
 import platform
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 VERSIONS = ("sharetune", "torch", "transformers", "ray", "optuna", "datasets", "numpy")
-"""The packages whose versions a study stores."""
+"""Packages whose versions a study stores: those that its numbers depend on."""
 
 GIT_PATIENCE_S = 10
 """Seconds that git may take to describe the checkout, for network file systems."""
 
 
 def study_circumstances(threads: int) -> dict[str, Any]:
-    """Return what a study stores of its machine and code; `threads` is what each worker gets."""
+    """Return a study's record of its machine and code; each worker gets `threads` threads."""
     return code() | {
         "threads": threads,
         "device": platform.machine(),
@@ -30,7 +30,7 @@ def study_circumstances(threads: int) -> dict[str, Any]:
 
 @cache
 def code() -> dict[str, Any]:
-    """Return versions and commit of the code that runs here, and whether it was edited since."""
+    """Return versions and commit of the code that runs here, and whether it has local changes."""
     return {
         "versions": {"python": platform.python_version()} | dict(_versions()),
         "commit": _git("rev-parse", "HEAD"),
@@ -47,7 +47,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the checkout this code runs from; None outside one."""
+    """Return git's output for the checkout that this code runs from; None outside one."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=GIT_PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Early stopping with several objectives: which trainings go on at a rung.
+"""Early stopping with several objectives: decide which trainings go on at a rung.
 
 Sizes are exact before anything is trained; only the trained objectives (accuracy) are uncertain.
 So a training is stopped only where both hold:
@@ -20,7 +20,7 @@ import numpy as np
 from sharetune.spaces.objectives import Objective
 
 NEAREST = 8
-"""Finished trials by which a rung's gain is judged; none is stopped before there are so many."""
+"""Finished trials that predict the gain from a rung; no trial is stopped before there are 8."""
 LATEST = 512
 """Trials a rung is ranked over, so that a decision costs the same in a large study."""
 
@@ -29,10 +29,10 @@ Vector = np.ndarray
 
 
 class EarlyStopper:
-    """Rung numbers and ends of all trials of a study.
+    """The early-stopping rule, with the rung values and final values of all trials.
 
-    `objectives` are the study's. At a rung their values are those that the training has
-    reached for what is trained, and the final ones for what is exact.
+    `objectives` are the study's. Values at a rung are those that the training has reached in the
+    trained objectives, and the final ones in the exact objectives.
     """
 
     def __init__(self, objectives: Sequence[Objective], *, eta: float = 3.0) -> None:
@@ -44,9 +44,9 @@ class EarlyStopper:
         self._finished: dict[int, Vector] = {}
 
     def reached(self, number: int, rung: int, values: Mapping[str, float]) -> bool:
-        """Notes what trial `number` is worth at `rung`; whether its training goes on.
+        """Note the values of trial `number` at `rung`; return whether its training goes on.
 
-        A value that is missing or not finite lets it go on: its end will tell.
+        It goes on if a value is missing or not finite: how it ends will show.
         """
         vector = self._vector(values)
         if vector is None:
@@ -55,14 +55,17 @@ class EarlyStopper:
         return not self._is_hopeless(rung, vector) or self._is_ahead(rung, number)
 
     def finished(self, number: int, values: Mapping[str, float]) -> None:
-        """Notes the true values of a trial that was trained to its end."""
+        """Note the final values of a trial that was trained to its end."""
         vector = self._vector(values)
         if vector is not None:
             self._finished[number] = vector
 
     def expected(self, number: int) -> Vector | None:
-        """What a stopped trial would have come to by the usual gain of its neighbours, in the
-        objectives' own directions; None before enough is known."""
+        """Predict the final values of a stopped trial, in the objectives' own directions.
+
+        They are its values at its last rung plus its neighbours' median gain; None before there are
+        enough.
+        """
         rung = max((r for r, seen in self._rungs.items() if number in seen), default=None)
         if rung is None:
             return None
@@ -75,7 +78,10 @@ class EarlyStopper:
         return self._sign * found if np.isfinite(found).all() else None
 
     def _gains(self, rung: int, vector: Vector) -> np.ndarray | None:
-        """From this rung to the end, of the nearest finished trials: (NEAREST, objectives)."""
+        """Return the gains of the nearest finished trials from this rung to the end.
+
+        Shape (NEAREST, objectives).
+        """
         seen = self._rungs[rung]
         known = [number for number in self._finished if number in seen][-LATEST:]
         if len(known) < NEAREST or not self._trained.any():
@@ -95,7 +101,7 @@ class EarlyStopper:
         return bool((np.array(list(self._finished.values())) <= best).all(axis=1).any())
 
     def _is_ahead(self, rung: int, number: int) -> bool:
-        """Whether the trial is among the first ``1 / eta`` at the rung."""
+        """Say whether the trial is among the first ``1 / eta`` at the rung."""
         latest = list(self._rungs[rung])[-LATEST:]
         points = np.array([self._rungs[rung][n] for n in latest])
         kept = max(1, int(len(latest) / self.eta))
@@ -103,7 +109,7 @@ class EarlyStopper:
 
 
 def promotion_order(points: np.ndarray) -> list[int]:
-    """Indices of `points` (n, objectives), less is better, from first to last promoted.
+    """Return indices of `points` (n, objectives), less is better, from first to last promoted.
 
     By non-dominated rank; within a rank by epsilon net: each next point is the one farthest
     from those chosen, all objectives scaled to 0..1, the first being the best in the first.
@@ -116,13 +122,15 @@ def promotion_order(points: np.ndarray) -> list[int]:
 
 
 def spread_over(points: np.ndarray, most: int) -> list[int]:
-    """Indices of at most `most` of `points` (n, objectives), less being better: all as they come,
-    or of more the first in :func:`promotion_order`."""
+    """Return indices of at most `most` of `points` (n, objectives), less being better.
+
+    Up to `most` points keep their order; of more, the first in :func:`promotion_order` are taken.
+    """
     return list(range(len(points))) if len(points) <= most else promotion_order(points)[:most]
 
 
 def promotion_place(points: np.ndarray, index: int) -> int:
-    """Where the point at `index` stands in :func:`promotion_order`, 0-based, at less cost."""
+    """Return the place of the point at `index` in :func:`promotion_order`, from 0, at less cost."""
     ranks, scaled = _ranked(points)
     index %= len(points)
     members = np.flatnonzero(ranks == ranks[index])
@@ -137,8 +145,10 @@ def _ranked(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def epsilon_net(points: np.ndarray) -> np.ndarray:
-    """Each point's turn, (n,), when the next is always the farthest from those before it, and the
-    first the least in the first coordinate."""
+    """Return the place (n,) of each point when the next is always farthest from those before.
+
+    The first is the least in the first coordinate.
+    """
     turns = np.empty(len(points), dtype=int)
     chosen, distance = int(np.lexsort(points.T[::-1])[0]), np.full(len(points), np.inf)
     for turn in range(len(points)):

@@ -1,7 +1,7 @@
-"""After the search: the front's members and the anchors are trained again on further seeds.
+"""Retrain finalists on further seeds: the front's members and the anchors, after the search.
 
-Which trainings are wanted follows from the study alone, so that a resumed search finds those that
-are left.
+The trainings that are wanted follow from the study alone, so that a resumed search finds those
+that are left.
 """
 
 from collections import defaultdict, deque
@@ -23,15 +23,17 @@ from sharetune.spaces.recipe import Candidate, Recipe
 
 @dataclass(frozen=True)
 class Retraining:
-    """A candidate of trial `of` with another seed."""
+    """A retraining of the candidate of trial `of` on another seed."""
 
     of: int
     candidate: Candidate
 
 
 class Finals:
-    """What of the retraining of a study's finalists is done, and what is left. Without `settings`
-    nothing is wanted, and what is there is kept."""
+    """The retrainings of a study's finalists, those done and those left.
+
+    Without `settings` none is wanted, and those already there are kept.
+    """
 
     def __init__(self, settings: Finalists | None, objectives: Sequence[Objective]) -> None:
         self.settings, self.objectives = settings, tuple(objectives)
@@ -41,8 +43,7 @@ class Finals:
         self._qualities: dict[int, dict[int, float]] = defaultdict(dict)
 
     def note(self, trial: Trial) -> None:
-        """Takes up a retraining that has ended; one that failed is to be run again, though not by
-        this driver."""
+        """Note a retraining that has ended; one that failed is run again when the study resumes."""
         of = trial.finalist
         assert of is not None, "only retrainings are noted here"
         if trial.state is not TrialState.FAIL:
@@ -56,7 +57,7 @@ class Finals:
         anchors: Sequence[Trial],
         searched: Collection[str],
     ) -> None:
-        """Settles, once the search is over, what is left to run."""
+        """Plan the retrainings that are left, once the search is over."""
         self.is_planned = True
         if self.settings is not None:
             finalists = choose(self.settings, front, anchors, self.objectives)
@@ -64,7 +65,7 @@ class Finals:
             self.left = deque(run for run in wanted if run.candidate.key() not in self._done)
 
     def cost(self, front: int, anchors: int) -> float:
-        """About how many trainings of the search's length a front of this size would still take."""
+        """Estimate the cost of retraining such a front, in trainings of the search's length."""
         if self.settings is None:
             return 0.0
         if self.is_planned:
@@ -73,8 +74,11 @@ class Finals:
         return max(0, wanted - len(self._done)) * self.settings.longer
 
     def keeps(self, number: int, *, every: bool) -> bool:
-        """Whether the weights of trial `number` are kept: those of `every` complete retraining, or
-        of each finalist's only the middle one's, once all are there."""
+        """Say whether the weights of trial `number`, a retraining, are kept.
+
+        All are kept until a finalist's retrainings are complete; then the middle one's, or `every`
+        one's.
+        """
         runs = next((runs for runs in self._qualities.values() if number in runs), None)
         if runs is None:
             return False
@@ -83,16 +87,16 @@ class Finals:
 
     @property
     def _place_of_quality(self) -> int:
-        """Which of a trial's values says how good it is."""
+        """Index of the quality objective among a trial's values."""
         return self.objectives.index(quality_of(self.objectives))
 
 
 def retrainings(
     settings: Finalists, finalists: Sequence[Trial], searched: Collection[str]
 ) -> list[Retraining]:
-    """All that are wanted: the first seed of each finalist, then the second of each, and so on.
+    """List all retrainings: the first seed of each finalist, then the second of each, and so on.
 
-    Candidates whose keys were `searched` are not trained again; their seeds are passed over.
+    Candidates whose keys were `searched` are not trained again; their seeds are skipped.
     """
     runs = [_runs(settings, trial, searched) for trial in finalists]
     return [run for same_turn in zip(*runs, strict=True) for run in same_turn]
@@ -104,7 +108,7 @@ def choose(
     anchors: Sequence[Trial],
     objectives: Sequence[Objective],
 ) -> list[Trial]:
-    """The anchors, and of the front's other members as many as are wanted, spread over it.
+    """Choose the finalists: the anchors, and at most `settings.most` other members, spread evenly.
 
     Trials that differ in their seed alone are one finalist.
     """
@@ -130,7 +134,7 @@ def _runs(settings: Finalists, trial: Trial, searched: Collection[str]) -> Itera
 
 
 def lengthened(recipe: Recipe, factor: float) -> Recipe:
-    """The recipe with `factor` times its steps or epochs."""
+    """Return the recipe with `factor` times its steps or epochs."""
     if recipe.steps is not None:
         return recipe.model_copy(update={"steps": round(factor * recipe.steps)})
     return recipe.model_copy(update={"epochs": factor * (recipe.epochs or 0.0)})

@@ -1,4 +1,4 @@
-"""Candidates that no sampler proposes: anchors, plans of the study file, earlier fronts."""
+"""List candidates that no sampler proposes: anchors, the study file's plans, earlier fronts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from sharetune.spaces.recipe import Candidate
 
 @dataclass(frozen=True)
 class Given:
-    """A candidate to be judged: its `origin` if it was not drawn, else its draw."""
+    """A candidate to admit, with its `origin` if no sampler drew it, else with its `draw`."""
 
     candidate: Candidate
     origin: dict[str, Any] = field(default_factory=dict)
     draw: Draw = NO_DRAW
 
     def attributes(self) -> dict[str, Any]:
-        """Return what its trial stores of it."""
+        """Return the attributes that its trial stores of it."""
         return {record.CANDIDATE: self.candidate.written(), **self.origin}
 
 
@@ -31,13 +31,13 @@ def missing_givens(
     earlier: Sequence[Mapping[str, Any]],
     history: Sequence[Trial],
 ) -> list[Given]:
-    """Return what is to be trained before any draw and is not in `history` yet."""
+    """Return the candidates to train before any draw that are not in `history` yet."""
     present = [trial.origin for trial in history if not trial.is_interrupted]
     return [given for given in _givens(config, stacks, earlier) if given.origin not in present]
 
 
 def interrupted_draws(history: Sequence[Trial], known: Mapping[str, int]) -> list[Given]:
-    """Return drawn candidates whose training a killed search left behind and none repeated."""
+    """Return drawn candidates whose training a killed search left unfinished and none repeated."""
     left = {
         trial.candidate.key(): Given(trial.candidate, draw=trial.draw)
         for trial in history

@@ -19,7 +19,7 @@ from sharetune.spaces.recipe import Candidate
 
 
 class LatencyLimit:
-    """The measured architectures of a study, and the limit they are held to."""
+    """A latency limit in ms, and the measured latencies of a study's architectures."""
 
     def __init__(self, config: StudyConfig, writer: StudyWriter, evaluator: Evaluator) -> None:
         self.config, self.writer, self.evaluator = config, writer, evaluator
@@ -30,11 +30,11 @@ class LatencyLimit:
 
     @property
     def is_on(self) -> bool:
-        """Whether candidates are to be measured before they are trained."""
+        """Whether candidates are measured before they are trained."""
         return self.config.budget.max_latency_ms is not None
 
     def needs(self, candidate: Candidate) -> bool:
-        """Say whether the candidate's architecture is yet to be measured."""
+        """Say whether the candidate's architecture has not been measured yet."""
         return self.is_on and self.known(candidate) is None
 
     def known(self, candidate: Candidate) -> dict[str, Any] | None:
@@ -48,7 +48,7 @@ class LatencyLimit:
         self.writer.note(_key(candidate), found)
 
     def sizes(self, candidate: Candidate) -> Sizes:
-        """Return the latency as stored, in ms by its name, if it was measured."""
+        """Return the stored latency in ms by its name, empty if it was not measured."""
         found = self.known(candidate)
         return {} if found is None else {"latency_ms": found["forms"]["stored"]["median_ms"]}
 

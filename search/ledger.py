@@ -1,4 +1,4 @@
-"""All that the trials of a study have shown, as the search needs it.
+"""Keep the account of a study's trials that the search decides by.
 
 A trial that was stored by an earlier process and one that has just ended are added alike, so that
 to resume a search is to go on as if it had never stopped.
@@ -22,7 +22,7 @@ from sharetune.spaces.objectives import Objective
 
 
 class Ledger:
-    """The trials of a study: what is known, complete and on the front, and what they cost.
+    """The trials of a study: those known, complete and on the front, and their cost.
 
     `reference` is the hypervolume's reference point by objective. `known` maps the key of each
     candidate that needs no training any more to its trial; `drawn` counts the candidates that were
@@ -73,7 +73,7 @@ class Ledger:
 
     @property
     def retrainings_left(self) -> float:
-        """About how many trainings, of the search's length, finalists still take."""
+        """Estimated cost of the finalists that are left, in trainings of the search's length."""
         if self.config.finalists is None:
             return 0.0
         anchors = sum(trial.anchor in ANCHORS for trial in self.complete)

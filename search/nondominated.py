@@ -1,10 +1,10 @@
-"""The points of a search that no other beats, kept up to date as trials end."""
+"""The non-dominated points of a search, kept up to date as trials end."""
 
 import numpy as np
 
 
 class Archive:
-    """Points in so many `objectives`, less being better, with the numbers of their trials.
+    """Non-dominated points in `objectives` dimensions, less being better, with their trial numbers.
 
     Of equal points all are kept if `equals`, else the first.
     """
@@ -19,7 +19,7 @@ class Archive:
         return number in self._members
 
     def add(self, number: int, point: np.ndarray) -> None:
-        """Takes in the point, unless it is beaten, and lets go of those it beats."""
+        """Add the point of trial `number` unless it is dominated; drop those that it dominates."""
         not_worse = (self.points <= point).all(axis=1)
         equal = not_worse & (self.points == point).all(axis=1)
         beaten_by = not_worse & ~equal if self.equals else not_worse
@@ -32,7 +32,10 @@ class Archive:
         self._members = set(self.numbers)
 
     def spread(self, most: int) -> np.ndarray:
-        """The points, or of more than `most` every so-manieth in order of the first objective."""
+        """Return at most `most` points, evenly spaced along the first objective.
+
+        Shape (points, objectives).
+        """
         if len(self.points) <= most:
             return self.points
         order = np.lexsort(self.points.T[::-1])

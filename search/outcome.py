@@ -1,4 +1,4 @@
-"""How a job ended, and what of that may be told to a study."""
+"""Describe how a job ended, as the study records it."""
 
 import errno
 import math
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sharetune.spaces.evaluator import Measured, Metrics
 
 DISK_FULL = "disk full"
-"""The reason of a job that ended because nothing more could be written."""
+"""Reason of a job that ended because nothing more could be written."""
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk and of a used-up quota."""
@@ -20,7 +20,7 @@ State = Literal["complete", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with what was measured, or with a reason and perhaps an error."""
+    """The end of a job: with its measurements, or with a reason and perhaps an error."""
 
     state: State
     measured: Measured | None = None
@@ -30,7 +30,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a training has come to at a rung."""
+    """The metrics of a training at a rung."""
 
     rung: int
     metrics: Metrics
@@ -55,7 +55,7 @@ def describe(error: BaseException) -> dict[str, str]:
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Say whether nothing more can be written; safetensors puts that into words only."""
+    """Say whether an error means a full disk; safetensors says so in its message only."""
     return getattr(error, "errno", None) in NO_SPACE or "os error 28" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: one line a finished trial, and where it stands."""
+"""Print a search's progress: one line for each finished trial, and a status line."""
 
 import time
 from collections.abc import Sequence
@@ -15,12 +15,14 @@ from sharetune.spaces.anchors import ANCHORS, UNSHARED
 from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective, quality_of
 
 WITHIN_POINTS = 1.0
+"""Loss of quality, in percentage points, up to which a smaller model counts as good."""
 
 MARKS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+"""Words for the states of a finished trial."""
 
 
 class Progress:
-    """Writes to stderr: plain lines, and on a terminal a status line that is kept up to date."""
+    """A printer to stderr: plain lines, and on a terminal a status line that is kept up to date."""
 
     def __init__(self, search: Search, console: Console | None = None) -> None:
         self.search = search
@@ -48,7 +50,7 @@ class Progress:
             )
 
     def trial_finished(self, trial: Trial) -> None:
-        """One line for the trial; where the search stands follows it or is kept below."""
+        """Print one line for the trial, then the status, or refresh it on a terminal."""
         line = finished_line(trial, self.objectives)
         if self.status is None:
             self.console.print(f"{line} | {self.standing()}", markup=False)
@@ -57,7 +59,7 @@ class Progress:
             self.status.update(self.standing())
 
     def standing(self) -> str:
-        """Trials done and running, front, best quality, smallest good model, time left."""
+        """Describe the status: trials done and running, front, best and smallest model, time."""
         search, ledger = self.search, self.search.ledger
         total = search.config.budget.trials
         parts = [f"{search.searched}/{total} trials"]
@@ -73,7 +75,7 @@ class Progress:
         return ", ".join(parts)
 
     def seconds_left(self) -> float | None:
-        """From the pace of this session's trials; None before the first is finished."""
+        """Estimate the seconds left by this session's pace; None before a trial has finished."""
         finished = len(self.search.finished_at)
         remaining: float = 0
         if self.search.ended is None:
@@ -85,7 +87,7 @@ class Progress:
 
 
 def finished_line(trial: Trial, objectives: Sequence[Objective]) -> str:
-    """``trial 7 done in 23 s: accuracy 91.2 %, parameters 18.0 M: 1..4 bank 0.7 ...``."""
+    """Write the line ``trial 7 done in 23 s: accuracy 91.2 %, parameters 18.0 M: 1..4 bank``."""
     head = f"trial {trial.number} {MARKS[trial.state]}"
     seconds = trial.seconds.get("total")
     took = f" in {seconds:.0f} s" if seconds else ""
@@ -105,7 +107,7 @@ def finished_line(trial: Trial, objectives: Sequence[Objective]) -> str:
 
 
 def best_lines(trials: list[Trial], objectives: Sequence[Objective]) -> list[str]:
-    """The best quality so far, and the smallest model within a point of the unshared one."""
+    """Describe the best quality so far, and the smallest model within a point of the unshared."""
     quality = quality_of(objectives)
     values = [_value(quality, objectives, trial) for trial in trials]
     best = max(values) if quality.direction == "maximize" else min(values)
@@ -129,7 +131,7 @@ def _parameters(trial: Trial) -> float:
 
 
 def clock(seconds: float) -> str:
-    """``m:ss``, or ``h:mm:ss`` from an hour on."""
+    """Format seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -97,7 +97,7 @@ def _execute(searching: Search) -> None:
 def _cluster(config: StudyConfig, address: str | None) -> Iterator[Future[None] | None]:
     """Connect to the workers while the study is prepared; yield None to run in this process.
 
-    Afterwards the workers of a local cluster are gone.
+    On leaving, the workers of a local cluster are ended.
     """
     if config.executor == "local":
         yield None

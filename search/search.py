@@ -1,7 +1,7 @@
-"""Decide what is trained next and what the study is told. Knows no Ray and no torch.
+"""Decide what is trained next and what the study records. Knows no Ray and no torch.
 
 An executor asks :meth:`Search.next` for jobs while workers are free, reports with
-:meth:`Search.reached` what a job has come to at its rungs, and hands outcomes to
+:meth:`Search.reached` the metrics of a job at its rungs, and hands outcomes to
 :meth:`Search.finish`; everything else follows.
 """
 
@@ -87,7 +87,7 @@ class Search:
 
     @property
     def ended(self) -> str | None:
-        """Why no more trials are started though the budget of trials is not used up."""
+        """The reason why no more trials start before the budget of trials is used up, or None."""
         if self.ledger.finals.is_planned:
             return self._ended
         if self.exhausted:
@@ -97,14 +97,14 @@ class Search:
 
     @property
     def cut_short(self) -> str | None:
-        """Why finalists are left untrained, if any are."""
+        """The reason why finalists are left untrained, or None."""
         if not self.ledger.finals.left:
             return None
         return spent(self.config.budget, self.ledger.spending)
 
     @property
     def searched(self) -> int:
-        """Trials of the budget that have ended."""
+        """Number of the budget's trials that have ended."""
         return self.ledger.started - sum(not job.final for job in self.running.values())
 
     @property
@@ -142,7 +142,7 @@ class Search:
     def finish(self, job: Job, outcome: Outcome) -> None:
         """Record how `job` ended, and the same for its repeats that waited for it.
 
-        Raises :class:`RunError` if the disk is full, which every further job would find as well:
+        Raises :class:`RunError` if the disk is full, which every further job would meet as well:
         this one is trained again when the search is resumed.
         """
         if outcome.reason == DISK_FULL:
@@ -156,8 +156,11 @@ class Search:
         self.on_finished(trial)
 
     def _make_ready(self) -> None:
-        """Make a job, if one may start. Where latency must be measured first, make one for each
-        worker as soon as none is busy, so that all of them wait only once."""
+        """Make a job ready, if one may start.
+
+        Where latency must be measured first, one for each worker is made as soon as none is busy,
+        so that all of them wait only once.
+        """
         wanted = self.workers if self.latency.is_on and not self.running else 1
         draws = 0
         while len(self._ready) < wanted and self._may_start:
@@ -198,7 +201,7 @@ class Search:
         )
 
     def _retrain(self, run: Retraining) -> Job:
-        """Start a finalist on a further seed, which the sampler does not hear of."""
+        """Start a finalist's training on a further seed, which the sampler does not learn of."""
         of = self.ledger.find(run.of)
         assert of is not None and self.config.finalists is not None, "finalists are complete"
         attributes = {record.CANDIDATE: run.candidate.written(), record.FACTS: of.sizes}

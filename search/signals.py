@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a search alike.
+"""End a search on Ctrl-C and on SIGTERM alike.
 
 Raised at any instant, the exception may find native code of a library half way through a call
 and abort the process; where a loop has safe places, it is raised there.
@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that end a search: Ctrl-C, and what cluster managers send."""
 
 
 @contextmanager
 def stopped_at_once() -> Iterator[None]:
-    """Either signal raises ``KeyboardInterrupt`` where it arrives."""
+    """Raise ``KeyboardInterrupt`` inside as soon as either signal arrives."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -25,9 +26,9 @@ def stopped_at_once() -> Iterator[None]:
 
 @contextmanager
 def stopped_when_safe() -> Iterator[Callable[[], None]]:
-    """The first signal raises ``KeyboardInterrupt`` at the next call of what is yielded.
+    """Yield a function that raises ``KeyboardInterrupt`` once a signal has arrived.
 
-    A second one does not wait.
+    A second signal raises it at once.
     """
     asked = False
 
@@ -47,9 +48,9 @@ def stopped_when_safe() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _handled_by(handler: Callable[..., None]) -> Iterator[None]:
-    heeded = [kind for kind in SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN]
+    handled = [kind for kind in SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN]
     try:
-        before = {kind: signal.signal(kind, handler) for kind in heeded}
+        before = {kind: signal.signal(kind, handler) for kind in handled}
     except ValueError:  # not in the main thread, where signals are nobody's business
         yield
         return

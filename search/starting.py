@@ -1,4 +1,4 @@
-"""Start a study or reopen one: everything that can be wrong is found before anything is trained."""
+"""Start a study or reopen one; find every mistake before anything is trained."""
 
 import fcntl
 import os
@@ -24,7 +24,7 @@ from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 
 LARGER_THAN_UNSHARED = 1.1
-"""The hypervolume's reference in an exact size, in sizes of the unshared model."""
+"""The hypervolume's reference in an exact size, as a multiple of the unshared model's."""
 
 
 def check_folder(run: RunFolder, *, resume: bool) -> None:
@@ -41,9 +41,9 @@ def check_folder(run: RunFolder, *, resume: bool) -> None:
 
 @contextmanager
 def new_folder(run: RunFolder) -> Iterator[None]:
-    """Hold a folder in which no other search is being started.
+    """Create a run folder and hold it, so that no other search starts in it.
 
-    Of a start that fails nothing stays: data that it had prepared would be taken for other data.
+    If the start fails it is emptied: data that it prepared would be taken for other data.
     """
     run.path.mkdir(parents=True, exist_ok=True)
     handle = os.open(run.path, os.O_RDONLY)
@@ -81,7 +81,7 @@ def _lock_or_refuse(handle: int, run: RunFolder) -> None:
 
 
 def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
-    """Open the study to continue, locked before anything in its folder is touched."""
+    """Open the study to continue; lock it before anything in its folder is touched."""
     writer = StudyWriter.open(run.path)
     try:
         _check_same_study(config, writer.attributes[record.CONFIG])
@@ -208,13 +208,15 @@ def _attributes(config: StudyConfig, evaluator: Evaluator, unshared: Sizes) -> d
 
 
 def _model_name(model: str) -> str:
-    """A hub name as it is; of a folder its last two parts, which mean something elsewhere too."""
+    """Return a hub name as it is, and a folder's last two parts, which mean something elsewhere."""
     return "/".join(Path(model).parts[-2:]) if Path(model).is_absolute() else model
 
 
 def reference_value(objective: Objective, unshared: Sizes) -> float:
-    """Return the hypervolume's reference in one objective: 1.1 times the unshared model's exact
-    size, else a value that any useful model betters."""
+    """Return the hypervolume's reference in one objective.
+
+    It is 1.1 times the unshared model's exact size, else a value that any useful model betters.
+    """
     if objective.name in unshared:
         return LARGER_THAN_UNSHARED * unshared[objective.name]
     return objective.useless

@@ -1,4 +1,4 @@
-"""What earlier studies found, as candidates that a new one trains first."""
+"""Turn the fronts of earlier studies into candidates that a new study trains first."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ from sharetune.spaces.space import Space
 def earlier_fronts(
     start: StartFrom, space: Space, shapes: Mapping[str, StackShape]
 ) -> list[dict[str, Any]]:
-    """Of each run's front as many as `start` allows, without its anchors: ``{"study", "number",
-    "candidate"}``, the candidate as `space` adopts it, bound to `shapes`.
+    """Return at most `start.most` candidates of each run's front, its anchors left out.
 
-    Raises :class:`RunError` if a run holds no study, and :class:`ConfigError` if its front is empty
-    or does not fit the model, or if all fronts hold nothing but anchors.
+    Each is ``{"study", "number", "candidate"}``, the candidate as `space` adopts it, bound to
+    `shapes`. Raises :class:`RunError` if a run holds no study, and :class:`ConfigError` if its
+    front is empty or does not fit the model, or if all fronts hold nothing but anchors.
     """
     found = [
         member

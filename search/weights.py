@@ -1,4 +1,4 @@
-"""Keep, of all that trials leave on disk, what the study asks for."""
+"""Keep the trial folders that the study asks for, and remove the others."""
 
 import shutil
 from collections.abc import Collection, Sequence

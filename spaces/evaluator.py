@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResources:
-    """What a worker may use for a job.
+    """Resources that a worker may use for a job.
 
     `threads` of the processor; each batch is trained in `accumulation` equal parts, which need less
     memory; a checkpoint is left every `checkpoint_s` seconds (None: never). `team` is this
@@ -55,7 +55,7 @@ class JobResources:
 
 
 class Listener(Protocol):
-    """What hears of a running job."""
+    """The receiver of a running job's rungs and steps."""
 
     def rung(self, rung: int, metrics: Metrics) -> bool:
         """Note the metrics at `rung`, counted from 0; return False to stop the training."""
@@ -79,8 +79,11 @@ class Unheard:
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's metrics on one split; for a classification also the report by class, and the
-    confusion matrix, whose rows are true labels and whose columns are predicted ones."""
+    """A model's metrics on one split.
+
+    A classification also has the report by class, and the confusion matrix, whose rows are true
+    labels and whose columns are predicted ones.
+    """
 
     metrics: Metrics
     per_class: dict[str, dict[str, float]] | None = None
@@ -93,7 +96,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a finished training came to.
+    """Results of a finished training.
 
     `scores` are of the split that the search selects on, `test` those of the test split where that
     is another. `curve` holds ``[step, training loss]``, `seconds` the durations of "train",

@@ -1,4 +1,4 @@
-"""What is asked of a latency measurement, and what it came to; `trainers/measuring/` measures."""
+"""The request and the result of a latency measurement; `trainers/measuring/` measures."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LatencyRequest:
-    """How latency is to be measured: on one example of `max_length` tokens, in `rounds` turns with
-    the unshared model; `throughput` also times a batch of that many examples, `onnx` also times the
-    exported model in onnxruntime, `graphs` replays CUDA graphs on a GPU."""
+    """A latency protocol: one example of `max_length` tokens, in turns with the unshared model.
+
+    There are `rounds` turns. `throughput` also times a batch of that many examples, `onnx` also
+    times the exported model in onnxruntime, `graphs` replays CUDA graphs on a GPU.
+    """
 
     max_length: int
     rounds: int
@@ -20,8 +22,7 @@ class LatencyRequest:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median over the rounds in ms, and of the rounds' ratios to the unshared model, each with its
-    95 % interval."""
+    """Median over the rounds in ms, and of the ratios to the unshared model; 95 % intervals."""
 
     median_ms: float
     low_ms: float
@@ -59,7 +60,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Latencies:
-    """All that was measured of one model on a quiet device, and how.
+    """Latencies of one model on a quiet device, and how they were measured.
 
     `single` is of one example, `throughput` of a batch of `throughput_batch`, `onnx` that of
     onnxruntime with the unshared model's median there; `quiet` holds the numbers of further quiet

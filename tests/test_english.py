@@ -12,14 +12,14 @@ from tests.structure import PACKAGES
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 NOT_YET = (
-    "results",
-    "spaces",
-    "search",
-    "trainers/tasks",
-    "trainers/training",
-    "trainers/evaluation",
+    "search/samplers/base.py",
+    "search/samplers/features.py",
+    "search/samplers/guided.py",
+    "trainers/evaluation/compressing.py",
+    "trainers/training/distillation.py",
+    "trainers/training/parameter_groups.py",
 )
-"""Folders whose docstrings have not been rewritten, which the test leaves out."""
+"""Files whose docstrings have not been rewritten, which the test leaves out."""
 
 REFUSED_STARTS = re.compile(r"(what|whether all that|how many of)\b", re.I)
 """Beginnings after which a reader must wait for the verb."""
@@ -36,7 +36,7 @@ def documented() -> Iterator[tuple[str, str]]:
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     for path in sorted([*paths, *(ROOT / "sharetune").glob("*.py")]):
         name = path.relative_to(ROOT).as_posix()
-        if not name.startswith(tuple(f"{folder}/" for folder in NOT_YET)):
+        if name not in NOT_YET:
             for line, text in docstrings(ast.parse(path.read_text("utf-8"))):
                 yield f"{name}:{line}", text
 

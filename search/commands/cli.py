@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 
 CHANGED = ("budget.trials=", "finalists.seeds=")
-"""Overrides that what may follow a search changes."""
+"""Overrides that a suggested next command changes, and so does not repeat."""
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
@@ -154,7 +154,7 @@ def list_(
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Ends the program with one line, a hint and exit code 2 for a user's mistake."""
+    """End the program with one line, a hint and exit code 2 for a user's mistake."""
     from pydantic import ValidationError
 
     try:
@@ -218,7 +218,7 @@ def _print_front(folder: Path, as_json: bool = False) -> None:
 
 
 def main() -> None:
-    """Entry point of the `sharetune` command."""
+    """Run the `sharetune` command."""
     app()
 
 

@@ -1,5 +1,7 @@
-"""Exports the weights that a run kept of a trial, with what reads its data and a model card. Trains
-nothing."""
+"""Export the weights that a run kept of a trial, with what reads its data and a model card.
+
+Nothing is trained.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +20,18 @@ from sharetune.trainers.data.new_models import start_of
 from sharetune.trainers.exports.base import EXPORTS, Exported, check_free, placed, write
 from sharetune.trainers.tasks.base import read_task
 
-CARD, PICTURE = "README.md", "plan.svg"
+CARD = "README.md"
+"""File name of an export's model card, which the hub shows as a model's page."""
+
+PICTURE = "plan.svg"
+"""File name of the drawing of an export's plan, which the card shows."""
+
 UNREADABLE = (SharetuneError, OSError, ImportError, KeyError)
+"""Errors of loading a tokenizer or processor that an export survives, with a note."""
 
 
 def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
-    """Writes the model of trial `number` into the folder `out`, and what goes with it.
+    """Write the model of trial `number` into the folder `out`, with tokenizer and model card.
 
     Raises :class:`SharetuneError` for an unknown format or trial, weights that were not kept, a
     model that the format cannot hold, and an `out` that is taken; `out` is then as it was.
@@ -48,7 +56,7 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
 
 
 def _weights(study: StudyRecord, number: int) -> Path:
-    """The folder of the trial's weights, or of the equal trial that it repeats."""
+    """Return the folder of the trial's weights, or of the equal trial that it repeats."""
     trials = study.frame.set_index("number")
     if number not in trials.index:
         last = "no trials" if trials.empty else f"trials 0 to {trials.index.max()}"
@@ -80,8 +88,10 @@ def _load(weights: Path) -> PreTrainedModel:
 
 
 def _copy_reader(study: StudyRecord, folder: Path) -> str:
-    """Writes what turns the task's data into the model's inputs: tokenizer, image processor or
-    feature extractor. Returns a sentence where it cannot be loaded any more, else nothing."""
+    """Write what turns data into the model's inputs: tokenizer, image processor, feature extractor.
+
+    Returns a sentence if it cannot be loaded any more, else an empty text.
+    """
     start = start_of(study.config["model"], study.path / "cache")
     try:
         reader = read_task(study.config["task"]).reader(start)

@@ -1,4 +1,4 @@
-"""Writes a study file that works as it is, after looking at the model and the data."""
+"""Write a study file that works unchanged, after looking at the model and the data."""
 
 import json
 import os
@@ -9,12 +9,26 @@ from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.plan import StackShape
 
 TRIALS = 24
+"""Trials of a first study: a front with a few sizes, without a long wait."""
+
 BATCH = 16
+"""Examples of a training batch: fits small GPUs and laptops."""
+
 MOST_STEPS = 1000
+"""Most optimiser steps of a trial, so that a large data set does not make trials long."""
+
 LEAST_STEPS = 50
+"""Fewest optimiser steps of a trial, so that a small data set is seen often enough."""
+
 EPOCHS = 3
+"""Epochs that a trial trains between these bounds, usual for fine-tuning."""
+
 PRETRAINED = "{low: 1.0e-5, high: 3.0e-4, log: true}"
+"""Range of learning rates for fine-tuning a pretrained model."""
+
 FROM_SCRATCH = "{low: 5.0e-4, high: 5.0e-3, log: true}"
+"""Range of learning rates for training from random weights, which need larger ones."""
+
 TEMPLATE = """\
 # {stacks}
 # {rows}; {start}.
@@ -53,11 +67,11 @@ def write_study(
     test: str | None = None,
     overrides: tuple[str, ...] = (),
 ) -> str:
-    """Writes the study file `out` and returns its text. Paths in it are relative to `out`;
-    `overrides` such as ``task.pair=question`` set keys of the task.
+    """Write the study file `out` and return its text. Paths in it are relative to `out`.
 
-    Raises :class:`SharetuneError` for data or a model that does not fit, and :class:`RunError` if
-    there is such a file already.
+    `overrides` such as ``task.pair=question`` set keys of the task. Raises
+    :class:`SharetuneError` for data or a model that does not fit, and :class:`RunError` if there is
+    such a file already.
     """
     from sharetune.spaces.layer_text import stacks_text
     from sharetune.trainers.data.new_models import is_configuration_only
@@ -105,7 +119,7 @@ def write_study(
 
 
 def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """The task's keys that `overrides` set. Raises :class:`ConfigError` for other sections."""
+    """Return the task's keys that `overrides` set. Raises :class:`ConfigError` for others."""
     from sharetune.search.config import override
 
     data: dict[str, Any] = {"task": {}}
@@ -133,14 +147,14 @@ def _place(name: str, stacks: int) -> str:
 
 
 def _plan(name: str, shape: StackShape, stacks: int) -> str:
-    """All but the outermost layers at ratio 0.7, where there are such."""
+    """Write a plan that shares 70 % of all but the outermost layers, where there are such."""
     first, last = (1, shape.depth - 2) if shape.depth > 3 else (0, shape.depth - 1)
     form = "form: {bank: {ratio: 0.7}}"
     return f"  - groups: [{{{_place(name, stacks)}layers: {first}..{last}, {form}}}]\n"
 
 
 def _group(name: str, shape: StackShape, stacks: int) -> str:
-    """One group of adjacent layers; up to two in a deep stack."""
+    """Write a group of adjacent layers of the space; a deep stack gets up to two."""
     lines = [f"stack: {name}"] if stacks > 1 else []
     lines += ["layers: {within: 0..-1, min: 2}"]
     lines += ["count: {low: 1, high: 2}"] if shape.depth >= 8 else []
@@ -150,7 +164,7 @@ def _group(name: str, shape: StackShape, stacks: int) -> str:
 
 
 def _beside(given: str, out: Path) -> str:
-    """A path as it is written in `out`; a hub name as it is."""
+    """Return a path relative to the folder of `out`; a hub name as it is."""
     if not Path(given).exists():
         return given
     path = os.path.relpath(Path(given).resolve(), out.resolve().parent)
@@ -159,7 +173,7 @@ def _beside(given: str, out: Path) -> str:
 
 
 def _check(text: str, out: Path) -> None:
-    """Raises :class:`ConfigError` if what was written is no study."""
+    """Raise :class:`ConfigError` if the written text is not a valid study."""
     import yaml
 
     from sharetune.search.config import validate

@@ -1,4 +1,4 @@
-"""Draws a plan on a model's layers and counts what is stored. Needs a configuration, no weights."""
+"""Draw a plan on a model's layers and count its stored parameters, from the configuration alone."""
 
 import copy
 from pathlib import Path
@@ -16,7 +16,7 @@ from sharetune.trainers.models.structure import find_stacks, stack_shapes
 
 
 def describe_plan(plan: str, model: str, max_length: int) -> str:
-    """The layers' drawing, and stored parameters, bytes, FLOPs and effective ratio.
+    """Return the layers' drawing, and stored parameters, bytes, FLOPs and effective ratio.
 
     `plan` is a file or a preset's name. Raises :class:`SharetuneError` if it does not fit.
     """
@@ -39,7 +39,7 @@ def _skeleton(model: str) -> PreTrainedModel:
 
 
 class _Named:
-    """A model class with an auto class's `from_config`."""
+    """A model class with the method `from_config` of an auto class."""
 
     def __init__(self, architecture: type[PreTrainedModel]) -> None:
         self.architecture = architecture

@@ -1,8 +1,8 @@
-"""Writes a trial into Optuna's tables, all rows of a table at once.
+"""Write a trial into Optuna's tables, all rows of a table at once.
 
-Optuna itself looks the trial up before each row, and for a parameter one of its namesakes as well:
-of 14 parameters that is 60 queries. Its schema is versioned, and tests hold what is written here to
-what Optuna writes.
+Optuna itself queries the trial before each row, and for a parameter another one of the same name as
+well: 60 queries for 14 parameters. Its schema is versioned, and tests compare what is written here
+with what Optuna writes.
 """
 
 import json
@@ -17,14 +17,21 @@ from sqlalchemy import TableClause, column, insert, select, table
 from sharetune.search.pinned.versions import is_known
 
 TRIALS = table("trials", column("trial_id"), column("number"))
+"""A row for each trial; only the columns that are read here."""
+
 PARAMS = table(
     "trial_params",
     *map(column, ("trial_id", "param_name", "param_value", "distribution_json")),
 )
+"""A row for each parameter of a trial."""
+
 USER_ATTRIBUTES = table("trial_user_attributes", *map(column, ("trial_id", "key", "value_json")))
+"""Our attributes of a trial (`results/reading/attributes.py`), a row each."""
+
 SYSTEM_ATTRIBUTES = table(
     "trial_system_attributes", *map(column, ("trial_id", "key", "value_json"))
 )
+"""Optuna's own attributes of a trial, such as its constraints."""
 
 
 def can_write(storage: BaseStorage) -> bool:
@@ -33,9 +40,9 @@ def can_write(storage: BaseStorage) -> bool:
 
 
 def create(storage: RDBStorage, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
-    """Writes `trial` as a new one; its id and number. To be called inside a transaction.
+    """Insert `trial` as a new one and return its id and number. Call it inside a transaction.
 
-    Distributions are not held to those of earlier trials: a study's space never changes.
+    Distributions are not compared with those of earlier trials: a study's space never changes.
     """
     bare = create_trial(state=trial.state, values=trial.values)
     trial_id = storage.create_new_trial(study_id, bare)
@@ -61,7 +68,7 @@ def attach(
     attributes: Mapping[str, Any],
     to: TableClause = USER_ATTRIBUTES,
 ) -> None:
-    """Writes attributes that the trial has not yet."""
+    """Insert attributes that the trial does not have yet."""
     rows = [
         {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
         for key, value in attributes.items()

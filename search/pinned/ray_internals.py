@@ -1,4 +1,4 @@
-"""Settings of Ray that it has no public switch for."""
+"""Change settings of Ray that it has no public switch for."""
 
 from ray._private import ray_constants
 from ray.tune.execution import class_cache

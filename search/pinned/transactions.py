@@ -1,4 +1,4 @@
-"""Let one transaction hold everything that is written of a trial: Optuna commits each attribute."""
+"""Write everything of a trial in one transaction, where Optuna commits each attribute."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ def held_sessions(storage: RDBStorage) -> RDBStorage:
 
 @contextmanager
 def one_transaction(storage: BaseStorage) -> Iterator[None]:
-    """Commit all that is written inside at once, or nothing of it.
+    """Commit everything that is written inside at once, or none of it.
 
     With a storage that is no database, or an unknown version of Optuna, each write counts alone.
     """

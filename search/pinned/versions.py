@@ -1,11 +1,11 @@
-"""Which versions of Ray and Optuna this room's reaches into their inside were tried with."""
+"""List the versions of Ray and Optuna whose private parts `search/pinned/` was tried with."""
 
 import logging
 from functools import cache
 from importlib.metadata import version
 
 TRIED = {"optuna": ("5.0",), "ray": ("2.60",)}
-"""Releases by their first two numbers. Others get the libraries' own, slower ways."""
+"""Releases that were tried, by their first two numbers; others get the libraries' slower ways."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
-"""The study's Optuna storage, in its run folder or a database: the only record of what happened.
+"""Write the study's Optuna storage, in its run folder or a database: the only record of it.
 
-Nothing here decides anything; it opens, starts, tells and attaches. Names of attributes are in
-`results/reading/attributes.py`. A trial is started with one transaction and ended with one, so
-whatever kills the driver finds it either RUNNING or finished with everything that was found.
+Nothing here decides anything. Names of attributes are in `results/reading/attributes.py`. A trial
+is started in one transaction and ended in one, so that after a search process is killed at any
+moment each trial is either RUNNING or finished with everything that was measured.
 """
 
 import fcntl
@@ -32,15 +32,18 @@ from sharetune.spaces.errors import RunError
 from sharetune.spaces.objectives import OBJECTIVES
 
 KEPT_HINT = "what is finished is kept; continue with --resume"
+"""Hint of errors that end a search half way."""
+
 SERVER_NOTICES_A_LOST_HOST = (
     "SET tcp_keepalives_idle = 30",
     "SET tcp_keepalives_interval = 10",
     "SET tcp_keepalives_count = 3",
 )
+"""Settings by which PostgreSQL frees a lock about 60 s after its host was lost, not 2 hours."""
 
 
 class StudyWriter:
-    """An open study. `lock` is held until the process ends, so that no other driver joins."""
+    """An open study. `lock` is held until the process ends, so that no other search joins."""
 
     def __init__(self, storage: BaseStorage, name: str, lock: int | None = None) -> None:
         self.storage, self.name = storage, name
@@ -52,11 +55,10 @@ class StudyWriter:
     def create(
         cls, run: Path, name: str, attributes: dict[str, Any], url: str | None = None
     ) -> "StudyWriter":
-        """A new study in a run folder that has none, or in the database at `url`, to which the
-        folder then points.
+        """Create a study in a run folder that has none, or in the database at `url`.
 
-        Raises :class:`RunError` if another driver holds the folder or the study, or the database
-        has a study of that name.
+        The folder then points to the database. Raises :class:`RunError` if another search holds the
+        folder or the study, or the database has a study of that name.
         """
         run.mkdir(parents=True, exist_ok=True)
         location = Location(run, url, None if url is None else name)
@@ -73,7 +75,7 @@ class StudyWriter:
     def create_in(
         cls, storage: BaseStorage, name: str, attributes: dict[str, Any], lock: int | None = None
     ) -> "StudyWriter":
-        """A new study in any Optuna storage."""
+        """Create a study in any Optuna storage."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = [OBJECTIVES[o].direction.upper() for o in attributes[record.OBJECTIVES]]
         with one_transaction(storage):
@@ -85,9 +87,9 @@ class StudyWriter:
 
     @classmethod
     def open(cls, run: Path) -> "StudyWriter":
-        """The study of an existing run folder.
+        """Open the study of an existing run folder.
 
-        Raises :class:`RunError` if there is none or another driver holds it.
+        Raises :class:`RunError` if there is none or another search holds it.
         """
         require_study(run)
         location = Location.of(run)
@@ -102,7 +104,7 @@ class StudyWriter:
             return cls(storage, name, lock)
 
     def close(self) -> None:
-        """Lets another driver have the study."""
+        """Release the study for another search."""
         self.storage.remove_session()
         if isinstance(self.storage, RDBStorage):
             self.storage.engine.dispose()
@@ -111,7 +113,7 @@ class StudyWriter:
 
     @property
     def study(self) -> optuna.Study:
-        """The study as Optuna's users know it."""
+        """The study as an ``optuna.Study``."""
         return optuna.load_study(study_name=self.name, storage=self.storage)
 
     @property
@@ -120,7 +122,7 @@ class StudyWriter:
         return self.storage.get_study_user_attrs(self._study_id)
 
     def note(self, key: str, value: Any) -> None:
-        """An attribute of the study."""
+        """Set an attribute of the study."""
         self.storage.set_study_user_attr(self._study_id, key, value)
 
     def trials(self, *states: TrialState) -> list[Trial]:
@@ -147,7 +149,7 @@ class StudyWriter:
         return Trial.of(self._new(draw, attributes, state=state, values=values))
 
     def complete(self, number: int, values: Sequence[float], found: dict[str, Any]) -> Trial:
-        """End a trial with true values, and attach what else was measured."""
+        """End a trial with its final values, and attach everything else that was measured."""
         return self._tell(number, TrialState.COMPLETE, found, values)
 
     def end(
@@ -158,8 +160,11 @@ class StudyWriter:
         reason: str | None = None,
         error: dict[str, str] | None = None,
     ) -> Trial:
-        """End a trial without values: PRUNED if it was stopped or its candidate is at fault, so
-        that the sampler avoids its like; FAIL if the machinery failed."""
+        """End a trial without values.
+
+        PRUNED if it was stopped or its candidate is at fault, so that the sampler avoids its like;
+        FAIL if the machinery failed.
+        """
         why = {record.REASON: reason, record.ERROR: error}
         return self._tell(number, state, found | {k: v for k, v in why.items() if v})
 
@@ -221,7 +226,7 @@ class StudyWriter:
 
 @contextmanager
 def one_error(run: Path) -> Iterator[None]:
-    """Turns what a storage or a disk refuses into one :class:`RunError`."""
+    """Turn errors of a storage or a disk into one :class:`RunError`."""
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
@@ -235,12 +240,12 @@ def one_error(run: Path) -> Iterator[None]:
 
 
 def disk_full(run: Path) -> RunError:
-    """What to say when no space is left."""
+    """Return the error for a disk with no space left."""
     return RunError(f"no space is left on the device of {run}", f"make some; {KEPT_HINT}")
 
 
 def require_study(run: Path) -> None:
-    """Raises :class:`RunError` if the folder holds no study."""
+    """Raise :class:`RunError` if the folder holds no study."""
     if not Location.of(run).exists:
         raise RunError(f"no study in {run}", "start it without --resume")
 
@@ -251,7 +256,7 @@ def _names(storage: BaseStorage) -> list[str]:
 
 @contextmanager
 def _locked(location: Location) -> Iterator[tuple[RDBStorage, int]]:
-    """The storage and the lock of the folder, both let go of if what is done with them fails."""
+    """Open the storage under the folder's lock; release both if the work inside fails."""
     lock = _lock(location.run)
     try:
         yield _in_folder(location.run) if location.url is None else _in_database(location), lock
@@ -270,10 +275,10 @@ def _in_folder(run: Path) -> RDBStorage:
 
 
 def _in_database(location: Location) -> RDBStorage:
-    """The database, over the one connection that holds the study's lock.
+    """Open the database over the one connection that holds the study's lock.
 
-    The server frees the lock when the connection ends, so a driver that lost it cannot write.
-    Tables are made by one driver at a time.
+    The server frees the lock when the connection ends, so a search that lost it cannot write.
+    Tables are created by one search at a time.
     """
     connection = _LockedConnection(location)
     connection.lock("tables")
@@ -296,18 +301,18 @@ class _LockedConnection:
             raise _held(str(location))
 
     def once(self) -> Any:
-        """The connection, the first time; a second one would not hold the lock."""
+        """Return the connection, the first time; a second one would not hold the lock."""
         if self.given:
             raise RunError(f"the connection to {self.location.url} was lost", KEPT_HINT)
         self.given = True
         return self.connection
 
     def lock(self, what: str) -> None:
-        """Waits for the lock of `what`."""
+        """Wait for the lock of `what`."""
         self._ask("SELECT pg_advisory_lock(%s)", what)
 
     def unlock(self, what: str) -> None:
-        """Frees the lock of `what`."""
+        """Free the lock of `what`."""
         self._ask("SELECT pg_advisory_unlock(%s)", what)
 
     def _ask(self, query: str, what: str) -> Any:

@@ -27,8 +27,8 @@ Report = Callable[[int, Metrics], bool]
 class Paused:
     """A job in a thread of its own that waits at each rung until it may go on.
 
-    So a worker can hand its rungs over one by one, while the job sits in the middle of the
-    library's training loop.
+    So a worker can return its rungs one by one, while the job is in the middle of the library's
+    training loop.
     """
 
     def __init__(self, run: Callable[[Report], Outcome]) -> None:

@@ -1,7 +1,6 @@
 """Run jobs on Ray Tune workers. Only this file and `pinned/ray_internals.py` import ray.
 
-Ray Tune is a disposable executor: it is asked for nothing but to run jobs on warm workers.
-What happened is in the study.
+Ray Tune is a disposable executor: it only runs jobs on warm workers. The study is the record.
 """
 
 import os
@@ -37,8 +36,14 @@ from sharetune.spaces.evaluator import Evaluator, Job, JobResources, Metrics
 from sharetune.spaces.plugins import load_plugins
 
 WORKER_RETRIES = 2
+"""Further tries of a job whose worker died: the fault may be the node's or the job's."""
+
 REACHED_WITHIN_S = 10.0
+"""Seconds in which a cluster's address must answer."""
+
 MOST_PRELOADED = 16
+"""CPUs up to which Ray's processes, one a CPU, load the libraries at start: each takes memory."""
+
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -49,15 +54,16 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
 }
+"""Environment variables that turn off Ray Tune's own logs, signal handler and checkpoints."""
 
 
 class JobSearcher(Searcher):
-    """Hands the search's jobs to Ray Tune, and those whose worker died once more.
+    """A Ray Tune searcher that suggests the search's jobs, and retries those whose worker died.
 
     Ray Tune's own retries leave out a worker that dies between two jobs. A job that left a new
-    checkpoint before its worker died has as many tries as at first. `broken` is the first
-    error of the search, such as a storage that cannot be written: Ray Tune takes it for the
-    trial's and goes on.
+    checkpoint before its worker died has as many tries as at first. `broken` is the first error of
+    the search, such as a storage that cannot be written: Ray Tune takes it for the trial's and goes
+    on.
     """
 
     def __init__(self, search: Search) -> None:
@@ -70,11 +76,11 @@ class JobSearcher(Searcher):
         self.broken: BaseException | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray Tune pickles its searcher, and ours is not to be restored."""
+        """Return nothing: Ray Tune pickles its searcher, and ours is not to be restored."""
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next job; None while one may follow; FINISHED when there are no more."""
+        """Return the next job; None while one may follow; FINISHED when there are no more."""
         with self._searching():
             job = self.again.popleft() if self.again else self.search.next()
         if job is None:
@@ -83,7 +89,7 @@ class JobSearcher(Searcher):
         return {"job": job}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Tells the search; a worker that died too often gives a failed outcome."""
+        """Report the job's outcome to the search; a worker that died too often counts as failed."""
         if self.broken is not None:
             return
         job = self.jobs.pop(trial_id)
@@ -106,7 +112,7 @@ class JobSearcher(Searcher):
             self.search.finish(job, outcome)
 
     def reached(self, trial_id: str, at: Reached) -> bool:
-        """Tells the search what a job has come to; whether it goes on."""
+        """Report a job's metrics at a rung to the search; return whether it goes on."""
         with self._searching():
             return self.search.reached(self.jobs[trial_id], at.rung, at.metrics)
 
@@ -119,50 +125,50 @@ class JobSearcher(Searcher):
             raise
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is the only record."""
+        """Do nothing: the study is the only record."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a resumed search is a new run over the same study."""
+        """Do nothing: a resumed search is a new run over the same study."""
 
 
 def _progress(job: Job) -> set[str]:
-    """The checkpoints that the job's training has left so far."""
+    """Return the checkpoints that the job's training has written so far."""
     return {path.name for path in job.folder.checkpoints.glob("*/checkpoint-*")}
 
 
 class StopBetweenSteps(tune.Callback):
-    """Ends Ray Tune's loop between two of its steps, which take a tenth of a second at most."""
+    """A callback that ends Ray Tune's loop between two of its steps, of at most 0.1 s each."""
 
     def __init__(self, stop_if_asked: Callable[[], None], searcher: JobSearcher) -> None:
         self.stop_if_asked, self.searcher = stop_if_asked, searcher
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Raises ``KeyboardInterrupt`` if a signal asked for it, and what broke the search."""
+        """Raise ``KeyboardInterrupt`` if a signal came, or the error that broke the search."""
         self.stop_if_asked()
         if self.searcher.broken is not None:
             raise self.searcher.broken
 
 
 class RungScheduler(FIFOScheduler):
-    """Asks the search at every rung whether the training goes on."""
+    """A Ray Tune scheduler that asks the search at every rung whether the training goes on."""
 
     def __init__(self, searcher: JobSearcher) -> None:
         super().__init__()
         self.searcher = searcher
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as the searcher."""
+        """Return nothing, as the searcher."""
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """CONTINUE, or STOP; Ray Tune does not ask about a job's end."""
+        """Return CONTINUE or STOP; Ray Tune does not ask about a job's end."""
         goes_on = self.searcher.reached(trial.trial_id, result["reached"])
         return str(FIFOScheduler.CONTINUE if goes_on else FIFOScheduler.STOP)
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all jobs of a search have in common. `gpu` is the part of one that a worker is given."""
+    """The evaluator and resources of all jobs; `gpu` is the fraction of one that a worker gets."""
 
     evaluator: Evaluator
     resources: Resources
@@ -239,18 +245,18 @@ class Worker(tune.Trainable):
 
 @ray.remote
 class Assistant:
-    """A further process of a trial. It ends with the worker that started it."""
+    """A further process of a trial, which ends with the worker that started it."""
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
 
     def assist(self, job: Job, resources: JobResources, at: Meeting) -> Exception | None:
-        """Train a part of the job; return what that raised."""
+        """Train a part of the job; return the error that this raised, or None."""
         return assist(self.shared.evaluator, job, resources, at)
 
 
 def _trial_group(shared: Shared) -> TrialGroup:
-    """This worker, and one more for each of its trial's other bundles."""
+    """Start an assistant for each further bundle of the trial; return this worker's group."""
     bundles = PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group())
     given = {"num_cpus": shared.resources.cpu, "num_gpus": shared.gpu}
     kind: Any = Assistant
@@ -261,9 +267,9 @@ def _trial_group(shared: Shared) -> TrialGroup:
 
 
 def connect(address: str | None, config: StudyConfig) -> None:
-    """Joins the cluster at `address`, or starts one on this machine that no other can reach.
+    """Join the cluster at `address`, or start one on this machine that no other can reach.
 
-    A local cluster's worker processes load the libraries while the driver prepares the study.
+    A local cluster's worker processes load the libraries while the search prepares the study.
     """
     os.environ.update(QUIET)
     if ray.is_initialized():
@@ -300,8 +306,10 @@ def _loader_of(plugins: Sequence[str]) -> Callable[[], None]:
 
 
 def _require_listener(address: str) -> None:
-    """Raises :class:`RunError` if nothing listens at a ``host:port``: Ray's own attempt takes
-    minutes and may end the process."""
+    """Raise :class:`RunError` if nothing listens at a ``host:port``.
+
+    Ray's own attempt takes minutes and may end the process.
+    """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return
@@ -325,8 +333,10 @@ def _unreachable(address: str | None, why: str) -> RunError:
 
 
 def require_run_folder(run: Path) -> None:
-    """Raises :class:`RunError` if one of several nodes does not see the run folder, from which
-    workers read data and to which they write weights. A node that goes meanwhile does not count."""
+    """Raise :class:`RunError` if one of several nodes does not see the run folder.
+
+    Workers read data from it and write weights to it. A node that leaves meanwhile does not count.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if len(nodes) < 2:
         return
@@ -343,7 +353,7 @@ def require_run_folder(run: Path) -> None:
 
 
 def disconnect() -> None:
-    """Ends the workers of a local cluster; a joined cluster goes on."""
+    """End the workers of a local cluster; a joined cluster goes on."""
     ray.shutdown()
 
 
@@ -387,7 +397,7 @@ def execute(search: Search) -> None:
 
 @contextmanager
 def _error_of_the_search(searcher: JobSearcher) -> Iterator[None]:
-    """Raises what broke the search instead of what Ray Tune makes of it."""
+    """Raise the error that broke the search instead of the one that Ray Tune makes of it."""
     try:
         yield
     except Exception:
@@ -398,7 +408,7 @@ def _error_of_the_search(searcher: JobSearcher) -> Iterator[None]:
 
 
 def worker_resources(config: StudyConfig) -> dict[str, float]:
-    """CPUs and the fraction of a GPU that each worker is given on the connected cluster."""
+    """Return the CPUs and the fraction of a GPU that each worker gets on the connected cluster."""
     gpu = config.resources.gpu
     if gpu is None:
         gpu = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
@@ -406,14 +416,17 @@ def worker_resources(config: StudyConfig) -> dict[str, float]:
 
 
 def capacity(resources: dict[str, float], workers_per_trial: int) -> int:
-    """How many trials the connected cluster can run at once; one, if it may grow to that."""
+    """Return the number of trials that the connected cluster can run at once, at least 1.
+
+    A cluster with less than one trial needs may still grow.
+    """
     total = ray.cluster_resources()
     fits = [total.get(kind, 0) // need for kind, need in resources.items() if need]
     return max(1, int(min(fits)) // workers_per_trial)
 
 
 def _tell_of_missing(resources: dict[str, float], workers_per_trial: int) -> None:
-    """Says what trials wait for on a joined cluster that has too little of it, but may grow."""
+    """Warn about resources that a joined cluster has too little of, but may grow to."""
     total = ray.cluster_resources()
     for kind, need in resources.items():
         needed, found = need * workers_per_trial, total.get(kind, 0.0)
@@ -426,7 +439,7 @@ def _tell_of_missing(resources: dict[str, float], workers_per_trial: int) -> Non
 
 
 def _require_gpus(config: StudyConfig) -> None:
-    """Raises :class:`RunError` where a trial would wait for GPUs that this machine lacks."""
+    """Raise :class:`RunError` where a trial would wait for GPUs that this machine does not have."""
     need = worker_resources(config)["GPU"] * config.resources.workers_per_trial
     found = ray.cluster_resources().get("GPU", 0.0)
     if need > found:

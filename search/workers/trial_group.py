@@ -1,6 +1,6 @@
-"""Let several workers train one candidate: the trial's own leads, others assist.
+"""Train one candidate on several workers: the trial's own leads, others assist.
 
-To whoever runs a job, the group looks like the evaluator that it is made of. Knows no Ray.
+A group has the interface of the evaluator that it is made of. Knows no Ray.
 """
 
 import os
@@ -19,7 +19,7 @@ PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where an assistant meets its leader: host, port, its own rank and the group's size."""
+    """The address at which an assistant meets its leader: host, port, own rank and group size."""
 
     size: int
     rank: int
@@ -28,16 +28,16 @@ class Meeting:
 
 
 Assistant = Callable[[Job, JobResources, Meeting], "Future[Exception | None]"]
-"""Lets one other worker assist; the future holds what its training raised, and raises itself if
-the worker died."""
+"""Starts a training on another worker; its future holds the error that the training raised, and
+raises itself if the worker died."""
 
 
 @dataclass(frozen=True)
 class TrialGroup:
     """An evaluator whose trainings others assist in; `host` is where they find this process.
 
-    Without one of them it could wait for ever in the middle of a step: this process then ends as
-    if killed, and the search gives the job to another worker, with assistants of its own.
+    If an assistant dies, the leader could wait for ever in the middle of a step: this process then
+    ends as if killed, and the search gives the job to another worker, with assistants of its own.
     """
 
     evaluator: Evaluator
@@ -45,7 +45,7 @@ class TrialGroup:
     host: str
 
     def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:
-        """Evaluate as the evaluator does; raise a candidate's fault that an assistant alone met."""
+        """Evaluate as the evaluator does; raise a candidate's fault that only an assistant met."""
         from sharetune.trainers.training.data_parallel import lead
 
         team = lead(1 + len(self.assistants), self.host)
@@ -66,7 +66,7 @@ class TrialGroup:
 def assist(
     evaluator: Evaluator, job: Job, resources: JobResources, at: Meeting
 ) -> Exception | None:
-    """Train the job as an assistant; return what its training raised."""
+    """Train the job as an assistant; return the error that its training raised, or None."""
     from sharetune.trainers.training.data_parallel import follow
 
     try:
@@ -78,7 +78,10 @@ def assist(
 
 
 def _raised(helps: "Sequence[Future[Exception | None]]") -> list[Exception | None]:
-    """What the assistants' trainings raised. Ends this process if one is dead or hangs."""
+    """Return the errors that the assistants' trainings raised; end this process if one is dead.
+
+    One that hangs counts as dead.
+    """
     _, hanging = wait(helps, timeout=PATIENCE_S)
     if hanging or any(helping.exception() for helping in helps):
         _end_this_process()
@@ -87,7 +90,7 @@ def _raised(helps: "Sequence[Future[Exception | None]]") -> list[Exception | Non
 
 @contextmanager
 def _ending_with(helps: "Sequence[Future[Exception | None]]") -> Iterator[None]:
-    """End this process if what is done inside goes on after an assistant failed."""
+    """End this process if the work inside goes on after an assistant failed."""
     over = threading.Event()
 
     def watch(helping: "Future[Exception | None]") -> None:

@@ -1,4 +1,4 @@
-"""Ends a worker whose job hangs, so that the search goes on with another."""
+"""End a worker whose job hangs, so that the search goes on with another."""
 
 import faulthandler
 import time
@@ -11,11 +11,11 @@ from sharetune.spaces.evaluator import Job
 
 
 class Watchdog:
-    """Inside, this process ends, wherever it hangs, once the job takes longer than its time limit
-    or a step of its training longer than `heartbeat_s`.
+    """A context that ends this process if the job exceeds its time limit, wherever it hangs.
 
-    A training that is longer than the search's has the limit times as often. Where every thread
-    stood is written next to the job's weights, and is what the next worker finds.
+    Also if a step of its training takes longer than `heartbeat_s`. A retraining that is `longer`
+    than the search's gets that multiple of the limit. All threads' stacks are written next to the
+    job's weights, where the next worker finds them.
     """
 
     def __init__(self, job: Job, resources: Resources) -> None:
@@ -27,7 +27,7 @@ class Watchdog:
         self._until = float("inf")
 
     def verdict(self) -> Outcome | None:
-        """How the job ended, if an earlier worker was ended over it."""
+        """Return the outcome of the job if an earlier worker was ended over it, else None."""
         why = {}
         if self.limit_s is not None:
             why[self.folder.overdue] = f"took longer than {self.limit_s:g} s"
@@ -57,7 +57,7 @@ class Watchdog:
             trace.unlink(missing_ok=True)
 
     def beat(self, in_step: bool) -> None:
-        """A step of the training begins, or has ended."""
+        """Note that a step of the training begins or has ended."""
         left = max(0.001, self._until - time.monotonic())
         if in_step and self.heartbeat_s is not None and self.heartbeat_s < left:
             self._end_after(self.heartbeat_s, self.folder.stuck)

@@ -23,13 +23,13 @@ from sharetune.trainers.models.sharing import materialize_
 from sharetune.trainers.tasks.base import PreparedTask
 
 FORMS = ("stored", "materialised")
-"""How a shared model can lie in memory: each bank once, or every layer with its own matrices."""
+"""Layouts of a shared model in memory: each bank once, or every layer with its own matrices."""
 
 FEWEST_ROUNDS = 3
-"""Rounds of a batch's latency at least; it takes a third of the rounds of one example."""
+"""Fewest rounds that time a batch, which gets a third of the rounds of one example."""
 
 BATCH_WARMUP = 2
-"""Rounds of a batch's latency that are not counted."""
+"""Rounds of a batch that are not counted: its shapes are new to caches and kernels."""
 
 Models = Mapping[str, PreTrainedModel]
 
@@ -89,7 +89,7 @@ def _throughput(task: PreparedTask, models: Models, request: LatencyRequest) -> 
 def _compared(
     task: PreparedTask, models: Models, batch_size: int, request: LatencyRequest, **turns: int
 ) -> Compared:
-    """How long each model takes for a batch of full length."""
+    """Time each model on a batch of full length, in turns."""
     sample = task.task.sample(models[UNSHARED], batch_size, request.max_length)
     device = models[UNSHARED].device
     runs = latency.uses(models, sample, task.task.use)
@@ -112,8 +112,10 @@ def _compared(
 def _in_onnxruntime(
     task: PreparedTask, models: Models, request: LatencyRequest
 ) -> tuple[Latency | None, float | None]:
-    """Latency of the stored model in onnxruntime on the CPU, with as many threads as torch has,
-    and the unshared one's median there."""
+    """Time the stored and the unshared model in onnxruntime on the CPU, with torch's thread count.
+
+    Returns the stored model's latency and the unshared one's median in ms, or two None.
+    """
     if not request.onnx:
         return None, None
     with suppress(ModelError):

@@ -59,21 +59,21 @@ from sharetune.trainers.training.tracking import Tracked, check_trackers, tracki
 from sharetune.trainers.training.trainer import memory_watched, optimiser_steps, train
 
 CALIBRATION_EXAMPLES = 64
-"""Training examples on which units are matched: more change the choice of units little."""
+"""Training examples on which units are matched; more would change the choice of units little."""
 
 CALIBRATION_BATCH = 16
-"""Examples of a calibration batch."""
+"""Examples of a calibration batch, which bounds the memory that activations take."""
 
 KEPT_COUNTINGS = 4
-"""Counted unshared models a process keeps, one for each `max_length`."""
+"""Counted unshared models that a process caches, one for each `max_length`; spaces draw few."""
 
 
 @dataclass(frozen=True)
 class CandidateEvaluator:
     """Trains and measures candidates of one model for one prepared task.
 
-    Teachers that the unshared model becomes learn by `teacher_recipe` (None: by the candidate's own
-    recipe). Trials are logged by `trackers` under the name `study`.
+    `teacher_recipe` trains the unshared model where it becomes a teacher (None: the candidate's own
+    recipe). `trackers` log the trials under the name `study`.
     """
 
     task: PreparedTask
@@ -95,9 +95,9 @@ class CandidateEvaluator:
     ) -> "CandidateEvaluator":
         """Read the data and the model's shape, once a study; `cache` holds the tokenised data.
 
-        With `similarity` the layers' outputs on training text are compared, which assignments
-        found by similarity need. `settings` are further fields of the evaluator. Raises
-        :class:`SharetuneError` for data or a model that do not fit.
+        With `similarity` the layers' outputs on training text are compared, for assignments that
+        need it. `settings` are further fields of the evaluator. Raises :class:`SharetuneError` for
+        data or a model that do not fit.
         """
         _quiet_library()
         prepared = task.prepare(model, cache, max_length)
@@ -116,7 +116,7 @@ class CandidateEvaluator:
 
     @property
     def rows(self) -> dict[str, int]:
-        """How many examples each split has."""
+        """Number of examples of each split, by its name."""
         return self.task.rows
 
     @property
@@ -144,14 +144,14 @@ class CandidateEvaluator:
         check_teacher(student, teacher, settings, self.labels)
 
     def sizes(self, candidate: Candidate) -> Sizes:
-        """Return what is exact before training; see :func:`trainers.measuring.sizes.facts`."""
+        """Return the sizes, exact before training; see :func:`trainers.measuring.sizes.facts`."""
         counting = self._counting(candidate.recipe.max_length)
         return counting.facts(candidate.plan, candidate.compression)
 
     def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:
-        """Train the job's candidate, measure it on the split that selects, and save it.
+        """Train the job's candidate, measure it on the split that selects candidates, and save it.
 
-        A training without a team leaves checkpoints, and goes on from what it finds there. Raises
+        A training outside a team writes checkpoints, and continues from those it finds. Raises
         :class:`CandidateFault` if the candidate cannot be trained, :class:`OutOfMemory` if memory
         runs out, and :class:`StoppedAtRung` if `listener` says to stop.
         """
@@ -169,7 +169,7 @@ class CandidateEvaluator:
         return measured
 
     def assist(self, job: Job, resources: JobResources) -> None:
-        """Train the job with the others of `resources.team`, whose leader evaluates it."""
+        """Train the job as a member of `resources.team`, whose leader evaluates it."""
         _begin(resources)
         with memory_watched():
             self._trained(Training(job, resources, self._rungs(job, _Assistant()), None))
@@ -184,7 +184,7 @@ class CandidateEvaluator:
         return measured_latency(self.task, stored, request)
 
     def _untrained(self, candidate: Candidate) -> PreTrainedModel:
-        """The candidate's architecture; which units are shared, pruned or private is arbitrary."""
+        """Build the candidate's architecture; which units it shares and prunes is arbitrary."""
         model = share_(self.task.load(), candidate.plan)
         if candidate.compression == Compression():
             return model
@@ -220,13 +220,13 @@ class CandidateEvaluator:
         )
 
     def _test_scores(self, model: PreTrainedModel, recipe: Recipe) -> Scores | None:
-        """Scores on the test split, where the study selects on another."""
+        """Score `model` on the test split; None where the study selects on that split already."""
         if self.task.task.validation is None:
             return None
         return self.task.scores(model, self.task.test_split(recipe.max_length))
 
     def _trained(self, training: "Training") -> tuple[PreTrainedModel, list[list[float]], float]:
-        """The trained and compressed model, its curve, and the seconds it took."""
+        """Train and compress the model; return it, its curve, and the seconds it took."""
         candidate, recipe = training.job.candidate, training.job.candidate.recipe
         split, _ = self._splits(recipe)
         lesson = self._lesson(recipe, split)
@@ -262,14 +262,14 @@ class CandidateEvaluator:
         return self.task.splits(recipe.max_length, recipe.augment)
 
     def _lesson(self, recipe: Recipe, split: Split) -> Lesson | None:
-        """What a recipe that distils learns from; its teacher is made by the first to need it."""
+        """Return the teacher's lesson for a recipe that distils; made when first needed."""
         if recipe.distill is None:
             return None
         teachers = Teachers(self.task, self.teacher_recipe or recipe.plain())
         return teachers.lesson(recipe.distill, split)
 
     def _activations(self, candidate: Candidate) -> Activations | None:
-        """What the pretrained units do on training text, if the plan asks; kept for the next."""
+        """Record the pretrained units' activations on training text if the plan needs them."""
         groups = candidate.plan.groups
         if not any(group.form.calibrated or group.matches_units for group in groups):
             return None
@@ -294,7 +294,7 @@ class CandidateEvaluator:
     def _calibration_batches(
         self, max_length: int, *, labelled: bool = False
     ) -> list[dict[str, Tensor]]:
-        """Inputs of 64 training examples, spread over the split."""
+        """Return the inputs of 64 training examples, spread over the split, in batches."""
         split, _ = self.task.splits(max_length, None)
         every = max(1, len(split.rows) // CALIBRATION_EXAMPLES)
         rows = [split.rows[i] for i in range(0, len(split.rows), every)][:CALIBRATION_EXAMPLES]
@@ -305,8 +305,7 @@ class CandidateEvaluator:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: its job, what it may use, what hears of its steps, where it leaves
-    checkpoints."""
+    """One training: its job, resources, callbacks and checkpoints."""
 
     job: Job
     resources: JobResources
@@ -322,11 +321,11 @@ class Training:
 
     @property
     def seconds_before(self) -> float:
-        """Seconds that an interrupted training, of which this is the rest, had taken."""
+        """Seconds that an interrupted training took before this one continued it."""
         return 0.0 if self.checkpoints is None else self.checkpoints.seconds_before
 
     def circumstances(self) -> dict[str, Any]:
-        """Where the numbers of this training come from."""
+        """Return where the numbers of this training come from."""
         found = circumstances(self.resources.threads) | {"seed": self.job.candidate.recipe.seed}
         if self.resources.accumulation > 1:
             found["accumulation"] = self.resources.accumulation
@@ -338,7 +337,7 @@ class Training:
 
 
 class _Assistant:
-    """The listener of a process whose team's leader alone reports."""
+    """The listener of a process in a team whose leader alone reports."""
 
     def rung(self, rung: int, metrics: dict[str, float]) -> bool:
         raise AssertionError("only a team's leader reports")
@@ -358,7 +357,7 @@ def circumstances(threads: int) -> dict[str, Any]:
 
 
 def _checkpoints(job: Job, resources: JobResources) -> Checkpoints | None:
-    """Where the job's training leaves checkpoints; the parts of a batch have some of their own."""
+    """Return the checkpoints of the job's training; batches in parts have a folder of their own."""
     if resources.checkpoint_s is None or resources.team is not None:
         return None
     folder = job.folder.checkpoints / str(resources.accumulation)

@@ -1,10 +1,11 @@
-"""One label for one recording."""
+"""Audio classification: one label for each recording."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForAudioClassification, PreTrainedModel
 
@@ -44,8 +45,16 @@ class AudioClassification(LabelledFiles):
     fitting: ClassVar[tuple[str, ...]] = ("r_drop", "label_smoothing")
     unit: ClassVar[str] = UNIT
 
-    audio: str | None = None
-    resample: bool = False
+    audio: str | None = Field(
+        None,
+        description="column of a table's recordings; null: the first of the usual names, such as "
+        "`audio`",
+    )
+    resample: bool = Field(
+        False,
+        description="convert recordings to the model's sampling rate; false: another rate is an "
+        "error",
+    )
 
     def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
         return usual_samples(frame, model)

@@ -1,7 +1,7 @@
-"""What a study trains for: data, model head, loss and metrics, named as Hugging Face names it.
+"""The interface of tasks: data, model head, loss and metrics, named as Hugging Face names them.
 
 A new task is one file here with one :class:`Task` registered under its name; nothing else has to
-know of it. Metrics that `sharetune.spaces.objectives` lacks are registered in that file too.
+know of it. Metrics that are not in `sharetune.spaces.objectives` are registered in that file too.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
@@ -32,22 +32,28 @@ from sharetune.trainers.tasks.prediction import predict
 
 TASKS: Registry[type["Task"]] = Registry("task", package="sharetune.trainers.tasks")
 TRUTH = "truth"
-"""The column of rows that a task scores against, where that is not `labels`."""
+"""Column of rows that a task scores against, where that is not `labels`."""
 
 KEPT_SPLITS = 4
-"""Prepared splits a worker keeps: a search draws few lengths and augmentations in a row."""
+"""Prepared splits that a worker caches: a search draws few lengths and augmentations in a row."""
 
 MOST_TOKENS = 128
+"""Longest default `max_length` in tokens: a trial's time grows with it."""
+
 TOKENS_A_WORD = 1.6
+"""Tokens that a word is assumed to have, on the generous side for subword tokenizers."""
+
 NEED_A_FITTING_TASK = ("distill", "adversary", "r_drop", "augment", "label_smoothing")
+"""Keys of a recipe that only tasks which name them in `fitting` can be trained with."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Examples ready for a model: rows of its inputs, and how to make a batch of them.
+    """Examples ready for a model: rows of its inputs, and the collate function that batches them.
 
     `labels` is the truth in the form that the task's `score` reads. `identity` is the same for
-    equal rows, in this process and in any other of the study."""
+    equal rows, in this process and in any other of the study.
+    """
 
     rows: Any
     collate: Any
@@ -57,15 +63,17 @@ class Split:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the data say of the model's head: a classification's `labels` in order, or how many
-    `items` a recommender ranks."""
+    """Properties of the data that shape the model's head.
+
+    A classification has `labels`, in order; a recommender ranks `items` (a count).
+    """
 
     labels: tuple[str, ...] = ()
     items: int = 0
 
 
 class Task(BaseModel, ABC):
-    """Base of all tasks. Fields are the keys of a study's `task` section.
+    """Base class of all tasks. Fields are the keys of a study's `task` section.
 
     Without `test` a fifth of the training data is held out. With `validation`, of the same kind as
     `test` or a fraction of the training data, candidates are measured and selected on that split,
@@ -81,17 +89,25 @@ class Task(BaseModel, ABC):
     auto: ClassVar[Any]
     """The library's auto class for a model with this task's head."""
     fitting: ClassVar[tuple[str, ...]] = ()
-    """Of `NEED_A_FITTING_TASK`, the parts of a recipe that can be used."""
+    """The parts of a recipe, of `NEED_A_FITTING_TASK`, that this task can be trained with."""
     alterations: ClassVar[tuple[str, ...]] = ()
     """The keys of `augment` that say how an example is altered."""
 
     unit: ClassVar[str] = "tokens; longer examples are cut"
-    """What a recipe's `max_length` counts."""
+    """Unit of a recipe's `max_length`, and what becomes of longer examples."""
 
-    name: str
-    train: str
-    validation: str | float | None = None
-    test: str | None = None
+    name: str = Field(description="the task's name, as `sharetune list tasks` prints it")
+    train: str = Field(description="training data: a file, a folder or the hub name of a data set")
+    validation: str | float | None = Field(
+        None,
+        description="data that candidates are selected on: of the same kind as `test`, or a "
+        "fraction (0..1) of the training data; null: the test split",
+    )
+    test: str | None = Field(
+        None,
+        description="test data, of the same kind as `train`; null: a fifth of the training data "
+        "is held out",
+    )
     _held_out: str = PrivateAttr("test")
 
     @field_validator("validation")
@@ -112,39 +128,47 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
-        """The training and the test split, checked, and facts for workers.
+        """Read and check the training and the test split; return both, and facts for workers.
 
-        Raises :class:`DataError` that says what was found and what is needed."""
+        Raises :class:`DataError` that says what was found and what is needed.
+        """
 
     @abstractmethod
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
-        """The model's inputs, by name, one entry a row; ``labels`` for the loss. ``truth``, if
-        there, is what `score` compares with, else ``labels`` is."""
+        """Return the model's inputs by name, one entry a row, with ``labels`` for the loss.
+
+        ``truth``, if there, is what :meth:`score` compares with, else ``labels`` is.
+        """
 
     @abstractmethod
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
-        """Score what :meth:`predict` gave for a split."""
+        """Score the predictions that :meth:`predict` returned for a split."""
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
-        """What the model's configuration must say of the head, such as the labels."""
+        """Return the head's part of the model's configuration, such as the labels."""
         return {}
 
     def reader(self, model: str) -> Any:
-        """What turns data into the model's inputs: its tokenizer."""
+        """Load what turns data into the model's inputs: its tokenizer."""
         return from_library(AutoTokenizer, model)
 
     def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
-        """The same for a model trained from a configuration, made of the training split.
-        `config` is brought in line with it."""
+        """Train a tokenizer on the training split, for a model trained from a configuration.
+
+        `config` is brought in line with it in place.
+        """
         return new_tokenizer(config, self.texts(frame), generates=self.generates)
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
-        """What a new tokenizer learns from; nothing where the data are not texts."""
+        """Return the texts to train a new tokenizer on; none where the data are not texts."""
         return frame.get("text", ())
 
     def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
-        """The `max_length` that 19 of 20 texts do not exceed, by their words, unless the model
-        `generates`; at most 128 and what the model, which may be a skeleton, reads."""
+        """Return a default for the recipe's `max_length`, in its unit.
+
+        It covers 19 of 20 texts, by their words, unless the model `generates`; it is at most 128
+        and at most the positions of `model`, which may be a skeleton.
+        """
         texts = [] if self.generates else [len(text.split()) for text in self.texts(frame)]
         words = sorted(texts)[int(0.95 * (len(texts) - 1))] if texts else MOST_TOKENS
         positions = getattr(model.config, "max_position_embeddings", None)
@@ -152,31 +176,31 @@ class Task(BaseModel, ABC):
         return min(MOST_TOKENS, most, max(16, 8 * ceil(TOKENS_A_WORD * words / 8)))
 
     def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:
-        """Raises :class:`DataError` for examples that the model's own `reader` cannot read."""
+        """Raise :class:`DataError` for examples that the model's own `reader` cannot read."""
 
     def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
-        """What makes a batch of rows."""
+        """Return the function that makes a batch of rows."""
         return DataCollatorWithPadding(reader)
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
-        """What :meth:`score` reads: the logits of all rows, in order."""
+        """Return the predictions that :meth:`score` reads: the logits of all rows, in order."""
         return predict(model, data=split.rows, collate=split.collate)
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
-        """What is timed: the model used once on `inputs` as the task uses it."""
+        """Run the model once on `inputs` as the task uses it; this call is what latency times."""
         return model(**inputs)
 
     def used(self, model: PreTrainedModel, max_length: int) -> str:
-        """One phrase on what :meth:`use` does with `model`."""
+        """Describe in one phrase what :meth:`use` does with `model`."""
         return "one forward pass"
 
     def written(self, model: PreTrainedModel) -> int:
-        """How many tokens :meth:`use` writes with `model`."""
+        """Return the number of tokens that :meth:`use` generates with `model`."""
         return 0
 
     @property
     def generates(self) -> bool:
-        """Whether the model writes on from what it reads, without an encoder."""
+        """Whether the model continues its own input, without an encoder."""
         return False
 
     def prepare(self, model: str, cache: Path, max_length: int) -> "PreparedTask":
@@ -196,7 +220,7 @@ class Task(BaseModel, ABC):
         return PreparedTask(self, model, cache, facts, rows)
 
     def read_splits(self) -> tuple[dict[str, pd.DataFrame], DataFacts]:
-        """All splits by name, checked, and facts for workers."""
+        """Read and check all splits; return them by name, and facts for workers."""
         train, test, facts = self.read()
         if self.validation is None:
             return {"train": train, "test": test}, facts
@@ -209,8 +233,10 @@ class Task(BaseModel, ABC):
         return {"train": train, "validation": validation, "test": test}, facts
 
     def hold_out(self, frame: pd.DataFrame, part: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """`frame` without a `part` (0..1) of its rows, and those, drawn evenly over
-        :attr:`evenly_over`."""
+        """Split `frame` at random into the rows that stay and a `part` (0..1) that is held out.
+
+        Rows are drawn evenly over the values of :attr:`evenly_over`.
+        """
         even = self.evenly_over
         pools = frame if even is None else frame.groupby(even)
         drawn = pools.sample(frac=part, random_state=0).index
@@ -224,23 +250,25 @@ class Task(BaseModel, ABC):
 
     @property
     def evenly_over(self) -> str | None:
-        """The column over whose values rows are drawn evenly."""
+        """The column over whose values held-out rows are drawn evenly; None: over all rows."""
         return None
 
     def load(self, model: str, facts: DataFacts) -> PreTrainedModel:
-        """The pretrained model with this task's head."""
+        """Load the pretrained model with this task's head."""
         loaded: PreTrainedModel = from_library(self.auto, model, **self.head(facts))
         return loaded
 
     def skeleton(self, model: str, facts: DataFacts) -> PreTrainedModel:
-        """The same model on the meta device: shapes without weights."""
+        """Build the same model on the meta device: shapes without weights."""
         return skeleton(self.auto, model, **self.head(facts))
 
     def splits(
         self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None
     ) -> tuple[Split, Split]:
-        """The training split and the one that candidates are selected on, cut to at most
-        `max_length` tokens; the training split with altered copies of its texts, if asked for."""
+        """Prepare the training split and the one that candidates are selected on.
+
+        Both are cut to `max_length`; with `augment` the training split also has altered copies.
+        """
         reader = self.reader(model)
         collate = self.collator(reader, model)
         judged = "test" if self.validation is None else "validation"
@@ -250,16 +278,16 @@ class Task(BaseModel, ABC):
         )
 
     def test_split(self, model: str, cache: Path, max_length: int) -> Split:
-        """The test split, cut to at most `max_length` tokens."""
+        """Prepare the test split, cut to `max_length`."""
         reader = self.reader(model)
         return self._split("test", self.collator(reader, model), reader, model, cache, max_length)
 
     def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:
-        """Inputs of full length for counting FLOPs and timing; `model` may be a skeleton."""
+        """Return inputs of full length for counting FLOPs and timing; `model` may be a skeleton."""
         return full_length(model, batch, max_length)
 
     def check(self, recipe: Recipe) -> None:
-        """Raises :class:`ConfigError` for a recipe that this task cannot be trained by."""
+        """Raise :class:`ConfigError` for a recipe that this task cannot be trained by."""
         for part in NEED_A_FITTING_TASK:
             if getattr(recipe, part) and part not in self.fitting:
                 able = sorted(name for name, task in TASKS.items() if part in task.fitting)
@@ -275,14 +303,16 @@ class Task(BaseModel, ABC):
                 )
 
     def table(self, source: str, split: str) -> pd.DataFrame:
-        """The table that `source` names."""
+        """Read the table of a `split` from `source`, a file or the hub name of a data set."""
         return read_table(source, split)
 
     def frames(
         self, check: Callable[[pd.DataFrame, str], pd.DataFrame]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Both tables after `check`, which is given a table and where it comes from. Without a
-        test file a fifth of the training rows is held out."""
+        """Read the training and the test table, each passed through `check(table, source)`.
+
+        Without a test file a fifth of the training rows is held out.
+        """
         train = check(self.table(self.train, "train"), self.train)
         if self.test is not None:
             return train, check(self.table(self.test, self._held_out), self.test)
@@ -322,7 +352,7 @@ class Task(BaseModel, ABC):
         return Split(rows, collate, labels, identity)
 
     def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
-        """`frame` and altered copies of it."""
+        """Return `frame` with altered copies of its rows added."""
         raise NotImplementedError
 
 
@@ -349,8 +379,10 @@ class PreparedTask:
 
     @property
     def start(self) -> str:
-        """The checkpoint that candidates start from: `model`, or the weights that were drawn for
-        it where it is only a configuration."""
+        """The checkpoint that candidates start from.
+
+        It is `model`, or the weights that were drawn for it where `model` is only a configuration.
+        """
         return start_of(self.model, self.cache)
 
     def load(self, model: str | None = None) -> PreTrainedModel:
@@ -364,12 +396,14 @@ class PreparedTask:
 
     @cached_property
     def splits(self) -> Callable[..., tuple[Split, Split]]:
-        """Return the training split and the one that candidates are selected on, for a maximum
-        length and an augmentation; see :meth:`Task.splits`. The latest are kept."""
+        """The function that prepares the training split and the one that selects candidates.
+
+        It takes a maximum length and an augmentation, see :meth:`Task.splits`, and caches splits.
+        """
         return lru_cache(maxsize=KEPT_SPLITS)(partial(self.task.splits, self.start, self.cache))
 
     def test_split(self, max_length: int) -> Split:
-        """Return the test split, cut to at most `max_length` tokens."""
+        """Return the test split, cut to `max_length`."""
         return self.task.test_split(self.start, self.cache, max_length)
 
     def scores(self, model: PreTrainedModel, split: Split) -> Scores:
@@ -378,7 +412,7 @@ class PreparedTask:
 
 
 def read_task(value: dict[str, Any]) -> Task:
-    """A study's `task` section. Raises :class:`ConfigError` for an unknown task."""
+    """Build the task of a study's `task` section. Raises :class:`ConfigError` for unknown names."""
     if "name" not in value:
         raise ConfigError("task needs a name", did_you_mean("", list(TASKS)))
     return TASKS[value["name"]].model_validate(value)

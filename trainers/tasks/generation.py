@@ -1,4 +1,4 @@
-"""Writing token after token, greedily and with a cache."""
+"""Generate text token after token, greedily and with a key-value cache."""
 
 from typing import Any
 
@@ -7,13 +7,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 BATCH = 64
+"""Rows that are generated for at once: each keeps a cache of keys and values in memory."""
+
 NEW_TOKENS = 16
-"""How many tokens are written when a model that writes is timed."""
+"""Tokens generated when a generating model is timed: enough that decoding outweighs the prompt."""
 
 
 def write_on(model: PreTrainedModel, read: Tensor, new_tokens: int) -> Tensor:
-    """Token ids of exactly `new_tokens` more tokens after `read`, the model's main input, without
-    regard to an end of text."""
+    """Generate exactly `new_tokens` tokens after `read`, the model's main input; return all ids.
+
+    An end of text does not stop the generation.
+    """
     ids = model.main_input_name == "input_ids"
     mask = {"attention_mask": torch.ones_like(read)} if ids else {}
     written: Tensor = model.generate(
@@ -31,9 +35,11 @@ def write_on(model: PreTrainedModel, read: Tensor, new_tokens: int) -> Tensor:
 def generated(
     model: PreTrainedModel, split: Any, most_tokens: int, **beginning: int
 ) -> list[list[int]]:
-    """What an encoder-decoder writes for the rows of `split`, greedily, in order; at most
-    `most_tokens` tokens each; `beginning` is what ``generate`` takes for it. The model is left in
-    eval mode."""
+    """Generate an encoder-decoder's output tokens for the rows of `split`, greedily, in order.
+
+    Each row gets at most `most_tokens` tokens; `beginning` is passed to ``generate``. The model is
+    left in eval mode.
+    """
     loader = torch.utils.data.DataLoader(split.rows, batch_size=BATCH, collate_fn=split.collate)
     model.eval()
     found: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""One label for one picture."""
+"""Image classification: one label for each picture."""
 
 import random
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
+from pydantic import Field
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -26,8 +27,13 @@ from sharetune.trainers.tasks.labelled_files import LabelledFiles
 from sharetune.trainers.tasks.text_classification import LABEL_COLUMNS
 
 IMAGE_COLUMNS = ("image", "img", "picture", "path", "file")
+"""Names by which a table's column of pictures is found, the first that it has."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+"""Endings of the files that count as pictures, all of which Pillow opens."""
+
 BATCH = 64
+"""Pictures that are decoded at once, which bounds memory."""
 
 
 @TASKS.register("image-classification")
@@ -46,7 +52,11 @@ class ImageClassification(LabelledFiles):
     alterations: ClassVar[tuple[str, ...]] = PICTURES
     unit: ClassVar[str] = "of no effect on pictures"
 
-    image: str | None = None
+    image: str | None = Field(
+        None,
+        description="column of a table's pictures; null: the first of the usual names, such as "
+        "`image`",
+    )
 
     def reader(self, model: str) -> Any:
         return from_library(AutoImageProcessor, model)

@@ -1,10 +1,11 @@
-"""One label for one file, whatever kind of file it is."""
+"""Base of the tasks that give one label to each file, such as a picture or a recording."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+from pydantic import Field
 from torch import Tensor
 
 from sharetune.spaces.evaluator import Scores
@@ -14,7 +15,7 @@ from sharetune.trainers.tasks.text_classification import classification_scores, 
 
 
 class LabelledFiles(Task):
-    """A task whose splits are folders with a folder of files for each label, or tables.
+    """A task whose splits are tables, or folders that hold a folder of files for each label.
 
     `kind` is what a file is called, `suffixes` what its name may end with.
     """
@@ -22,8 +23,14 @@ class LabelledFiles(Task):
     kind: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
 
-    label: str | None = None
-    labels: tuple[str, ...] | None = None
+    label: str | None = Field(
+        None,
+        description="column of a table's labels; null: the first of the usual names, such as "
+        "`label`",
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, description="the labels in order; null: those that the training data have, sorted"
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -47,7 +54,7 @@ class LabelledFiles(Task):
         return super().table(source, split)
 
     def columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-        """The files and, as text, the column ``label`` of a table as it was read."""
+        """Return a table's files and, as text, its labels in the column ``label``."""
         raise NotImplementedError
 
     def head(self, facts: DataFacts) -> dict[str, Any]:

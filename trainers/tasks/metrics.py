@@ -1,4 +1,4 @@
-"""Metrics that no library we use has, and what a report says of each class."""
+"""Metrics that none of our libraries has, and the report by class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +8,17 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 BINS = 15
+"""Intervals of confidence for the calibration error, as in Guo et al."""
+
 PREFIXES = ("B-", "I-")
+"""Prefixes of BIO tags: an entity begins, an entity goes on."""
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error, 0..1: how far confidence is from accuracy, over `bins` equal
-    intervals of confidence, weighted by examples (Guo et al., arXiv 1706.04599).
+    """Compute the expected calibration error, 0..1: how far confidence is from accuracy.
 
-    `logits` (examples, classes), `labels` (examples).
+    Confidences fall into `bins` equal intervals, weighted by examples (Guo et al., arXiv
+    1706.04599). `logits` (examples, classes), `labels` (examples).
     """
     confidence, predicted = logits.float().softmax(-1).max(-1)
     right = (predicted == labels).float()
@@ -25,7 +28,7 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """``(kind, first, last)`` of every entity that tags such as B-LOC and I-LOC mark.
+    """Return ``(kind, first, last)`` of every entity that tags such as B-LOC and I-LOC mark.
 
     As conlleval: an I- whose kind differs from the tag before it, or that follows O, begins an
     entity. Other tags than O that have no such prefix are entities of that kind, one a run.
@@ -43,17 +46,19 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
 
 
 def span_f1(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
-    """Micro F1 of whole entities over all texts, 0..1; 0 where there are none (conlleval, Tjong Kim
-    Sang and De Meulder, 2003)."""
-    right = told = true = 0
+    """Compute the micro F1 of whole entities over all texts, 0..1; 0 where there are none.
+
+    As conlleval (Tjong Kim Sang and De Meulder, 2003).
+    """
+    right = found = true = 0
     for one, other in zip(predicted, wanted, strict=True):
         mine, theirs = entities(one), entities(other)
-        right, told, true = right + len(mine & theirs), told + len(mine), true + len(theirs)
-    return 2 * right / (told + true) if told + true else 0.0
+        right, found, true = right + len(mine & theirs), found + len(mine), true + len(theirs)
+    return 2 * right / (found + true) if found + true else 0.0
 
 
 def ranking_metrics(ranks: Tensor, k: int = 10) -> tuple[float, float]:
-    """Hit rate and NDCG at `k` of the ranks (1 is first) of one right item each."""
+    """Return hit rate and NDCG at `k`, given the rank (1 is first) of each user's right item."""
     hits = (ranks <= k).double()
     return float(hits.mean()), float((hits / (ranks.double() + 1).log2()).mean())
 
@@ -61,8 +66,11 @@ def ranking_metrics(ranks: Tensor, k: int = 10) -> tuple[float, float]:
 def by_class(
     truth: Any, predicted: Any, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, float]], list[list[int]]]:
-    """Return precision, recall, F1 and support of each of `names`, and the confusion matrix (rows
-    are true), of classes by number. What was never predicted, or never true, counts 0."""
+    """Return precision, recall, F1 and support of each class, and the confusion matrix.
+
+    `truth` and `predicted` are class numbers, `names` their names; the matrix's rows are true
+    classes. A ratio whose denominator is 0 counts 0.
+    """
     numbers = range(len(names))
     scores = precision_recall_fscore_support(truth, predicted, labels=numbers, zero_division=0)
     rows = zip(names, *scores, strict=True)

@@ -1,4 +1,4 @@
-"""Run a model over a split: logits, and the mean loss."""
+"""Run a model over a split: its logits, and its mean loss."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from transformers import PreTrainedModel
 
 
 def predict(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> Tensor:
-    """Logits of `model` over `data`, in order: (examples, ...). The model is left in eval mode."""
+    """Return the logits of `model` over `data`, in order: (examples, ...).
+
+    The model is left in eval mode.
+    """
     rows = predict_rows(model, data=data, collate=collate, batch_size=batch_size)
     return torch.stack(rows)
 
@@ -16,7 +19,7 @@ def predict(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int 
 def predict_rows(
     model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32
 ) -> list[Tensor]:
-    """Logits of `model` for each row of `data`, as long as their batch was padded to.
+    """Return the logits of `model` for each row of `data`, each padded as its batch was.
 
     The random generators are left as they were: a loader without one of its own draws a seed.
     """
@@ -31,10 +34,10 @@ def predict_rows(
 
 
 def mean_loss(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> float:
-    """The model's own loss over `data` in nats, the mean over the labels that count (not -100).
-    The model is left in eval mode.
+    """Return the model's own loss over `data` in nats, the mean over labels other than -100.
 
-    A causal model's first label counts for nothing, since nothing is written before it.
+    The model is left in eval mode. A causal model's first label does not count, since nothing is
+    predicted before it.
     """
     loader = torch.utils.data.DataLoader(data, batch_size=batch_size, collate_fn=collate)
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""The words of a passage that answer a question."""
+"""Extractive question answering: the words of a passage that answer a question."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
@@ -18,8 +19,13 @@ from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+"""English articles, which SQuAD's script leaves out of its comparison."""
+
 LONGEST_ANSWER = 30
+"""Tokens that an answer may have, as in the library's SQuAD example."""
+
 BATCH = 32
+"""Examples of a prediction batch, which bounds memory."""
 
 
 @TASKS.register("question-answering")
@@ -34,9 +40,19 @@ class QuestionAnswering(Task):
 
     auto: ClassVar[Any] = AutoModelForQuestionAnswering
 
-    question: str | None = None
-    context: str | None = None
-    answers: str | None = None
+    question: str | None = Field(
+        None,
+        description="column of questions; null: the first of the usual names, such as `question`",
+    )
+    context: str | None = Field(
+        None,
+        description="column of passages; null: the first of the usual names, such as `context`",
+    )
+    answers: str | None = Field(
+        None,
+        description="column of accepted answers; null: the first of the usual names, such as "
+        "`answers`",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -85,17 +101,17 @@ class QuestionAnswering(Task):
         found: list[tuple[Tensor, Tensor]] = []
         for batch in loader:
             with torch.no_grad():
-                told = model(**{key: value.to(model.device) for key, value in batch.items()})
-            found += zip(told.start_logits.cpu(), told.end_logits.cpu(), strict=True)
+                outputs = model(**{key: value.to(model.device) for key, value in batch.items()})
+            found += zip(outputs.start_logits.cpu(), outputs.end_logits.cpu(), strict=True)
         return found
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         exact = partly = 0.0
         for (starts, ends), written in zip(predictions, labels, strict=True):
             row = json.loads(written)
-            told = best_answer(starts, ends, row["offsets"], row["context"])
-            exact += max(float(normal(told) == normal(text)) for text in row["texts"])
-            partly += max(words_f1(told, text) for text in row["texts"])
+            answer = best_answer(starts, ends, row["offsets"], row["context"])
+            exact += max(float(normal(answer) == normal(text)) for text in row["texts"])
+            partly += max(words_f1(answer, text) for text in row["texts"])
         return Scores({"answer_f1": partly / len(labels), "exact_match": exact / len(labels)})
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -119,7 +135,7 @@ class QuestionAnswering(Task):
 
 
 def _answers(value: Any, context: str, source: str, row: int) -> tuple[list[str], int]:
-    """All accepted texts, and where in `context` the first of them starts."""
+    """Return all accepted answers, and the offset in `context` (letters) of the first of them."""
     if isinstance(value, str):
         value = json.loads(value) if value.startswith("{") else {"text": [value]}
     texts = [str(text) for text in value.get("text", ())]
@@ -134,7 +150,7 @@ def _answers(value: Any, context: str, source: str, row: int) -> tuple[list[str]
 
 
 def _token_span(offsets: Sequence[Any], start: int, end: int) -> tuple[int, int]:
-    """First and last token of the letters start..end; (0, 0) where they were cut off."""
+    """Return the first and last token of the letters start..end; (0, 0) where they were cut off."""
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
     return (inside[0], inside[-1]) if inside else (0, 0)
 
@@ -146,8 +162,11 @@ def best_answer(
     context: str,
     longest: int = LONGEST_ANSWER,
 ) -> str:
-    """The piece of `context` whose first and last token have the largest sum of logits, at most
-    `longest` tokens; `offsets` are the letters of each token, (0, 0) outside the context."""
+    """Return the span of `context` whose first and last token have the largest sum of logits.
+
+    It has at most `longest` tokens; `offsets` are the letters of each token, (0, 0) outside the
+    context.
+    """
     inside = [i for i, (a, b) in enumerate(offsets) if b > a]
     if not inside:
         return ""
@@ -160,15 +179,17 @@ def best_answer(
 
 
 def normal(text: str) -> str:
-    """Without case, punctuation, articles and extra blanks, as SQuAD's script compares answers
-    (Rajpurkar et al., arXiv 1606.05250)."""
+    """Normalise an answer as SQuAD's script does: no case, punctuation, articles or extra blanks.
+
+    See Rajpurkar et al., arXiv 1606.05250.
+    """
     kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(ARTICLES.sub(" ", kept).split())
 
 
-def words_f1(told: str, wanted: str) -> float:
-    """F1 of the words that two answers have in common, 0..1, as SQuAD's script counts it."""
-    one, other = normal(told).split(), normal(wanted).split()
+def words_f1(answer: str, wanted: str) -> float:
+    """Compute the F1 of the words that two answers share, 0..1, as SQuAD's script counts it."""
+    one, other = normal(answer).split(), normal(wanted).split()
     common = sum((Counter(one) & Counter(other)).values())
     if not one or not other:
         return float(one == other)

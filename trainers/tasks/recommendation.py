@@ -1,10 +1,11 @@
-"""The item that a user takes next."""
+"""Sequential recommendation: the item that a user takes next."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -15,11 +16,22 @@ from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.metrics import ranking_metrics
 
 USER_COLUMNS = ("user", "user_id", "userId", "session", "session_id")
+"""Names by which the column of users is found, the first that the table has."""
+
 ITEM_COLUMNS = ("item", "item_id", "itemId", "movie_id", "movieId", "product_id")
+"""Names by which the column of items is found, the first that the table has."""
+
 TIME_COLUMNS = ("time", "timestamp", "date", "datetime")
+"""Names by which the column of times is found, the first that the table has."""
+
 LEAST = 3
+"""Interactions that a user must have: one for the test, two to learn a transition from."""
+
 BATCH = 64
+"""Sequences of a prediction batch, which bounds memory."""
+
 PAD = 0
+"""Item number of padding; items count from 1."""
 
 
 @TASKS.register("next-item-recommendation")
@@ -37,11 +49,23 @@ class NextItem(Task):
 
     auto: ClassVar[Any] = AutoModelForCausalLM
 
-    validation: float | None = None
-    test: None = None
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
+    validation: float | None = Field(
+        None,
+        description="fraction (0..1) of the users whose item before the last is predicted to "
+        "select candidates; null: they are selected on the test items",
+    )
+    test: None = Field(None, description="always null: each user's last item is the test")
+    user: str | None = Field(
+        None, description="column of users; null: the first of the usual names, such as `user`"
+    )
+    item: str | None = Field(
+        None, description="column of items; null: the first of the usual names, such as `item`"
+    )
+    time: str | None = Field(
+        None,
+        description="column of times, by which interactions are ordered; null: the first of the "
+        "usual names, such as `time`",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -71,7 +95,7 @@ class NextItem(Task):
         return train, test[test["next"] > 0].reset_index(drop=True), DataFacts(items=len(known))
 
     def hold_out(self, frame: pd.DataFrame, part: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """`frame` without the last item of a `part` of its users, and what these took last."""
+        """Split off the last item of a `part` (0..1) of users; return the rest, and those items."""
         able = frame[frame["items"].map(len) >= LEAST]
         drawn = frame.index.isin(able.sample(frac=part, random_state=0).index)
         if not drawn.any():
@@ -108,7 +132,7 @@ class NextItem(Task):
         return padded
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
-        """Logits of all items after the last one of each row, (users, items + 1)."""
+        """Return the logits of all items after the last one of each row: (users, items + 1)."""
         loader = torch.utils.data.DataLoader(split.rows, batch_size=BATCH, collate_fn=padded)
         model.eval()
         found = []
@@ -134,7 +158,7 @@ class NextItem(Task):
 
 
 def padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch of sequences, padding behind; labels are the items themselves."""
+    """Make a batch of item sequences, padded at the end; labels are the items themselves."""
     longest = max(len(row["input_ids"]) for row in rows)
     ids = torch.full((len(rows), longest), PAD)
     for i, row in enumerate(rows):
@@ -148,8 +172,10 @@ def padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def ranks(logits: Tensor, labels: Sequence[dict[str, Any]]) -> Tensor:
-    """The rank, 1 being first, of each user's next item among those not in the user's past; equal
-    logits count half."""
+    """Return the rank (1 is first) of each user's next item among items not in the user's past.
+
+    Items of equal logits count half.
+    """
     logits = logits.clone()
     wanted = torch.tensor([row["next"] for row in labels])
     scores = logits.gather(1, wanted[:, None])

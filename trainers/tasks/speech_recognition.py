@@ -1,4 +1,4 @@
-"""What is said in a recording."""
+"""Speech recognition: the text that is spoken in a recording."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -42,32 +43,41 @@ from sharetune.trainers.tasks.generation import NEW_TOKENS, generated, write_on
 from sharetune.trainers.tasks.prediction import predict_rows
 
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
+"""Names by which a table's column of spoken texts is found, the first that it has."""
+
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Names of the table in a folder of recordings, as Hugging Face's audio folders name it."""
+
 UNCOUNTED = -100
+"""Label that PyTorch's and the library's losses leave out: padding."""
+
 CTC = {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
+"""Settings of CTC's loss: comparable over lengths, and finite for texts longer than the input."""
 
 
 class Recogniser:
-    """The library's auto class that fits a model: speech to text where it has a decoder, else
-    CTC, whose loss is then the mean over letters and 0 for texts that no path can write."""
+    """The library's auto class that fits a model: speech to text with a decoder, else CTC.
+
+    CTC's loss is the mean over letters, and 0 for texts that no path can write.
+    """
 
     @staticmethod
     def from_pretrained(model: str, **kwargs: Any) -> PreTrainedModel:
-        """The saved model."""
+        """Load the saved model."""
         if from_library(AutoConfig, model).is_encoder_decoder:
             return AutoModelForSpeechSeq2Seq.from_pretrained(model, **kwargs)
         return AutoModelForCTC.from_pretrained(model, **CTC, **kwargs)
 
     @staticmethod
     def from_config(config: Any, **kwargs: Any) -> PreTrainedModel:
-        """A model with random weights."""
+        """Build a model with random weights."""
         auto = AutoModelForSpeechSeq2Seq if config.is_encoder_decoder else AutoModelForCTC
         return auto.from_config(config, **kwargs)
 
 
 @dataclass(frozen=True)
 class SpeechReader:
-    """What reads recordings, and what reads and writes texts."""
+    """A feature extractor for recordings and a tokenizer for texts."""
 
     extractor: Any
     tokenizer: Any
@@ -76,14 +86,14 @@ class SpeechReader:
         return len(self.tokenizer)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Saves both in `folder`."""
+        """Save both in `folder`."""
         self.extractor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
 @dataclass(frozen=True)
 class SpeechBatch:
-    """Makes a batch of rows; `start` is what the model's decoder begins with, if it has one."""
+    """The collate function of speech rows; `start` is the decoder's first token, if it has one."""
 
     reader: SpeechReader
     start: int | None
@@ -103,7 +113,7 @@ class SpeechBatch:
 
 @TASKS.register("automatic-speech-recognition")
 class SpeechRecognition(Task):
-    """what is said in a recording, by Wav2Vec2, HuBERT (CTC) or Whisper: word error rate
+    """the text spoken in a recording, by Wav2Vec2, HuBERT (CTC) or Whisper: word error rate
 
     `train` and `test` are tables or the hub name of a data set, whose column `audio` holds
     recordings' paths, beside the table, or their bytes, and `text` what is said; or folders that
@@ -116,9 +126,19 @@ class SpeechRecognition(Task):
     auto: ClassVar[Any] = Recogniser
     unit: ClassVar[str] = UNIT
 
-    audio: str | None = None
-    text: str | None = None
-    resample: bool = False
+    audio: str | None = Field(
+        None,
+        description="column of recordings; null: the first of the usual names, such as `audio`",
+    )
+    text: str | None = Field(
+        None,
+        description="column of what is said; null: the first of the usual names, such as `text`",
+    )
+    resample: bool = Field(
+        False,
+        description="convert recordings to the model's sampling rate; false: another rate is an "
+        "error",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -166,7 +186,7 @@ class SpeechRecognition(Task):
         return SpeechBatch(reader, start)
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
-        """The texts that the model hears, in order."""
+        """Return the transcribed texts, in order."""
         tokenizer = split.collate.reader.tokenizer
         if model.config.is_encoder_decoder:
             longest = max(len(row) for row in split.rows["labels"])
@@ -181,11 +201,11 @@ class SpeechRecognition(Task):
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         jiwer = audio_library("jiwer")
-        wanted, told = list(labels), list(predictions)
+        wanted, heard = list(labels), list(predictions)
         return Scores(
             {
-                "word_error_rate": float(jiwer.wer(wanted, told)),
-                "character_error_rate": float(jiwer.cer(wanted, told)),
+                "word_error_rate": float(jiwer.wer(wanted, heard)),
+                "character_error_rate": float(jiwer.cer(wanted, heard)),
             }
         )
 
@@ -216,8 +236,10 @@ class SpeechRecognition(Task):
 
 
 def letters(config: Any, texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
-    """A tokenizer of the letters of `texts`; `config` is told how many there are, and that the
-    first, the padding, is CTC's blank."""
+    """Build a tokenizer of the letters of `texts`, and set `config` to its size.
+
+    The first token, the padding, is CTC's blank.
+    """
     found = sorted(set("".join(texts)) - {" "})
     names = ["<pad>", "<unk>", "|", *found]
     with TemporaryDirectory() as scratch:
@@ -230,7 +252,7 @@ def letters(config: Any, texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
 
 
 def _refuse_unknown(tokens: Sequence[Sequence[int]], tokenizer: Any, texts: pd.Series) -> None:
-    """Raises :class:`DataError` where most of what is said cannot be written by the tokenizer."""
+    """Raise :class:`DataError` where the tokenizer does not know most of the texts' tokens."""
     unknown, count = tokenizer.unk_token_id, sum(map(len, tokens))
     if unknown is None or 2 * sum(row.count(unknown) for row in tokens) <= count:
         return

@@ -1,4 +1,4 @@
-"""One label, or one number, for one text or for two."""
+"""Text classification and regression: one label, or one number, for one text or a pair."""
 
 from collections.abc import Iterable, Sequence
 from statistics import mean
@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from pydantic import Field
 from scipy.stats import spearmanr
 from sklearn.metrics import matthews_corrcoef
 from torch import Tensor
@@ -22,9 +23,16 @@ from sharetune.trainers.tasks.base import NEED_A_FITTING_TASK, TASKS, DataFacts,
 from sharetune.trainers.tasks.metrics import by_class, calibration_error
 
 TEXT_COLUMNS = ("text", "sentence", "content", "article", "review", "document", "sentence1")
+"""Names by which the column of texts is found, the first that the table has."""
+
 PAIRED = {"sentence1": "sentence2"}
+"""Usual names of a first text's column that has a second one, as in GLUE, which one must name."""
+
 OF_LABELS = ("distill", "r_drop", "label_smoothing")
+"""Keys of a recipe that need class probabilities, which a regression does not have."""
+
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score")
+"""Names by which the column of labels is found, the first that the table has."""
 
 
 @TASKS.register("text-classification")
@@ -41,11 +49,21 @@ class TextClassification(Task):
     fitting: ClassVar[tuple[str, ...]] = NEED_A_FITTING_TASK
     alterations: ClassVar[tuple[str, ...]] = TEXTS
 
-    text: str | None = None
-    pair: str | None = None
-    label: str | None = None
-    labels: tuple[str, ...] | None = None
-    regression: bool = False
+    text: str | None = Field(
+        None, description="column of texts; null: the first of the usual names, such as `text`"
+    )
+    pair: str | None = Field(
+        None, description="column of each example's second text; null: one text an example"
+    )
+    label: str | None = Field(
+        None,
+        description="column of labels or numbers to predict; null: the first of the usual names, "
+        "such as `label`",
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, description="the labels in order; null: those that the training data have, sorted"
+    )
+    regression: bool = Field(False, description="predict the label as a number; false: classify")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -125,9 +143,11 @@ class TextClassification(Task):
 def label_set(
     given: Sequence[str] | None, *frames: tuple[str, pd.DataFrame], column: str = "label"
 ) -> list[str]:
-    """The labels in order: `given`, or those of the first of `frames`, each after its source.
+    """Return the labels in order: `given`, or those of the first of `frames`.
 
-    Raises :class:`DataError` for a single label and for labels that the set lacks."""
+    Each of `frames` comes after its source. Raises :class:`DataError` for a single label and for
+    labels that are not in the set.
+    """
     first, train = frames[0]
     labels = list(given or sorted(train[column].unique()))
     if len(labels) < 2:
@@ -147,7 +167,7 @@ def label_set(
 
 
 def named(facts: DataFacts) -> dict[str, Any]:
-    """A head's part of the configuration: the labels' names."""
+    """Return a head's part of the model's configuration: the labels' names."""
     labels = facts.labels
     return {
         "id2label": dict(enumerate(labels)),
@@ -174,8 +194,10 @@ def classification_scores(logits: Tensor, labels: Sequence[int], names: Sequence
 
 
 def regression_metrics(predicted: Tensor, truth: Sequence[float]) -> dict[str, float]:
-    """Spearman's rank correlation, -1..1, 0 where all predictions are equal; and the mean square
-    of the error."""
+    """Return Spearman's rank correlation, -1..1, and the mean squared error.
+
+    The correlation is 0 where all predictions are equal.
+    """
     wanted = torch.tensor(truth, dtype=torch.float32)
     constant = bool((predicted == predicted[0]).all())
     return {

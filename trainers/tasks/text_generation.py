@@ -1,4 +1,4 @@
-"""The next token of a text."""
+"""Causal language modelling: the next token of a text."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -6,6 +6,7 @@ from math import exp
 from typing import Any, ClassVar
 
 import pandas as pd
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, default_data_collator
 
@@ -17,6 +18,7 @@ from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
 from sharetune.trainers.tasks.prediction import mean_loss
 
 TEXT_COLUMNS = ("text", "content", "article", "document", "sentence")
+"""Names by which the column of texts is found, the first that the table has."""
 
 
 @TASKS.register("text-generation")
@@ -31,7 +33,9 @@ class TextGeneration(Task):
 
     auto: ClassVar[Any] = AutoModelForCausalLM
 
-    text: str | None = None
+    text: str | None = Field(
+        None, description="column of texts; null: the first of the usual names, such as `text`"
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
-"""One label for every word of a text."""
+"""Token classification: one label for each word of a text."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
+from pydantic import Field
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
@@ -20,8 +21,13 @@ from sharetune.trainers.tasks.prediction import predict_rows
 from sharetune.trainers.tasks.text_classification import named
 
 WORD_COLUMNS = ("tokens", "words")
+"""Names by which the column of words is found, the first that the table has."""
+
 TAG_COLUMNS = ("tags", "ner_tags", "labels", "pos_tags")
+"""Names by which the column of tags is found, the first that the table has."""
+
 UNCOUNTED = -100
+"""Label that PyTorch's and the library's losses leave out: a word's further tokens, padding."""
 
 
 @TASKS.register("token-classification")
@@ -37,8 +43,16 @@ class TokenClassification(Task):
     auto: ClassVar[Any] = AutoModelForTokenClassification
     fitting: ClassVar[tuple[str, ...]] = ("label_smoothing",)
 
-    tokens: str | None = None
-    tags: str | None = None
+    tokens: str | None = Field(
+        None,
+        description="column of lists of words; null: the first of the usual names, such as "
+        "`tokens`",
+    )
+    tags: str | None = Field(
+        None,
+        description="column of lists of tags, one for each word; null: the first of the usual "
+        "names, such as `tags`",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -88,18 +102,18 @@ class TokenClassification(Task):
         ]
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
-        told = [
+        tagged = [
             [*tags, *["O"] * (len(truth) - len(tags))]
             for tags, truth in zip(predictions, labels, strict=True)
         ]
         pairs = [
-            pair for both in zip(told, labels, strict=True) for pair in zip(*both, strict=True)
+            pair for both in zip(tagged, labels, strict=True) for pair in zip(*both, strict=True)
         ]
         numbers = {tag: number for number, tag in enumerate(facts.labels)}
         said = [numbers.get(tag, UNCOUNTED) for tag, _ in pairs]
         true = [numbers[tag] for _, tag in pairs]
         metrics = {
-            "entity_f1": span_f1(told, labels),
+            "entity_f1": span_f1(tagged, labels),
             "accuracy": sum(one == other for one, other in pairs) / len(pairs),
         }
         return Scores(metrics, *by_class(true, said, facts.labels))
@@ -120,7 +134,7 @@ class TokenClassification(Task):
 
 
 def _listed(value: Any) -> list[str]:
-    """A list of words: as it is, as JSON, or split at blanks."""
+    """Return a list of words: as it is, parsed from JSON, or split at blanks."""
     if isinstance(value, str):
         return list(map(str, json.loads(value))) if value.startswith("[") else value.split()
     return [str(word) for word in value]

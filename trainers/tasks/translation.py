@@ -1,10 +1,11 @@
-"""One text written anew in another language."""
+"""Translation: one text rewritten in another language."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
 
@@ -16,8 +17,13 @@ from sharetune.trainers.tasks.generation import NEW_TOKENS, generated, write_on
 from sharetune.trainers.tasks.prediction import mean_loss
 
 SOURCE_COLUMNS = ("source", "src", "en")
+"""Names by which the column of texts to translate is found, the first that the table has."""
+
 TARGET_COLUMNS = ("target", "tgt", "translation")
+"""Names by which the column of translations is found, the first that the table has."""
+
 CODE = re.compile("[a-z]{2,3}_[A-Za-z]{2,4}")
+"""A language code among a tokenizer's special tokens, as mBART (en_XX) and NLLB write them."""
 
 
 @TASKS.register("translation")
@@ -34,10 +40,22 @@ class Translation(Task):
     auto: ClassVar[Any] = AutoModelForSeq2SeqLM
     fitting: ClassVar[tuple[str, ...]] = ("label_smoothing",)
 
-    source: str | None = None
-    target: str | None = None
-    prefix: str = ""
-    languages: tuple[str, str] | None = None
+    source: str | None = Field(
+        None,
+        description="column of texts to translate; null: the first of two columns, or the first "
+        "of the usual names, such as `source`",
+    )
+    target: str | None = Field(
+        None,
+        description="column of translations; null: the second of two columns, or the first of the "
+        "usual names, such as `target`",
+    )
+    prefix: str = Field("", description="text put before every source, as T5 needs it; empty: none")
+    languages: tuple[str, str] | None = Field(
+        None,
+        description="codes of the source and the target language for a multilingual model, such "
+        "as mBART's `[en_XX, fr_XX]`; null: the model has one pair",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -107,8 +125,10 @@ class Translation(Task):
         return f"generation of {NEW_TOKENS} tokens with cache"
 
     def _beginning(self, tokenizer: Any, labels: Sequence[int]) -> dict[str, int]:
-        """What a model of many languages is told to begin with: labels have the target language
-        in front (mBART-50, NLLB) or at the end (mBART), from where its decoder starts."""
+        """Return ``generate``'s argument that sets the target language of a multilingual model.
+
+        Labels have it in front (mBART-50, NLLB) or at the end (mBART), where the decoder starts.
+        """
         if self.languages is None:
             return {}
         language = int(tokenizer.convert_tokens_to_ids(self.languages[1]))

@@ -1,4 +1,4 @@
-"""Several processes that train one candidate together, each on its part of every batch.
+"""Train one candidate in several processes, each on its part of every batch.
 
 All members draw the same batches, read their own rows of them, and after the backward passes of a
 step take the mean of their gradients, so that a team trains as one process does with the whole
@@ -20,15 +20,21 @@ import torch
 from torch import Tensor, distributed, nn
 
 SHARE = "share_of_batch"
+"""Key of a batch for the weight of a member's part; no model has an input of this name."""
+
 LONGEST = timedelta(days=1)
+"""Time that members wait for each other in a step: the leader may measure long at a rung."""
+
 MEETING = timedelta(minutes=10)
+"""Time within which all members must have connected, which covers loading the libraries."""
+
 BUCKET = 2**24
-"""Numbers that are averaged at once: 64 MiB."""
+"""Elements that are averaged at once, 64 MiB in fp32: few messages, little extra memory."""
 
 
 @dataclass(frozen=True)
 class Team:
-    """A member's place among `size`, its `rank` from 0, who leads; `store` is where they meet."""
+    """A process's place among `size` members: its `rank` (0 leads), and the `store` to meet at."""
 
     size: int
     rank: int
@@ -36,7 +42,7 @@ class Team:
 
 
 def lead(size: int, host: str) -> Team:
-    """The leader's place; the others find it at `host` and the port of its store."""
+    """Open the leader's store; the other members find it at `host` and the store's port."""
     store = distributed.TCPStore(
         host, 0, size, is_master=True, wait_for_workers=False, timeout=MEETING
     )
@@ -44,13 +50,13 @@ def lead(size: int, host: str) -> Team:
 
 
 def follow(size: int, rank: int, host: str, port: int) -> Team:
-    """The place of a member that does not lead."""
+    """Connect a member that does not lead to the leader's store at `host` and `port`."""
     return Team(size, rank, distributed.TCPStore(host, port, size, timeout=MEETING))
 
 
 @contextmanager
 def joined(team: Team | None) -> Iterator[None]:
-    """Inside, this process trains with the others of `team`, by gloo and on GPUs NCCL."""
+    """Train inside with the other members of `team`, over gloo and, on GPUs, NCCL."""
     if team is None:
         yield
         return
@@ -65,21 +71,21 @@ def joined(team: Team | None) -> Iterator[None]:
 
 
 def members() -> int:
-    """How many train with this process, itself included."""
+    """Return the number of processes that train together, this one included."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def led(compute: Callable[[], float]) -> float:
-    """What `compute` gives, worked out by the leader alone and the same for all members."""
+    """Return the leader's result of `compute`, which no other member computes, to all members."""
     if members() == 1:
         return compute()
-    told = torch.tensor([compute() if distributed.get_rank() == 0 else 0.0], dtype=torch.float64)
-    distributed.broadcast(told, 0)
-    return told.item()
+    result = torch.tensor([compute() if distributed.get_rank() == 0 else 0.0], dtype=torch.float64)
+    distributed.broadcast(result, 0)
+    return result.item()
 
 
 class Numbers(torch.utils.data.Dataset):
-    """Stands for `rows` examples by their numbers."""
+    """A data set of `rows` examples that returns their numbers."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -92,10 +98,10 @@ class Numbers(torch.utils.data.Dataset):
 
 
 def part_collate(rows: Any, collate: Callable[[list[Any]], Any]) -> Callable[[list[int]], Any]:
-    """Makes this member's part of a batch that is given by the numbers of its `rows`.
+    """Return a collate function that takes a batch's row numbers and reads this member's part.
 
-    What is learned from the part counts by its `SHARE`, a scalar whose mean over members is 1;
-    a member that gets none of a small batch reads one row, of share 0.
+    The part's loss is weighted by its `SHARE`, a scalar whose mean over members is 1; a member that
+    gets none of a small batch reads one row, of share 0.
     """
     rank, size = distributed.get_rank(), members()
 
@@ -108,21 +114,23 @@ def part_collate(rows: Any, collate: Callable[[list[Any]], Any]) -> Callable[[li
 
 
 def start_alike_(model: nn.Module, seed: int) -> None:
-    """Gives all members the leader's weights, in place, and random numbers of their own."""
+    """Copy the leader's weights to all members, in place, and seed each member differently."""
     for tensor in [*model.parameters(), *model.buffers()]:
         distributed.broadcast(tensor.data, 0)
     torch.manual_seed(seed + distributed.get_rank())
 
 
 def average_(loss: Tensor) -> Tensor:
-    """The mean over members, in place."""
+    """Average the loss over members, in place."""
     distributed.all_reduce(loss)
     return loss.div_(members())
 
 
 def average_gradients_(parameters: Iterable[nn.Parameter]) -> None:
-    """Gives every member the mean of all members' gradients; one that is missing counts as zero,
-    and where all are missing it stays so."""
+    """Average all gradients over members, in place.
+
+    A gradient that a member does not have counts as zero; one that none has stays None.
+    """
     for bucket in _buckets([p for p in parameters if p.requires_grad]):
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in bucket]
         present = [float(p.grad is not None) for p in bucket]
@@ -134,7 +142,7 @@ def average_gradients_(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """`parameters` in order, in lists of about `BUCKET` numbers of one kind."""
+    """Split `parameters`, in order, into lists of about `BUCKET` elements of one dtype."""
     ends = accumulate(parameter.numel() for parameter in parameters)
     kinds = [(end // BUCKET, p.dtype, p.device) for end, p in zip(ends, parameters, strict=True)]
     numbered = zip(kinds, parameters, strict=True)

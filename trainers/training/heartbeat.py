@@ -1,4 +1,4 @@
-"""Tells that a training is alive."""
+"""Report to a watchdog that a training makes progress."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,19 +6,22 @@ from typing import Any
 from transformers import TrainerCallback
 
 Beat = Callable[[bool], None]
-"""Told True when a step of a training begins, and False when it has ended."""
+"""Receives True when a step of a training begins, and False when it has ended."""
 
 
 class Heart(TrainerCallback):
-    """Beats around every optimiser step. What is measured between two steps is left out."""
+    """A callback that beats before and after every optimiser step, but not between steps.
+
+    Measurements at rungs, which lie between two steps, thus count towards neither.
+    """
 
     def __init__(self, beat: Beat) -> None:
         self.beat = beat
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Called by the Trainer before every optimiser step."""
+        """Report that a step begins. The Trainer calls this before every optimiser step."""
         self.beat(True)
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Called by the Trainer when a step is made, before rungs are measured."""
+        """Report that a step has ended. The Trainer calls this before rungs are measured."""
         self.beat(False)

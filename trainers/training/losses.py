@@ -1,6 +1,6 @@
 """Terms added to the task's loss. Each is one registered function and one key of the recipe.
 
-A term is made once, before the first step, by ``(model, strength)``, and called at every step
+A term is built once, before the first step, by ``(model, strength)``, and called at every step
 for a scalar; only where the recipe's key of the same name is above zero.
 """
 
@@ -47,8 +47,10 @@ def pull(model: nn.Module, strength: float) -> Term:
 
 
 def consistency(one: Tensor, other: Tensor) -> Tensor:
-    """The mean of both KL divergences between two passes' logits (batch, classes), the mean over
-    examples (R-Drop, arXiv 2106.14448)."""
+    """Return the mean of both KL divergences between two passes' logits (batch, classes), in nats.
+
+    It is the mean over examples (R-Drop, arXiv 2106.14448).
+    """
     p, q = functional.log_softmax(one.float(), -1), functional.log_softmax(other.float(), -1)
     there = functional.kl_div(p, q, log_target=True, reduction="batchmean")
     return (there + functional.kl_div(q, p, log_target=True, reduction="batchmean")) / 2

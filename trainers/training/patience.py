@@ -1,4 +1,4 @@
-"""Ends a training whose loss on held-out examples no longer falls, and goes back to its best."""
+"""End a training whose loss on held-out examples no longer falls, and restore its best weights."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,17 @@ from sharetune.trainers.training.data_parallel import led
 from sharetune.trainers.training.resuming import Remembering
 
 HELD_OUT = 10
+"""One in so few training examples is held out: enough to see the loss turn, little lost."""
+
 LOOKS = 20
+"""Measurements of the held-out loss in a whole training, one after each 5 % of its steps."""
+
 BATCH = 32
+"""Examples of a batch of held-out examples, which bounds memory."""
 
 
 def hold_out(data: Any) -> tuple[Any, Any]:
-    """All but every tenth example, and every tenth. At least one of both; needs two examples."""
+    """Split off every tenth example; return the rest, and those. Needs two examples at least."""
     every = min(HELD_OUT, len(data))
     held = range(0, len(data), every)
     rest = [index for index in range(len(data)) if index % every]
@@ -26,10 +31,10 @@ def hold_out(data: Any) -> tuple[Any, Any]:
 
 
 class Patience(Remembering):
-    """Looks at the loss on `data` after every 5 % of the steps; ends the training when it did not
-    fall for `patience` looks and puts the best weights back.
+    """A callback that stops a training after `patience` held-out losses without improvement.
 
-    It begins to look when no layer has weights of its own beside the bank any more.
+    It measures the loss on `data` after every 5 % of the steps, from when no layer has weights of
+    its own next to the bank any more, and restores the best weights at the end.
     """
 
     def __init__(self, patience: int, data: Sequence[Any], collate: Any) -> None:
@@ -45,7 +50,7 @@ class Patience(Remembering):
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Called by the Trainer after every optimiser step."""
+        """Measure the held-out loss when due. The Trainer calls this after every step."""
         every = max(1, state.max_steps // LOOKS)
         last = state.global_step >= state.max_steps
         if soft_layers(model) or (state.global_step % every and not last):
@@ -68,7 +73,7 @@ class Patience(Remembering):
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Called by the Trainer when training is over."""
+        """Restore the best weights. The Trainer calls this when training is over."""
         if self.weights:
             model.load_state_dict(self.weights)
 
@@ -81,7 +86,7 @@ class Patience(Remembering):
 
 
 def held_out_loss(model: Any, data: Sequence[Any], collate: Any) -> float:
-    """The model's own mean loss over `data`, without dropout."""
+    """Return the model's own mean loss over `data`, in nats, without dropout."""
     loader = torch.utils.data.DataLoader(data, batch_size=BATCH, collate_fn=collate)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     training, total = model.training, 0.0

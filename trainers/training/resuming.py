@@ -1,4 +1,4 @@
-"""Long trainings leave checkpoints, from which another process goes on bit for bit.
+"""Checkpoints of long trainings, from which another process continues bit for bit.
 
 The library's `Trainer` keeps optimiser, schedule, random generators and its place in the data. Ours
 are the weights, whose layers may be on their way from soft to hard, and what callbacks remember.
@@ -18,25 +18,28 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from sharetune.trainers.models.softening import harden_, soft_layers
 
 OURS = "training.pt"
+"""File of a checkpoint that holds weights and callbacks' states, next to the library's files."""
+
 NAME = re.compile(r"checkpoint-(\d+)$")
+"""Name of a checkpoint's folder with its step, as the library gives it."""
 
 
 class Remembering(TrainerCallback):
-    """A callback that a checkpoint keeps: plain data and tensors."""
+    """A callback whose state a checkpoint keeps, as plain data and tensors."""
 
     def memory(self) -> dict[str, Any]:
-        """What it knows."""
+        """Return its state."""
         raise NotImplementedError
 
     def recall(self, memory: dict[str, Any]) -> None:
-        """Takes up what it knew."""
+        """Restore its state from `memory`."""
         raise NotImplementedError
 
 
 class Checkpoints(Remembering):
-    """Asks for a checkpoint in `folder` once `every_s` seconds have passed since the last.
+    """A callback that writes a checkpoint in `folder` once `every_s` seconds passed since the last.
 
-    Only steps whose loss is logged are asked for: the library forgets the sum since the last log.
+    Only at steps whose loss is logged: the library forgets the sum since the last log.
     """
 
     def __init__(self, folder: Path, every_s: float) -> None:
@@ -47,24 +50,24 @@ class Checkpoints(Remembering):
 
     @property
     def latest(self) -> Path | None:
-        """The checkpoint to go on from."""
+        """The checkpoint to continue from, or None."""
         found = {int(match[1]): path for path, match in _numbered(self.folder)}
         return found[max(found)] if found else None
 
     @property
     def draft(self) -> Path:
-        """Where a checkpoint is written before it counts."""
+        """The folder in which a checkpoint is written before it counts."""
         return self.folder / "draft"
 
     @property
     def seconds_before(self) -> float:
-        """What went by in processes that this one takes over from, up to their last checkpoint."""
+        """Seconds that earlier processes trained, up to their last checkpoint."""
         return self._before_s
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Notes where the training goes on."""
+        """Note the step at which the training continues."""
         if state.global_step:
             self.continued_at.append(state.global_step)
         self._began = self._last = time.monotonic()
@@ -72,7 +75,7 @@ class Checkpoints(Remembering):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Called by the Trainer after every optimiser step."""
+        """Ask for a checkpoint when one is due. The Trainer calls this after every step."""
         now = time.monotonic()
         is_logged = state.global_step % int(args.logging_steps) == 0
         if is_logged and state.global_step < state.max_steps and now - self._last >= self.every_s:
@@ -88,7 +91,7 @@ class Checkpoints(Remembering):
         self.continued_at = memory["continued_at"]
 
     def place(self) -> None:
-        """Makes what lies in `draft` the latest checkpoint, in one step, and removes the others."""
+        """Make the `draft` the latest checkpoint, atomically, and remove the others."""
         for path, match in _numbered(self.draft):
             path.replace(self.folder / path.name)
             for other, older in _numbered(self.folder):
@@ -102,7 +105,7 @@ def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
 
 
 def write(model: nn.Module, callbacks: Sequence[TrainerCallback], folder: Path) -> None:
-    """Writes the weights as they are, soft layers' own included, and the callbacks' memories."""
+    """Write the weights as they are, soft layers' own included, and the callbacks' states."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {
         "weights": model.state_dict(),
@@ -113,7 +116,7 @@ def write(model: nn.Module, callbacks: Sequence[TrainerCallback], folder: Path) 
 
 
 def read_(model: nn.Module, callbacks: Sequence[TrainerCallback], folder: Path) -> None:
-    """Brings `model`, built as it was at the start, to what :func:`write` kept, in place."""
+    """Restore in place what :func:`write` wrote; `model` is built as it was at the start."""
     kept = torch.load(folder / OURS, map_location="cpu", weights_only=True)
     if not kept["is_soft"]:
         harden_(model)

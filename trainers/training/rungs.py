@@ -1,4 +1,4 @@
-"""Measures a model at rungs of its training, where a search may stop it."""
+"""Measure a model at rungs of its training, where a search may stop it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,32 +12,32 @@ from sharetune.trainers.training.data_parallel import led
 from sharetune.trainers.training.resuming import Remembering
 
 Report = Callable[[int, dict[str, float]], bool]
-"""Told ``(rung, metrics)`` at each rung, counted from 0; says whether to go on."""
+"""Receives ``(rung, metrics)`` at each rung, counted from 0; returns whether to go on."""
 
 
 @dataclass
 class Rungs(Remembering):
-    """Pauses a training for `measure` and `report` after each of `fractions` (0..1) of it.
+    """A callback that measures and reports after each of `fractions` (0..1) of a training.
 
     Metrics are those of `measure` and ``step``. Raises :class:`StoppedAtRung` if `report` says
     not to go on. Training goes on as if it had not been measured: nothing here draws from the
-    random generators. In a team only the leader measures and reports. A training that goes on
-    from a checkpoint reports again what it did before.
+    random generators. In a team only the leader measures and reports. A training that continues
+    from a checkpoint reports again the rungs before it.
     """
 
     fractions: Sequence[float]
     measure: Callable[[Any], dict[str, float]]
     report: Report
     reached: dict[int, int] = field(default_factory=dict)
-    told: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    reported: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """The step at which each rung lies. Rungs that fall on one step, or the last, are one."""
+        """Compute the step of each rung. Rungs that fall on one step, or the last, are one."""
         steps = {max(1, round(f * state.max_steps)): i for i, f in enumerate(self.fractions)}
         self.reached = {step: rung for step, rung in steps.items() if step < state.max_steps}
-        for rung, metrics in self.told:
+        for rung, metrics in self.reported:
             _stop_unless(self.report(rung, metrics), rung, int(metrics["step"]))
 
     def on_step_end(
@@ -48,23 +48,25 @@ class Rungs(Remembering):
         model: nn.Module | None = None,
         **_: Any,
     ) -> None:
-        """Called by the Trainer after every optimiser step."""
+        """Measure and report at a rung. The Trainer calls this after every optimiser step."""
         rung = self.reached.get(state.global_step)
         if rung is None or model is None:
             return
-        goes_on = led(lambda: self._told(rung, self.measure(model) | {"step": state.global_step}))
+        goes_on = led(
+            lambda: self._reported(rung, self.measure(model) | {"step": state.global_step})
+        )
         model.train()
         _stop_unless(goes_on, rung, state.global_step)
 
-    def _told(self, rung: int, metrics: dict[str, float]) -> bool:
-        self.told.append((rung, metrics))
+    def _reported(self, rung: int, metrics: dict[str, float]) -> bool:
+        self.reported.append((rung, metrics))
         return self.report(rung, metrics)
 
     def memory(self) -> dict[str, Any]:
-        return {"told": [(rung, _plain(metrics)) for rung, metrics in self.told]}
+        return {"told": [(rung, _plain(metrics)) for rung, metrics in self.reported]}
 
     def recall(self, memory: dict[str, Any]) -> None:
-        self.told = memory["told"]
+        self.reported = memory["told"]
 
 
 def _stop_unless(goes_on: Any, rung: int, step: int) -> None:
@@ -73,5 +75,5 @@ def _stop_unless(goes_on: Any, rung: int, step: int) -> None:
 
 
 def _plain(metrics: dict[str, float]) -> dict[str, float]:
-    """Numbers of Python's own, which a checkpoint can be read with."""
+    """Convert metrics to Python's own numbers, which a checkpoint can store."""
     return {name: v if isinstance(v, int) else float(v) for name, v in metrics.items()}

@@ -1,6 +1,6 @@
-"""Teachers: the study's unshared model, fine-tuned once whoever asks first, or a checkpoint.
+"""Teachers: a checkpoint, or the unshared model, fine-tuned once by the first that needs it.
 
-All lies in the cache of the run: a teacher's folder, and its logits for the training split.
+The run's cache holds the teacher's folder and its logits for the training split.
 """
 
 import fcntl
@@ -28,28 +28,32 @@ from sharetune.trainers.training.distillation import Lesson
 from sharetune.trainers.training.trainer import optimiser_steps, train
 
 MOST_CACHED_BYTES = 256 * 2**20
+"""Largest cached logits of a teacher in bytes, which every worker holds in memory."""
 
 
 @dataclass(frozen=True)
 class Teachers:
-    """The teachers of one study; the unshared model becomes one by `recipe`."""
+    """The teachers of one study; `recipe` fine-tunes the unshared model to be one."""
 
     task: PreparedTask
     recipe: Recipe
 
     def lesson(self, settings: Distillation, split: Split) -> Lesson:
-        """Return what a student of `split` learns from.
+        """Return the teacher, or its logits, that a student learns from on `split`.
 
-        The teacher's logits are computed once and kept, where nothing else of it is used and they
-        take at most 256 MiB."""
+        Logits are computed once and cached where nothing else of the teacher is used and they take
+        at most 256 MiB.
+        """
         size = 4 * len(split.rows) * len(self.task.facts.labels)
         if settings.hidden or settings.relations or size > MOST_CACHED_BYTES:
             return Lesson(self.task.load(self.folder(settings)).eval())
         return Lesson(logits=self.logits(settings, split))
 
     def folder(self, settings: Distillation) -> str:
-        """Return the folder or hub name of the teacher, fine-tuned by the first to ask; a second
-        process waits for the first."""
+        """Return the folder or hub name of the teacher.
+
+        The first to ask fine-tunes it; a second process waits for the first.
+        """
         if settings.teacher != UNSHARED:
             return settings.teacher
         folder = self._cache / _digest(self.task.start, self.recipe.model_dump_json())
@@ -93,7 +97,7 @@ class Teachers:
 
 
 class _Unlabelled:
-    """Rows without their labels, in order."""
+    """A data set's rows without their labels, in order."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -107,7 +111,7 @@ class _Unlabelled:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Inside, no other process is, on this file system. The lock ends with its process."""
+    """Hold a lock that excludes other processes on this file system; it ends with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path.parent / f".{path.name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:

@@ -1,8 +1,8 @@
-"""Logs a trial's curve, its candidate and its metrics with the tracker a team already has.
+"""Log a trial's curve, candidate and metrics with a tracker that a team already uses.
 
 Everything is written under the trial's number into the run's ``tracking`` folder, without network.
-A tracker is one function that opens a trial and gives the library's own callback for it, and
-afterwards takes the metrics.
+A tracker is one function that opens a trial and yields the library's own callback for it, and a
+function that logs the trial's metrics at its end.
 """
 
 import os
@@ -20,12 +20,12 @@ from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.registry import Registry
 
 Log = Callable[[Mapping[str, float]], None]
+"""Logs a trial's metrics, by name."""
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """What is logged: the study's name, the trial's number, its candidate as plain data, and the
-    folder for everything."""
+    """A trial to log: study name, trial number, candidate as plain data, and folder to write to."""
 
     study: str
     number: str
@@ -34,6 +34,8 @@ class Tracked:
 
 
 Tracker = Callable[[Tracked], AbstractContextManager[tuple[TrainerCallback, Log]]]
+"""Opens a trial and yields the library's callback for it, and its metric logger."""
+
 TRACKERS: Registry[Tracker] = Registry("tracker")
 
 
@@ -95,10 +97,11 @@ def mlflow(tracked: Tracked) -> Iterator[tuple[TrainerCallback, Log]]:
 
 
 NEEDED = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+"""Package that each tracker imports; a tracker that is not listed needs the one of its own name."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises :class:`ConfigError` for a tracker that is unknown or whose library lacks."""
+    """Raise :class:`ConfigError` for an unknown tracker or one whose library is not installed."""
     for name in names:
         TRACKERS[name]
         if find_spec(NEEDED.get(name, name)) is None:
@@ -112,7 +115,7 @@ def check_trackers(names: Sequence[str]) -> None:
 def tracking(
     names: Sequence[str], tracked: Tracked
 ) -> Iterator[tuple[list[TrainerCallback], list[Log]]]:
-    """Callbacks for the training of a trial, and what takes its metrics; none for no names."""
+    """Open a trial in each named tracker; yield its training callbacks and its metric loggers."""
     with ExitStack() as open_trackers:
         pairs = [open_trackers.enter_context(TRACKERS[name](tracked)) for name in names]
         yield [callback for callback, _ in pairs], [log for _, log in pairs]

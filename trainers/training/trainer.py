@@ -1,4 +1,4 @@
-"""Trains one candidate with the library's `Trainer`.
+"""Train one candidate with the library's `Trainer`.
 
 Our own are the loss terms, perturbed steps, the parameter groups, the recorded curve, and
 nothing else; each has a file of its own.
@@ -54,12 +54,14 @@ from sharetune.trainers.training.patience import Patience, hold_out
 from sharetune.trainers.training.resuming import Checkpoints, Remembering
 
 CURVE_POINTS = 50
+"""Points of a loss curve: enough to see its shape, little to store for each trial."""
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Curve(Remembering):
-    """Records ``[step, loss]`` and ends a training whose loss is no longer a number."""
+    """A callback that records ``[step, loss]`` and ends a training whose loss is not finite."""
 
     points: list[list[float]] = field(default_factory=list)
 
@@ -71,7 +73,7 @@ class Curve(Remembering):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Called by the Trainer at every logged step."""
+        """Record the loss. The Trainer calls this at every logged step."""
         loss = (logs or {}).get("loss")
         if loss is None:
             return
@@ -89,8 +91,8 @@ class Curve(Remembering):
 class CandidateTrainer(Trainer):
     """A `Trainer` with a recipe's loss terms, perturbations and parameter groups.
 
-    A recipe that asks for none of them takes the library's own step. In a process that is in a
-    team it trains on its part of every batch, and gradients and loss are the team's.
+    A recipe that asks for none of them takes the library's own step. In a team, a process trains on
+    its part of every batch, and gradients and loss are averaged over the team.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class CandidateTrainer(Trainer):
             self._take_part()
 
     def _take_part(self) -> None:
-        """Draws whole batches by their numbers and reads only this member's rows of them."""
+        """Sample whole batches by row numbers, and read only this member's rows of them."""
         rows: Any = self.train_dataset
         collate = self._get_collator_with_removed_columns(self.data_collator)
         self.data_collator: Any = part_collate(rows, collate)
@@ -125,7 +127,7 @@ class CandidateTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Forward and backward passes of one batch; returns the loss to report."""
+        """Run the forward and backward passes of one batch; return the loss to report."""
         adversary = self.recipe.adversary
         if adversary is None:
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -154,7 +156,7 @@ class CandidateTrainer(Trainer):
             return ATTACKS[adversary.name](adversary, step)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
-        """The task's loss plus what the recipe adds, by the share of the batch."""
+        """Compute the task's loss plus the recipe's terms, weighted by the share of the batch."""
         share = inputs.pop(SHARE, None)
         loss = self._whole_loss(model, inputs, *args, **kw)
         return loss if share is None else loss * share
@@ -174,7 +176,7 @@ class CandidateTrainer(Trainer):
     def _consistent_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any
     ) -> tuple[Tensor, Any]:
-        """The task's loss, of two passes under R-Drop, and the last pass's outputs."""
+        """Return the task's loss, with R-Drop of two passes, and the last pass's outputs."""
         fed = {key: value for key, value in inputs.items() if key != LOGITS}
         fed |= self.distiller.requests if self.distiller is not None else {}
         loss, outputs = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
@@ -188,7 +190,7 @@ class CandidateTrainer(Trainer):
         checkpointing.write(self.model, self.callback_handler.callbacks, Path(str(output_dir)))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As the library's, but a training does not end for want of a checkpoint."""
+        """Save a checkpoint as the library does; if that fails, warn and train on."""
         assert self.checkpoints is not None, "nobody else asks for one"
         try:
             super()._save_checkpoint(model, trial)
@@ -197,7 +199,7 @@ class CandidateTrainer(Trainer):
             logger.warning("no checkpoint at step %d: %s", self.state.global_step, error)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Waits: the optimiser first takes the parameters of the model as it was at the start."""
+        """Do nothing yet: the optimiser first takes the parameters of the model at the start."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -205,7 +207,7 @@ class CandidateTrainer(Trainer):
             checkpointing.read_(self.model, self.callback_handler.callbacks, Path(checkpoint))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over the recipe's parameter groups."""
+        """Create AdamW over the recipe's parameter groups."""
         groups = parameter_groups(model or self.model, self.recipe)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
@@ -223,13 +225,13 @@ def train(
     accumulation: int = 1,
     checkpoints: Checkpoints | None = None,
 ) -> list[list[float]]:
-    """Trains `model` in place on `data` and returns its curve: ``[[step, loss], ...]``.
+    """Train `model` in place on `data` and return its curve: ``[[step, loss], ...]``.
 
-    `total_steps` is the number of optimiser steps, `lesson` what a recipe that distils learns
-    from. A batch is made of `accumulation` equal parts, which must divide it. In a process that is
-    in a team (`data_parallel.py`) all members train `model` together, and each ends with the
-    same. Goes on from the latest of `checkpoints`, if there is one. Raises
-    :class:`CandidateFault` if the loss is not finite.
+    `total_steps` is the number of optimiser steps, `lesson` the teaching of a recipe that distils.
+    A batch is made of `accumulation` equal parts, which must divide it. In a team
+    (`data_parallel.py`) all members train `model` together and end with the same weights.
+    Continues from the latest of `checkpoints`, if there is one. Raises :class:`CandidateFault` if
+    the loss is not finite.
     """
     if recipe.distill is not None and lesson is None:
         raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
@@ -266,7 +268,7 @@ def train(
 
 @contextmanager
 def memory_watched() -> Iterator[None]:
-    """Raises :class:`OutOfMemory` for whatever is raised within for want of memory."""
+    """Turn errors inside that come from exhausted memory into :class:`OutOfMemory`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -276,7 +278,10 @@ def memory_watched() -> Iterator[None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """On the GPU, or on the host, where PyTorch's allocator raises a plain ``RuntimeError``."""
+    """Say whether GPU or host memory ran out.
+
+    On the host PyTorch's allocator raises a plain ``RuntimeError``.
+    """
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or "can't allocate memory" in str(error)
 
@@ -289,7 +294,7 @@ def _held_out(recipe: Recipe, data: Any, collate: Any) -> tuple[Any, list[Traine
 
 
 def _rows_of(data: Any, logits: Tensor) -> Tensor:
-    """The logits of the rows that are left after some were held out."""
+    """Return the logits of the rows that remain after some were held out."""
     return logits[data.indices] if isinstance(data, torch.utils.data.Subset) else logits
 
 
@@ -300,7 +305,7 @@ def _schedule(recipe: Recipe) -> list[TrainerCallback]:
 def arguments(
     recipe: Recipe, scratch: str, total_steps: int, accumulation: int = 1
 ) -> TrainingArguments:
-    """The Trainer's settings for this recipe. Nothing is written but into `scratch`."""
+    """Return the Trainer's settings for this recipe. Files are written only into `scratch`."""
     settings = TrainingArguments(
         output_dir=scratch,
         max_steps=total_steps,
@@ -327,7 +332,7 @@ def arguments(
 
 
 def optimiser_steps(recipe: Recipe, examples: int) -> int:
-    """Steps of a training: the recipe's own, or its epochs over so many examples."""
+    """Return the steps of a training: the recipe's own, or its epochs over `examples`."""
     if recipe.steps is not None:
         return recipe.steps
     assert recipe.epochs is not None

@@ -105,7 +105,7 @@ def test_two_studies_of_one_name_do_not_mix(url, tmp_path):
 
 
 def test_a_driver_that_lost_its_connection_writes_nothing_more(url, tmp_path):
-    """The lock went with the connection, so another driver may have taken the study."""
+    """The lock went with the connection, so another search may have taken the study."""
 
     class CutOff(FakeEvaluator):
         def evaluate(self, job, resources, listener):
