@@ -48,7 +48,7 @@ class Assignment:
 
     @property
     def find(self) -> Find | None:
-        """What finds the owners by how alike layers are; None where no model is needed."""
+        """The function that finds owners by similarity of layers; None if no model is needed."""
         found: Find | None = getattr(ASSIGNMENTS[self.name], "find", None)
         return found
 

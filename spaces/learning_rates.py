@@ -1,6 +1,6 @@
-"""What a bank's learning rate is multiplied by, given how many layers read the bank.
+"""Choose the factor of a bank's learning rate by the number of layers that read the bank.
 
-A rule is one registered function of the number of readers.
+A rule is one registered function of that number.
 """
 
 from collections.abc import Callable

@@ -73,12 +73,12 @@ class StudyRecord:
 
     @property
     def trained(self) -> list[Objective]:
-        """What trainings may have measured, in order of registration."""
+        """The trained objectives that may have been measured, in order of registration."""
         return [objective for objective in self.known if objective.source == "trained"]
 
     @property
     def quiet(self) -> list[Objective]:
-        """What may have been measured on a quiet device, latency left out."""
+        """The quiet objectives that may have been measured, latency left out."""
         return [o for o in self.known if o.source == "quiet" and o.name != LATENCY]
 
     @property

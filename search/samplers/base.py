@@ -1,4 +1,4 @@
-"""Where the next candidate comes from: what a sampler is, and how a study names one.
+"""Define what a sampler is, and find the one that a study names.
 
 A sampler keeps what the study has shown in memory and draws from it; the study's storage only
 records. A new one is one file here with one function or class registered in `SAMPLERS`.
@@ -30,7 +30,7 @@ LEAST_TO_LEARN = 12
 
 @dataclass(frozen=True)
 class Setting:
-    """What a sampler must know of its study. `reference` is the hypervolume's, by objective.
+    """The facts of a study that a sampler needs. `reference` is the hypervolume's, by objective.
 
     `weighs_fast` says whether sizes take milliseconds to know.
     """
@@ -44,7 +44,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a sampler may ask while it draws: `drawn` counts the draws before.
+    """The questions a sampler may ask while it draws: `drawn` counts the draws before.
 
     `is_known` says whether the candidate of a key needs no training any more; `weigh` gives what is
     exact of a candidate, or None where it may not be trained.
@@ -59,7 +59,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Past:
-    """A trial as samplers see it. `expected` is what a stopped one would have come to."""
+    """A trial as samplers see it. `expected` estimates the final values of a stopped one."""
 
     number: int
     candidate: Candidate
@@ -71,7 +71,7 @@ class Past:
 
 
 class Sampler(Protocol):
-    """Draws candidates, and is told of every trial as it starts and as it ends."""
+    """Draws candidates, and notes every trial as it starts and as it ends."""
 
     def draw(self, ask: Ask) -> tuple[Candidate, Draw]: ...
     def note(self, past: Past) -> None: ...
@@ -151,10 +151,10 @@ def _chosen(setting: Setting) -> str:
 
 
 def draw_seed(seed: int, drawn: int) -> int:
-    """The seed of one draw."""
+    """Return the seed of one draw, from the study's seed and the number of draws before."""
     return (seed * 1_000_003 + drawn) % 2**32
 
 
 def draw_of(trial: FrozenTrial) -> Draw:
-    """The draw that a trial was started with."""
+    """Return the draw that a trial was started with."""
     return Draw(dict(trial.params), dict(trial.distributions), dict(trial.system_attrs))

@@ -1,4 +1,4 @@
-"""A candidate as numbers for a regression, and random draws from a space without Optuna."""
+"""Turn candidates into features for a regression, and draw from a space without Optuna."""
 
 import math
 import random
@@ -42,7 +42,7 @@ def _settings(section: str, settings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _layers(group: Group) -> dict[str, float]:
-    """Which of its layers' parts a group shares, by stack and layer."""
+    """Return the fraction of each part of each layer that a group shares, by name."""
     form, found = group.form, {}
     for layer in group.layers:
         place = f"{group.stack}.{layer}"
@@ -54,7 +54,7 @@ def _layers(group: Group) -> dict[str, float]:
 
 
 def _rules(group: Group) -> dict[str, float]:
-    """A group's knobs and rules, which another group of the plan has as well."""
+    """Return a group's knobs and rules by name."""
     form = group.form
     found = {f"{form.name}.{knob}": _number(value) for knob, value in form.model_dump().items()}
     found |= {"init": _number(group.init), "units": _number(group.units)}
@@ -62,7 +62,7 @@ def _rules(group: Group) -> dict[str, float]:
 
 
 def _number(value: Any) -> float:
-    """Numbers as they are, and any text as a number that is the same in every process."""
+    """Return a number as it is, and a text as a hash that is equal in every process."""
     return float(value) if isinstance(value, int | float) else float(crc32(str(value).encode()))
 
 
@@ -79,7 +79,7 @@ class Drawer:
 
     @property
     def draw(self) -> Draw:
-        """What was drawn."""
+        """The parameters drawn so far, with their ranges."""
         return Draw(self._params, self._distributions)
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:

@@ -1,10 +1,11 @@
-"""The sampler that goes by what is exact and guesses only what is not.
+"""Propose the candidate with the largest expected gain in hypervolume.
 
-Sizes of a candidate take a fraction of a second to know, accuracy takes a training. So many
-candidates are drawn and counted, a forest of randomised trees (Geurts et al., Machine Learning 63,
-2006), fitted to all that was trained, guesses the trained objectives of each, and the one whose
-training is expected to add most hypervolume is taken. Running trainings count as what is guessed
-of them, stopped ones as what they would have come to, and faults as the reference point.
+A candidate's sizes are exact within a fraction of a second; its accuracy takes a training. So a
+pool of candidates is drawn and counted, a forest of randomised trees (Geurts et al., Machine
+Learning 63, 2006), fitted to all trials that were trained, estimates the trained objectives of
+each, and the one whose training is expected to add most hypervolume is proposed. Running trials
+count with their estimates, stopped ones with the values they were heading for, and faults with the
+reference point.
 """
 
 import random
@@ -24,20 +25,37 @@ from sharetune.spaces.recipe import Candidate
 
 LEAST_TRAINED = 8
 """Trained trials before the forest is asked; until then draws are uniform."""
-FRESH, LEAST_FRESH, POOL = 32, 4, 128
-"""Candidates drawn anew for each ask while there are few trials, and for each of very many; and
-those kept from one ask to the next."""
+
+FRESH = 32
+"""Candidates drawn anew for each ask while there are at most `FEW` trained trials."""
+
+LEAST_FRESH = 4
+"""Candidates drawn anew for each ask at least, however many trials there are."""
+
+POOL = 128
+"""Candidates kept from one ask to the next."""
+
 FEW = 50
-"""Trained trials from which on the fewer are drawn anew the more there are."""
+"""Trained trials above which fewer candidates are drawn anew, so that asking stays cheap."""
+
 MUTATED = 0.5
 """Fraction of the fresh candidates that are changes of one on the front."""
-TREES, MOST_ROWS, REFITTED = 32, 400, 1.02
-"""The forest's trees, the trials it is fitted to, and the growth after which it is made anew."""
+
+TREES = 32
+"""Trees of the forest."""
+
+MOST_ROWS = 400
+"""Trials that the forest is fitted to at most, so that a fit takes a fraction of a second."""
+
+REFITTED = 1.02
+"""Growth of the trained trials after which the forest is fitted anew."""
+
 MOST_OF_FRONT = 200
 """Members of a front that hypervolumes are computed with, and that the forest is fitted to for
 certain."""
+
 QUANTILES = (1 / 6, 1 / 2, 5 / 6)
-"""Of the trees' guesses, by which a gain is averaged."""
+"""Quantiles of the trees' estimates over which a candidate's expected gain is averaged."""
 
 
 @dataclass
@@ -73,7 +91,7 @@ class Guided:
         self._fitted_to = 0
 
     def draw(self, ask: Ask) -> tuple[Candidate, Draw]:
-        """The most promising candidate of the pool."""
+        """Return the candidate of the pool with the largest expected gain in hypervolume."""
         seed = draw_seed(self.setting.seed, ask.drawn)
         rng = random.Random(seed)
         if len(self._ends) < LEAST_TRAINED or not self._trained.any():
@@ -89,7 +107,7 @@ class Guided:
         return best.candidate, best.draw
 
     def note(self, past: Past) -> None:
-        """Takes up a trial that was started, or has ended."""
+        """Note a trial that was started, or has ended."""
         self._running.pop(past.number, None)
         if past.exact is None:
             return
@@ -115,7 +133,7 @@ class Guided:
         self._draws = {number: known[number] for number in self._front.numbers}
 
     def _fill_pool(self, ask: Ask, rng: random.Random) -> None:
-        """Fresh candidates; what was started or refused since is taken out."""
+        """Draw fresh candidates into the pool; drop those started or refused meanwhile."""
         kept = {key: w for key, w in self._pool.items() if not ask.is_known(key)}
         parents = [draw for draw in self._draws.values() if draw.params]
         fresh = max(LEAST_FRESH, FRESH * FEW // max(FEW, len(self._ends)))
@@ -135,7 +153,7 @@ class Guided:
         return ask.space.suggest(drawer, ask.shapes), drawer.draw
 
     def _fit(self, seed: int) -> None:
-        """A new forest once enough more was trained than when it was made."""
+        """Fit the forest anew once enough trials have ended since the last fit."""
         if self._forest is not None and len(self._ends) < self._fitted_to * REFITTED:
             return
         from sklearn.ensemble import ExtraTreesRegressor
@@ -158,7 +176,7 @@ class Guided:
         return np.array(table, dtype=np.float32)
 
     def _guessed(self, weighed: Sequence[Weighed]) -> np.ndarray:
-        """The candidates' objectives at the quantiles: (quantiles, candidates, objectives)."""
+        """Return candidates' objectives at the quantiles: (quantiles, candidates, objectives)."""
         fresh = [w for w in weighed if w.guess is None]
         if fresh:
             rows = self._matrix([w.row for w in fresh])
@@ -172,7 +190,7 @@ class Guided:
         return np.stack([w.guess for w in weighed if w.guess is not None], axis=1)
 
     def _gains(self, weighed: Sequence[Weighed]) -> np.ndarray:
-        """Hypervolume that each candidate is expected to add: (candidates,)."""
+        """Return the hypervolume that each candidate is expected to add: (candidates,)."""
         running = np.empty((0, len(self._names)))
         if self._running:
             running = self._guessed(list(self._running.values()))[len(QUANTILES) // 2]
@@ -188,7 +206,7 @@ class Guided:
 
 
 def _adds(points: np.ndarray, front: np.ndarray) -> np.ndarray:
-    """Which of the points (..., objectives) no point of the front beats or equals."""
+    """Return which of the points (..., objectives) no point of the front beats or equals."""
     beaten = np.ones((*points.shape[:-1], len(front)), dtype=bool)
     for place in range(points.shape[-1]):
         beaten &= front[:, place] <= points[..., None, place]

@@ -21,8 +21,15 @@ from sharetune.spaces.recipe import Candidate
 
 REBUILT_AFTER = 50
 """Draws after which the study in memory is made anew."""
-LATEST, SAMPLED, MOST_OF_FRONT = 50, 40, 60
-"""What the study in memory holds of a large study."""
+
+LATEST = 50
+"""Latest trials that the study in memory holds of a large study."""
+
+SAMPLED = 40
+"""Further trials it holds, drawn at random from the rest."""
+
+MOST_OF_FRONT = 60
+"""Members of the front it holds at most."""
 
 
 class InMemory:
@@ -36,7 +43,7 @@ class InMemory:
         self._until_rebuilt = REBUILT_AFTER
 
     def draw(self, ask: Ask) -> tuple[Candidate, Draw]:
-        """A candidate and the parameters it was made of."""
+        """Draw a candidate; return it with the parameters it was made of."""
         if self._until_rebuilt == 0:
             self._rebuild()
         self._until_rebuilt -= 1
@@ -49,7 +56,7 @@ class InMemory:
         return candidate, drawn
 
     def note(self, past: Past) -> None:
-        """Takes up a trial that was started, or has ended."""
+        """Note a trial that was started, or has ended."""
         if not past.draw.params:
             return
         self._past[past.number] = past
@@ -109,7 +116,7 @@ def new_study(setting: Setting) -> optuna.Study:
 
 @contextmanager
 def not_warned() -> Iterator[None]:
-    """Within, Optuna does not say which of its samplers are experimental."""
+    """Silence Optuna's warnings about experimental samplers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

@@ -1,4 +1,4 @@
-"""What happens to a candidate's model between its training and its measurement."""
+"""Compress a candidate's model between its training and its measurement."""
 
 from collections.abc import Iterable, Mapping
 
@@ -21,7 +21,7 @@ def compress_(
     batches: Iterable[Mapping[str, Tensor]],
     accumulation: int = 1,
 ) -> list[list[float]]:
-    """Prunes, trains on for `further_steps` and quantises `model` in place, as far as the
+    """Prune, train on for `further_steps` and quantise `model` in place, as far as the
     candidate asks; returns the further training's curve. `batches` of labelled training examples
     tell which units matter; the further training's are made of `accumulation` parts."""
     compression, recipe = candidate.compression, candidate.recipe.after_pruning()

@@ -1,4 +1,4 @@
-"""Training steps whose loss is raised by a small change of the input embeddings.
+"""Take training steps whose loss is raised by a small change of the input embeddings.
 
 A step here replaces the Trainer's forward and backward pass by several; knobs and papers are in
 `sharetune.spaces.adversaries`.
@@ -97,17 +97,17 @@ def freelb(adversary: FreeLB, step: Step) -> Tensor:
 
 
 def unit(gradient: Tensor) -> Tensor:
-    """Each example's gradient at norm 1; zero stays zero."""
+    """Scale each example's gradient to norm 1; zero stays zero."""
     return gradient / _norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 def project(delta: Tensor, epsilon: float) -> Tensor:
-    """Each example's perturbation, drawn back to norm `epsilon` where it is longer."""
+    """Return each example's perturbation, drawn back to norm `epsilon` where it is longer."""
     return delta * (epsilon / _norm(delta).clamp_min(epsilon))
 
 
 def embedded_zeros(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Zeros in the shape of the batch's embeddings, and the mask that is 0 on padding."""
+    """Return zeros in the shape of the batch's embeddings, and the mask that is 0 on padding."""
     with torch.no_grad():
         words: Tensor = model.get_input_embeddings()(inputs[model.main_input_name])
     mask = inputs.get("attention_mask")
@@ -117,7 +117,7 @@ def embedded_zeros(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[Tens
 
 
 def _clean(step: Step) -> tuple[Tensor, Tensor]:
-    """The unperturbed loss, learned from, and its gradient at the embeddings."""
+    """Return the unperturbed loss, learned from, and its gradient at the embeddings."""
     nothing = step.zeros.clone().requires_grad_()
     loss = step.loss(nothing)
     step.backward(loss)

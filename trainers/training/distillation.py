@@ -1,4 +1,7 @@
-"""What a student learns from a teacher; formulas and papers are in `spaces/distillation.py`."""
+"""Compute the losses by which a student learns from a teacher.
+
+Formulas and papers are in `spaces/distillation.py`.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +23,7 @@ LOGITS = "teacher_logits"
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says to a batch: `logits` (batch, classes), `hidden` states after each layer
+    """A model's answer to a batch: `logits` (batch, classes), `hidden` states after each layer
     (batch, tokens, width) and the last layer's queries, keys and values in `relations`."""
 
     logits: Tensor
@@ -30,7 +33,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a student learns from: a teacher, or its `logits` for all rows (examples, classes)."""
+    """The source of a student: a teacher, or its `logits` for all rows (examples, classes)."""
 
     teacher: PreTrainedModel | None = None
     logits: Tensor | None = None
@@ -81,7 +84,7 @@ def self_relations(
 
 
 def relation(values: Tensor, heads: int, mask: Tensor) -> Tensor:
-    """Log softmax of scaled products of all tokens: (batch, tokens, width) ->
+    """Return the log softmax of scaled products of all tokens: (batch, tokens, width) ->
     (batch, heads, tokens, tokens); padding is -inf."""
     split = values.unflatten(-1, (heads, -1)).transpose(1, 2).float()
     products = split @ split.mT / split.shape[-1] ** 0.5
@@ -89,13 +92,13 @@ def relation(values: Tensor, heads: int, mask: Tensor) -> Tensor:
 
 
 def layer_map(student: Answers, teacher: Answers) -> list[int]:
-    """Which of the teacher's layers stands beside each of the student's, 0-based."""
+    """Return the teacher's layer for each of the student's, 0-based."""
     n, many = len(student.hidden), len(teacher.hidden)
     return [int((layer + 1) * many / n + 0.5) - 1 for layer in range(n)]
 
 
 class Taught(torch.utils.data.Dataset):
-    """Rows with what the teacher says to each: a tensor of the row's logits."""
+    """Rows with the teacher's logits for each."""
 
     def __init__(self, rows: Any, logits: Tensor) -> None:
         self.rows, self.logits = rows, logits
@@ -108,7 +111,7 @@ class Taught(torch.utils.data.Dataset):
 
 
 def taught_collate(collate: Callable[[list[dict[str, Any]]], Any]) -> Callable[..., Any]:
-    """`collate` for rows of :class:`Taught`."""
+    """Wrap `collate` for rows of :class:`Taught`."""
 
     def together(rows: list[dict[str, Any]]) -> Any:
         said = torch.stack([row.pop(LOGITS) for row in rows])
@@ -118,7 +121,7 @@ def taught_collate(collate: Callable[[list[dict[str, Any]]], Any]) -> Callable[.
 
 
 class Distiller:
-    """Adds what the teacher says to a student's loss.
+    """Adds the terms of distillation to a student's loss.
 
     `teacher` answers every batch, unless a batch brings its logits. Hooks on the student stay
     only inside :meth:`listening`.
@@ -134,7 +137,7 @@ class Distiller:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, the student's last queries, keys and values are kept, if they are asked for."""
+        """Keep the student's last queries, keys and values, if a term needs them."""
         with ExitStack() as hooks:
             if self.settings.relations:
                 hooks.enter_context(_kept_relations(self.student, self._own))
@@ -142,13 +145,13 @@ class Distiller:
 
     @property
     def requests(self) -> dict[str, bool]:
-        """What the student's forward pass must be asked for."""
+        """Keywords of the student's forward pass that return what the terms need."""
         return {"output_hidden_states": True} if self.settings.hidden else {}
 
     def loss(
         self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Any], progress: float
     ) -> Tensor:
-        """The whole loss at `progress` (0..1) of the training."""
+        """Return the whole loss at `progress` (0..1) of the training."""
         settings = self.settings
         labelled = progress >= settings.without_labels
         total = settings.task * task_loss if labelled else 0 * task_loss
@@ -181,7 +184,7 @@ def check_teacher(
     settings: Distillation,
     labels: Sequence[str],
 ) -> None:
-    """Raises :class:`ModelError` if `teacher` cannot teach `student`; shapes are enough.
+    """Raise :class:`ModelError` if `teacher` cannot teach `student`; shapes are enough.
 
     A teacher that has names for its labels must have these, in this order."""
     names = list((teacher.config.id2label or {}).values())
@@ -212,7 +215,7 @@ def check_teacher(
 
 
 def _hidden(outputs: Any) -> tuple[Tensor, ...]:
-    """Hidden states after every layer, the embeddings left out."""
+    """Return the hidden states after every layer, the embeddings left out."""
     states = getattr(outputs, "hidden_states", None) or getattr(
         outputs, "decoder_hidden_states", None
     )
@@ -235,7 +238,7 @@ def _heads(model: PreTrainedModel) -> int:
 
 
 def _qkv(model: PreTrainedModel) -> tuple[nn.Module, list[Slot]]:
-    """The top layer, and where its self-attention's queries, keys and values are made."""
+    """Return the top layer, and the matrices of its self-attention's queries, keys and values."""
     stack = list(find_stacks(model).values())[-1]
     found: dict[str, Slot] = {}
     for slot in stack.slots:
@@ -267,7 +270,7 @@ def _kept_relations(model: PreTrainedModel, kept: dict[str, Tensor]) -> Iterator
 
 
 def _by_role(output: Tensor, slot: Slot) -> tuple[Tensor, ...]:
-    """The columns of each role; a fused matrix has them in sections, or head by head."""
+    """Return the columns of each role; a fused matrix has them in sections, or head by head."""
     if len(slot.sections) == len(slot.roles):
         return output.split(slot.sections, -1)
     by_head = output.unflatten(-1, (slot.units, len(slot.roles), -1))

@@ -1,4 +1,4 @@
-"""Which parameter learns at which rate: banks, private layers, kept top layers, head.
+"""Set the learning rate of each parameter: banks, private layers, kept top layers, head.
 
 All factors of the recipe multiply the learning rate, and AdamW's decay with it, because that is
 ``rate * weight_decay``. Where every factor is 1 there are two groups: matrices and vectors.
@@ -20,7 +20,7 @@ from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
 
 
 def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimiser groups: matrices decay and vectors do not; each factor of `recipe` counts."""
+    """Return optimiser groups: matrices decay, vectors do not; `recipe` scales their rates."""
     factors = lr_factors(model, recipe)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -38,7 +38,7 @@ def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, A
 
 
 def lr_factors(model: PreTrainedModel, recipe: Recipe) -> dict[str, float]:
-    """What multiplies the learning rate, by parameter's name; a name that lacks learns at 1."""
+    """Return factors of the learning rate by parameter name; names left out learn at 1."""
     factors: dict[str, float] = defaultdict(lambda: 1.0)
     if recipe.kept_top_lr_scale != 1:
         for name in top_parameters(model, recipe.kept_top):
@@ -55,7 +55,7 @@ def lr_factors(model: PreTrainedModel, recipe: Recipe) -> dict[str, float]:
 
 
 def top_parameters(model: PreTrainedModel, k: int) -> set[str]:
-    """Names of the parameters of the top `k` layers of each stack."""
+    """Return the names of the parameters of the top `k` layers of each stack."""
     names = set()
     for stack in find_stacks(model).values() if k else ():
         depth = len(stack.layers)
@@ -66,13 +66,13 @@ def top_parameters(model: PreTrainedModel, k: int) -> set[str]:
 
 
 def bank_readers(model: PreTrainedModel) -> dict[str, int]:
-    """How many layers read each parameter of the banks, by its name."""
+    """Count the layers that read each parameter of the banks, by its name."""
     names = {id(p): name for name, p in model.named_parameters() if name.startswith(f"{BANKS}.")}
     return dict(Counter(names[id(p)] for p in _read_by(model)))
 
 
 def distances(model: PreTrainedModel) -> dict[str, float]:
-    """How many layers lead from a parameter to the head, the parameter's own layer included.
+    """Count the layers from each parameter to the head, the parameter's own layer included.
 
     The top layer is at 1 and what comes before a stack at its depth + 1 (ELECTRA, arXiv
     2003.10555); a bank at the mean of its readers, everything after the stacks at 0.
@@ -105,7 +105,7 @@ def _bank_distances(model: PreTrainedModel, stacks: list[Stack]) -> dict[str, fl
 
 
 def _read_by(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The banks' parameters, once for every reader inside `module`, runs of it included."""
+    """Yield the banks' parameters, once for every reader inside `module`, runs of it included."""
     for reader in map(resolved, module.modules()):
         if isinstance(reader, BankReader):
             yield from reader.entry.parameters()

@@ -49,6 +49,7 @@ def test_workers_train_the_whole_budget_and_stay_warm(tmp_path, monkeypatch):
     assert os.getpid() not in pids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "state"), [("nan", "PRUNED"), ("raise", "FAIL")])
 def test_faults_on_workers_end_in_the_right_state(tmp_path, fault, state):
     fake = FakeEvaluator(faults=(("0..5 tie", fault),))
@@ -59,6 +60,7 @@ def test_faults_on_workers_end_in_the_right_state(tmp_path, fault, state):
     assert len([t for t in found if "started" in t.user_attrs]) == 10
 
 
+@pytest.mark.slow
 def test_a_candidate_that_kills_its_worker_fails_and_the_search_goes_on(tmp_path):
     fake = FakeEvaluator(faults=(("0..5 tie", "kill"),), folder=tmp_path)
     run(study(executor="ray", budget={"trials": 6}), out=tmp_path / "run", evaluator=fake)
@@ -70,6 +72,7 @@ def test_a_candidate_that_kills_its_worker_fails_and_the_search_goes_on(tmp_path
     assert attempts.count(tied.user_attrs["candidate"]["plan"]) == 3
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_same_search_twice(tmp_path):
     one = study(executor="ray", resources={"workers": 1}, budget={"trials": 8})
     for name in ("a", "b"):
@@ -80,6 +83,7 @@ def test_one_worker_gives_the_same_search_twice(tmp_path):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_finalists_run_on_the_same_workers_once_the_search_is_over(tmp_path):
     class Pid(FakeEvaluator):
         def evaluate(self, job, resources, listener):
