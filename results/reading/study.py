@@ -16,12 +16,12 @@ import pandas as pd
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location, first_line
 from sharetune.results.reading.stored_plans import preset_name, stored_plan
+from sharetune.results.reading.trial import Trial
 from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
 
@@ -144,7 +144,7 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
     known = _known(attributes.get(record.OBJECTIVE_SPECS) or ())
     objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions, known)
     trials = study.get_trials(deepcopy=False)
-    rows = [_row(trial, attributes, objectives) for trial in trials]
+    rows = [_row(Trial.of(trial), attributes, objectives) for trial in trials]
     return StudyRecord(
         path=run,
         name=study.study_name,
@@ -225,42 +225,38 @@ def _direction(direction: StudyDirection) -> Any:
     return "maximize" if direction == StudyDirection.MAXIMIZE else "minimize"
 
 
-def _row(
-    trial: FrozenTrial, study: Mapping[str, Any], objectives: Sequence[Objective]
-) -> dict[str, Any]:
-    attributes = trial.user_attrs
+def _row(trial: Trial, study: Mapping[str, Any], objectives: Sequence[Objective]) -> dict[str, Any]:
     names = [objective.name for objective in objectives]
     values = dict(zip(names, trial.values or (), strict=False))
     return {
         **values,
-        **_mapping(attributes, record.FACTS),
-        **_mapping(attributes, record.METRICS),
+        **trial.sizes,
+        **trial.metrics,
         **_latency(study.get(f"{record.LATENCY}{trial.number}") or {}),
-        **{f"{key}_s": value for key, value in _mapping(attributes, record.SECONDS).items()},
+        **{f"{key}_s": value for key, value in trial.seconds.items()},
         **_outcome(trial),
-        **_candidate(_mapping(attributes, record.CANDIDATE), _stacks(study)),
-        **{key: attributes.get(key) for key in MEASURED_DATA},
-        record.CIRCUMSTANCES: attributes.get(record.CIRCUMSTANCES),
+        **_candidate(trial.written, _stacks(study)),
+        **{key: getattr(trial, key) for key in MEASURED_DATA},
+        record.CIRCUMSTANCES: trial.circumstances,
     }
 
 
-def _outcome(trial: FrozenTrial) -> dict[str, Any]:
-    attributes = trial.user_attrs
-    error = _mapping(attributes, record.ERROR)
+def _outcome(trial: Trial) -> dict[str, Any]:
+    error = trial.error or {}
     return {
         "number": trial.number,
         "state": trial.state.name,
-        "anchor": attributes.get(record.ANCHOR),
-        "earlier": _earlier(_mapping(attributes, record.EARLIER)),
-        "same_as": attributes.get(record.SAME_AS),
-        "finalist": attributes.get(record.FINALIST),
-        "reason": attributes.get(record.REASON),
+        "anchor": trial.anchor,
+        "earlier": _earlier(trial.earlier or {}),
+        "same_as": trial.same_as,
+        "finalist": trial.finalist,
+        "reason": trial.reason,
         "error_kind": error.get("kind"),
         "error_message": error.get("message"),
         "error_traceback": error.get("traceback"),
-        "values": tuple(trial.values) if trial.values else None,
-        "started": trial.datetime_start,
-        "completed": trial.datetime_complete,
+        "values": trial.values or None,
+        "started": trial.began,
+        "completed": trial.ended,
     }
 
 
