@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from sharetune import results
 from sharetune.results.page.report import write_report
 from sharetune.results.page.serving import LivePage
+from sharetune.results.reading.trial import NO_DRAW
 from sharetune.search.run import run
 from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.errors import RunError
@@ -62,22 +63,16 @@ def test_an_interrupted_search_resumes_to_exactly_its_budget(url, tmp_path):
 
 def test_a_trial_is_ended_at_once_or_not_at_all(url, tmp_path, monkeypatch):
     store = StudyWriter.create(tmp_path / "run", "fake", {"objectives": ["accuracy"]}, url)
-    number = store.start(results_draw(), {"candidate": {}})
+    number = store.start(NO_DRAW, {"candidate": {}}).number
     with (
         monkeypatch.context() as patch,
         pytest.raises(OSError, match="power cut"),
     ):
         patch.setattr(store.storage, "set_trial_state_values", power_cut)
         store.complete(number, [0.5], {"metrics": {"accuracy": 0.5}})
-    (trial,) = store.trials()
+    (trial,) = store.study.trials
     assert (trial.state, trial.user_attrs) == (TrialState.RUNNING, {"candidate": {}})
     store.close()
-
-
-def results_draw():
-    from sharetune.search.study.writer import NO_DRAW
-
-    return NO_DRAW
 
 
 def power_cut(*_):
