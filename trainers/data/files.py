@@ -9,13 +9,13 @@ import lzma
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from sharetune.spaces.errors import DataError
 from sharetune.trainers.data.cells import is_unwritable
@@ -43,17 +43,17 @@ def kind_of(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
 
 
-def read_file(path: Path) -> pd.DataFrame:
-    """Return the rows of a file, in columns of objects.
+def read_file(path: Path, content: Path | None = None) -> pd.DataFrame:
+    """Return the rows of a file, in columns of objects; `content` is where a copy of it lies.
 
     Texts of CSV, TSV and text files stay as they are written; JSON and Parquet have types of their
     own. Raises :class:`DataError` for a missing, empty, undecodable or malformed file.
     """
-    if not path.is_file():
+    if not (content or path).is_file():
         raise DataError(f"no such data file: {path}", "paths are relative to the study file")
     kind = kind_of(path) or ""
     try:
-        frame = READERS[kind](path)
+        frame = READERS[kind](content or path)
     except UnicodeDecodeError as error:
         raise _undecodable(path, error) from None
     except (ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
@@ -125,8 +125,8 @@ def _delimited(path: Path, delimiter: str) -> pd.DataFrame:
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     rows = _records(reader, delimiter)
-    _, header = next(rows, (0, None))
-    if header is None:
+    _, header = next(rows, (0, []))
+    if not header:
         raise ValueError(EMPTY)
     _refuse_duplicates([name for name in header if name], "columns")
     table = []
@@ -141,7 +141,7 @@ def _delimited(path: Path, delimiter: str) -> pd.DataFrame:
     return frame_of({name: [row[i] for row in table] for i, name in enumerate(names)})
 
 
-def _records(reader: Any, delimiter: str) -> Iterable[tuple[int, list[str]]]:
+def _records(reader: Any, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each record that is not a blank line, after the number of its first line."""
     line = 1
     width = 0

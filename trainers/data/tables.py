@@ -62,12 +62,12 @@ def _read_files(pattern: str) -> pd.DataFrame:
             f"no data files match {pattern}",
             f"paths are relative to the study file; known kinds of file: {', '.join(READERS)}",
         )
-    return _together(paths)
+    return _together(paths, paths)
 
 
-def _together(paths: Sequence[Path]) -> pd.DataFrame:
+def _together(paths: Sequence[Path], contents: Sequence[Path]) -> pd.DataFrame:
     """Return the rows of several files, one after another; all have the same columns."""
-    frames = [read_file(path) for path in paths]
+    frames = [read_file(path, content) for path, content in zip(paths, contents, strict=True)]
     columns = list(frames[0].columns)
     for path, frame in zip(paths, frames, strict=True):
         if set(frame.columns) != set(columns):
@@ -116,27 +116,26 @@ def _data_set(path: str, configuration: str | None, split: str) -> Any:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         saved = datasets.load_from_disk(path)
         return saved if isinstance(saved, datasets.Dataset) else saved[split]
-    builder = datasets.load_dataset_builder(path, configuration)
-    if folder.is_dir() and (files := _files_of_text(builder, split)):
-        return _together(files)
-    as_written = {"dtype": str, "keep_default_na": False} if _is_untyped_csv(builder) else {}
-    return datasets.load_dataset(path, configuration, split=split, **as_written)
+    files = _files_of_text(datasets.load_dataset_builder(path, configuration), split)
+    if files:
+        copies = datasets.DownloadManager().download_and_extract(files)
+        return _together([Path(file) for file in files], [Path(copy) for copy in copies])
+    return datasets.load_dataset(path, configuration, split=split)
 
 
-def _files_of_text(builder: Any, split: str) -> list[Path]:
-    """Return the files of a folder's split, if nothing but their suffix says how they are read."""
+def _files_of_text(builder: Any, split: str) -> list[str]:
+    """Return the files of a split, if nothing but their suffix says how they are read.
+
+    `datasets` would turn their cells into numbers, truth values and dates.
+    """
     settings = vars(builder.config)
     separators = {settings.get("sep", ","), settings.get("delimiter") or ","}
     if builder.info.features is not None or settings.get("field") or separators != {","}:
         return []
     files = {str(key): value for key, value in (builder.config.data_files or {}).items()}
-    paths = [Path(str(file)) for file in files.get(split, ())]
-    plain = all(kind_of(path) not in (None, ".parquet") for path in paths)
-    return paths if plain else []
-
-
-def _is_untyped_csv(builder: Any) -> bool:
-    return type(builder.config).__name__ == "CsvConfig" and builder.info.features is None
+    names = [str(file) for file in files.get(split, ())]
+    plain = all(kind_of(Path(name)) not in (None, ".parquet") for name in names)
+    return names if plain else []
 
 
 def _named(value: Any, names: list[str]) -> Any:

@@ -45,6 +45,7 @@ from sharetune.trainers.models.calibration import (
     layer_similarity,
     record_activations,
 )
+from sharetune.trainers.models.positions import refuse_beyond_positions
 from sharetune.trainers.models.pretrained import body_skeleton
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import stack_shapes
@@ -101,6 +102,7 @@ class CandidateEvaluator:
         """
         _quiet_library()
         prepared = task.prepare(model, cache, max_length)
+        refuse_beyond_positions(prepared.skeleton, max_length, "recipe.max_length")
         evaluator = cls(prepared, stack_shapes(prepared.skeleton), **settings)
         return evaluator._with_similarity(max_length) if similarity else evaluator
 
@@ -129,6 +131,8 @@ class CandidateEvaluator:
         check_trackers(self.trackers)
         for candidate in candidates:
             self.task.task.check(candidate.recipe)
+            length = candidate.recipe.max_length
+            refuse_beyond_positions(self.task.skeleton, length, "recipe.max_length")
         for settings in {c.recipe.distill for c in candidates if c.recipe.distill is not None}:
             self._refuse_teacher(settings)
         for candidate in candidates:

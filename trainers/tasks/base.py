@@ -27,6 +27,7 @@ from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer, start_of, started
 from sharetune.trainers.data.row_cache import cached_rows
 from sharetune.trainers.data.tables import read_table
+from sharetune.trainers.models.positions import most_tokens
 from sharetune.trainers.models.pretrained import from_library, skeleton
 from sharetune.trainers.tasks.prediction import predict
 
@@ -172,7 +173,8 @@ class Task(BaseModel, ABC):
         texts = [] if self.generates else [len(text.split()) for text in self.texts(frame)]
         words = sorted(texts)[int(0.95 * (len(texts) - 1))] if texts else MOST_TOKENS
         positions = getattr(model.config, "max_position_embeddings", None)
-        most = positions if isinstance(positions, int) and positions > 0 else MOST_TOKENS
+        named = positions if isinstance(positions, int) and positions > 0 else MOST_TOKENS
+        most = most_tokens(model) or named
         return min(MOST_TOKENS, most, max(16, 8 * ceil(TOKENS_A_WORD * words / 8)))
 
     def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:

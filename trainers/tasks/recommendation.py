@@ -93,7 +93,7 @@ class NextItem(Task):
             {"items": pasts, "next": [number.get(items.iloc[-1], 0) for items in histories]}
         )
         test = test[test["next"] > 0].reset_index(drop=True)
-        if test.empty:
+        if test.empty and self.validation is None:
             raise DataError(
                 f"{self.train} has no user whose last item is among those that are trained on",
                 "leave-one-out needs items that several users have",

@@ -159,9 +159,8 @@ def _words(cell: Any, what: str) -> list[str] | None:
     words = ["" if is_null(word) else as_text(word) for word in listed]
     named = isinstance(cell, list | tuple) or str(cell).lstrip().startswith("[")
     missing = MISSING_SPELLINGS if what == "tag" and not named else {""}
-    return (
-        None if any(w is None or w.strip() in missing for w in words) else [w or "" for w in words]
-    )
+    kept = [word for word in words if word is not None and word.strip() not in missing]
+    return kept if len(kept) == len(words) else None
 
 
 def _at_first_tokens(words: Sequence[int | None], numbers: Sequence[int]) -> list[int]:
