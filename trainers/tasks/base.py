@@ -98,7 +98,10 @@ class Task(BaseModel, ABC):
     """Unit of a recipe's `max_length`, and what becomes of longer examples."""
 
     name: str = Field(description="the task's name, as `sharetune list tasks` prints it")
-    train: str = Field(description="training data: a file, a folder or the hub name of a data set")
+    train: str = Field(
+        description="training data: a file, files by a pattern such as "
+        "`train-*.csv`, a folder or the hub name of a data set"
+    )
     validation: str | float | None = Field(
         None,
         description="data that candidates are selected on: of the same kind as `test`, or a "
@@ -110,6 +113,16 @@ class Task(BaseModel, ABC):
         "is held out",
     )
     _held_out: str = PrivateAttr("test")
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _one_source(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            raise ConfigError(
+                f"a split is one file, folder or data set, but got {list(value)}",
+                "name several files of one split by a pattern, such as data/train-*.csv",
+            )
+        return value
 
     @field_validator("validation")
     @classmethod
