@@ -1,6 +1,7 @@
 """Read the study file: YAML into pydantic models, all mistakes listed at once with their place."""
 
 import math
+from glob import glob
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -566,7 +567,9 @@ def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
         value = expanded(value) if isinstance(value, str) else value
         looks_like_path = isinstance(value, str) and ("/" in value or "." in value)
         candidate = folder / value if looks_like_path else None
-        is_file = candidate is not None and (candidate.exists() or candidate.suffix in SUFFIXES)
+        is_file = candidate is not None and (
+            candidate.exists() or candidate.suffix in SUFFIXES or bool(glob(str(candidate)))
+        )
         return str(candidate.resolve()) if candidate is not None and is_file else value
 
     task = {key: absolute(value) for key, value in config.task.items()}

@@ -102,11 +102,11 @@ class CandidateEvaluator:
         """
         _quiet_library()
         prepared = task.prepare(model, cache, max_length)
-        refuse_beyond_positions(prepared.skeleton, max_length, "recipe.max_length")
         evaluator = cls(prepared, stack_shapes(prepared.skeleton), **settings)
         return evaluator._with_similarity(max_length) if similarity else evaluator
 
     def _with_similarity(self, max_length: int) -> "CandidateEvaluator":
+        refuse_beyond_positions(self.task.skeleton, max_length, "recipe.max_length")
         found = layer_similarity(self.task.load(), self._calibration_batches(max_length))
         stacks = {
             name: replace(shape, similarity=found[name]) for name, shape in self.stacks.items()

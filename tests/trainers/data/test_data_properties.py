@@ -27,12 +27,25 @@ MISSING = (
 ODD = (
     *("01", "1", "1.0", "1.10", "1e5", "1_000", "true", "True", "yes", "2026-01-31", "inf"),
     *(" a", "a ", "a,b", 'say "so"', "a\tb", "a\nb", "a\rb", "a\r\nb", "[ sic ]", "{a}", "[1]"),
-    *("\ufeff", "\u2028", "\x0b", "\x85", "\x1a", "'", "\\", "#", "-", "=1+1", "\U0001f600", "é"),
+    *(
+        "\ufeff",
+        "a\u2028b",
+        "a\x0bb",
+        "a\x85b",
+        "\x1a",
+        "'",
+        "\\",
+        "#",
+        "-",
+        "=1+1",
+        "\U0001f600",
+        "é",
+    ),
 )
 PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 GOOD = st.one_of(st.sampled_from(ODD), PLAIN.filter(lambda text: text.strip()))
 """Texts that a cell of any kind may hold."""
-BAD = st.sampled_from([*MISSING, " ", "\t", "a\0b"])
+BAD = st.sampled_from([*MISSING, " ", "\t", "\u2028", "\x85", "a\0b"])
 CELL = st.one_of(GOOD, GOOD, GOOD, BAD)
 
 
