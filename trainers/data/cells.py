@@ -23,9 +23,6 @@ QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 ELEMENT = re.compile(rf"\s*(?:np\.\w+\(\s*)?({QUOTED}|[\w.+-]+)\s*\)?\s*(,?)", re.DOTALL)
 """An element of a list as pandas and numpy write it, and the comma after it, which numpy omits."""
 
-ARRAY = re.compile(r"\barray\((\[.*?\])(?:, dtype=\w+)?\)", re.DOTALL)
-"""A numpy array inside a dictionary, as pandas writes it."""
-
 WORDS = {"None": None, "nan": None, "NaN": None, "null": None, "<NA>": None}
 """Bare words for a missing element of a list."""
 
@@ -110,8 +107,8 @@ def written_value(text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return ast.literal_eval(ARRAY.sub(r"\1", text.strip()))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return _literal(ast.parse(text.strip(), mode="eval").body)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
@@ -122,6 +119,25 @@ def is_unwritable(cell: Any) -> bool:
     if isinstance(cell, dict):
         return any(is_unwritable(part) for pair in cell.items() for part in pair)
     return isinstance(cell, list | tuple) and any(map(is_unwritable, cell))
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return the value that Python wrote, of ``array([...])`` its list; nothing is executed.
+
+    Raises ``ValueError`` for another expression.
+    """
+    match node:
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            pairs = zip(keys, values, strict=True)
+            return {_literal(key): _literal(value) for key, value in pairs if key is not None}
+        case ast.List(elts=elements) | ast.Tuple(elts=elements):
+            return [_literal(element) for element in elements]
+        case ast.Call(func=ast.Name(id="array") | ast.Attribute(), args=[inside, *_]):
+            return _literal(inside)
+        case ast.Name(id=name) if name in WORDS:
+            return None
+        case _:
+            return ast.literal_eval(node)
 
 
 def _sentence(text: str) -> list[str] | None:

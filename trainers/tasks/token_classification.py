@@ -157,8 +157,8 @@ def _words(cell: Any, what: str) -> list[str] | None:
     if listed is None:
         return None
     words = ["" if is_null(word) else as_text(word) for word in listed]
-    named = isinstance(cell, list | tuple) or str(cell).lstrip().startswith("[")
-    missing = MISSING_SPELLINGS if what == "tag" and not named else {""}
+    between_blanks = isinstance(cell, str) and listed == cell.split()
+    missing = MISSING_SPELLINGS if what == "tag" and between_blanks else {""}
     kept = [word for word in words if word is not None and word.strip() not in missing]
     return kept if len(kept) == len(words) else None
 

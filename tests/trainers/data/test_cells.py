@@ -235,6 +235,8 @@ def test_lists_in_cells(cell, elements):
         '{"text": ["cat"], "answer_start": [2]}',
         "{'text': ['cat'], 'answer_start': [2]}",
         "{'text': array(['cat'], dtype=object), 'answer_start': array([2], dtype=int32)}",
+        "{'text': array([np.str_('cat')], dtype='<U3'), 'answer_start': [np.int64(2)]}",
+        "{'text': ['cat', ']), array(['], 'answer_start': None}",
         "[{'text': 'cat', 'answer_start': 2}]",
         '[{"text": "cat"}]',
         '["cat"]',
@@ -246,14 +248,15 @@ def test_answers_in_the_cells_of_a_csv(tmp_path, answers):
     pd.DataFrame({"question": ["q"], "context": ["a cat"], "answers": [answers]}).to_csv(path)
     task = read_task({"name": ANSWER, "train": str(path), "test": str(path)})
     (row,) = task.read_splits()[0]["train"].to_dict("records")
-    assert (row["texts"], row["start"]) == (["cat"], 2)
+    assert (row["texts"][0], row["start"]) == ("cat", 2)
 
 
 def test_an_answer_may_begin_with_a_bracket(tmp_path):
     rows = lines({"question": "q", "context": "see [12] there", "answers": "[12]"})
     found, _ = split(tmp_path, ANSWER, rows, "jsonl")
     assert (found["texts"][0], found["start"][0]) == (["[12]"], 4)
-    assert written_value("{braces} are kept") == "{braces} are kept"
+    for text in ("{braces} are kept", "{[1]: 2}", "{open('x')}", "[x for x in y]", "{**{}}"):
+        assert written_value(text) == text
 
 
 @pytest.mark.parametrize(
