@@ -1,6 +1,7 @@
 """Read the study file: YAML into pydantic models, all mistakes listed at once with their place."""
 
 import math
+from glob import glob
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.plugins import load_plugins
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.space import Space
+from sharetune.spaces.yaml_text import read_yaml
 
 FIXED = ("model", "task", "objectives", "space", "anchors", "plans", "seed", "sampler", "storage")
 """Keys that a resumed study must not change: its trials would no longer be comparable."""
@@ -516,7 +518,7 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = read_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"no such study file: {path}", "see examples/bbc-news/study.yaml"
@@ -547,7 +549,7 @@ def override(data: dict[str, Any], setting: str) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"--set {setting}: {section} is not a section", "check the key")
     try:
-        data[key] = yaml.safe_load(value)
+        data[key] = read_yaml(value)
     except yaml.YAMLError:
         raise ConfigError(
             f"--set {setting}: {value!r} is not YAML", "close its brackets and quotes"
@@ -565,7 +567,9 @@ def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
         value = expanded(value) if isinstance(value, str) else value
         looks_like_path = isinstance(value, str) and ("/" in value or "." in value)
         candidate = folder / value if looks_like_path else None
-        is_file = candidate is not None and (candidate.exists() or candidate.suffix in SUFFIXES)
+        is_file = candidate is not None and (
+            candidate.exists() or candidate.suffix in SUFFIXES or bool(glob(str(candidate)))
+        )
         return str(candidate.resolve()) if candidate is not None and is_file else value
 
     task = {key: absolute(value) for key, value in config.task.items()}
@@ -578,5 +582,8 @@ def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
     return {"task": task, "model": model, "start_from": start}
 
 
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+SUFFIXES = (
+    *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".txt"),
+    *(".gz", ".bz2", ".xz", ".zst"),
+)
 """Endings by which a value of the task is a path even if no such file exists yet."""

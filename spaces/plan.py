@@ -30,6 +30,7 @@ from sharetune.spaces.inits import INITS, shortest_init, step
 from sharetune.spaces.layers import Layers, is_absolute, resolve_layers, runs
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.units import UNITS, UnitsName
+from sharetune.spaces.yaml_text import read_yaml
 
 ATTENTION = ("q", "k", "v", "o")
 """Roles of an attention's matrices: query, key, value and output projection."""
@@ -372,7 +373,7 @@ class SharingPlan(BaseModel):
     @classmethod
     def from_yaml(cls, text: str) -> "SharingPlan":
         """Read a plan that :meth:`to_yaml` wrote, or JSON."""
-        return cls.model_validate(yaml.safe_load(text) or {})
+        return cls.model_validate(read_yaml(text) or {})
 
     @classmethod
     def load(cls, path: Path) -> "SharingPlan":

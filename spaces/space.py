@@ -26,6 +26,7 @@ from sharetune.spaces.layers import Layers, LayerSpec, resolve_layers
 from sharetune.spaces.plan import Group, SharingPlan, StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.yaml_text import as_number
 
 DRAWN = ("parts", "assign", "form", "init", "units", "times", "order")
 """Keys of a template that are drawn once for each group, in this order; samplers rely on it."""
@@ -101,12 +102,30 @@ def _check_range(leaf: dict[str, Any], name: str) -> None:
         )
     low, high = leaf.get("low"), leaf.get("high")
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
-    if not numbers or low > high:  # type: ignore[operator]
+    if not numbers:
+        raise ConfigError(f"{name}: low and high must be numbers, but got {leaf}", LEAF)
+    if low > high:  # type: ignore[operator]
         raise ConfigError(f"{name}: `low <= high` must hold, but got {leaf}", LEAF)
     if leaf.get("log") and (leaf.get("step") or low <= 0):  # type: ignore[operator]
         raise ConfigError(f"{name}: log needs `0 < low` and no step, but got {leaf}", LEAF)
     if leaf.get("step") is not None and leaf["step"] <= 0:
         raise ConfigError(f"{name}: `0 < step` must hold, but got {leaf}", LEAF)
+
+
+def with_numbers(data: Any) -> Any:
+    """Return `data` with the bounds and steps of all ranges inside as numbers, also if texts.
+
+    A YAML reader of version 1.1 makes a text of 1e-5.
+    """
+    if isinstance(data, list | tuple):
+        return [with_numbers(each) for each in data]
+    if not isinstance(data, dict):
+        return data
+    bounds = ("low", "high", "step") if "low" in data or "high" in data else ()
+    return {
+        key: as_number(value) if key in bounds else with_numbers(value)
+        for key, value in data.items()
+    }
 
 
 def draw(leaf: Any, trial: Trial, name: str) -> Any:
@@ -296,6 +315,11 @@ class Space(BaseModel):
         description="Keys of `Compression`, each a value, a range or choices; others: its "
         "defaults.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_numbers(cls, data: Any) -> Any:
+        return with_numbers(data)
 
     @model_validator(mode="after")
     def _check(self) -> "Space":

@@ -2,6 +2,7 @@
 
 import json
 import os
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def _group(name: str, shape: StackShape, stacks: int) -> str:
 
 def _beside(given: str, out: Path) -> str:
     """Return a path relative to the folder of `out`; a hub name as it is."""
-    if not Path(given).exists():
+    if not Path(given).exists() and not glob(given):
         return given
     path = os.path.relpath(Path(given).resolve(), out.resolve().parent)
     path = path if "/" in path or "." in path else f"./{path}"
@@ -174,8 +175,7 @@ def _beside(given: str, out: Path) -> str:
 
 def _check(text: str, out: Path) -> None:
     """Raise :class:`ConfigError` if the written text is not a valid study."""
-    import yaml
-
     from sharetune.search.config import validate
+    from sharetune.spaces.yaml_text import read_yaml
 
-    validate(yaml.safe_load(text), str(out))
+    validate(read_yaml(text), str(out))

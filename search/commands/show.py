@@ -11,6 +11,7 @@ from sharetune.spaces.layer_text import layers_as_text, stacks_text
 from sharetune.spaces.plan import SharingPlan, presets
 from sharetune.trainers import share_
 from sharetune.trainers.measuring.sizes import facts
+from sharetune.trainers.models.positions import refuse_beyond_positions
 from sharetune.trainers.models.pretrained import from_library, skeleton
 from sharetune.trainers.models.structure import find_stacks, stack_shapes
 
@@ -49,6 +50,7 @@ class _Named:
 
 
 def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> str:
+    refuse_beyond_positions(unshared, max_length, "--max-length")
     inputs = {k: v.to("meta") for k, v in _inputs(unshared, max_length).items()}
     before = facts(unshared, copy.deepcopy(unshared), inputs)
     after = facts(unshared, share_(copy.deepcopy(unshared), plan), inputs)

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from sharetune.search.config import load_config
+from sharetune.search.config import SUFFIXES, load_config
 from sharetune.spaces.errors import ConfigError
+from sharetune.trainers.data.files import DECOMPRESSORS, READERS
 
 GOOD = {
     "model": "model",
@@ -38,6 +39,38 @@ def test_a_plan_may_be_the_name_of_a_preset(tmp_path):
     assert named == written
     with pytest.raises(ConfigError, match="unknown preset: 'albert-fnn'"):
         load_config(write(tmp_path, GOOD | {"plans": ["albert-fnn"]}))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [("1e-5", "3e-4"), ("1E-5", "3.0e-4"), ("'1e-5'", '"3e-4"'), (".00001", "+3e-4")],
+)
+def test_a_range_may_be_written_without_a_point(tmp_path, low, high):
+    text = yaml.safe_dump(GOOD | {"space": {}}).replace(
+        "{}", "{recipe: {learning_rate: {low: LOW, high: HIGH, log: true}, steps: 1e2}}"
+    )
+    config = load_config(write(tmp_path, text.replace("LOW", low).replace("HIGH", high)))
+    rate = {"low": 0.00001, "high": 0.0003, "log": True}
+    assert config.space.recipe == {"learning_rate": rate, "steps": 100.0}
+    assert config.space.reference_recipe().learning_rate == 5e-5
+
+
+def test_choices_may_be_written_without_a_point(tmp_path):
+    choices = "space.recipe.learning_rate={choices: [1e-5, 3e-4]}"
+    config = load_config(write(tmp_path, GOOD), (choices, "budget.max_parameters=1e6"))
+    assert config.space.recipe["learning_rate"] == {"choices": [0.00001, 0.0003]}
+    assert config.budget.max_parameters == 1000000.0
+
+
+def test_a_pattern_is_relative_to_the_study_file(tmp_path):
+    (tmp_path / "train-0.csv").write_text("text,label\n")
+    for pattern in ("train-*.csv", "./train-*", "train-?.csv"):
+        config = load_config(write(tmp_path, GOOD | {"task": {"name": "a", "train": pattern}}))
+        assert config.task["train"] == str(tmp_path / pattern)
+
+
+def test_every_kind_of_data_file_is_known_as_a_path():
+    assert {*SUFFIXES} == {*READERS, *DECOMPRESSORS}
 
 
 def test_overrides(tmp_path):

@@ -45,6 +45,7 @@ from sharetune.trainers.models.calibration import (
     layer_similarity,
     record_activations,
 )
+from sharetune.trainers.models.positions import refuse_beyond_positions
 from sharetune.trainers.models.pretrained import body_skeleton
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import stack_shapes
@@ -105,6 +106,7 @@ class CandidateEvaluator:
         return evaluator._with_similarity(max_length) if similarity else evaluator
 
     def _with_similarity(self, max_length: int) -> "CandidateEvaluator":
+        refuse_beyond_positions(self.task.skeleton, max_length, "recipe.max_length")
         found = layer_similarity(self.task.load(), self._calibration_batches(max_length))
         stacks = {
             name: replace(shape, similarity=found[name]) for name, shape in self.stacks.items()
@@ -129,6 +131,8 @@ class CandidateEvaluator:
         check_trackers(self.trackers)
         for candidate in candidates:
             self.task.task.check(candidate.recipe)
+            length = candidate.recipe.max_length
+            refuse_beyond_positions(self.task.skeleton, length, "recipe.max_length")
         for settings in {c.recipe.distill for c in candidates if c.recipe.distill is not None}:
             self._refuse_teacher(settings)
         for candidate in candidates:

@@ -86,4 +86,5 @@ class AudioClassification(LabelledFiles):
     def columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         audio = column(frame, self.audio, AUDIO_COLUMNS, "audio")
         label = column(frame, self.label, LABEL_COLUMNS, "label")
-        return recordings(frame[audio], source).assign(label=frame[label].astype(str).to_numpy())
+        labels = self.named_labels(frame[label], source)
+        return recordings(frame[audio], source).assign(label=labels.to_numpy())

@@ -27,6 +27,7 @@ from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer, start_of, started
 from sharetune.trainers.data.row_cache import cached_rows
 from sharetune.trainers.data.tables import read_table
+from sharetune.trainers.models.positions import most_tokens
 from sharetune.trainers.models.pretrained import from_library, skeleton
 from sharetune.trainers.tasks.prediction import predict
 
@@ -97,7 +98,10 @@ class Task(BaseModel, ABC):
     """Unit of a recipe's `max_length`, and what becomes of longer examples."""
 
     name: str = Field(description="the task's name, as `sharetune list tasks` prints it")
-    train: str = Field(description="training data: a file, a folder or the hub name of a data set")
+    train: str = Field(
+        description="training data: a file, files by a pattern such as "
+        "`train-*.csv`, a folder or the hub name of a data set"
+    )
     validation: str | float | None = Field(
         None,
         description="data that candidates are selected on: of the same kind as `test`, or a "
@@ -109,6 +113,16 @@ class Task(BaseModel, ABC):
         "is held out",
     )
     _held_out: str = PrivateAttr("test")
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _one_source(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            raise ConfigError(
+                f"a split is one file, folder or data set, but got {list(value)}",
+                "name several files of one split by a pattern, such as data/train-*.csv",
+            )
+        return value
 
     @field_validator("validation")
     @classmethod
@@ -172,7 +186,8 @@ class Task(BaseModel, ABC):
         texts = [] if self.generates else [len(text.split()) for text in self.texts(frame)]
         words = sorted(texts)[int(0.95 * (len(texts) - 1))] if texts else MOST_TOKENS
         positions = getattr(model.config, "max_position_embeddings", None)
-        most = positions if isinstance(positions, int) and positions > 0 else MOST_TOKENS
+        named = positions if isinstance(positions, int) and positions > 0 else MOST_TOKENS
+        most = most_tokens(model) or named
         return min(MOST_TOKENS, most, max(16, 8 * ceil(TOKENS_A_WORD * words / 8)))
 
     def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:

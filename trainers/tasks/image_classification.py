@@ -95,7 +95,7 @@ class ImageClassification(LabelledFiles):
         found = resolve_paths(frame[image], source)
         for row, value in enumerate(found, 1):
             _check(value, source, row)
-        return pd.DataFrame({"image": found, "label": frame[label].astype(str)})
+        return pd.DataFrame({"image": found, "label": self.named_labels(frame[label], source)})
 
 
 def _check(value: Any, source: str, row: int) -> None:

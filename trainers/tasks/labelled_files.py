@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sharetune.spaces.evaluator import Scores
-from sharetune.trainers.data.tables import labelled_files
+from sharetune.trainers.data.tables import labelled_files, named_values
 from sharetune.trainers.tasks.base import DataFacts, Task
 from sharetune.trainers.tasks.text_classification import classification_scores, label_set, named
 
@@ -56,6 +56,14 @@ class LabelledFiles(Task):
     def columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         """Return a table's files and, as text, its labels in the column ``label``."""
         raise NotImplementedError
+
+    def named_labels(self, values: pd.Series, source: str) -> pd.Series:
+        """Return labels as texts; those of folders may have any name.
+
+        Raises :class:`DataError` if any is missing.
+        """
+        known = values if Path(source).is_dir() else self.labels or ()
+        return named_values(values, source, "label", known)
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         return named(facts)

@@ -15,6 +15,7 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
+from sharetune.trainers.data.cells import as_text, is_null, written_value
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 
@@ -33,8 +34,9 @@ class QuestionAnswering(Task):
     """the words of a passage that answer a question, by encoders: exact match and F1 (SQuAD)
 
     `train` and `test` are tables or the hub name of a data set with the columns `question`,
-    `context` and `answers`, the last as SQuAD has it (``{"text": [...], "answer_start": [...]}``)
-    or one text that stands in the context. A context is cut to the recipe's `max_length`; an answer
+    `context` and `answers`, the last as SQuAD has it (``{"text": [...], "answer_start": [...]}``,
+    or a list of ``{"text": ..., "answer_start": ...}``), in a CSV as JSON or pandas write it, or
+    one text that stands in the context. A context is cut to the recipe's `max_length`; an answer
     beyond it cannot be found.
     """
 
@@ -136,17 +138,38 @@ class QuestionAnswering(Task):
 
 def _answers(value: Any, context: str, source: str, row: int) -> tuple[list[str], int]:
     """Return all accepted answers, and the offset in `context` (letters) of the first of them."""
-    if isinstance(value, str):
-        value = json.loads(value) if value.startswith("{") else {"text": [value]}
-    texts = [str(text) for text in value.get("text", ())]
-    starts = list(value.get("answer_start", ())) or [context.find(text) for text in texts]
-    if not texts or context[int(starts[0]) :][: len(texts[0])] != texts[0] or starts[0] < 0:
+    pairs = _pairs(value, context)
+    texts = [as_text(text) for text, _ in pairs if not is_null(text)]
+    if not pairs or len(texts) < len(pairs) or not all(text and text.strip() for text in texts):
         raise DataError(
-            f"{source} has an answer in row {row} that does not stand in its context: "
-            f"{(texts or [''])[0]!r}",
+            f"{source} has no answer in row {row}, but {str(value)[:60]!r}",
+            'needed: a text, or {"text": ["..."], "answer_start": [0]}; questions without an '
+            "answer are not trained on",
+        )
+    answers = [text for text in texts if text]
+    given = pairs[0][1]
+    start = context.find(answers[0]) if given is None else given
+    if not isinstance(start, int) or start < 0 or not context.startswith(answers[0], start):
+        raise DataError(
+            f"{source} has an answer in row {row} that does not stand in its context"
+            f"{'' if given is None else f' at {given}'}: {answers[0]!r}",
             "extractive answers are pieces of the context, letter for letter",
         )
-    return texts, int(starts[0])
+    return answers, start
+
+
+def _pairs(value: Any, context: str) -> list[tuple[Any, Any]]:
+    """Return the texts of a cell's answers, each with its offset or None."""
+    if isinstance(value, str) and value not in context:
+        value = written_value(value)
+    if isinstance(value, list):
+        return [pair for each in value for pair in _pairs(each, context)]
+    if not isinstance(value, dict):
+        return [(value, None)]
+    texts, starts = value.get("text"), value.get("answer_start")
+    texts = texts if isinstance(texts, list) else [texts]
+    starts = starts if isinstance(starts, list) else [starts]
+    return [(text, starts[i] if i < len(starts) else None) for i, text in enumerate(texts)]
 
 
 def _token_span(offsets: Sequence[Any], start: int, end: int) -> tuple[int, int]:

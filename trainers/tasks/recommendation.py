@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
-from sharetune.trainers.data.tables import column, read_table
+from sharetune.trainers.data.tables import column, named_values, read_table, times
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.metrics import ranking_metrics
 
@@ -92,7 +92,13 @@ class NextItem(Task):
         test = pd.DataFrame(
             {"items": pasts, "next": [number.get(items.iloc[-1], 0) for items in histories]}
         )
-        return train, test[test["next"] > 0].reset_index(drop=True), DataFacts(items=len(known))
+        test = test[test["next"] > 0].reset_index(drop=True)
+        if test.empty and self.validation is None:
+            raise DataError(
+                f"{self.train} has no user whose last item is among those that are trained on",
+                "leave-one-out needs items that several users have",
+            )
+        return train, test, DataFacts(items=len(known))
 
     def hold_out(self, frame: pd.DataFrame, part: float) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Split off the last item of a `part` (0..1) of users; return the rest, and those items."""
@@ -149,12 +155,16 @@ class NextItem(Task):
         return Scores({"ndcg_10": ndcg, "hit_rate_10": hit})
 
     def _columns(self, frame: pd.DataFrame) -> pd.DataFrame:
-        names = {
-            "user": column(frame, self.user, USER_COLUMNS, "user"),
-            "item": column(frame, self.item, ITEM_COLUMNS, "item"),
-            "time": column(frame, self.time, TIME_COLUMNS, "time"),
-        }
-        return pd.DataFrame({name: frame[given] for name, given in names.items()})
+        user = frame[column(frame, self.user, USER_COLUMNS, "user")]
+        item = frame[column(frame, self.item, ITEM_COLUMNS, "item")]
+        time = frame[column(frame, self.time, TIME_COLUMNS, "time")]
+        return pd.DataFrame(
+            {
+                "user": named_values(user, self.train, "user"),
+                "item": named_values(item, self.train, "item"),
+                "time": times(time, self.train, "time"),
+            }
+        )
 
 
 def padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from sharetune.spaces.augmentation import TEXTS, Augmentation
 from sharetune.spaces.errors import ConfigError, DataError
 from sharetune.spaces.evaluator import Scores
 from sharetune.spaces.recipe import Recipe
-from sharetune.trainers.data.tables import column, filled, numbers
+from sharetune.trainers.data.tables import column, filled, named_values, numbers
 from sharetune.trainers.data.text_augmentation import copies
 from sharetune.trainers.tasks.base import NEED_A_FITTING_TASK, TASKS, DataFacts, Task
 from sharetune.trainers.tasks.metrics import by_class, calibration_error
@@ -137,7 +137,8 @@ class TextClassification(Task):
             given["pair"] = filled(frame[pair], source, "second text")
         if self.regression:
             return pd.DataFrame(given | {"label": numbers(frame[label], source, "label")})
-        return pd.DataFrame(given | {"label": frame[label].astype(str)})
+        labels = named_values(frame[label], source, "label", self.labels or ())
+        return pd.DataFrame(given | {"label": labels})
 
 
 def label_set(

@@ -1,6 +1,5 @@
 """Token classification: one label for each word of a text."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +13,7 @@ from transformers import (
 
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
+from sharetune.trainers.data.cells import MISSING_SPELLINGS, as_list, as_text, is_null
 from sharetune.trainers.data.tables import column
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.metrics import by_class, span_f1
@@ -35,7 +35,8 @@ class TokenClassification(Task):
     """one label for every word, by encoders: F1 of whole entities (BIO), accuracy of words
 
     `train` and `test` are tables (JSON Lines, Parquet, CSV) or the hub name of a data set; `tokens`
-    and `tags` name two columns of lists of equal length, in a CSV written as words between blanks.
+    and `tags` name two columns of lists of equal length, in a CSV written as words between blanks
+    or as JSON, pandas or numpy write lists.
     Tags such as B-LOC and I-LOC mark entities. A word's label stands at its first token; words
     beyond the recipe's `max_length` count as O.
     """
@@ -119,10 +120,10 @@ class TokenClassification(Task):
         return Scores(metrics, *by_class(true, said, facts.labels))
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-        words = column(frame, self.tokens, WORD_COLUMNS, "tokens")
-        tags = column(frame, self.tags, TAG_COLUMNS, "tags")
+        words = frame[column(frame, self.tokens, WORD_COLUMNS, "tokens")]
+        tags = frame[column(frame, self.tags, TAG_COLUMNS, "tags")]
         found = pd.DataFrame(
-            {"tokens": frame[words].map(_listed), "tags": frame[tags].map(_listed)}
+            {"tokens": _lists(words, source, "token"), "tags": _lists(tags, source, "tag")}
         )
         for row, (one, other) in enumerate(zip(found["tokens"], found["tags"], strict=True), 1):
             if len(one) != len(other) or not one:
@@ -133,11 +134,33 @@ class TokenClassification(Task):
         return found
 
 
-def _listed(value: Any) -> list[str]:
-    """Return a list of words: as it is, parsed from JSON, or split at blanks."""
-    if isinstance(value, str):
-        return list(map(str, json.loads(value))) if value.startswith("[") else value.split()
-    return [str(word) for word in value]
+def _lists(values: pd.Series, source: str, what: str) -> pd.Series:
+    """Return the lists of words or tags in the cells of a column.
+
+    Raises :class:`DataError` that names the first row without a list, or with an element missing.
+    """
+    found = [_words(cell, what) for cell in values]
+    for row, (cell, words) in enumerate(zip(values, found, strict=True), 1):
+        if words is None:
+            raise DataError(
+                f"{source} has no list of {what}s in row {row}, column {values.name!r}: "
+                f"{str(cell)[:60]!r}",
+                "lists are words between blanks, or as JSON writes them, without null, such as "
+                '["a", "b"]',
+            )
+    return pd.Series(found, index=values.index, dtype=object)
+
+
+def _words(cell: Any, what: str) -> list[str] | None:
+    """Return the words in a cell; None where there is no list, or an element is missing."""
+    listed = as_list(cell)
+    if listed is None:
+        return None
+    words = ["" if is_null(word) else as_text(word) for word in listed]
+    between_blanks = isinstance(cell, str) and listed == cell.split()
+    missing = MISSING_SPELLINGS if what == "tag" and between_blanks else {""}
+    kept = [word for word in words if word is not None and word.strip() not in missing]
+    return kept if len(kept) == len(words) else None
 
 
 def _at_first_tokens(words: Sequence[int | None], numbers: Sequence[int]) -> list[int]:

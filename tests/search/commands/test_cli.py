@@ -278,6 +278,30 @@ def test_show_draws_a_plan_without_weights(study, tmp_path):
     assert "effective ratio      0.500" in result.stdout
 
 
+def test_show_of_more_tokens_than_the_model_reads(tmp_path):
+    write_checkpoint(tmp_path / "model")  # of 32 positions, where 128 tokens are the default
+    result = call("show", "albert-all", "--model", tmp_path / "model")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: --max-length is 128, and the model reads at most 32 tokens",
+        "",
+        "hint: set --max-length to 32 at most",
+    ]
+    result = call("show", "albert-all", "--model", tmp_path / "model", "--max-length", 32)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    "length", [33, {"low": 16, "high": 64, "step": 16}, {"choices": [16, 48]}], ids=str
+)
+def test_a_search_of_more_tokens_than_the_model_reads(study, tmp_path, length):
+    path = study(space={"recipe": {"steps": 3, "max_length": length}})
+    result = call("search", path, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "and the model reads at most 32 tokens" in result.stderr
+    assert "hint: set recipe.max_length to 32 at most" in result.stderr
+
+
 @pytest.mark.parametrize("plan", ["albert-al", "nowhere.yaml"])
 def test_show_of_a_plan_that_is_not_there(tmp_path, plan):
     write_checkpoint(tmp_path / "model")
