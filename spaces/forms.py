@@ -20,10 +20,11 @@ class Form(Named):
 
     `heeds` says which of a group's rules for making a bank the form goes by. A `calibrated` form
     starts better with what enters the matrices on the task's own text. One that `materializes`
-    has a dense model of the same function.
+    has a dense model of the same function. One that `shares` nothing stores no bank.
     """
 
     removes_layers: ClassVar[bool] = False
+    shares: ClassVar[bool] = True
     heeds: ClassVar[frozenset[str]] = frozenset({"init", "units"})
     calibrated: ClassVar[bool] = False
     materializes: ClassVar[bool] = True
@@ -81,10 +82,59 @@ class Drop(Form):
 
     name: ClassVar[str] = "drop"
     removes_layers: ClassVar[bool] = True
+    shares: ClassVar[bool] = False
     heeds: ClassVar[frozenset[str]] = frozenset()
 
     def share(self) -> float:
         return 0.0
+
+
+@FORMS.register("merge")
+class Merge(Form):
+    """one layer takes the place of adjacent ones, to be distilled to do the work of all
+
+    It starts from one of them, or their mean, as the group's `init` says.
+    """
+
+    name: ClassVar[str] = "merge"
+    removes_layers: ClassVar[bool] = True
+    shares: ClassVar[bool] = False
+
+    def share(self) -> float:
+        return 0.0
+
+
+@FORMS.register("narrow")
+class Narrow(Form):
+    """each layer keeps its most important heads and FFN neurons, the others are removed
+
+    `keep` is the fraction of units (attention heads or KV groups, FFN neurons in multiples
+    of 8) that each layer keeps, above 0 and at most 1; one head and eight neurons are the least.
+    """
+
+    name: ClassVar[str] = "narrow"
+    shares: ClassVar[bool] = False
+    heeds: ClassVar[frozenset[str]] = frozenset()
+    calibrated: ClassVar[bool] = True
+    keep: float = Field(gt=0, le=1, allow_inf_nan=False, examples=[0.5])
+
+    def canonical(self) -> Form | None:
+        return None if self.keep == 1 else self
+
+    def rounded(self, units: tuple[int, ...]) -> "Narrow":
+        (count,) = units
+        kept = self.kept(count)
+        if kept >= count:
+            return Narrow(keep=1)
+        shorter = (round(kept / count, digits) for digits in range(1, 7))
+        return Narrow(keep=next(keep for keep in shorter if round_half_up(keep * count) == kept))
+
+    def share(self) -> float:
+        return 0.0
+
+    def kept(self, units: int) -> int:
+        """Return how many of `units` units stay."""
+        return max(1, round_half_up(self.keep * units))
 
 
 @FORMS.register("lowrank")

@@ -11,7 +11,7 @@ from sharetune.spaces.augmentation import Augmentation
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import ConfigError
-from sharetune.spaces.forms import Drop, Reuse, Tie
+from sharetune.spaces.forms import Reuse, Tie
 from sharetune.spaces.plan import SharingPlan, StackShape
 
 OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")
@@ -125,7 +125,7 @@ class Candidate(BaseModel):
         recipe = self.recipe
         inert: dict[str, Any] = {} if recipe.kept_top else {"kept_top_lr_scale": 1.0}
         plan = self.plan.keeping_top(recipe.kept_top, stacks)
-        shares = any(not group.form.removes_layers for group in plan.groups)
+        shares = any(group.form.shares for group in plan.groups)
         if not shares:
             inert |= {key: Recipe.model_fields[key].default for key in OF_BANKS}
         inert |= _inert_softening(recipe, plan, shares=shares)
@@ -159,7 +159,9 @@ def _inert_softening(recipe: Recipe, plan: SharingPlan, *, shares: bool) -> dict
     softens = shares and recipe.soften is not None
     unties = recipe.soften == "untie"
     if unties:
-        softens = any(not isinstance(group.form, Tie | Drop | Reuse) for group in plan.groups)
+        softens = any(
+            group.form.shares and not isinstance(group.form, Tie | Reuse) for group in plan.groups
+        )
     if not softens:
         return {"soften": None, "soften_until": 0.5, "pull": 0.0}
     return {"pull": 0.0} if unties else {}

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.compression.importance import masked_logits, unit_importance
-from sharetune.trainers.compression.pruning import choose, prune_
+from sharetune.trainers.compression.pruning import choose
 from sharetune.trainers.compression.quantisation import quantise_
+from sharetune.trainers.models.narrowing import keep_units_
 from sharetune.trainers.models.shared_model import SharedModel
 
 __all__ = ["finish_", "prune_least_important_", "quantise_", "reshape_"]
@@ -24,7 +25,7 @@ def reshape_(model: PreTrainedModel, compression: Compression) -> PreTrainedMode
     :class:`PlanError` where a part cannot be pruned.
     """
     if compression.removes_units:
-        prune_(model, choose(model, compression))
+        keep_units_(model, choose(model, compression))
     return finish_(model, compression)
 
 
@@ -40,7 +41,7 @@ def prune_least_important_(
     kept = choose(model, compression, unit_importance(model, batches))
     inputs = {key: value for key, value in batches[0].items() if key != "labels"}
     wanted = masked_logits(model, kept, inputs)
-    prune_(model, kept)
+    keep_units_(model, kept)
     with torch.no_grad():
         found = model.eval()(**inputs).logits
     allowed = torch.finfo(wanted.dtype).eps ** 0.5 * wanted.abs().max()

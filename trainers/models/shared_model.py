@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.plan import SharingPlan, StackShape
 from sharetune.trainers.models.activation_reuse import Remembering, handovers
 
 MODEL_TYPE = "sharetune"
@@ -29,11 +29,13 @@ UNSHARED = "_unshared_class"
 @dataclass(frozen=True)
 class Sharing:
     """The bound plan of a shared model, the configuration it had before, by stack the layer of
-    that model that runs at each position now, and what was done to its weights after training."""
+    that model that runs at each position now and the shape it had before, and what was done to its
+    weights after training."""
 
     plan: SharingPlan
     base: dict[str, Any]
     orders: dict[str, tuple[int, ...]]
+    shapes: dict[str, StackShape]
     compression: Compression = field(default_factory=Compression)
 
 
@@ -71,6 +73,10 @@ class SharedModel:
             "architectures": [getattr(type(self), UNSHARED).__name__],
             "base": self.sharing.base,
             "plan": self.sharing.plan.written(),
+            "units": {
+                name: {"heads": shape.heads, "neurons": shape.neurons}
+                for name, shape in self.sharing.shapes.items()
+            },
             "compression": self.sharing.compression.model_dump(exclude_defaults=True),
             "transformers_version": transformers.__version__,
         }

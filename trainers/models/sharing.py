@@ -6,30 +6,31 @@
 
 import copy
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.assignments import Assignment
 from sharetune.spaces.errors import ModelError
-from sharetune.spaces.inits import start_of
+from sharetune.spaces.forms import Merge, Narrow
+from sharetune.spaces.inits import INITS, start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_, can_align
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.feasibility import LAYER_INDEX, PER_LAYER, lists_layers, refuse_unfit
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import Again, SharedNorm, resolved
+from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
-    family,
     find_stacks,
     is_norm,
     weight_out_in,
@@ -65,15 +66,23 @@ def share_(
             "call materialize_(model) first",
         )
     stacks = find_stacks(model)
-    bound = plan.bound({name: stack.shape for name, stack in stacks.items()})
+    shapes = {name: stack.shape for name, stack in stacks.items()}
+    bound = plan.bound(shapes)
     refuse_unfit(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
-    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders)
+    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
     model.banks = nn.ModuleList()
     seen = dict(activations or {})
+    for group in bound.groups if not _is_shape_only(model) else ():
+        if isinstance(group.form, Merge) and group.init == "mean":
+            _start_from_mean(stacks[group.stack or ""], group, bound, seen)
+    narrowed = [group for group in bound.groups if isinstance(group.form, Narrow)]
+    if narrowed:
+        seen |= narrow_(stacks, narrowed, seen)
+        stacks = find_stacks(model)
     origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in bound.groups}
     for group in bound.groups if not _is_shape_only(model) else ():
-        if group.matches_units:
+        if group.matches_units and group.form.shares:
             seen |= _align(stacks[group.stack or ""], group, bound, origins[group], seen)
     for name, order in orders.items():
         _arrange_layers(model, stacks[name], order)
@@ -104,9 +113,10 @@ def is_shared(model: nn.Module) -> bool:
 def materialize_(model: PreTrainedModel) -> PreTrainedModel:
     """Turns every shared or quantised layer back into a dense one of the same function, in place.
 
-    Layers that the plan removed stay removed, and what it repeated becomes layers. Where layers
+    Layers that the plan removed stay removed, those it narrowed stay narrow, and what it repeated
+    becomes layers. Where layers
     reuse what another computes there is no dense form; they stay as they are, and the model
-    stays a shared one, by a plan of these groups only.
+    stays a shared one, by a plan of these groups only, and of those that narrow layers.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -118,8 +128,9 @@ def materialize_(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _forget_banks(model: PreTrainedModel) -> None:
-    kept = [g for g in model.sharing.plan.groups if not g.form.materializes]
-    if not kept:
+    groups = model.sharing.plan.groups
+    kept = [g for g in groups if not g.form.materializes or isinstance(g.form, Narrow)]
+    if all(g.form.materializes for g in kept):
         del model.banks, model.sharing
         model.__class__ = unshared_class(type(model))
         return
@@ -127,7 +138,8 @@ def _forget_banks(model: PreTrainedModel) -> None:
     orders = model.sharing.orders
     plan = SharingPlan(groups=tuple(b for g in kept for b in _by_positions(g, orders)))
     unlooped = {name: tuple(range(len(order))) for name, order in orders.items()}
-    model.sharing = Sharing(plan, copy.deepcopy(model.config.to_dict()), unlooped)
+    shapes = {n: shape.at(orders[n]) for n, shape in model.sharing.shapes.items()}
+    model.sharing = Sharing(plan, copy.deepcopy(model.config.to_dict()), unlooped, shapes)
 
 
 def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
@@ -140,7 +152,7 @@ def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator
 
 def banks_of(group: Group) -> list[tuple[int, ...]]:
     """The layers of each bank that the group stores."""
-    return [] if group.form.removes_layers or group.only_loops else group.readers()
+    return group.readers() if group.form.shares and not group.only_loops else []
 
 
 def _is_shape_only(model: PreTrainedModel) -> bool:
@@ -171,6 +183,18 @@ def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin
     return origins
 
 
+def _start_from_mean(
+    stack: Stack, group: Group, plan: SharingPlan, seen: dict[tuple[str, int, str], Tensor]
+) -> None:
+    """Gives the layer that takes the place of the group's others the mean of all, in place."""
+    seen |= _align(stack, group, plan, [], seen) if group.matches_units else {}
+    ((staying, span),) = group.spans().items()
+    layers = [stack.layers[index] for index in span]
+    with torch.no_grad():
+        for name, parameter in stack.layers[staying].named_parameters():
+            parameter.copy_(INITS["mean"]([layer.get_parameter(name) for layer in layers]))
+
+
 def _align(
     stack: Stack,
     group: Group,
@@ -182,16 +206,14 @@ def _align(
     permuted: dict[tuple[str, int, str], Tensor] = {}
     layers = {int(index): stack.layers[int(index)] for index in group.layers}
     layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
-    families: dict[str, list[Slot]] = defaultdict(list)
-    for slot in stack.slots:
-        families[family(slot.path)].append(slot)
-    for slots in families.values():
+    for slots in stack.families(int(group.layers[0])).values():
         roles = {role for slot in slots for role in slot.roles}
         others = [
             other
             for other in plan.groups
             if other is not group
             and other.stack == group.stack
+            and other.form.shares
             and set(other.layers) & set(group.layers)
             and set(other.parts) & roles
         ]
@@ -245,7 +267,7 @@ def _share_bank(
 ) -> nn.ModuleDict:
     entries = nn.ModuleDict()
     soft = SCHEDULES[schedule] if schedule and group.form.materializes else None
-    for slot in stack.slots:
+    for slot in stack.layer_slots[positions.order[positions.readers[0]]]:
         if not set(slot.roles) & set(group.parts):
             continue
         modules = positions.modules(slot.path)

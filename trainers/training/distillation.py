@@ -228,7 +228,7 @@ def _values(kept: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 def _heads(model: PreTrainedModel) -> int:
-    return list(find_stacks(model).values())[-1].shape.heads
+    return list(find_stacks(model).values())[-1].shape.heads_of(-1)
 
 
 def _qkv(model: PreTrainedModel) -> tuple[nn.Module, list[Slot]]:
