@@ -21,15 +21,16 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.forms import Form
+from sharetune.spaces.forms import Form, Narrow
 from sharetune.spaces.inits import start_of
-from sharetune.spaces.plan import Group, SharingPlan
+from sharetune.spaces.plan import PARTS, Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.feasibility import refuse_unfit
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import SharedLinear
+from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.parameters import head_parameters
 from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import Slot, Stack, find_stacks, is_norm, weight_out_in
@@ -85,16 +86,45 @@ class Use:
         return tuple(self.given), self.looked_up
 
 
+@dataclass(frozen=True)
+class View:
+    """What one forward pass of a model without banks shows: its stacks, the FLOPs of the whole and
+    of each layer, by stack each layer's tensors, and how each matrix of a layer is used."""
+
+    stacks: dict[str, Stack]
+    flops: int
+    layer_flops: dict[str, list[int]]
+    layers: dict[str, list[Entries]]
+    uses: dict[tuple[str, int, str], Use]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One layer as a plan narrows it: its tensors, its FLOPs, and by path each matrix that can be
+    shared, as a module, a slot and a use."""
+
+    entries: Entries
+    flops: int
+    matrices: dict[str, tuple[nn.Module, Slot, Use]]
+
+
 class Counting:
     """Counts plans for one `unshared` model on the meta device, and one sample of `inputs`."""
 
     def __init__(self, unshared: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         self.unshared, self.inputs = unshared, inputs
-        self.stacks = find_stacks(unshared)
+        self._rest, self._view = _entries(unshared), _look(unshared, inputs)
+        self.stacks = self._view.stacks
         self._whole, self._single = sizes.shareable(self.stacks.values())
-        self._rest, self._layers = self._catalogue()
+        for stack in self.stacks.values():
+            _taken_out(self._rest, f"{stack.path}.")
         self._before = self._layer_totals()
-        self._flops, self._layer_flops, self._uses = self._run_unshared()
+        self._whole_layers = {
+            (name, index): _seen_in(self._view, name, index)
+            for name, stack in self.stacks.items()
+            for index in range(len(stack.layers))
+        }
+        self._narrowed: dict[Any, View] = {}
         self._built: dict[Any, Built] = {}
         self._extra_flops: dict[Any, int] = {}
         self._known: dict[Any, dict[str, float]] = {}
@@ -122,7 +152,8 @@ class Counting:
     def _counted(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
         refuse_unfit(self.stacks, plan, self.unshared.config)
         orders = {name: plan.order(name, len(s.layers)) for name, s in self.stacks.items()}
-        layers, flops = self._arranged(orders)
+        seen = self._seen(plan)
+        layers, flops = self._arranged(orders, seen)
         banks: Entries = {}
         number = 0
         for group in plan.groups:
@@ -130,7 +161,8 @@ class Counting:
             order = orders[stack.name]
             for own, init in zip(banks_of(group), _inits(group), strict=True):
                 readers = [place for place, layer in enumerate(order) if layer in own]
-                bank = Bank(stack, group, readers, [order[place] for place in readers])
+                at = [order[place] for place in readers]
+                bank = Bank(stack, group, readers, at, [seen[stack.name, index] for index in at])
                 copied = not isinstance(init, str) and init not in own
                 for name, entry in self._share(bank, layers[stack.name], copied=copied):
                     banks[f"banks.{number}.{name}"] = entry
@@ -161,50 +193,51 @@ class Counting:
             "effective_ratio": round((lost - other) / (self._whole - self._single), 6),
         }
 
-    def _catalogue(self) -> tuple[Entries, dict[str, list[Entries]]]:
-        """All tensors of the unshared model: those outside the stacks, and each layer's."""
-        entries = _entries(self.unshared)
-        layers = {}
-        for name, stack in self.stacks.items():
-            own = [f"{stack.path}.{index}." for index in range(len(stack.layers))]
-            layers[name] = [_taken_out(entries, start) for start in own]
-        return entries, layers
-
     def _layer_totals(self) -> tuple[int, int]:
         """Numbers in matrices and in vectors of the unshared model's layers."""
-        every = [e for layers in self._layers.values() for own in layers for e in own.values()]
+        every = [e for layers in self._view.layers.values() for own in layers for e in own.values()]
         return _numbers(every)
 
-    def _run_unshared(self) -> tuple[int, dict[str, list[int]], dict[tuple[str, int, str], Use]]:
-        """FLOPs of the model and of each layer, and how each matrix is used."""
-        flops = {name: [0] * len(stack.layers) for name, stack in self.stacks.items()}
-        uses: dict[tuple[str, int, str], Use] = {}
-        counter = sizes.flop_counter()
-        with ExitStack() as watching:
-            for name, stack in self.stacks.items():
-                for index, layer in enumerate(stack.layers):
-                    for hook in _counted_by(counter, layer, flops[name], index):
-                        watching.callback(hook.remove)
-                    for slot in stack.slots:
-                        use = uses.setdefault((name, index, slot.path), Use())
-                        watching.enter_context(_watched(layer.get_submodule(slot.path), use))
-            whole = sizes.run_on_stand_ins(self.unshared, self.inputs, counter)
-        return whole, flops, uses
+    def _seen(self, plan: SharingPlan) -> dict[tuple[str, int], Seen]:
+        """Every layer as the plan narrows it, before anything is shared."""
+        seen = dict(self._whole_layers)
+        for group in plan.groups:
+            for view in self._views(group) if isinstance(group.form, Narrow) else ():
+                for index in map(int, group.layers):
+                    place = group.stack or "", index
+                    whole, own = self._whole_layers[place], _seen_in(view, *place)
+                    seen[place] = _with_change(seen[place], whole, own)
+        return seen
 
-    def _arranged(self, orders: dict[str, tuple[int, ...]]) -> tuple[dict[str, list[Entries]], int]:
+    def _views(self, group: Group) -> Iterator[View]:
+        """For each part that a group narrows, the model with this part of all layers of the stack
+        narrowed so: what a layer takes depends on its own width alone, part by part."""
+        for part in PARTS:
+            if set(PARTS[part]) <= set(group.parts):
+                key = group.stack, part, group.form
+                if key not in self._narrowed:
+                    model = copy.deepcopy(self.unshared)
+                    every = range(len(self.stacks[group.stack or ""].layers))
+                    rule = {"layers": tuple(every), "parts": PARTS[part]}
+                    narrow_(find_stacks(model), [group.model_copy(update=rule)], {})
+                    self._narrowed[key] = _look(model, self.inputs)
+                yield self._narrowed[key]
+
+    def _arranged(
+        self, orders: dict[str, tuple[int, ...]], seen: dict[tuple[str, int], Seen]
+    ) -> tuple[dict[str, list[Entries]], int]:
         """Each place's tensors, before anything is shared, and the FLOPs of the whole model.
 
         A layer that runs again has none of its own.
         """
-        flops, layers = self._flops, {}
+        flops, layers = self._view.flops, {}
         for name, order in orders.items():
-            own = self._layers[name]
             layers[name] = [
-                {} if index in order[:place] else dict(own[index])
+                {} if index in order[:place] else dict(seen[name, index].entries)
                 for place, index in enumerate(order)
             ]
-            flops += sum(self._layer_flops[name][index] for index in order)
-            flops -= sum(self._layer_flops[name])
+            flops += sum(seen[name, index].flops for index in order)
+            flops -= sum(self._view.layer_flops[name])
         return layers, flops
 
     def _share(
@@ -230,7 +263,7 @@ class Counting:
             ]
             if len(having) + copied < 2 or not having:
                 continue
-            source = self._layers[bank.stack.name][bank.layers[bank.readers.index(having[0])]]
+            source = bank.seen[bank.readers.index(having[0])].entries
             own = {n: e for n, e in source.items() if n.startswith(f"{path}.")}
             for place in having:
                 _replace(layers[place], path, {})
@@ -243,7 +276,7 @@ class Counting:
         count, biases = len(bank.readers) + copied, "biases" in bank.group.parts
         key = bank.stack.name, slot, bank.group.form, count, biases
         if key not in self._built:
-            module = bank.stack.layers[0].get_submodule(slot.path)
+            module = bank.seen[0].matrices[slot.path][0]
             self._built[key] = _build(module, slot, bank.group.form, count, biases)
         return self._built[key]
 
@@ -253,12 +286,11 @@ class Counting:
         total = 0
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
-            for reader, own, index in zip(built.readers, built.own, bank.layers, strict=False):
+            for reader, own, seen in zip(built.readers, built.own, bank.seen, strict=False):
                 if _computes_otherwise(reader):
-                    use = self._uses[bank.stack.name, index, slot.path]
+                    replaced, _, use = seen.matrices[slot.path]
                     key = slot, bank.group.form, use.written(), tuple(own.items())
                     if key not in self._extra_flops:
-                        replaced = bank.stack.layers[index].get_submodule(slot.path)
                         self._extra_flops[key] = _flops(reader, use) - _flops(replaced, use)
                     total += self._extra_flops[key]
         return total
@@ -266,17 +298,66 @@ class Counting:
 
 @dataclass(frozen=True)
 class Bank:
-    """The places `readers` of a stack, at which these `layers` run, that read one bank."""
+    """The places `readers` of a stack, at which these `layers` run, as they are `seen`, that read
+    one bank."""
 
     stack: Stack
     group: Group
     readers: Sequence[int]
     layers: Sequence[int]
+    seen: Sequence[Seen]
 
     @property
     def slots(self) -> list[Slot]:
         """The matrices that are read from it."""
-        return [slot for slot in self.stack.slots if set(slot.roles) & set(self.group.parts)]
+        slots = [slot for _, slot, _ in self.seen[0].matrices.values()]
+        return [slot for slot in slots if set(slot.roles) & set(self.group.parts)]
+
+
+def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
+    """Runs a model without banks once on stand-ins."""
+    stacks, entries = find_stacks(model), _entries(model)
+    flops = {name: [0] * len(stack.layers) for name, stack in stacks.items()}
+    uses: dict[tuple[str, int, str], Use] = {}
+    counter = sizes.flop_counter()
+    with ExitStack() as watching:
+        for name, stack in stacks.items():
+            for index, layer in enumerate(stack.layers):
+                for hook in _counted_by(counter, layer, flops[name], index):
+                    watching.callback(hook.remove)
+                for slot in stack.layer_slots[index]:
+                    use = uses.setdefault((name, index, slot.path), Use())
+                    watching.enter_context(_watched(layer.get_submodule(slot.path), use))
+        whole = sizes.run_on_stand_ins(model, inputs, counter)
+    layers = {
+        name: [_taken_out(entries, f"{stack.path}.{i}.") for i in range(len(stack.layers))]
+        for name, stack in stacks.items()
+    }
+    return View(stacks, whole, flops, layers, uses)
+
+
+def _seen_in(view: View, name: str, index: int) -> Seen:
+    stack = view.stacks[name]
+    matrices = {
+        slot.path: (
+            stack.layers[index].get_submodule(slot.path),
+            slot,
+            view.uses[name, index, slot.path],
+        )
+        for slot in stack.layer_slots[index]
+    }
+    return Seen(view.layers[name][index], view.layer_flops[name][index], matrices)
+
+
+def _with_change(seen: Seen, whole: Seen, own: Seen) -> Seen:
+    """A layer with what narrowing made of a `whole` one, which now is its `own`."""
+    changed = {name: e for name, e in own.entries.items() if e != whole.entries[name]}
+    matrices = {
+        path: found for path, found in own.matrices.items() if found[1] != whole.matrices[path][1]
+    }
+    return Seen(
+        seen.entries | changed, seen.flops + own.flops - whole.flops, seen.matrices | matrices
+    )
 
 
 def _shape_of(group: Group) -> tuple[Any, ...]:
@@ -285,7 +366,7 @@ def _shape_of(group: Group) -> tuple[Any, ...]:
         not isinstance(init, str) and init not in own
         for own, init in zip(banks_of(group), _inits(group), strict=True)
     )
-    order = (group.times, group.order)
+    order = (group.times, group.order, None if group.form.shares else group.init)
     return group.stack, group.layers, group.parts, tuple(banks_of(group)), group.form, order, copies
 
 

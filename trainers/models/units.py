@@ -52,7 +52,7 @@ class Cut:
 def kept_units(slot: Slot, form: Narrow) -> int:
     """How many of the slot's units a narrowed layer keeps: whole heads, neurons in eights."""
     step = 8 if slot.role in FFN else 1
-    return step * form.kept(slot.units // step)
+    return min(slot.units, step * form.kept(slot.units // step))
 
 
 def shared_units(slot: Slot, ratio: float) -> int:

@@ -235,7 +235,7 @@ def _qkv(model: PreTrainedModel) -> tuple[nn.Module, list[Slot]]:
     """The top layer, and where its self-attention's queries, keys and values are made."""
     stack = list(find_stacks(model).values())[-1]
     found: dict[str, Slot] = {}
-    for slot in stack.slots:
+    for slot in stack.layer_slots[-1]:
         if set(slot.roles) & {"q", "k", "v"} and not found.keys() & set(slot.roles):
             found |= dict.fromkeys(slot.roles, slot)
     return stack.layers[-1], list(dict.fromkeys(found.values()))
