@@ -14,7 +14,7 @@ from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.layers import runs
 from sharetune.spaces.plan import FFN, Group, SharingPlan, write_parts
 from sharetune.trainers.models.alignment import can_align
-from sharetune.trainers.models.structure import Slot, Stack
+from sharetune.trainers.models.structure import SIZES, Slot, Stack, matrices
 
 LAYER_INDEX = "layer_idx"
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
@@ -176,12 +176,15 @@ def _settings(layer: nn.Module) -> set[str]:
 
 
 def _traits(layer: nn.Module, *, attributes: bool) -> set[str]:
-    """Names of the layer's tensors, and its whole-number settings, such as Swin's shift."""
+    """Names of the layer's tensors, and its whole-number settings, such as Swin's shift, but for
+    how wide it is."""
+    widths = {path for path, _ in matrices(layer)}
     return {name for name, _ in layer.named_parameters()} | {
         f"{path}.{name}={value}".lstrip(".")
         for path, module in layer.named_modules()
         for name, value in vars(module).items()
-        if attributes and isinstance(value, int) and name != LAYER_INDEX
+        if attributes and path not in widths and name not in SIZES
+        if isinstance(value, int) and name != LAYER_INDEX
     }
 
 

@@ -21,7 +21,7 @@ from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.forms.bank import BankLinear
 from sharetune.trainers.models.modules import dense_layer, resolved
 from sharetune.trainers.models.structure import (
-    HEADS_ATTRIBUTES,
+    SIZES,
     Slot,
     Stack,
     family,
@@ -35,8 +35,6 @@ Place = tuple[str, int, str]
 
 Kept = Mapping[Place, Tensor]
 """The units that stay in each place, in order."""
-
-SIZES = (*HEADS_ATTRIBUTES, "num_key_value_heads", "all_head_size", "split_size")
 
 
 def narrow_(

@@ -36,6 +36,7 @@ NOT_OUTPUT_WORD = re.compile(r"^pos_")
 GATE_WORD = re.compile(r"gate|wi_0", re.IGNORECASE)
 NORM_WORD = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 HEADS_ATTRIBUTES = ("num_attention_heads", "num_heads", "n_heads")
+SIZES = (*HEADS_ATTRIBUTES, "num_key_value_heads", "all_head_size", "split_size")
 HEAD_SIZES = ("head_dim", "head_size")
 INTERLEAVED_BY_HEAD = {"query_key_value"}
 

@@ -84,8 +84,27 @@ MIXED = space(parts=["attention"], form={"lowrank": {"rank": 0, "heads": True}})
 TIED_WHOLE = space(parts=["attention", "ffn", "norms", "biases"], form="tie")
 
 
+CUT = space(
+    parts={"choices": [["attention", "ffn"], ["attention"], ["ffn"]]},
+    count={"low": 2, "high": 3},
+    form={
+        "choices": [
+            "merge",
+            {"narrow": {"keep": {"low": 0.2, "high": 0.8, "step": 0.3}}},
+            {"bank": {"ratio": 0.5}},
+            {"basis": {"rank": 8}},
+        ]
+    },
+    init={"choices": ["mean", "first", "last"]},
+    assign="one",
+    times=1,
+)
+
+
 @pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("drawn_from", "draws"), [(FORMED, 14), (MIXED, 3), (TIED_WHOLE, 4)])
+@pytest.mark.parametrize(
+    ("drawn_from", "draws"), [(FORMED, 14), (MIXED, 3), (TIED_WHOLE, 4), (CUT, 6)]
+)
 def test_any_draw_is_counted_as_it_is_built(family, drawn_from, draws):
     counting = counting_of(family)
     shapes = stack_shapes(counting.unshared)
