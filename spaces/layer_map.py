@@ -57,7 +57,9 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
             for layer in group.layers:
                 kept[group.stack or "", int(layer)] += [(part, keep) for part in parts]
     sharing = [group for group in plan.groups if group.form.shares]
-    spans = {stack: plan.spans(stack) for stack in depths}
+    spans: dict[str, dict[int, tuple[int, ...]]] = defaultdict(dict)
+    for group in plan.groups:
+        spans[group.stack or ""] |= group.spans()
     banks = [(g, own) for g in sharing if not g.only_loops for own in g.readers()]
     for number, (group, own) in enumerate(banks):
         for part, roles in PARTS.items():

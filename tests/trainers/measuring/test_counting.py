@@ -85,6 +85,7 @@ TIED_WHOLE = space(parts=["attention", "ffn", "norms", "biases"], form="tie")
 
 
 CUT = space(
+    layers={"within": "0..-1", "min": 1},
     parts={"choices": [["attention", "ffn"], ["attention"], ["ffn"]]},
     count={"low": 2, "high": 3},
     form={
