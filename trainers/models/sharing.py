@@ -114,9 +114,9 @@ def materialize_(model: PreTrainedModel) -> PreTrainedModel:
     """Turns every shared or quantised layer back into a dense one of the same function, in place.
 
     Layers that the plan removed stay removed, those it narrowed stay narrow, and what it repeated
-    becomes layers. Where layers
-    reuse what another computes there is no dense form; they stay as they are, and the model
-    stays a shared one, by a plan of these groups only, and of those that narrow layers.
+    becomes layers. Where layers reuse what another computes there is no dense form; they stay as
+    they are, and the model stays a shared one, by a plan of these groups, and of those that narrow
+    layers, only.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
