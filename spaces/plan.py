@@ -313,8 +313,11 @@ class Group(BaseModel):
         ]
 
     def _refuse_unequal(self, shape: StackShape) -> None:
-        for own, init in zip(self.readers(), self.inits(), strict=True):
-            members = {*own, init} if isinstance(init, int) else set(own)
+        banks = [
+            {*own, init} if isinstance(init, int) else set(own)
+            for own, init in zip(self.readers(), self.inits(), strict=True)
+        ]
+        for members in [set().union(*banks)] if self.matches_units else banks:
             widths = {layer: shape.units(self.parts, layer) for layer in members}
             if len(set(widths.values())) > 1:
                 first = min(members)
