@@ -1,4 +1,4 @@
-"""An ordinary model of the class it was shared from: larger, and at home everywhere."""
+"""Write an ordinary model of the class it was shared from, which loads without ShareTune."""
 
 import copy
 from pathlib import Path
@@ -44,7 +44,7 @@ def _widen(model: PreTrainedModel) -> str:
 
 
 def save_ordinary(model: PreTrainedModel, folder: Path, note: str = "") -> Written:
-    """Saves a model of a class of the library."""
+    """Save a model of a class of transformers."""
     model.save_pretrained(folder)
     kind: Any = type(model)
     return Written(
