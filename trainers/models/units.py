@@ -50,7 +50,7 @@ class Cut:
 
 
 def kept_units(slot: Slot, form: Narrow) -> int:
-    """Return the number of the slot's units that a narrowed layer keeps: heads, neurons in eights."""
+    """Return the number of units that a narrowed layer keeps: whole heads, neurons in eights."""
     step = 8 if slot.role in FFN else 1
     return min(slot.units, step * form.kept(slot.units // step))
 
