@@ -205,7 +205,7 @@ class Candidate(BaseModel):
         recipe = self.recipe
         inert: dict[str, Any] = {} if recipe.kept_top else {"kept_top_lr_scale": 1.0}
         plan = self.plan.keeping_top(recipe.kept_top, stacks)
-        shares = any(not group.form.removes_layers for group in plan.groups)
+        shares = any(group.form.shares for group in plan.groups)
         if not shares:
             inert |= {key: Recipe.model_fields[key].default for key in OF_BANKS}
         inert |= _inert_softening(recipe, plan, shares=shares)
@@ -239,8 +239,7 @@ def _inert_softening(recipe: Recipe, plan: SharingPlan, *, shares: bool) -> dict
     if recipe.soften is None:
         return NOT_SOFTENED
     schedule = SOFTENINGS[recipe.soften]
-    forms = [group.form for group in plan.groups]
-    private = any(not form.whole and not form.removes_layers for form in forms)
+    private = any(group.form.shares and not group.form.whole for group in plan.groups)
     if not (private if schedule.of_private else shares):
         return NOT_SOFTENED
     return {} if schedule.pulled else {"pull": 0.0}
