@@ -71,9 +71,9 @@ class Scorer:
     def __post_init__(self) -> None:
         self.model.eval()
         self.stacks = find_stacks(self.model)
-        self._options = _quiet_options(self.model)
+        self.options = _quiet_options(self.model)
         if self.activations is None:
-            self.activations = record_activations(self.model, map(_inputs, self.batches))
+            self.activations = record_activations(self.model, map(without_labels, self.batches))
         self.references = [self._reference(batch) for batch in self.batches]
 
     def score(self, plan: SharingPlan) -> PlanScore:
@@ -82,7 +82,7 @@ class Scorer:
         distance = loss = weight = 0.0
         for batch, reference in zip(self.batches, self.references, strict=True):
             with torch.no_grad(), _from_memory(shared, self.stacks, reference, first):
-                output = shared(**batch, **self._options)
+                output = shared(**batch, **self.options)
             found, count = _distance(output, reference)
             distance, weight = distance + found * count, weight + count
             if "labels" in batch:
@@ -116,7 +116,7 @@ class Scorer:
         ]
         try:
             with torch.no_grad():
-                output = self.model(**batch, **self._options)
+                output = self.model(**batch, **self.options)
         finally:
             for handle in handles:
                 handle.remove()
@@ -204,7 +204,8 @@ def _counted(batch: Batch, output: Any) -> Tensor | None:
     return None
 
 
-def _inputs(batch: Batch) -> Batch:
+def without_labels(batch: Batch) -> dict[str, Tensor]:
+    """Return the batch without its labels."""
     return {name: values for name, values in batch.items() if name != "labels"}
 
 
