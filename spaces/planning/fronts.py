@@ -62,7 +62,7 @@ class Move(NamedTuple):
 
 
 Way = tuple[float, int, Node, float, float, tuple[int, ...]]
-"""Cost when finished, a number that breaks ties, node, what is still to save, cost paid, choices."""
+"""Cost when finished, tie-breaker, node, savings still needed, cost so far, choices."""
 
 
 @dataclass(frozen=True)

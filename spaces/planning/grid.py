@@ -2,7 +2,7 @@
 
 Stacks say how many heads and neurons there are, but not how wide the residual stream is; ranks
 are made from `widths`, the hidden size by stack, and are left out of the default grid without it.
-Whether an edit saves anything is for whoever counts the model exactly to say.
+Some edits may save nothing in a given model: exact counts tell which.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sharetune.spaces.forms import Bank, Basis, Drop, Form, LowRank, Merge, Narrow, Tie, read_form
 from sharetune.spaces.layers import resolve_layers
-from sharetune.spaces.plan import PARTS, Group, StackShape
+from sharetune.spaces.plan import PARTS, Group, StackShape, read_parts
 from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.space import GroupTemplate, Region, Space, is_choice, is_range
 
@@ -30,7 +30,7 @@ BANK_RATIOS = (0.25, 0.5)
 """Fractions of the units of a pair that read the bank."""
 
 STORED = {"basis": 0.8, "lowrank": 0.65}
-"""Part of the parameters of a pair's FFN that a form with ranks stores: PLANS' best of its kind."""
+"""Part of the parameters of a pair's FFN that a form with ranks stores."""
 
 RANGE_VALUES = 3
 """Values taken of a range in a space: both ends and what lies evenly between."""
@@ -129,9 +129,9 @@ def _patterns(template: GroupTemplate) -> Iterator[Pattern]:
         single = isinstance(form, Drop | Narrow)
         both = ("first", "last") if isinstance(form, Tie | Merge) else ("mean",)
         inits = _values(template.init) if "init" in named else both
-        parts = _values(template.parts) if "parts" in named else [form.roles() or [p] for p in PARTS]
-        for own, init in product(parts, inits):
-            own = (own,) if isinstance(own, str) else tuple(own)
+        apart = [form.roles() or part for part in PARTS]
+        parts = _values(template.parts) if "parts" in named else apart
+        for own, init in product(map(read_parts, parts), inits):
             yield Pattern(form, own, init, 1 if single else max(2, least))
 
 

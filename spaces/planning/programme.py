@@ -1,6 +1,6 @@
 """The same choice of disjoint edits as an integer programme, for several budgets at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,31 +27,48 @@ class Programme:
     saved: Sequence[Sequence[float]]
     needs: Sequence[float]
 
-    def best(self, apart: int = 1) -> Iterator[tuple[int, ...]]:
+    def best(
+        self,
+        *,
+        apart: int = 1,
+        near: Sequence[int] | None = None,
+        radius: int = 0,
+        known: Iterable[Sequence[int]] = (),
+    ) -> Iterator[tuple[int, ...]]:
         """Yield the variables that are 1 in each solution, cheapest first.
 
-        Each differs in at least `apart` variables from those before it. Budgets are checked
-        exactly, since the solver meets them within its tolerance only.
+        Each differs in at least `apart` variables from those before it, in one at least from all
+        that are `known`, and in at most `radius` from `near`, where that is given. Budgets are
+        checked exactly, since the solver meets them within its tolerance only.
         """
-        cuts: list[tuple[NDArray[np.float64], float]] = []
+        cuts = [self._differs(chosen, 1) for chosen in known]
+        if near is not None:
+            cuts.append(LinearConstraint(self._signs(near), ub=radius - len(near)))
         while (chosen := self._solved(cuts)) is not None:
             holds = self._holds(chosen)
             if holds:
-                yield tuple(map(int, chosen))
-            sign = np.ones(len(self.cost))
-            sign[chosen] = -1
-            cuts.append((sign, (apart if holds else 1) - len(chosen)))
+                yield chosen
+            cuts.append(self._differs(chosen, apart if holds else 1))
 
-    def _solved(self, cuts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.intp] | None:
+    def _differs(self, chosen: Sequence[int], apart: int) -> LinearConstraint:
+        return LinearConstraint(self._signs(chosen), lb=apart - len(chosen))
+
+    def _signs(self, chosen: Sequence[int]) -> NDArray[np.float64]:
+        """Weights whose product with x is the number of variables that differ, less `chosen`'s."""
+        signs = np.ones(len(self.cost))
+        signs[list(chosen)] = -1
+        return signs
+
+    def _solved(self, cuts: Sequence[LinearConstraint]) -> tuple[int, ...] | None:
         cost = np.asarray(self.cost, dtype=float)
         found = milp(
             cost * (COST_SCALE / max(np.abs(cost).max(), 1e-300)),
             integrality=np.ones(len(cost)),
             bounds=Bounds(0, 1),
-            constraints=[*self._constraints(), *(LinearConstraint(s, lb=at) for s, at in cuts)],
+            constraints=[*self._constraints(), *cuts],
             options={"mip_rel_gap": 0},
         )
-        return None if found.x is None else np.flatnonzero(found.x > 0.5)
+        return None if found.x is None else tuple(map(int, np.flatnonzero(found.x > 0.5)))
 
     def _constraints(self) -> Iterator[LinearConstraint]:
         rows = np.repeat(np.arange(len(self.takes)), [len(take) for take in self.takes])
@@ -63,6 +80,6 @@ class Programme:
             scale = max(abs(need), max(map(abs, saved)))
             yield LinearConstraint(np.asarray(saved) / scale, lb=need / scale)
 
-    def _holds(self, chosen: NDArray[np.intp]) -> bool:
+    def _holds(self, chosen: Sequence[int]) -> bool:
         totals = [sum(saved[i] for i in chosen) for saved in self.saved]
         return all(total >= need for total, need in zip(totals, self.needs, strict=True))

@@ -139,9 +139,11 @@ def solve(
     solved by dynamic programming, several, or `apart` above 1, as an integer programme.
     Raises :class:`PlanError` if no plan is small enough.
     """
-    needs = _needs(scored, limits, unshared)
+    found: Iterator[Solution]
+    needs = needs_of(scored, limits, unshared)
     if len(needs) > 1 or apart > 1 or not all(one.edit.is_contiguous for one in scored):
-        found = _by_programme(scored, needs, apart)
+        chosen = programme_of(scored, needs).best(apart=apart)
+        found = (Solution.of((scored[i] for i in own), measures(scored)) for own in chosen)
     else:
         ((measure, need),) = needs.items()
         found = front(scored, measure).best(need)
@@ -166,10 +168,10 @@ def depths(scored: Iterable[Scored]) -> dict[str, int]:
     return found
 
 
-def _needs(
+def needs_of(
     scored: Sequence[Scored], limits: Mapping[str, float], unshared: Mapping[str, float]
 ) -> dict[str, float]:
-    """What a plan must save of each measure."""
+    """Return what a plan must save, by name, to come within `limits`."""
     if not limits:
         raise PlanError("a plan is solved for at least one limit, but got none", "name a budget")
     for name in limits:
@@ -184,16 +186,15 @@ def _known(names: Sequence[str], measure: str) -> None:
         )
 
 
-def _by_programme(
-    scored: Sequence[Scored], needs: Mapping[str, float], apart: int
-) -> Iterator[Solution]:
+def programme_of(scored: Sequence[Scored], needs: Mapping[str, float]) -> Programme:
+    """State the choice of edits that save `needs`, by name, as an integer programme."""
     takers: dict[Slot, list[int]] = {}
     for number, one in enumerate(scored):
         for slot in one.edit.slots:
             takers.setdefault(slot, []).append(number)
     layers = depths(scored)
     edits = [one.edit for one in scored]
-    programme = Programme(
+    return Programme(
         cost=[one.cost for one in scored],
         takes=list(takers.values()),
         sizes=[[len(e.removed) * (e.stack == stack) for e in edits] for stack in layers],
@@ -201,8 +202,6 @@ def _by_programme(
         saved=[[one.saved[name] for one in scored] for name in needs],
         needs=list(needs.values()),
     )
-    for numbers in programme.best(apart):
-        yield Solution.of((scored[number] for number in numbers), measures(scored))
 
 
 def _too_small(
@@ -220,7 +219,8 @@ def _too_small(
 def _most_saved(scored: Sequence[Scored], measure: str) -> float:
     """The most that disjoint edits save of a measure."""
     free = [Scored(one.edit, -one.saved[measure], one.saved) for one in scored]
-    return next(_by_programme(free, {measure: 0.0}, 1)).saved[measure]
+    chosen = next(programme_of(free, {measure: 0.0}).best())
+    return sum(scored[number].saved[measure] for number in chosen)
 
 
 def _place(one: Scored) -> tuple[str, tuple[int, ...], tuple[str, ...], str]:
