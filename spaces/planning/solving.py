@@ -190,7 +190,7 @@ def programme_of(scored: Sequence[Scored], needs: Mapping[str, float]) -> Progra
     """State the choice of edits that save `needs`, by name, as an integer programme."""
     takers: dict[Slot, list[int]] = {}
     for number, one in enumerate(scored):
-        for slot in one.edit.slots:
+        for slot in sorted(one.edit.slots):
             takers.setdefault(slot, []).append(number)
     layers = depths(scored)
     edits = [one.edit for one in scored]
