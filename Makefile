@@ -2,7 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PARALLEL := -n logical --maxprocesses 4 --dist loadgroup
+# A process for each core, up to `MOST`; tests of one xdist_group share one of them.
+PARALLEL = -n logical --maxprocesses $(MOST) --dist loadgroup
+MOST := $(if $(MARK),2,4)
 
 EXAMPLES ?= $(notdir $(patsubst %/prepare.py,%,$(wildcard examples/*/prepare.py)))
 SKIPPED := 77
@@ -27,7 +29,7 @@ example-%: $(INSTALLED)
 # The default suite, `make check` included. `make test MARK=slow` runs the slow tests.
 test: $(INSTALLED)
 	$(if $(MARK),,$(MAKE) check)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(MARK),-m $(MARK),$(PARALLEL))
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PARALLEL) $(if $(MARK),-m $(MARK))
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

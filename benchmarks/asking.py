@@ -2,7 +2,7 @@
 
     python benchmarks/asking.py [--trials 10000] [--samplers guided tpe nsga2 random]
 
-Runs the project's driver over its SQLite storage with 8 jobs in flight; every trial carries a
+Runs the project's search over its SQLite storage with 8 jobs in flight; every trial carries a
 curve of 50 points and a report of 20 classes. Prints, for every thousand trials, the median
 milliseconds of choosing and recording a trial (ask) and of recording its end (tell), the process's
 resident memory with its growth a trial since the first thousand, and the storage's size.
@@ -19,11 +19,13 @@ from typing import Any
 
 from sharetune.results.reading import attributes as record
 from sharetune.search.config import StudyConfig
-from sharetune.search.driver import Driver
-from sharetune.search.jobs import Outcome
-from sharetune.search.study.writer import Store
+from sharetune.search.outcome import Outcome
+from sharetune.search.search import Search
+from sharetune.search.study.writer import StudyWriter
+from sharetune.spaces.evaluator import Measured, Scores
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.run_folder import RunFolder
 
 SHAPES = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
 IN_FLIGHT = 8
@@ -43,10 +45,12 @@ SPACE = {
 
 
 class Counted:
-    """Sizes by a formula: how many matrices a plan saves."""
+    """An evaluator whose sizes follow from how many matrices a plan saves."""
 
-    def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]:
-        """What a real trainee counts on the meta device."""
+    stacks = SHAPES
+
+    def sizes(self, candidate: Candidate) -> dict[str, float]:
+        """Return what a real evaluator counts on the meta device."""
         saved = sum(
             (len(g.layers) - 1) * g.form.share() * len(g.parts) for g in candidate.plan.groups
         )
@@ -54,24 +58,22 @@ class Counted:
         return {"parameters": parameters, "bytes": 4 * parameters, "flops": 1e10 - 1e7 * saved}
 
 
-def found(exact: dict[str, float], rate: float) -> dict[str, Any]:
-    """What a worker returns of one trial."""
+def measured(exact: dict[str, float], rate: float) -> Measured:
+    """Return what a worker measures of one trial."""
     accuracy = 0.9 - (1.1e8 - exact["parameters"]) / 3e8 - abs(math.log10(rate) + 4) / 20
     labels = [f"label {i}" for i in range(20)]
-    return {
-        "metrics": {"accuracy": accuracy, "macro_f1": accuracy, "eval_loss": 1 - accuracy},
-        "per_class": {
-            label: {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 100} for label in labels
-        },
-        "confusion": [[5] * 20 for _ in labels],
-        "curve": [[10 * i, 1 / (i + 1)] for i in range(50)],
-        "seconds": {"train": 1.0, "evaluate": 0.1, "total": 1.1},
-        "circumstances": {"seed": 0, "steps": 100, "device": "fake", "threads": 1},
-    }
+    row = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 100}
+    metrics = {"accuracy": accuracy, "macro_f1": accuracy, "eval_loss": 1 - accuracy}
+    return Measured(
+        Scores(metrics, dict.fromkeys(labels, row), [[5] * 20 for _ in labels]),
+        curve=[[10 * i, 1 / (i + 1)] for i in range(50)],
+        seconds={"train": 1.0, "evaluate": 0.1, "total": 1.1},
+        circumstances={"seed": 0, "steps": 100, "device": "fake", "threads": 1},
+    )
 
 
-def driver(run: Path, sampler: str, trials: int) -> Driver:
-    """A driver over an empty study."""
+def search_of(run: Path, sampler: str, trials: int) -> Search:
+    """Return a search over an empty study."""
     config = StudyConfig(
         name="asking",
         model="fake",
@@ -84,8 +86,9 @@ def driver(run: Path, sampler: str, trials: int) -> Driver:
     )
     reference = {"accuracy": 0.0, "parameters": 1.21e8, "flops": 1.1e10}
     attributes = {record.OBJECTIVES: list(config.objectives), record.REFERENCE: reference}
-    store = Store.create(run, "asking", attributes)
-    return Driver(config, store, Counted(), facts={}, shapes=SHAPES, run=run)
+    writer = StudyWriter.create(run, "asking", attributes)
+    evaluator: Any = Counted()
+    return Search(config, writer, evaluator, RunFolder(run))
 
 
 def memory_mib() -> float:
@@ -98,7 +101,7 @@ def main(sampler: str, trials: int) -> None:
     """One study, reported by thousands."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch)
-        search = driver(run, sampler, trials)
+        search = search_of(run, sampler, trials)
         jobs, asks, tells = [], [], []
         first = 0.0
         for number in range(1, trials + 1):
@@ -108,13 +111,9 @@ def main(sampler: str, trials: int) -> None:
             asks.append(asked - start)
             if len(jobs) == IN_FLIGHT:
                 job = jobs.pop(0)
-                outcome = Outcome(
-                    "complete",
-                    found(
-                        search.trainee.inspect(job.candidate, {}),
-                        job.candidate.recipe.learning_rate,
-                    ),
-                )
+                sizes = search.evaluator.sizes(job.candidate)
+                rate = job.candidate.recipe.learning_rate
+                outcome = Outcome("complete", measured(sizes, rate))
                 start = time.perf_counter()
                 search.finish(job, outcome)
                 tells.append(time.perf_counter() - start)

@@ -45,7 +45,8 @@ from pathlib import Path
 from sharetune.results.reading.location import Location
 from sharetune.search.workers import ray_tune as tune
 from sharetune.search.run import run
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 
 out, executor, trials, address, storage = Path(sys.argv[1]), *sys.argv[2:]
 config = study(name=out.name, executor=executor, budget=dict(trials=int(trials)), keep="none",
@@ -53,7 +54,7 @@ config = study(name=out.name, executor=executor, budget=dict(trials=int(trials))
                finalists=dict(seeds={SEEDS}, most=2), storage=storage or None)
 tune.MOST_PRELOADED = 0  # trials that train nothing need no torch
 run(config, out=out, resume=Location.of(out).exists, address=address or None,
-    trainee=FakeTrainee(seconds=0.2, harm=0.3))
+    evaluator=FakeEvaluator(seconds=0.2, harm=0.3))
 """
 
 

@@ -23,7 +23,9 @@ from typing import Any
 from scipy.stats import t as student
 
 from sharetune.spaces import Candidate, Recipe, SharingPlan
-from sharetune.trainers.evaluation.evaluator import Trainee, shapes
+from sharetune.spaces.evaluator import Job, JobResources, Unheard
+from sharetune.spaces.run_folder import RunFolder
+from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bbc-news"
@@ -101,9 +103,13 @@ def train_all(out: Path, seeds: Iterable[int], steps: int, only: Collection[str]
     """Runs what is missing in `out`, of the jobs named, or of all."""
     task = {"name": "text-classification", **{s: str(EXAMPLE / f"data/{s}.csv") for s in SPLITS}}
     with tempfile.TemporaryDirectory() as scratch:
-        trainee = Trainee(str(EXAMPLE / "model"), read_task(task), Path(scratch) / "cache")
-        facts = trainee.prepare(int(BASE["max_length"]))
-        facts["teacher_recipe"] = Recipe(**BASE, steps=steps).model_dump()
+        evaluator = CandidateEvaluator.prepare(
+            str(EXAMPLE / "model"),
+            read_task(task),
+            Path(scratch) / "cache",
+            int(BASE["max_length"]),
+            teacher_recipe=Recipe(**BASE, steps=steps),
+        )
         wanted = [job for job in jobs() if not only or job[0] in only]
         todo = [(seed, *job) for seed in seeds for job in wanted]
         for seed, name, plan, recipe, compression in todo:
@@ -111,12 +117,13 @@ def train_all(out: Path, seeds: Iterable[int], steps: int, only: Collection[str]
                 continue
             full = Recipe.model_validate({**BASE, "steps": steps, "seed": seed, **recipe})
             given = Candidate(plan=plan, compression=compression, recipe=full)
-            candidate = given.bound(shapes(facts))
-            exact = trainee.inspect(candidate, facts)
-            found = trainee.evaluate(candidate, facts, save_to=Path(scratch) / "trials/0/model")
+            candidate = given.bound(evaluator.stacks)
+            exact = evaluator.sizes(candidate)
+            job = Job(0, candidate, RunFolder(Path(scratch)).trial(0))
+            found = evaluator.evaluate(job, JobResources(), Unheard())
             row = {"name": name, "seed": seed, "steps": steps, "bytes": exact["bytes"]}
-            row |= {key: found["metrics"][key] for key in ("accuracy", "calibration_error")}
-            row |= {"parameters": exact["parameters"], "train_s": found["seconds"]["train"]}
+            row |= {key: found.scores.metrics[key] for key in ("accuracy", "calibration_error")}
+            row |= {"parameters": exact["parameters"], "train_s": found.seconds["train"]}
             with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 

@@ -18,8 +18,10 @@ from pathlib import Path
 from statistics import mean
 
 from sharetune.spaces import Candidate, Group, Recipe, SharingPlan
+from sharetune.spaces.evaluator import Job, JobResources, Unheard
 from sharetune.spaces.forms import Atoms, Bank, Basis, LowRank, Reuse, Tie
-from sharetune.trainers.evaluation.evaluator import Trainee, shapes
+from sharetune.spaces.run_folder import RunFolder
+from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.tasks.base import read_task
 
@@ -102,8 +104,8 @@ def train_all(
         "test": str(EXAMPLE / "data" / "test.csv"),
     }
     with tempfile.TemporaryDirectory() as scratch:
-        trainee = Trainee(str(EXAMPLE / "model"), read_task(task), Path(scratch) / "cache")
-        facts = trainee.prepare(TOKENS)
+        cache, model = Path(scratch) / "cache", str(EXAMPLE / "model")
+        evaluator = CandidateEvaluator.prepare(model, read_task(task), cache, TOKENS)
         jobs = [(seed, *item) for seed in range(seeds) for item in plans]
         for seed, name, plan, changes in jobs[shard::shards]:
             if (name, seed, steps) in {(r["name"], r["seed"], r["steps"]) for r in rows(out)}:
@@ -116,16 +118,17 @@ def train_all(
                 seed=seed,
                 **changes,
             )
-            candidate = Candidate(plan=plan, recipe=recipe).bound(shapes(facts))
-            exact = trainee.inspect(candidate, facts)
-            found = trainee.evaluate(candidate, facts, save_to=Path(scratch) / "model")
+            candidate = Candidate(plan=plan, recipe=recipe).bound(evaluator.stacks)
+            exact = evaluator.sizes(candidate)
+            job = Job(0, candidate, RunFolder(Path(scratch)).trial(0))
+            found = evaluator.evaluate(job, JobResources(), Unheard())
             row = {
                 "name": name,
                 "seed": seed,
                 "steps": steps,
-                "accuracy": found["metrics"]["accuracy"],
+                "accuracy": found.scores.metrics["accuracy"],
                 "parameters": exact["parameters"],
-                "seconds": found["seconds"]["total"],
+                "seconds": found.seconds["total"],
             }
             with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code's own docstrings, fields and registries.
+"""Write docs/reference.md from the code's own docstrings, fields and registries.
 
     python docs/reference.py
 
@@ -27,6 +27,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.forms import FORMS
 from sharetune.spaces.named import Named
 from sharetune.spaces.recipe import Recipe
+from sharetune.spaces.space import Region
 from sharetune.trainers.tasks.base import TASKS
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -41,6 +42,7 @@ WITH_KEYS: dict[str, Callable[[], Mapping[str, type[BaseModel]]]] = {
     "adversaries": lambda: ADVERSARIES,
     "tasks": lambda: TASKS,
 }
+SECTIONS: tuple[type[BaseModel], ...] = (StudyConfig, Region, Recipe, Compression)
 SHOWN_AS_SECTION = ("Group", "Recipe")
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 WORDS = {
@@ -62,13 +64,13 @@ same names are printed by `sharetune list`, the same options by `sharetune COMMA
 
 
 def reference() -> str:
-    """The whole page."""
+    """Write the whole page."""
     parts = [
         TITLE,
         "## Commands",
         *commands(),
         "## The study file",
-        *(section(model) for root in (StudyConfig, Recipe, Compression) for model in models(root)),
+        *(section(model) for root in SECTIONS for model in models(root)),
         "## Names",
         *names(),
         "## Python",
@@ -82,7 +84,7 @@ def reference() -> str:
 
 
 def commands() -> Iterator[str]:
-    """Each command: its usage, what it does, and its options."""
+    """Yield a section for each command: its usage, its help, and its options."""
     group: Any = typer.main.get_command(app)
     for name, command in group.commands.items():
         options = [p for p in command.params if p.param_type_name == "option"]
@@ -100,7 +102,7 @@ def _option(option: Any) -> tuple[str, str, str]:
 
 
 def models(model: type[BaseModel]) -> list[type[BaseModel]]:
-    """A section and the sections that its keys hold, in the order they are first named."""
+    """List a section and the sections that its keys hold, in the order they are first named."""
     if issubclass(model, Named):
         return []
     found: dict[type[BaseModel], None] = {model: None}
@@ -118,13 +120,13 @@ def _inner(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def section(model: type[BaseModel], heading: str = "") -> str:
-    """A section's docstring, and a table of its keys."""
+    """Write a section's docstring, and a table of its keys with their descriptions."""
     rows = [_key(name, field) for name, field in model.model_fields.items()]
-    keys = table(("key", "value", "default"), [row for row in rows if row[1] != "null"])
+    keys = table(("key", "value", "default", "meaning"), [row for row in rows if row[1] != "null"])
     return f"{heading or f'### {model.__name__}'}\n\n{prose(model)}\n\n{keys}"
 
 
-def _key(name: str, field: FieldInfo) -> tuple[str, str, str]:
+def _key(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
     limits = [
         f"{sign} {getattr(rule, bound):g}"
         for rule in field.metadata
@@ -132,7 +134,8 @@ def _key(name: str, field: FieldInfo) -> tuple[str, str, str]:
         if getattr(rule, bound, None) is not None
     ]
     value = " ".join([_type(field.annotation), *limits])
-    return f"`{name}`", value, "needed" if field.is_required() else _default(field)
+    default = "needed" if field.is_required() else _default(field)
+    return f"`{name}`", value, default, field.description or ""
 
 
 def _type(annotation: Any) -> str:
@@ -161,7 +164,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def names() -> Iterator[str]:
-    """Each registry as a table of names and one line."""
+    """Yield each registry as a table of names and their descriptions."""
     for kind in KINDS:
         entries = sorted(line.split("  ", 1) for line in listing(kind).split("\n"))
         rows = [(f"`{name}`", text.strip()) for name, text in entries]
@@ -172,7 +175,7 @@ def names() -> Iterator[str]:
 
 
 def python() -> Iterator[str]:
-    """Each function and class for users: signature and docstring."""
+    """Yield each public function and class: its signature and docstring."""
     for module, members in PYTHON.items():
         home = importlib.import_module(module)
         yield f"### `{module}`"
@@ -187,7 +190,7 @@ def python() -> Iterator[str]:
 
 
 def methods(owner: type) -> str:
-    """A list of a class's own public methods, each with the first line of its docstring."""
+    """List a class's own public methods, each with the first paragraph of its docstring."""
     lines = []
     for name, member in vars(owner).items():
         function = getattr(member, "__func__", member)
@@ -215,14 +218,14 @@ def _parameters(signature: inspect.Signature) -> list[str]:
 
 
 def prose(member: Any) -> str:
-    """A docstring as Markdown."""
+    """Turn a docstring into Markdown."""
     text = inspect.getdoc(member) or ""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
     return re.sub(r"(?m)^(?:>>>|\.\.\.) .*\n?", "", text).strip()
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table; nothing without rows."""
+    """Write a Markdown table; empty without rows."""
     if not rows:
         return ""
     cells = [[cell.replace("|", r"\|") for cell in line] for line in rows]
@@ -231,7 +234,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A block of code."""
+    """Write a block of code."""
     return f"```{language}\n{text}\n```"
 
 

@@ -1,4 +1,4 @@
-"""Reads a study: table, front, hypervolume, figures and report. Needs no torch, no ray.
+"""Read a study: table, front, hypervolume, figures and report. Needs no torch, no ray.
 
 >>> from sharetune import results
 >>> frame = results.load("runs/bbc-news")                            # doctest: +SKIP

@@ -1,6 +1,6 @@
-"""The model card beside exported weights: what the model is, how good, how made, how loaded.
+"""Write the model card of exported weights: the plan, the metrics, the training, how to load it.
 
-It is meant to be published, so no path or host of this machine stands in it.
+It is meant to be published, so it contains no path or host of this machine.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,16 +19,19 @@ from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.results.reading.study import StudyRecord, records
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.layer_text import layers_as_text
-from sharetune.spaces.objectives import OBJECTIVES, trained
+from sharetune.spaces.objectives import COSTS, trained
 from sharetune.spaces.plan import SharingPlan
 
-SIZES = ("parameters", "bytes", "flops", "latency_ms")
 PRIVATE = {"host", "pid"}
-INK = (
+"""Circumstances that are not published."""
+
+PAPER_STYLE = (
     "<style>svg{color:#1c2126;font-family:sans-serif}"
     "@media(prefers-color-scheme:dark){svg{color:#e4e7ea}}</style>"
 )
-TEMPLATE = """\
+"""Colours of a drawing outside the report: dark lines on light paper, light ones on dark."""
+
+CARD_TEMPLATE = """\
 ---
 {named}license: other
 license_name: that-of-the-base-model
@@ -42,7 +45,7 @@ tags: [sharetune]
 {note}
 ## Load
 
-Run this beside this folder:
+Run this in the folder that contains this one:
 
 ```python
 {load}
@@ -81,12 +84,16 @@ Metrics are of the {split} split, with the weights as trained; latency is of the
 
 See the base model, {base}.
 """
+"""The card in Markdown, with the hub's metadata block."""
 
 
 def model_card(
     study: StudyRecord, number: int, plan: SharingPlan, format: str, load: str, note: str
 ) -> str:
-    """Markdown with the metadata block of the hub. `plan` is bound; `load` is Python code."""
+    """Write the card of trial `number` in Markdown, with the hub's metadata block.
+
+    `plan` is bound; `load` is Python code that loads the exported `format`.
+    """
     trial = next(row for row in records(study.frame) if row["number"] == number)
     task = _without_paths(study.config["task"])
     training = {
@@ -95,7 +102,7 @@ def model_card(
         "recipe": (trial["candidate"] or {}).get("recipe"),
         "compression": (trial["candidate"] or {}).get("compression"),
     }
-    return TEMPLATE.format(
+    return CARD_TEMPLATE.format(
         base=_without_path(study.config["model"]),
         named=_base_model(study.config["model"]),
         task=task["name"],
@@ -116,7 +123,7 @@ def model_card(
 
 
 def _over_seeds(study: StudyRecord, trial: Mapping[str, Any]) -> str:
-    """What a finalist's training, and the others of its finalist, came to on the test split."""
+    """State a finalist's quality on test data, of this retraining and as a mean over its seeds."""
     if pd.isna(trial["finalist"]):
         return ""
     quality, of = study.quality, int(trial["finalist"])
@@ -135,18 +142,17 @@ def _over_seeds(study: StudyRecord, trial: Mapping[str, Any]) -> str:
 
 
 def plan_picture(study: StudyRecord, plan: SharingPlan) -> str:
-    """The bound plan as an SVG file that is readable on light and on dark paper."""
+    """Draw the bound plan as an SVG file that is readable on light and on dark paper."""
     drawing = draw_layers(layer_map(plan, study.model["stacks"]))
     start, end = drawing.split(">", 1)
-    return f"{start}>{INK}{end}\n"
+    return f"{start}>{PAPER_STYLE}{end}\n"
 
 
 def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:
     unshared = unshared_trial(study.frame)
     yield "| | this model | unshared | difference | ratio |"
     yield "|---|---|---|---|---|"
-    sizes = (OBJECTIVES[name] for name in SIZES)
-    for objective in dict.fromkeys([*trained(), *study.objectives, *sizes]):
+    for objective in dict.fromkeys([*trained(), *study.objectives, *COSTS]):
         value = float(trial.get(objective.name, nan))
         if isfinite(value):
             base = _unshared_value(objective.name, trial, unshared)
@@ -160,7 +166,7 @@ def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:
 def _unshared_value(
     name: str, trial: Mapping[str, Any], unshared: Mapping[str, Any] | None
 ) -> float:
-    """The unshared anchor's number; latency was measured in turns with the trial."""
+    """Return the unshared anchor's value; its latency was measured in turns with the trial's."""
     if name == "latency_ms":
         return float(trial["latency_unshared_ms"])
     return float("nan") if unshared is None else float(unshared[name])
@@ -177,12 +183,12 @@ def _without_paths(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _base_model(model: str) -> str:
-    """The line on the base model, which only a model of the hub has."""
+    """Write the metadata line of the base model; empty for one that is a local folder."""
     return "" if Path(model).is_absolute() else f"base_model: {model}\n"
 
 
 def _without_path(value: Any) -> Any:
-    """The last part of a path of this machine; anything else as it is."""
+    """Shorten a path of this machine to its last part; return anything else as it is."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

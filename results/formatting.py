@@ -1,28 +1,37 @@
-"""Numbers as a person reads them."""
+"""Write numbers for people: with units, prefixes and as many digits as they need."""
 
 from math import floor, isfinite, log10
 
 from sharetune.spaces.objectives import Objective
 
 MINUS = "\N{MINUS SIGN}"
+"""Sign of negative numbers, as wide as a plus."""
+
 THIN = "\N{NARROW NO-BREAK SPACE}"
+"""Space between a number and its unit."""
+
 SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+"""Scales and their SI prefixes, the largest first."""
+
 POINT = 0.01
+"""One percentage point, as a fraction."""
+
 SHORT_TITLES = {"flops": "FLOPs", "stack_parameters": "stack parameters"}
+"""Titles for axes and columns, of objectives whose own are long."""
 
 
 def short_title(objective: Objective) -> str:
-    """The objective's title where there is little room."""
+    """Return the objective's title for places with little room."""
     return SHORT_TITLES.get(objective.name, objective.title)
 
 
 def is_fraction(objective: Objective) -> bool:
-    """Whether the objective lies in 0..1 and reads as a percentage: accuracy, macro-F1."""
+    """Return whether the objective lies in 0..1 and is shown in percent: accuracy, macro-F1."""
     return objective.in_percent
 
 
 def quantity(objective: Objective, value: float) -> str:
-    """A value with its unit: ``91.2 %``, ``22.7 M``, ``86.4 MB``, ``12.3 ms``; a dash for NaN."""
+    """Write a value with its unit: ``91.2 %``, ``22.7 M``, ``12.3 ms``; a dash for NaN."""
     if not isfinite(value):
         return "\N{EN DASH}"
     if is_fraction(objective):
@@ -33,8 +42,10 @@ def quantity(objective: Objective, value: float) -> str:
 
 
 def difference(objective: Objective, value: float, base: float) -> str:
-    """How far `value` lies from `base`, to the digits that `base` is shown with:
-    ``+0.4 points``, ``−7.5 M``, ``0``; a dash where either is NaN."""
+    """Write the signed difference of `value` from `base`: ``+0.4 points``, ``−7.5 M``, ``0``.
+
+    It has the digits that `base` is shown with; a dash where either is NaN.
+    """
     if not (isfinite(value) and isfinite(base)):
         return "\N{EN DASH}"
     number, unit = _distance(objective, value, base)
@@ -44,19 +55,19 @@ def difference(objective: Objective, value: float, base: float) -> str:
 
 
 def distance(objective: Objective, value: float, base: float) -> str:
-    """The same without its sign."""
+    """Write the difference of `value` from `base` without its sign: ``0.4 points``."""
     return "".join(_distance(objective, value, base))
 
 
 def _distance(objective: Objective, value: float, base: float) -> tuple[str, str]:
-    """A distance in its own unit, to the last digit that `base` is shown with."""
+    """Return the number and the unit of a distance, to the last digit `base` is shown with."""
     step, scale, unit = _shown_as(objective, base, abs(value - base))
     rounded = round(abs(value - base) / step) * step
     return f"{rounded / scale:.{max(0, round(log10(scale / step)))}f}", unit
 
 
 def _shown_as(objective: Objective, base: float, change: float) -> tuple[float, float, str]:
-    """The last digit that `base` is shown with, the scale of the change, and its unit."""
+    """Return the last digit that `base` is shown with, and the change's scale and unit."""
     if is_fraction(objective):
         return POINT / 10, POINT, f"{THIN}points"
     of_base, _ = _scale(base)
@@ -66,43 +77,42 @@ def _shown_as(objective: Objective, base: float, change: float) -> tuple[float, 
 
 
 def margin(objective: Objective, points: float) -> str:
-    """How near to another model, for :meth:`Objective.near`: ``1 point``, ``0.5 points``;
-    ``1 %`` of what has no points."""
+    """Write the margin of :meth:`Objective.near`: ``1 point``, ``0.5 points``, or ``1 %``."""
     if objective.point is None:
         return f"{points:g}{THIN}%"
     return f"{points:g} point{'' if points == 1 else 's'}"
 
 
 def ratio(value: float, base: float) -> str:
-    """`value` as a multiple of `base`: ``0.66×``; a dash where there is none."""
+    """Write `value` as a multiple of `base`: ``0.66×``; a dash where it is not defined."""
     if not (isfinite(value) and isfinite(base)) or base == 0:
         return "\N{EN DASH}"
     return f"{value / base:.2f}×"
 
 
 def bare(objective: Objective, value: float) -> str:
-    """A value without its unit, where that is said once for several: ``91.2``, ``47.0``."""
+    """Write a value without its unit, which the text states elsewhere: ``91.2``, ``47.0``."""
     return percent(value) if objective.in_percent else three_digits(value)
 
 
 def percent(fraction: float) -> str:
-    """A fraction of 0..1 in percent, to one decimal, without the sign: ``91.2``."""
+    """Write a fraction (0..1) in percent, to one decimal, without the sign %: ``91.2``."""
     return f"{100 * fraction:.1f}"
 
 
 def percentage(fraction: float, form: str = ".0%") -> str:
-    """A fraction in percent with the sign, to the digits of `form`: ``5 %``, ``−26 %``."""
+    """Write a fraction in percent with the sign %, by the format `form`: ``5 %``, ``−26 %``."""
     return format(fraction, form).replace("-", MINUS).replace("%", f"{THIN}%")
 
 
 def setting(value: float) -> str:
-    """A searched number: ``0.3``, ``5``, ``1e−6``."""
+    """Write a searched number to three digits: ``0.3``, ``5``, ``1e−6``."""
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     return f"{mantissa}e{int(exponent)}".replace("-", MINUS) if exponent else mantissa
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``42 s``, ``3 min 20 s`` or ``2 h 05 min``; a dash for NaN."""
+    """Write seconds as ``42 s``, ``3 min 20 s`` or ``2 h 05 min``; a dash for NaN."""
     if not isfinite(seconds):
         return "\N{EN DASH}"
     whole = round(seconds)
@@ -116,7 +126,7 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 trial``, ``2 trials``."""
+    """Write a count with its noun: ``1 trial``, ``2 trials``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
@@ -130,14 +140,14 @@ def _scale(value: float) -> tuple[float, str]:
 
 
 def three_digits(value: float) -> str:
-    """A number to three significant digits, whole numbers up to 999 as they are."""
+    """Write a number to three significant digits, whole numbers up to 999 as they are."""
     if value == int(value) and abs(value) < 1000:
         return f"{value:.0f}"
     return f"{value:.{_decimals(value)}f}"
 
 
 def _decimals(value: float) -> int:
-    """Decimals that show three significant digits, 0..4."""
+    """Return the number of decimals (0..4) that shows three significant digits."""
     if value == 0:
         return 0
     return min(max(2 - floor(log10(abs(value))), 0), 4)

@@ -25,9 +25,9 @@ from sharetune.results.reading.study import read_study, records
 
 
 def front_table(run: Path) -> str:
-    """The Pareto front of a run as a table, best first, with 95 % intervals.
+    """Write the Pareto front of a run as a table, best first, with 95 % intervals.
 
-    Of a run with final numbers all finalists, those on the front first, and where each stands.
+    A run with final numbers shows all its finalists and where each stands, the front first.
     """
     study = read_study(run)
     final = final_study(study)
@@ -62,12 +62,12 @@ def front_table(run: Path) -> str:
 
 
 def _off_the_front(row: dict[str, Any]) -> int:
-    """0 for what is on the front, then by how sure it is not to be."""
+    """Return the sort key of a row: 0 on the front, 1 off it within the intervals, 2 beyond."""
     return ORDER.index(row.get("standing") or ON_FRONT)
 
 
 def next_steps(run: Path, resume: str) -> dict[str, str]:
-    """What may follow a search, by what it is for; `resume` is the command that continues it."""
+    """List commands that may follow a search, by purpose; `resume` is the one that continues it."""
     study = read_study(run)
     first = opened_first(study)
     export = "" if first is None else delivery(study, first).export

@@ -9,8 +9,8 @@ from datetime import datetime
 
 import moocore
 import numpy as np
-from optuna.trial import FrozenTrial
 
+from sharetune.results.reading.trial import Trial
 from sharetune.search.config import Budget, Resources
 from sharetune.spaces.objectives import Objective
 
@@ -39,9 +39,9 @@ class Spending:
         """Hours of GPUs, none where a study leaves open what a trial is given."""
         return self.trials * self.resources.workers_per_trial * (self.resources.gpu or 0.0)
 
-    def add(self, trial: FrozenTrial) -> None:
+    def add(self, trial: Trial) -> None:
         """A trial that ended after those before it."""
-        start, end = trial.datetime_start, trial.datetime_complete
+        start, end = trial.began, trial.ended
         if start is None or end is None:
             return
         self.count += 1

@@ -1,4 +1,4 @@
-"""The study file: YAML into pydantic models, all mistakes listed at once with their place."""
+"""Read the study file: YAML into pydantic models, all mistakes listed at once with their place."""
 
 import math
 from itertools import accumulate
@@ -18,46 +18,68 @@ from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.space import Space
 
 FIXED = ("model", "task", "objectives", "space", "anchors", "plans", "seed", "sampler", "storage")
+"""Keys that a resumed study must not change: its trials would no longer be comparable."""
+
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+"""Step, in 0..1, of the most even sequence of numbers modulo 1: by it brackets are dealt out."""
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are mistakes."""
+    """Base of all sections of a study file: frozen, and unknown keys are mistakes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Stagnation(Section):
-    """Ends a search whose hypervolume grew by at most the fraction `gain` over the last `window`
-    completed trials."""
+    """Stop a search whose front stopped growing, by its hypervolume."""
 
-    window: int = Field(20, ge=1)
-    gain: float = Field(0.001, ge=0)
+    window: int = Field(
+        20, ge=1, description="Last completed trials over which growth is measured."
+    )
+    gain: float = Field(
+        0.001, ge=0, description="Growth, as a fraction of the hypervolume, up to which it stops."
+    )
 
 
 class Budget(Section):
-    """When to stop, and what not to train.
+    """When to start no more trials, and which candidates to refuse untrained.
 
-    `trials` counts the candidates that are trained, anchors included. After `wall_hours`,
-    `cpu_hours` or `gpu_hours` of trials, or at `stagnation`, no more are started; those that run
-    end as usual. Candidates over a hard limit (`max_parameters` in parameters, `max_bytes`,
-    `max_flops`) are refused untrained, and so are those whose untrained architecture takes longer
-    than `max_latency_ms`; to measure that
-    no worker may be busy (`latency_limit.py`).
+    Trials that run when the budget is spent end as usual.
     """
 
-    trials: int = Field(24, ge=1)
-    wall_hours: float | None = Field(None, gt=0)
-    cpu_hours: float | None = Field(None, gt=0)
-    gpu_hours: float | None = Field(None, gt=0)
-    stagnation: Stagnation | None = None
-    max_parameters: float | None = Field(None, gt=0)
-    max_bytes: float | None = Field(None, gt=0)
-    max_flops: float | None = Field(None, gt=0)
-    max_latency_ms: float | None = Field(None, gt=0)
+    trials: int = Field(24, ge=1, description="Candidates to train, anchors included.")
+    wall_hours: float | None = Field(
+        None,
+        gt=0,
+        description="Hours during which any trial ran, pauses left out; `null` is no limit.",
+    )
+    cpu_hours: float | None = Field(
+        None, gt=0, description="Core hours of all trials; `null` is no limit."
+    )
+    gpu_hours: float | None = Field(
+        None, gt=0, description="GPU hours of all trials; `null` is no limit."
+    )
+    stagnation: Stagnation | None = Field(
+        None, description="Growth of the front below which to stop; `null` is off."
+    )
+    max_parameters: float | None = Field(
+        None, gt=0, description="Most stored parameters of a candidate; `null` is no limit."
+    )
+    max_bytes: float | None = Field(
+        None, gt=0, description="Most bytes of a candidate's weights on disk; `null` is no limit."
+    )
+    max_flops: float | None = Field(
+        None, gt=0, description="Most FLOPs of a forward pass; `null` is no limit."
+    )
+    max_latency_ms: float | None = Field(
+        None,
+        gt=0,
+        description="Longest latency, in ms, of a candidate's untrained architecture, measured "
+        "while no worker is busy; `null` is no limit.",
+    )
 
     def limits(self) -> dict[str, float]:
-        """Hard limits by the exact number they hold for."""
+        """Return the hard limits by the name of the exact objective they hold for."""
         limits = {
             "parameters": self.max_parameters,
             "bytes": self.max_bytes,
@@ -67,17 +89,28 @@ class Budget(Section):
 
 
 class EarlyStopping(Section):
-    """When a training that cannot enter the front any more is stopped. Off without rungs.
+    """Stop trainings that can no longer enter the front, by their metrics on the way.
 
-    `rungs` are fractions of a training, rising, after which it is measured, on the split that
-    selects, and compared; of all that reach a rung, those not among the first ``1 / eta`` may be
-    stopped (`early_stopping.py`). Trainings are dealt out to `brackets`; none of bracket b,
-    0-based, is stopped before rung b, and it has ``eta**-b`` as many as bracket 0.
+    At each rung a training is measured, on the split that selects, and compared with the others
+    that reached it (`early_stopping.py`).
     """
 
-    rungs: tuple[float, ...] = ()
-    eta: float = Field(3.0, gt=1)
-    brackets: int = Field(1, ge=1)
+    rungs: tuple[float, ...] = Field(
+        (),
+        description="Fractions of a training, rising, at which it is measured and may be stopped; "
+        "none turns early stopping off.",
+    )
+    eta: float = Field(
+        3.0,
+        gt=1,
+        description="The best 1 / `eta` of all that reach a rung are never stopped there.",
+    )
+    brackets: int = Field(
+        1,
+        ge=1,
+        description="Sets that trainings are dealt out to: set b (0-based) is not stopped before "
+        "rung b, and gets `eta`^-b as many trainings as set 0.",
+    )
 
     @field_validator("rungs")
     @classmethod
@@ -101,10 +134,10 @@ class EarlyStopping(Section):
         return self
 
     def first_rung(self, number: int) -> int:
-        """The rung, 0-based, from which on trial `number` may be stopped: its bracket.
+        """Return the first rung (0-based) at which trial `number` may be stopped: its bracket.
 
-        Brackets are dealt out by the golden ratio, so that each has its share of any few trials in
-        a row and a resumed study deals them out again in the same way.
+        Brackets are dealt out by the golden ratio, so that each has its share of any few
+        consecutive trials and a resumed study deals them out again in the same way.
         """
         sizes = [self.eta**-bracket for bracket in range(self.brackets)]
         place = (number * GOLDEN_RATIO) % 1.0 * sum(sizes)
@@ -112,25 +145,41 @@ class EarlyStopping(Section):
 
 
 class Resources(Section):
-    """What a worker is given, and how many trials run at once (`workers`; None: as many as fit).
+    """Workers: how many run at once, the cores and GPUs each is given, and when one is ended.
 
-    A trial is trained by one worker, or by `workers_per_trial` that divide each batch among them.
-    `cpu` and `gpu` are what each is given. `gpu` is a fraction of a GPU; None: one where the
-    cluster has any, else none. A trial that takes longer than `time_limit_s` seconds, or makes no
-    step of its training within `heartbeat_s`, is ended with its workers and told as pruned. These
-    two, `workers` and `workers_per_trial` are for Ray workers only.
-
-    A training by one worker leaves a checkpoint every `checkpoint_s` seconds (None: never), from
-    which another worker goes on.
+    `workers`, `workers_per_trial`, `time_limit_s` and `heartbeat_s` apply to Ray workers only.
     """
 
-    workers: int | None = Field(None, ge=1)
-    workers_per_trial: int = Field(1, ge=1)
-    cpu: int = Field(1, ge=1)
-    gpu: float | None = Field(None, ge=0)
-    time_limit_s: float | None = Field(None, gt=0)
-    heartbeat_s: float | None = Field(None, gt=0)
-    checkpoint_s: float | None = Field(300.0, ge=0)
+    workers: int | None = Field(
+        None, ge=1, description="Trials that run at once; `null`: as many as fit the cluster."
+    )
+    workers_per_trial: int = Field(
+        1, ge=1, description="Workers that divide each batch of one trial among them."
+    )
+    cpu: int = Field(1, ge=1, description="Cores of each worker.")
+    gpu: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs of each worker, 0 to 1: a fraction shares one; `null`: one where the "
+        "cluster has any, else none.",
+    )
+    time_limit_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds after which a trial is ended and pruned; `null` is no limit.",
+    )
+    heartbeat_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without a training step after which a trial is ended and pruned; "
+        "`null` is no limit.",
+    )
+    checkpoint_s: float | None = Field(
+        300.0,
+        ge=0,
+        description="Seconds between checkpoints, from which another worker continues a training; "
+        "only with one worker for each trial. `null` is none.",
+    )
 
     @model_validator(mode="after")
     def _a_gpu_for_each(self) -> "Resources":
@@ -150,39 +199,54 @@ class Resources(Section):
 
 
 class LatencyProtocol(Section):
-    """How latency is measured after the trials, on the front and the anchors. `rounds: 0`
-    turns it off; `throughput` also times a batch of so many examples; `onnx` also exports each
-    model and times it in onnxruntime, against the unshared one there; `graphs` replays CUDA
-    graphs on a GPU."""
+    """Measuring latency after the trials, on the front and the anchors, against the unshared."""
 
-    rounds: int = Field(40, ge=0)
-    throughput: int | None = Field(None, ge=2)
-    onnx: bool = False
-    graphs: bool = False
+    rounds: int = Field(
+        40,
+        ge=0,
+        description="Rounds in which a model and the unshared one are timed in turns; 0 measures "
+        "no latency.",
+    )
+    throughput: int | None = Field(
+        None, ge=2, description="Examples of a batch that is timed as well; `null` is none."
+    )
+    onnx: bool = Field(
+        False, description="Whether each model is also exported to ONNX and timed in onnxruntime."
+    )
+    graphs: bool = Field(
+        False, description="Whether a GPU replays CUDA graphs of the forward pass."
+    )
 
 
 class Finalists(Section):
-    """The front's members and the anchors, each trained again on `seeds` further seeds after the
-    search, `longer` times as long as in it.
+    """Retraining of the front's members and the anchors on further seeds, after the search."""
 
-    Of a front with more members `most` are taken, spread over it.
-    """
-
-    seeds: int = Field(3, ge=2)
-    most: int = Field(8, ge=1)
-    longer: float = Field(1.0, ge=1)
+    seeds: int = Field(3, ge=2, description="Further seeds on which each finalist is trained.")
+    most: int = Field(
+        8,
+        ge=1,
+        description="Most finalists from the front; of more, some spread over it are taken.",
+    )
+    longer: float = Field(
+        1.0, ge=1, description="Length of a retraining, as a multiple of that in the search."
+    )
 
 
 class StartFrom(Section):
-    """Earlier `runs` whose fronts are trained first, right after the anchors and plans.
+    """Earlier studies whose fronts are trained first, right after the anchors and plans.
 
-    Of a front with more members `most` are taken, spread over it. Their plans are taken as they
-    are; of their recipe and compression what this study searches, too, and the rest is as this
-    study says. Later changes of those runs do not matter.
+    Their candidates keep their plans and those keys of recipe and compression that this study
+    searches too; all else is as this study says. They are read once, when the study begins.
     """
 
-    runs: tuple[str, ...] = Field(min_length=1)
-    most: int = Field(8, ge=1)
+    runs: tuple[str, ...] = Field(
+        min_length=1, description="Run folders of the earlier studies, one or a list."
+    )
+    most: int = Field(
+        8,
+        ge=1,
+        description="Most candidates from each front; a larger one is thinned out evenly.",
+    )
 
     @field_validator("runs", mode="before")
     @classmethod
@@ -191,32 +255,70 @@ class StartFrom(Section):
 
 
 class StudyConfig(Section):
-    """One study. Paths are relative to the study file once :func:`load_config` read it.
+    """One study, as its file describes it. Paths are relative to the file."""
 
-    `storage` is the URL of a PostgreSQL database, without a password; None: a file in the run
-    folder.
-    """
-
-    name: str = Field(min_length=1)
-    model: str
-    task: dict[str, Any]
-    space: Space
-    objectives: tuple[str, ...] = ("accuracy", "parameters", "flops")
-    budget: Budget = Budget()
-    early_stopping: EarlyStopping = EarlyStopping()
-    resources: Resources = Resources()
-    latency: LatencyProtocol = LatencyProtocol()
-    finalists: Finalists | None = None
-    anchors: tuple[str, ...] = tuple(ANCHORS)
-    plans: tuple[SharingPlan, ...] = ()
-    start_from: StartFrom | None = None
-    sampler: Literal["auto", "guided", "tpe", "nsga2", "random"] = "auto"
-    executor: Literal["ray", "local"] = "ray"
-    keep: Literal["front", "all", "none"] = "front"
-    tracking: tuple[str, ...] = ()
-    exports: tuple[str, ...] = ()
-    storage: str | None = None
-    seed: int = Field(0, ge=0)
+    name: str = Field(
+        min_length=1,
+        description="Name of the study; by default the file's, or its folder's for `study.yaml`.",
+    )
+    model: str = Field(description="Hub name or folder of the pretrained model.")
+    task: dict[str, Any] = Field(
+        description="The task: `name`, as `sharetune list tasks` has it, and that task's keys."
+    )
+    space: Space = Field(description="Ranges from which candidates are drawn.")
+    objectives: tuple[str, ...] = Field(
+        ("accuracy", "parameters", "flops"),
+        description="Objectives to search by, as `sharetune list objectives` has them.",
+    )
+    budget: Budget = Field(
+        Budget(), description="When to start no more trials, and which candidates to refuse."
+    )
+    early_stopping: EarlyStopping = Field(
+        EarlyStopping(), description="Rungs at which hopeless trainings are stopped."
+    )
+    resources: Resources = Field(Resources(), description="Workers, their cores and their GPUs.")
+    latency: LatencyProtocol = Field(
+        LatencyProtocol(), description="How latency is measured after the trials."
+    )
+    finalists: Finalists | None = Field(
+        None, description="Retraining on further seeds after the search; `null` is none."
+    )
+    anchors: tuple[str, ...] = Field(
+        tuple(ANCHORS), description="Reference candidates that are trained before all others."
+    )
+    plans: tuple[SharingPlan, ...] = Field(
+        (), description="Plans, or presets' names, that are trained right after the anchors."
+    )
+    start_from: StartFrom | None = Field(
+        None, description="Earlier studies whose fronts are trained next; `null` is none."
+    )
+    sampler: Literal["auto", "guided", "tpe", "nsga2", "random"] = Field(
+        "auto",
+        description="Sampler that proposes candidates, as `sharetune list samplers` has it; `auto` "
+        "chooses by the budget.",
+    )
+    executor: Literal["ray", "local"] = Field(
+        "ray", description="Where trials run: on `ray` workers, or in this one process (`local`)."
+    )
+    keep: Literal["front", "all", "none"] = Field(
+        "front",
+        description="Trials, besides the anchors, whose weights are kept: those on the `front`, "
+        "`all` that complete, or `none`.",
+    )
+    tracking: tuple[str, ...] = Field(
+        (), description="Experiment trackers that trainings write to, one name or a list."
+    )
+    exports: tuple[str, ...] = Field(
+        (),
+        description="Formats, one or a list, that models must be exportable to: a space whose "
+        "compression rules one out is refused.",
+    )
+    storage: str | None = Field(
+        None,
+        description="URL of a PostgreSQL database, without a password, that holds the study; "
+        "`null`: a file in the run folder.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
 
     @field_validator("objectives")
     @classmethod
@@ -280,7 +382,7 @@ class StudyConfig(Section):
 
 
 def known_objective(name: str) -> Objective:
-    """The objective `name`, which the file of a task may have registered.
+    """Look up the objective `name`, which the file of a task may have registered.
 
     Raises :class:`ConfigError` if there is none."""
     if name not in OBJECTIVES:
@@ -291,7 +393,7 @@ def known_objective(name: str) -> Objective:
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
-    """The study file at `path` with ``key.key=value`` overrides applied.
+    """Read the study file at `path` and apply ``key.key=value`` overrides.
 
     Raises :class:`ConfigError` that lists every mistake with its place in the file.
     """
@@ -304,7 +406,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
 
 
 def validate(data: dict[str, Any], source: str) -> StudyConfig:
-    """`data` as a study. Raises :class:`ConfigError` that lists every mistake."""
+    """Validate `data` as a study. Raises :class:`ConfigError` that lists every mistake."""
     try:
         return StudyConfig.model_validate(data)
     except ValidationError as error:
@@ -314,7 +416,7 @@ def validate(data: dict[str, Any], source: str) -> StudyConfig:
 def describe(
     error: ValidationError, source: str, model: type[BaseModel] = StudyConfig
 ) -> ConfigError:
-    """All mistakes of a file that `model` reads as one error, the first hint as its hint."""
+    """Join all mistakes of a file that `model` reads into one error, with the first one's hint."""
     lines, hints = [], []
     for mistake in error.errors():
         place = ".".join(map(str, mistake["loc"]))
@@ -347,7 +449,7 @@ def _hint(mistake: Any, model: type[BaseModel]) -> str:
 
 
 def _section(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
-    """The model of the section that `path` leads to, as far as it can be followed."""
+    """Return the model of the section that `path` leads to, as far as it can be followed."""
     for step in path:
         field = model.model_fields.get(str(step))
         inner = _inner_model(field.annotation) if field else None
@@ -379,7 +481,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def override(data: dict[str, Any], setting: str) -> None:
-    """Sets what `setting`, such as ``budget.trials=8``, says in `data`."""
+    """Set one key of `data` by a text such as ``budget.trials=8``.
+
+    Raises :class:`ConfigError` if the text is none or its place is not a section.
+    """
     place, equals, value = setting.partition("=")
     if not equals or not all(place.split(".")):
         raise ConfigError(f"--set needs key=value, but got {setting!r}", "--set budget.trials=8")
@@ -399,10 +504,10 @@ def override(data: dict[str, Any], setting: str) -> None:
 
 
 def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
-    """Keys that name existing files or folders beside the study file, made absolute.
+    """Return the keys that name files or folders next to the study file, with absolute paths.
 
     Data are read here and reach workers through the run folder. Each machine looks for the model
-    itself, so that environment variables in its path stay.
+    itself, so environment variables in its path are kept.
     """
 
     def absolute(value: Any) -> Any:
@@ -423,3 +528,4 @@ def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
 
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+"""Endings by which a value of the task is a path even if no such file exists yet."""

@@ -28,7 +28,7 @@ Vector = np.ndarray
 """A trial's objectives, (objectives,), each turned so that less is better."""
 
 
-class Scheduler:
+class EarlyStopper:
     """Rung numbers and ends of all trials of a study.
 
     `objectives` are the study's. At a rung their values are those that the training has

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import count, islice
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from sharetune.results.reading import attributes as record
+from sharetune.results.judging.finals import middle_run
+from sharetune.results.reading.trial import Trial
 from sharetune.search.config import Finalists
 from sharetune.search.early_stopping import spread_over
 from sharetune.spaces.anchors import ANCHORS
@@ -39,19 +40,20 @@ class Finals:
         self._done: set[str] = set()
         self._qualities: dict[int, dict[int, float]] = defaultdict(dict)
 
-    def note(self, trial: FrozenTrial) -> None:
+    def note(self, trial: Trial) -> None:
         """Takes up a retraining that has ended; one that failed is to be run again, though not by
         this driver."""
-        of = trial.user_attrs[record.FINALIST]
+        of = trial.finalist
+        assert of is not None, "only retrainings are noted here"
         if trial.state is not TrialState.FAIL:
-            self._done.add(candidate_of(trial).key())
-        if trial.state is TrialState.COMPLETE:
+            self._done.add(trial.candidate.key())
+        if trial.values is not None:
             self._qualities[of][trial.number] = trial.values[self._place_of_quality]
 
     def plan(
         self,
-        front: Sequence[FrozenTrial],
-        anchors: Sequence[FrozenTrial],
+        front: Sequence[Trial],
+        anchors: Sequence[Trial],
         searched: Collection[str],
     ) -> None:
         """Settles, once the search is over, what is left to run."""
@@ -76,10 +78,8 @@ class Finals:
         runs = next((runs for runs in self._qualities.values() if number in runs), None)
         if runs is None:
             return False
-        ranked = sorted(runs, key=lambda run: (runs[run], run))
-        middle = ranked[(len(ranked) - 1) // 2]
         is_open = self.settings is None or len(runs) < self.settings.seeds
-        return every or is_open or number == middle
+        return every or is_open or number == middle_run(runs)
 
     @property
     def _place_of_quality(self) -> int:
@@ -88,7 +88,7 @@ class Finals:
 
 
 def retrainings(
-    settings: Finalists, finalists: Sequence[FrozenTrial], searched: Collection[str]
+    settings: Finalists, finalists: Sequence[Trial], searched: Collection[str]
 ) -> list[Retraining]:
     """All that are wanted: the first seed of each finalist, then the second of each, and so on.
 
@@ -100,15 +100,15 @@ def retrainings(
 
 def choose(
     settings: Finalists,
-    front: Sequence[FrozenTrial],
-    anchors: Sequence[FrozenTrial],
+    front: Sequence[Trial],
+    anchors: Sequence[Trial],
     objectives: Sequence[Objective],
-) -> list[FrozenTrial]:
+) -> list[Trial]:
     """The anchors, and of the front's other members as many as are wanted, spread over it.
 
     Trials that differ in their seed alone are one finalist.
     """
-    reference = [trial for trial in anchors if trial.user_attrs[record.ANCHOR] in ANCHORS]
+    reference = [trial for trial in anchors if trial.anchor in ANCHORS]
     known = {_but_for_seed(trial) for trial in reference}
     others = {_but_for_seed(trial): trial for trial in sorted(front, key=_number)[::-1]}
     members = sorted((t for key, t in others.items() if key not in known), key=_number)
@@ -117,10 +117,8 @@ def choose(
     return sorted([*reference, *(members[i] for i in kept)], key=_number)
 
 
-def _runs(
-    settings: Finalists, trial: FrozenTrial, searched: Collection[str]
-) -> Iterator[Retraining]:
-    candidate = candidate_of(trial)
+def _runs(settings: Finalists, trial: Trial, searched: Collection[str]) -> Iterator[Retraining]:
+    candidate = trial.candidate
     recipe = lengthened(candidate.recipe, settings.longer)
     seeds = count(recipe.seed + 1)
     runs = (
@@ -138,16 +136,11 @@ def lengthened(recipe: Recipe, factor: float) -> Recipe:
     return recipe.model_copy(update={"epochs": factor * (recipe.epochs or 0.0)})
 
 
-def candidate_of(trial: FrozenTrial) -> Candidate:
-    """The candidate that a trial's attributes hold."""
-    return Candidate.model_validate(trial.user_attrs[record.CANDIDATE])
-
-
-def _but_for_seed(trial: FrozenTrial) -> str:
-    candidate = candidate_of(trial)
+def _but_for_seed(trial: Trial) -> str:
+    candidate = trial.candidate
     recipe = candidate.recipe.model_copy(update={"seed": 0})
     return candidate.model_copy(update={"recipe": recipe}).key()
 
 
-def _number(trial: FrozenTrial) -> int:
+def _number(trial: Trial) -> int:
     return trial.number

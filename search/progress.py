@@ -4,35 +4,33 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.status import Status
 
 from sharetune.results.formatting import margin, plural, quantity, short_title
-from sharetune.results.judging.front import UNSHARED
-from sharetune.results.reading import attributes as record
-from sharetune.search.driver import Driver
-from sharetune.spaces.anchors import ANCHORS
-from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
-from sharetune.spaces.recipe import Candidate
+from sharetune.results.reading.trial import Trial
+from sharetune.search.search import Search
+from sharetune.spaces.anchors import ANCHORS, UNSHARED
+from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective, quality_of
 
 WITHIN_POINTS = 1.0
-PARAMETERS = OBJECTIVES["parameters"]
+
 MARKS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class Progress:
     """Writes to stderr: plain lines, and on a terminal a status line that is kept up to date."""
 
-    def __init__(self, driver: Driver, console: Console | None = None) -> None:
-        self.driver = driver
+    def __init__(self, search: Search, console: Console | None = None) -> None:
+        self.search = search
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self.objectives = [OBJECTIVES[name] for name in driver.config.objectives]
+        self.objectives = [OBJECTIVES[name] for name in search.config.objectives]
         self.began = time.monotonic()
         self.status: Status | None = None
 
     def __enter__(self) -> "Progress":
-        self.driver.tell_user = self.trial_finished
+        self.search.on_finished = self.trial_finished
         if self.console.is_terminal:
             self.status = self.console.status(self.standing())
             self.status.start()
@@ -41,15 +39,15 @@ class Progress:
     def __exit__(self, *_: Any) -> None:
         if self.status is not None:
             self.status.stop()
-        if self.driver.ended is not None and self.driver.done:
-            self.console.print(f"the search ends: {self.driver.ended}", markup=False)
-        if self.driver.cut_short is not None and self.driver.done:
-            left = plural(len(self.driver.finals.left), "training")
+        if self.search.ended is not None and self.search.done:
+            self.console.print(f"the search ends: {self.search.ended}", markup=False)
+        if self.search.cut_short is not None and self.search.done:
+            left = plural(len(self.search.ledger.finals.left), "training")
             self.console.print(
-                f"{left} of finalists are left out: {self.driver.cut_short}", markup=False
+                f"{left} of finalists are left out: {self.search.cut_short}", markup=False
             )
 
-    def trial_finished(self, trial: FrozenTrial) -> None:
+    def trial_finished(self, trial: Trial) -> None:
         """One line for the trial; where the search stands follows it or is kept below."""
         line = finished_line(trial, self.objectives)
         if self.status is None:
@@ -60,15 +58,15 @@ class Progress:
 
     def standing(self) -> str:
         """Trials done and running, front, best quality, smallest good model, time left."""
-        driver = self.driver
-        total = driver.config.budget.trials
-        parts = [f"{driver.searched}/{total} trials"]
-        parts.append(f"{len(driver.running)} running")
-        if driver.finals.left:
-            parts.append(f"{plural(len(driver.finals.left), 'training')} of finalists to come")
-        if driver.complete:
-            parts.append(f"front {len(driver.front())}")
-            parts += best_lines(driver.complete, self.objectives)
+        search, ledger = self.search, self.search.ledger
+        total = search.config.budget.trials
+        parts = [f"{search.searched}/{total} trials"]
+        parts.append(f"{len(search.running)} running")
+        if ledger.finals.left:
+            parts.append(f"{plural(len(ledger.finals.left), 'training')} of finalists to come")
+        if ledger.complete:
+            parts.append(f"front {len(ledger.front)}")
+            parts += best_lines(ledger.complete, self.objectives)
         left = self.seconds_left()
         if left is not None:
             parts.append(f"about {clock(left)} left")
@@ -76,31 +74,29 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """From the pace of this session's trials; None before the first is finished."""
-        finished = len(self.driver.finished_at)
+        finished = len(self.search.finished_at)
         remaining: float = 0
-        if self.driver.ended is None:
-            remaining += self.driver.config.budget.trials - self.driver.started
-        remaining += len(self.driver.running) + self.driver.retrainings_left
+        if self.search.ended is None:
+            remaining += self.search.config.budget.trials - self.search.ledger.started
+        remaining += len(self.search.running) + self.search.ledger.retrainings_left
         if not finished or not remaining:
             return None
-        return (self.driver.finished_at[-1] - self.began) / finished * remaining
+        return (self.search.finished_at[-1] - self.began) / finished * remaining
 
 
-def finished_line(trial: FrozenTrial, objectives: Sequence[Objective]) -> str:
+def finished_line(trial: Trial, objectives: Sequence[Objective]) -> str:
     """``trial 7 done in 23 s: accuracy 91.2 %, parameters 18.0 M: 1..4 bank 0.7 ...``."""
-    attributes = trial.user_attrs
     head = f"trial {trial.number} {MARKS[trial.state]}"
-    seconds = attributes.get(record.SECONDS, {}).get("total")
+    seconds = trial.seconds.get("total")
     took = f" in {seconds:.0f} s" if seconds else ""
-    name = attributes.get(record.ANCHOR)
-    if record.FINALIST in attributes:
-        seed = attributes[record.CANDIDATE]["recipe"]["seed"]
-        name = f"trial {attributes[record.FINALIST]} again, seed {seed}"
-    written = str(Candidate.model_validate(attributes[record.CANDIDATE]).plan)
+    name = trial.anchor
+    if trial.finalist is not None:
+        name = f"trial {trial.finalist} again, seed {trial.candidate.recipe.seed}"
+    written = str(trial.candidate.plan)
     plan = written if name is None else name if name in ANCHORS else f"{name}, {written}"
     if trial.state is not TrialState.COMPLETE:
-        error = attributes.get(record.ERROR, {})
-        why = attributes.get(record.REASON) or f"{error.get('kind')}: {error.get('message')}"
+        error = trial.error or {}
+        why = trial.reason or f"{error.get('kind')}: {error.get('message')}"
         return f"{head}{took}: {plan}: {why}"
     quality = quality_of(objectives)
     numbers = {quality: _value(quality, objectives, trial), PARAMETERS: _parameters(trial)}
@@ -108,13 +104,13 @@ def finished_line(trial: FrozenTrial, objectives: Sequence[Objective]) -> str:
     return f"{head}{took}: {', '.join(texts)}: {plan}"
 
 
-def best_lines(trials: list[FrozenTrial], objectives: Sequence[Objective]) -> list[str]:
+def best_lines(trials: list[Trial], objectives: Sequence[Objective]) -> list[str]:
     """The best quality so far, and the smallest model within a point of the unshared one."""
     quality = quality_of(objectives)
     values = [_value(quality, objectives, trial) for trial in trials]
     best = max(values) if quality.direction == "maximize" else min(values)
     lines = [f"best {short_title(quality)} {quantity(quality, best)}"]
-    unshared = [t for t in trials if t.user_attrs.get(record.ANCHOR) == UNSHARED]
+    unshared = [t for t in trials if t.anchor == UNSHARED]
     if unshared:
         base, rated = _value(quality, objectives, unshared[0]), zip(trials, values, strict=True)
         good = [t for t, value in rated if quality.near(value, base, WITHIN_POINTS)]
@@ -124,12 +120,12 @@ def best_lines(trials: list[FrozenTrial], objectives: Sequence[Objective]) -> li
     return lines
 
 
-def _value(objective: Objective, objectives: Sequence[Objective], trial: FrozenTrial) -> float:
-    return float(trial.values[objectives.index(objective)])
+def _value(objective: Objective, objectives: Sequence[Objective], trial: Trial) -> float:
+    return float((trial.values or ())[objectives.index(objective)])
 
 
-def _parameters(trial: FrozenTrial) -> float:
-    return float(trial.user_attrs[record.FACTS]["parameters"])
+def _parameters(trial: Trial) -> float:
+    return float(trial.sizes["parameters"])
 
 
 def clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What can be searched: sharing plans, recipes, spaces and presets. Needs no torch, no ray."""
+"""Sharing plans, recipes, candidates, and spaces to draw them from. Needs no torch, no ray."""
 
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.spaces.recipe import Candidate, Recipe

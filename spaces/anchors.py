@@ -1,4 +1,4 @@
-"""The candidates every study runs for reference, before any other."""
+"""Anchors: the candidates that every study trains for reference, before any other."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,10 +7,16 @@ from sharetune.spaces.plan import Group, SharingPlan, StackShape
 from sharetune.spaces.registry import Registry
 
 Stacks = Mapping[str, StackShape]
+"""The model's stacks by name."""
+
 ANCHORS: Registry[Callable[[Stacks], SharingPlan]] = Registry("anchor")
+"""Anchors by name: functions from the model's stacks to the plan."""
+
+UNSHARED = "unshared"
+"""Name of the anchor that every comparison is made against: the model without sharing."""
 
 
-@ANCHORS.register("unshared")
+@ANCHORS.register(UNSHARED)
 def unshared(_: Stacks) -> SharingPlan:
     """the model as it is"""
     return SharingPlan()

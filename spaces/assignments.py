@@ -1,4 +1,4 @@
-"""Which layers of a group read the same bank: the owner map.
+"""Owner maps: which layers of a group read the same bank.
 
 An assignment is one registered function ``(n_layers, argument) -> owners``: `owners[i]` is
 the number of the bank that the i-th layer of the group reads. Registering one makes it
@@ -19,18 +19,21 @@ from sharetune.spaces.errors import PlanError
 from sharetune.spaces.registry import Registry
 
 Owners = tuple[int, ...]
+"""An owner map: for each layer of a group, in order, the number of the bank it reads."""
+
 ASSIGNMENTS: Registry[Callable[[int, Any], Sequence[int]]] = Registry("assignment")
+"""Assignments by name: functions from the number of layers and an argument to the owner map."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A registered assignment and its argument: `count` of banks, or the owners themselves."""
+    """A registered assignment with its argument: a number of banks, or the owner map itself."""
 
     name: str = "one"
     argument: int | Owners | None = None
 
     def owners(self, n_layers: int) -> Owners:
-        """The bank of each of `n_layers` layers, numbered in order of first use."""
+        """Return the bank of each of `n_layers` layers, numbered in order of first use."""
         numbers: dict[int, int] = {}
         owners = ASSIGNMENTS[self.name](n_layers, self.argument)
         return tuple(numbers.setdefault(owner, len(numbers)) for owner in owners)
@@ -102,9 +105,11 @@ def similar(n_layers: int, banks: int) -> Sequence[int]:
 
 
 def most_alike(similarity: Sequence[Sequence[float]], banks: int) -> Owners:
-    """The owner map of `banks` groups of layers, merged by mean similarity, highest first.
+    """Cluster the layers into `banks` banks, merging the most similar first; return the owner map.
 
-    `similarity[i][j]` is how alike layers i and j are, for one CKA of their outputs.
+    Clusters are compared by the mean similarity of their layers (average linkage);
+    `similarity[i][j]` is that of layers i and j, such as the CKA of their outputs. A bank has the
+    number of its first layer.
     """
     groups = [[i] for i in range(len(similarity))]
 
@@ -129,7 +134,7 @@ def _at_most(n_layers: int, count: Any, name: str) -> None:
 
 
 def read_assignment(value: Any) -> Assignment:
-    """An assignment as written: ``one``, ``{cycle: 3}`` or ``{owners: [0, 0, 1]}``."""
+    """Read an assignment as written: ``one``, ``{cycle: 3}`` or ``{owners: [0, 0, 1]}``."""
     if isinstance(value, Assignment):
         return value
     if isinstance(value, str):
@@ -145,7 +150,7 @@ def read_assignment(value: Any) -> Assignment:
 
 
 def write_assignment(assignment: Assignment) -> str | dict[str, Any]:
-    """The inverse of :func:`read_assignment`."""
+    """Write an assignment so that :func:`read_assignment` reads it back."""
     argument = assignment.argument
     if argument is None:
         return assignment.name

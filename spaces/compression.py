@@ -1,4 +1,4 @@
-"""What is pruned and quantised after training. docs/recipes.md tells of each part."""
+"""Settings of pruning and quantisation after training; docs/recipes.md explains each one."""
 
 from typing import Any, Literal
 
@@ -6,36 +6,51 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Compression(BaseModel):
-    """What is pruned and quantised after training; by default nothing.
+    """Pruning and quantisation of a trained model; by default neither.
 
-    `heads` and `neurons` are the fractions (0..1) of units removed: of those that are shared and
-    of those that are private in each layer, rounded down. The least important go first. A unit of
-    a bank goes from all its readers. `magnitude` is the fraction of the layers' matrix entries
-    set to zero, smallest first. After pruning the model trains on for `recover` times the
-    recipe's steps. `quantize: int8` stores every matrix of the body as 8-bit numbers with a scale
-    a row; `dynamic-int8` also multiplies them in 8 bits, by what enters rounded token by token.
+    Units (heads, neurons) are removed by fraction from a layer's shared and private ones alike,
+    rounded down, the least important first. A unit of a bank is removed from all its readers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    heads: float = Field(0.0, ge=0, lt=1)
-    neurons: float = Field(0.0, ge=0, lt=1)
-    magnitude: float = Field(0.0, ge=0, lt=1)
-    recover: float = Field(0.0, ge=0, le=1)
-    quantize: Literal["int8", "dynamic-int8"] | None = None
+    heads: float = Field(
+        0.0, ge=0, lt=1, description="Fraction of each layer's attention heads that is removed."
+    )
+    neurons: float = Field(
+        0.0, ge=0, lt=1, description="Fraction of each layer's FFN neurons that is removed."
+    )
+    magnitude: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of the layers' matrix entries set to zero, the smallest first.",
+    )
+    recover: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Training after pruning, as a fraction of the recipe's steps; 0 is none.",
+    )
+    quantize: Literal["int8", "dynamic-int8"] | None = Field(
+        None,
+        description="Quantisation of the body's matrices: `int8` stores them in 8 bits with one "
+        "scale for each row, `dynamic-int8` also multiplies in 8 bits, with inputs rounded for "
+        "each token; `null` is none.",
+    )
 
     @property
     def removes_units(self) -> bool:
-        """Whether layers become narrower."""
+        """Return whether heads or neurons are removed, so that layers become narrower."""
         return self.heads > 0 or self.neurons > 0
 
     @property
     def prunes(self) -> bool:
-        """Whether anything is removed or set to zero."""
+        """Return whether any unit is removed or any weight set to zero."""
         return self.removes_units or self.magnitude > 0
 
     def canonical(self) -> "Compression":
-        """The same without settings that have no effect."""
+        """Return an equal setting without keys that have no effect."""
         inert: dict[str, Any] = {} if self.prunes else {"recover": 0.0}
         return self.model_copy(update=inert)
 

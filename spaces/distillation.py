@@ -1,41 +1,66 @@
-"""What a candidate learns from a teacher: weights, temperature and schedule."""
+"""Settings of distillation from a teacher: loss weights, temperature and schedule."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import ConfigError
 
-UNSHARED = "unshared"
-TEACHER_RECIPE = "teacher_recipe"
 TERMS = ("logits", "hidden", "relations")
+"""Keys of the loss terms that need a teacher."""
 
 
 class Distillation(BaseModel):
-    """The loss is ``task * the task's + w * (logits * L + hidden * H + relations * R)``.
+    """Distillation loss: ``task * T + w * (logits * L + hidden * H + relations * R)``.
 
-    L is ``T^2 KL(teacher / T || student / T)`` at `temperature` T (Hinton et al., arXiv
-    1503.02531), H the mean square between hidden states, the student's layer l of n standing
-    beside the teacher's ``round(l * N / n)`` of N (Patient-KD, arXiv 1908.09355), R the divergence
-    of the last layers' query, key and value relations over `relation_heads` heads (MiniLMv2,
-    arXiv 2012.15828; None: as many as the student has). w is 1, or falls to 0 over the training
-    by the schedule ``falling``. For the first `without_labels` (0..1) of the steps `task` is 0.
-
-    `teacher` is ``unshared``, the study's own unshared model fine-tuned first, or a folder or hub
-    name of a fine-tuned model that reads the same tokens and knows the same labels.
+    T is the task's own loss. L is ``t^2 KL(teacher / t || student / t)`` at `temperature` t
+    (Hinton et al., arXiv 1503.02531). H is the mean squared difference of hidden states, the
+    student's layer l of n matched to the teacher's ``round(l * N / n)`` of N (Patient-KD, arXiv
+    1908.09355). R is the divergence of the last layers' query, key and value relations (MiniLMv2,
+    arXiv 2012.15828). w is the factor that `schedule` gives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teacher: str = Field(UNSHARED, min_length=1)
-    logits: float = Field(1.0, ge=0)
-    temperature: float = Field(2.0, gt=0)
-    hidden: float = Field(0.0, ge=0)
-    relations: float = Field(0.0, ge=0)
-    relation_heads: int | None = Field(None, ge=1)
-    task: float = Field(1.0, ge=0)
-    schedule: Literal["constant", "falling"] = "constant"
-    without_labels: float = Field(0.0, ge=0, le=1)
+    teacher: str = Field(
+        UNSHARED,
+        min_length=1,
+        description="`unshared`, the study's own unshared model fine-tuned first, or the folder or "
+        "hub name of a fine-tuned model with the same tokens and labels.",
+    )
+    logits: float = Field(
+        1.0, ge=0, description="Weight of the divergence from the teacher's logits; 0 is none."
+    )
+    temperature: float = Field(
+        2.0, gt=0, description="Temperature by which both models' logits are divided."
+    )
+    hidden: float = Field(
+        0.0, ge=0, description="Weight of the squared difference of hidden states; 0 is none."
+    )
+    relations: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the divergence of the last layers' query, key and value relations; "
+        "0 is none.",
+    )
+    relation_heads: int | None = Field(
+        None,
+        ge=1,
+        description="Heads over which relations are compared; `null`: as many as the student has.",
+    )
+    task: float = Field(1.0, ge=0, description="Weight of the task's own loss on the labels.")
+    schedule: Literal["constant", "falling"] = Field(
+        "constant",
+        description="Factor of the teacher's terms: 1 throughout, or `falling` from 1 to 0 over "
+        "the training.",
+    )
+    without_labels: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Fraction of the steps, from the start, in which `task` counts as 0.",
+    )
 
     @model_validator(mode="after")
     def _learns_something(self) -> "Distillation":
@@ -49,11 +74,11 @@ class Distillation(BaseModel):
 
     @property
     def teaches(self) -> bool:
-        """Whether anything of the teacher is used."""
+        """Return whether any term of the loss needs a teacher."""
         return any(getattr(self, term) > 0 for term in TERMS)
 
     def canonical(self) -> "Distillation | None":
-        """The same without settings that have no effect; None where nothing is learned so."""
+        """Return an equal setting without keys that have no effect; None if the loss is plain."""
         if not self.teaches and self.task == 1:
             return None
         inert: dict[str, Any] = {} if self.logits else {"temperature": 2.0}

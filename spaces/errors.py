@@ -1,4 +1,4 @@
-"""The errors a user can cause, each with the way out.
+"""Errors that a user can cause or a trial can meet; a user's carry a hint at the way out.
 
     SharetuneError
     |-- PlanError      a sharing plan that cannot be built
@@ -12,7 +12,7 @@ The command line prints them as ``error: ...``, a blank line and ``hint: ...``.
 
 
 class SharetuneError(ValueError):
-    """A user's mistake: `message` names the rule and the value, `hint` the way out.
+    """A user's mistake: `message` states the rule and the value, `hint` the way out.
 
     It is a ``ValueError`` so that pydantic validators may raise it and every mistake in a
     file is listed at once.
@@ -50,13 +50,13 @@ class RunError(SharetuneError):
 class CandidateFault(Exception):
     """A candidate that cannot be trained: NaN, out of memory, over budget.
 
-    Nobody's mistake: the sampler is told, so that it learns to stay away.
+    Nobody's mistake: the trial ends as pruned, from which the sampler learns to stay away.
     """
 
 
 class OutOfMemory(CandidateFault):
-    """A candidate whose training needs more memory than there is, of the host or the GPU."""
+    """A candidate whose training needs more memory than the host or the GPU has."""
 
 
 class StoppedAtRung(Exception):
-    """A training that the search stopped on its way. Nobody's mistake either."""
+    """A training that early stopping ended at a rung. Nobody's mistake either."""

@@ -1,7 +1,7 @@
-"""How the layers of a group read their bank, and what of it they store.
+"""Forms: how the layers of a group read their bank, and what each layer stores of its own.
 
-A form is one registered pydantic class whose fields are its native knobs. Only what can be
-said without tensors stands here; `sharetune.trainers.models.forms.base` builds the modules.
+A form is one registered pydantic class whose fields are its knobs. Only what needs no tensors is
+here; `sharetune.trainers.models.forms.base` builds the modules.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,49 +13,60 @@ from sharetune.spaces.named import Named, read_named, write_named
 from sharetune.spaces.registry import Registry
 
 FORMS: Registry[type["Form"]] = Registry("form")
+"""Forms by name: classes whose fields are the knobs."""
 
 
 class Form(Named):
-    """Base of all forms. `name` is the word used in plans.
-
-    `heeds` says which of a group's rules for making a bank the form goes by. A `calibrated` form
-    starts better with what enters the matrices on the task's own text. One that `materializes`
-    has a dense model of the same function. One that `shares` nothing stores no bank.
-    """
+    """Base of all forms. `name` is the word used in plans."""
 
     removes_layers: ClassVar[bool] = False
+    """Whether the group's layers are taken out of the model instead of sharing."""
+
     shares: ClassVar[bool] = True
-    heeds: ClassVar[frozenset[str]] = frozenset({"init", "units"})
+    """Whether the form stores a bank that the group's layers read."""
+
+    group_rules: ClassVar[frozenset[str]] = frozenset({"init", "units"})
+    """Which of the keys `init` and `units` of a group change the bank that this form builds."""
+
     calibrated: ClassVar[bool] = False
+    """Whether the start is better with the matrices' inputs on the task's own text."""
+
     materializes: ClassVar[bool] = True
+    """Whether a dense model without banks can compute the same function."""
 
     def roles(self) -> tuple[str, ...] | None:
-        """The matrices it can only take together, which may lie in one with others; None: any."""
+        """Return the only roles it can share, always together; None for any choice of roles.
+
+        The model may store them in one matrix with others, as a fused q, k, v.
+        """
         return None
 
     def canonical(self) -> "Form | None":
-        """The simplest form that builds the same model; None where nothing is shared."""
+        """Return the simplest form that builds the same model; None where nothing is shared."""
         return self
 
     def rounded(self, units: tuple[int, ...]) -> "Form":
-        """The form with its knobs at values that a model with these unit counts can have."""
+        """Return the form with knobs rounded to what a model with these unit counts can have."""
         return self
 
     def share(self) -> float:
-        """The fraction of a layer that is read from the bank, for drawings: 0..1."""
+        """Return the fraction (0..1) of a layer that is read from the bank, for drawings."""
         return 1.0
 
 
 @FORMS.register("bank")
 class Bank(Form):
-    """a fraction of heads and FFN neurons reads the bank, the rest stays private
-
-    `ratio` is the fraction of units (attention heads or KV groups, FFN neurons in
-    multiples of 8), 0..1: 0 is no sharing, 1 a tie.
-    """
+    """a fraction of heads and FFN neurons reads the bank, the rest stays private"""
 
     name: ClassVar[str] = "bank"
-    ratio: float = Field(ge=0, le=1, allow_inf_nan=False, examples=[0.5])
+    ratio: float = Field(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        examples=[0.5],
+        description="Fraction of units (attention heads or KV groups, FFN neurons in multiples of "
+        "8) that is read from the bank: 0 is no sharing, 1 a tie.",
+    )
 
     def canonical(self) -> Form | None:
         if self.ratio == 0:
@@ -83,7 +94,7 @@ class Drop(Form):
     name: ClassVar[str] = "drop"
     removes_layers: ClassVar[bool] = True
     shares: ClassVar[bool] = False
-    heeds: ClassVar[frozenset[str]] = frozenset()
+    group_rules: ClassVar[frozenset[str]] = frozenset()
 
     def share(self) -> float:
         return 0.0
@@ -106,17 +117,20 @@ class Merge(Form):
 
 @FORMS.register("narrow")
 class Narrow(Form):
-    """each layer keeps its most important heads and FFN neurons, the others are removed
-
-    `keep` is the fraction of units (attention heads or KV groups, FFN neurons in multiples
-    of 8) that each layer keeps, above 0 and at most 1; one head and eight neurons are the least.
-    """
+    """each layer keeps its most important heads and FFN neurons, the others are removed"""
 
     name: ClassVar[str] = "narrow"
     shares: ClassVar[bool] = False
-    heeds: ClassVar[frozenset[str]] = frozenset()
+    group_rules: ClassVar[frozenset[str]] = frozenset()
     calibrated: ClassVar[bool] = True
-    keep: float = Field(gt=0, le=1, allow_inf_nan=False, examples=[0.5])
+    keep: float = Field(
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        examples=[0.5],
+        description="Fraction of units (attention heads or KV groups, FFN neurons in multiples of "
+        "8) that each layer keeps; one head and eight neurons are the least.",
+    )
 
     def canonical(self) -> Form | None:
         return None if self.keep == 1 else self
@@ -139,19 +153,25 @@ class Narrow(Form):
 
 @FORMS.register("lowrank")
 class LowRank(Form):
-    """every layer adds a low-rank matrix of its own to the bank (RRT, arXiv 2410.20672)
-
-    `rank` is that of the addition; 0 adds nothing, and from the matrix's smaller side on the
-    start is exact. With `diagonal` each layer scales the rows of the bank's matrix, too, and with
-    `heads` it mixes what its heads (KV groups) give before the bank's `o` reads it.
-    """
+    """every layer adds a low-rank matrix of its own to the bank (RRT, arXiv 2410.20672)"""
 
     name: ClassVar[str] = "lowrank"
-    heeds: ClassVar[frozenset[str]] = frozenset({"init"})
+    group_rules: ClassVar[frozenset[str]] = frozenset({"init"})
     calibrated: ClassVar[bool] = True
-    rank: int = Field(ge=0, examples=[8])
-    diagonal: bool = False
-    heads: bool = False
+    rank: int = Field(
+        ge=0,
+        examples=[8],
+        description="Rank of each layer's own matrix: 0 adds nothing; from the matrix's smaller "
+        "side on, the start is exact.",
+    )
+    diagonal: bool = Field(
+        False, description="Whether each layer also scales the rows of the bank's matrix."
+    )
+    heads: bool = Field(
+        False,
+        description="Whether each layer also mixes the outputs of its heads (KV groups) before the "
+        "bank's output projection `o`.",
+    )
 
     def canonical(self) -> Form:
         return self if self.rank or self.diagonal or self.heads else Tie()
@@ -159,48 +179,49 @@ class LowRank(Form):
 
 @FORMS.register("basis")
 class Basis(Form):
-    """layers combine shared basis vectors by coefficients of their own (arXiv 2410.03765)
-
-    `rank` is the number of basis vectors of each matrix, at most what makes it exact.
-    """
+    """layers combine shared basis vectors by coefficients of their own (arXiv 2410.03765)"""
 
     name: ClassVar[str] = "basis"
-    heeds: ClassVar[frozenset[str]] = frozenset()
+    group_rules: ClassVar[frozenset[str]] = frozenset()
     calibrated: ClassVar[bool] = True
-    rank: int = Field(ge=1, examples=[8])
+    rank: int = Field(
+        ge=1,
+        examples=[8],
+        description="Basis vectors of each matrix; at most as many as make it exact.",
+    )
 
 
 @FORMS.register("atoms")
 class Atoms(Form):
-    """layers mix shared matrices by a number each (MASA, arXiv 2508.04581)
-
-    `count` is the number of shared matrices, at most that of the group's layers.
-    """
+    """layers add shared matrices, each with a weight of its own (MASA, arXiv 2508.04581)"""
 
     name: ClassVar[str] = "atoms"
-    heeds: ClassVar[frozenset[str]] = frozenset({"units"})
+    group_rules: ClassVar[frozenset[str]] = frozenset({"units"})
     calibrated: ClassVar[bool] = True
-    count: int = Field(ge=1, examples=[2])
+    count: int = Field(
+        ge=1, examples=[2], description="Shared matrices; at most as many as the group has layers."
+    )
 
 
 @FORMS.register("reuse")
 class Reuse(Form):
-    """layers take keys and values, or scores, of the bank's first layer (CLA, arXiv 2405.12981)
-
-    `what` is ``kv``, or ``scores``: queries and keys (Reuse Transformers, arXiv 2110.06821).
-    """
+    """layers take keys and values, or scores, of the bank's first layer (CLA, arXiv 2405.12981)"""
 
     name: ClassVar[str] = "reuse"
-    heeds: ClassVar[frozenset[str]] = frozenset({"units"})
+    group_rules: ClassVar[frozenset[str]] = frozenset({"units"})
     materializes: ClassVar[bool] = False
-    what: Literal["kv", "scores"] = Field(examples=["kv"])
+    what: Literal["kv", "scores"] = Field(
+        examples=["kv"],
+        description="Activations taken over: `kv`, keys and values, or `scores`, queries and keys "
+        "(Reuse Transformers, arXiv 2110.06821).",
+    )
 
     def roles(self) -> tuple[str, ...]:
         return ("k", "v") if self.what == "kv" else ("q", "k")
 
 
 def _shortest_ratio(ratio: float, units: tuple[int, ...]) -> float:
-    """The shortest decimal that rounds to the same whole units as `ratio` does."""
+    """Return the shortest decimal that rounds to the same whole units as `ratio` does."""
     shared = [round_half_up(ratio * count) for count in units]
     if all(s == 0 for s in shared):
         return 0.0
@@ -221,17 +242,17 @@ def _same_units(ratio: float, units: tuple[int, ...], shared: list[int]) -> bool
 
 
 def round_half_up(value: float) -> int:
-    """The nearest whole number; a half goes up, whatever the parity."""
+    """Round to the nearest whole number; a half always goes up, unlike Python's `round`."""
     return int(value + 0.5)
 
 
 def read_form(value: Any) -> Form:
-    """A form as written: ``tie``, ``drop`` or ``{bank: {ratio: 0.7}}``."""
+    """Read a form as written: ``tie``, ``drop`` or ``{bank: {ratio: 0.7}}``."""
     return read_named(FORMS, value, example="{bank: {ratio: 0.7}}", error=PlanError)
 
 
 def write_form(form: Form) -> str | dict[str, Any]:
-    """The inverse of :func:`read_form`."""
+    """Write a form so that :func:`read_form` reads it back."""
     return write_named(form)
 
 

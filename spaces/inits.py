@@ -1,4 +1,4 @@
-"""How a bank's weights start from the pretrained weights of the layers that will read it.
+"""Inits: how a bank's weights start from the pretrained weights of the layers that read it.
 
 An init is one registered function from the layers' tensors (all of one shape, in layer
 order) to the bank's. Only tensor methods are used, so this file needs no torch. Any layer of the
@@ -12,6 +12,7 @@ from typing import Any
 from sharetune.spaces.registry import Registry
 
 INITS: Registry[Callable[[Sequence[Any]], Any]] = Registry("init")
+"""Inits by name: functions from the layers' weights to the bank's."""
 
 
 @INITS.register("first")
@@ -45,7 +46,7 @@ def stepwise(weights: Sequence[Any]) -> Any:
 
 
 def step(bank: int, banks: int, layers: int) -> int:
-    """Which of `layers` layers the `bank`-th of `banks` starts from, stepwise.
+    """Return the 0-based layer, of `layers`, that bank `bank` of `banks` starts from, stepwise.
 
     The first bank starts from the first layer and the last from the last one; between two layers
     at the same distance the lower one is taken.
@@ -55,9 +56,10 @@ def step(bank: int, banks: int, layers: int) -> int:
 
 
 def start_of(init: str | int, layers: Sequence[int]) -> Callable[[Sequence[Any]], Any]:
-    """The function that `init` names for a bank of `layers`.
+    """Return the function from the layers' weights to the bank's that `init` names.
 
-    Given a layer's number it copies that layer, which stands last if it is not one of `layers`.
+    For a layer's number it copies that layer; the weights of one that is not among `layers` are
+    expected last.
     """
     if isinstance(init, str):
         return INITS[init]
@@ -65,7 +67,7 @@ def start_of(init: str | int, layers: Sequence[int]) -> Callable[[Sequence[Any]]
 
 
 def shortest_init(init: str | int, layers: Sequence[int]) -> str | int:
-    """The one way to write `init` for a bank of `layers`: a word where there is one."""
+    """Return the canonical way to write `init` for a bank of `layers`: a word where one fits."""
     middle = layers[(len(layers) - 1) // 2]
     words: dict[str | int, str] = {layers[-1]: "last", middle: "middle", layers[0]: "first"}
     return words.get(middle if init == "middle" else init, init)

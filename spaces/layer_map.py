@@ -1,4 +1,4 @@
-"""The plan as a table of layers, for drawings: what each part of each layer reads."""
+"""A plan as a table of layers, for drawings: which bank each part of each layer reads."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,8 +11,10 @@ from sharetune.spaces.plan import PARTS, SharingPlan
 
 @dataclass(frozen=True)
 class Reading:
-    """What one part of one layer reads: `share` (0..1) of the units of its `roles` come from
-    the bank; None for roles means the whole part."""
+    """One part of one layer and a bank it reads.
+
+    `share` (0..1) of the units of its `roles` come from the bank; None: of the whole part.
+    """
 
     bank: str
     share: float
@@ -22,12 +24,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a stack, by its index in the unshared model, and what its attention and
-    its FFN read. An empty tuple: private. It runs `times` times.
+    """One layer of a stack: what its attention and its FFN read, and how many times it runs.
 
-    A narrowed layer keeps the fraction `kept` (0..1) of the units of ``attention`` and ``ffn``. A
-    layer that takes the place of others has all of them as its `span`; one whose place is taken
-    is removed, and `merged_into` names the layer that does its work.
+    `index` is its place (0-based) in the unshared model. An empty tuple: all private. A narrowed
+    layer keeps the fraction `kept` (0..1) of the units of ``attention`` and ``ffn``. A layer that
+    takes the place of others has all of them as its `span`; one whose place is taken is removed,
+    and `merged_into` is the layer that does its work.
     """
 
     stack: str
@@ -46,7 +48,7 @@ class Layer:
 
 
 def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
-    """All layers of all stacks in order. `plan` is bound; `depths` gives layers a stack."""
+    """List the layers of all stacks in order. `plan` is bound; `depths`: layers by stack."""
     readings: dict[tuple[str, int, str], list[Reading]] = defaultdict(list)
     removed = {(g.stack or "", layer) for g in plan.groups for layer in g.removed()}
     kept: dict[tuple[str, int], list[tuple[str, float]]] = defaultdict(list)
@@ -57,7 +59,9 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
             for layer in group.layers:
                 kept[group.stack or "", int(layer)] += [(part, keep) for part in parts]
     sharing = [group for group in plan.groups if group.form.shares]
-    spans = {stack: plan.spans(stack) for stack in depths}
+    spans: dict[str, dict[int, tuple[int, ...]]] = defaultdict(dict)
+    for group in plan.groups:
+        spans[group.stack or ""] |= group.spans()
     banks = [(g, own) for g in sharing if not g.only_loops for own in g.readers()]
     for number, (group, own) in enumerate(banks):
         for part, roles in PARTS.items():
@@ -85,11 +89,11 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
 
 
 def _standing_for(index: int, spans: Mapping[int, tuple[int, ...]]) -> int | None:
-    """The other layer that does this one's work, if there is one."""
+    """Return the other layer that does this one's work, if there is one."""
     return next((i for i, span in spans.items() if index in span and index != i), None)
 
 
 def bank_name(index: int) -> str:
-    """A, B, ..., Z, A1, B1, ..."""
+    """Return the letters of a bank for drawings: A, B, ..., Z, A1, B1, ..."""
     turn, letter = divmod(index, len(ascii_uppercase))
     return ascii_uppercase[letter] + (str(turn) if turn else "")

@@ -1,4 +1,4 @@
-"""Draw a plan as text, for terminals and model cards: one line a layer."""
+"""Draw a plan as text, for terminals and model cards: one line for each layer."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,14 @@ from sharetune.spaces.layers import runs
 from sharetune.spaces.plan import SharingPlan
 
 BAR = 10
-"""Characters of a bar that stands for all units of a part of a layer."""
+"""Width, in characters, of the bar for all units of one part of a layer."""
 
 
 def layers_as_text(plan: SharingPlan, depths: Mapping[str, int]) -> str:
-    """One line a layer of a bound plan, with letters for banks; `depths` gives layers a stack."""
+    """Draw a bound plan, one line for each layer, with letters for banks.
+
+    `depths` gives the number of layers by stack.
+    """
     return "\n".join(map(_layer_line, layer_map(plan, depths)))
 
 
@@ -28,8 +31,10 @@ def _layer_line(layer: Layer) -> str:
 
 
 def _bar(readings: tuple[Reading, ...], keeps: float) -> str:
-    """``AAAAAAA... A 70 %``: what is read from a bank, and dots for what is private; it is as
-    long as what the layer keeps of the part."""
+    """Draw ``AAAAAAA... A 70 %``: letters for units read from a bank, dots for private ones.
+
+    The bar is as long as the fraction `keeps` of the part that the layer keeps.
+    """
     width = max(1, round(BAR * keeps))
     cells, labels = "", [] if keeps == 1 else [f"keeps {100 * keeps:.3g} %"]
     for reading in readings:
@@ -41,7 +46,7 @@ def _bar(readings: tuple[Reading, ...], keeps: float) -> str:
 
 
 def stacks_text(depths: Mapping[str, int]) -> str:
-    """``6 layers``, or ``encoder of 8 layers, decoder of 4 layers``."""
+    """Write the depths in words: ``6 layers``, ``encoder of 8 layers, decoder of 4 layers``."""
     if len(depths) == 1:
         return f"{next(iter(depths.values()))} layers"
     return ", ".join(f"{name} of {depth} layers" for name, depth in depths.items())

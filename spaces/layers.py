@@ -1,4 +1,4 @@
-"""Which layers of a stack a group covers, as users write it and as tuples of indices."""
+"""Read and write layer ranges: ``1..4``, ``all`` or lists, as tuples of 0-based indices."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,51 +8,57 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from sharetune.spaces.errors import PlanError
 
-WRITTEN = "write a range such as 1..4 (inclusive, negatives count from the end) or a list"
+HOW_TO_WRITE = "write a range such as 1..4 (inclusive, negatives count from the end) or a list"
+"""Hint of every error about layers."""
+
 RANGE = re.compile(r"^(-?\d+)\s*\.\.\s*(-?\d+)$")
+"""``first..last`` with optional minus signs and spaces."""
 
 LayerSpec = str | tuple[int, ...]
+"""Indices, or the text of a range with an end that counts from the stack's end."""
 
 
 def read_layers(value: Any) -> LayerSpec:
-    """Layers as written: ``"1..4"``, ``"all"``, one index or a list of indices.
+    """Read layers as written: ``"1..4"``, ``"all"``, one index or a list of indices.
 
     Returns a sorted tuple of indices where none of them counts from the end, else the
     range's text or the tuple as given. Raises :class:`PlanError` for anything else.
     """
     if isinstance(value, bool):
-        raise PlanError(f"layers must be indices, but got {value!r}", WRITTEN)
+        raise PlanError(f"layers must be indices, but got {value!r}", HOW_TO_WRITE)
     if isinstance(value, int):
         return (value,)
     if isinstance(value, str):
         return _read_range(value)
     if isinstance(value, Iterable):
         return _read_list(list(value))
-    raise PlanError(f"layers must be indices, but got {value!r}", WRITTEN)
+    raise PlanError(f"layers must be indices, but got {value!r}", HOW_TO_WRITE)
 
 
 def _read_range(text: str) -> LayerSpec:
     match = RANGE.match("0..-1" if text.strip() == "all" else text.strip())
     if not match:
-        raise PlanError(f"layers must be a range or a list, but got {text!r}", WRITTEN)
+        raise PlanError(f"layers must be a range or a list, but got {text!r}", HOW_TO_WRITE)
     first, last = int(match[1]), int(match[2])
     if (first < 0) != (last < 0):
         return f"{first}..{last}"
     if first > last:
-        raise PlanError(f"`first <= last` must hold for layers, but got {text!r}", WRITTEN)
+        raise PlanError(f"`first <= last` must hold for layers, but got {text!r}", HOW_TO_WRITE)
     return tuple(range(first, last + 1))
 
 
 def _read_list(values: list[Any]) -> tuple[int, ...]:
     if not values or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
-        raise PlanError(f"layers must be a non-empty list of indices, but got {values!r}", WRITTEN)
+        raise PlanError(
+            f"layers must be a non-empty list of indices, but got {values!r}", HOW_TO_WRITE
+        )
     if len(set(values)) < len(values):
         raise PlanError(f"layers must not repeat, but got {values!r}", "name each layer once")
     return tuple(sorted(values)) if min(values) >= 0 else tuple(values)
 
 
 def write_layers(layers: LayerSpec) -> str | list[int]:
-    """The shortest way to write `layers`: a range where they are adjacent, else a list."""
+    """Write `layers` in the shortest way: a range where they are adjacent, else a list."""
     if isinstance(layers, str):
         return layers
     first, last = layers[0], layers[-1]
@@ -62,19 +68,22 @@ def write_layers(layers: LayerSpec) -> str | list[int]:
 
 
 def is_absolute(layers: LayerSpec) -> bool:
-    """Whether no index counts from the end, so that the depth need not be known."""
+    """Return whether no index counts from the end, so that the depth need not be known."""
     return not isinstance(layers, str) and min(layers) >= 0
 
 
 def resolve_layers(layers: LayerSpec, depth: int, stack: str) -> tuple[int, ...]:
-    """Indices ``0..depth-1`` in order. Raises :class:`PlanError` for one beyond the stack."""
+    """Return the indices, ``0..depth-1``, in order.
+
+    Raises :class:`PlanError` for one beyond the stack.
+    """
     if isinstance(layers, str):
         first, last = (_absolute(int(end), depth, stack) for end in layers.split(".."))
         if first > last:
             raise PlanError(
                 f"`first <= last` must hold for layers, but {layers!r} is {first}..{last} "
                 f"in stack {stack!r} of {depth} layers",
-                WRITTEN,
+                HOW_TO_WRITE,
             )
         return tuple(range(first, last + 1))
     farthest_first = sorted(layers, key=abs, reverse=True)
@@ -94,7 +103,7 @@ def _absolute(index: int, depth: int, stack: str) -> int:
 
 
 def runs(layers: Sequence[int]) -> str:
-    """Layers for reading: ``"0, 2..5"``."""
+    """Write layer indices for people, adjacent ones as ranges: ``"0, 2..5"``."""
     parts: list[list[int]] = []
     for layer in layers:
         if parts and layer == parts[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""Reads and writes what is chosen by name, with knobs: ``tie``, or ``{bank: {ratio: 0.7}}``."""
+"""Read and write entries chosen by name, with knobs: ``tie``, or ``{bank: {ratio: 0.7}}``."""
 
 from typing import Any, ClassVar, TypeVar
 
@@ -9,19 +9,19 @@ from sharetune.spaces.registry import Registry
 
 
 class Named(BaseModel):
-    """Base of what a registry holds under `name`; its fields are the knobs."""
+    """Base of a class that a registry holds under `name`; its fields are the knobs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
 
 
-Choice = TypeVar("Choice", bound=Named)
+Chosen = TypeVar("Chosen", bound=Named)
 
 
 def read_named(
-    registry: Registry[type[Choice]], value: Any, *, example: str, error: type[SharetuneError]
-) -> Choice:
-    """The entry of `registry` that `value` names, with its knobs. Raises `error`."""
+    registry: Registry[type[Chosen]], value: Any, *, example: str, error: type[SharetuneError]
+) -> Chosen:
+    """Build the entry of `registry` that `value` names, with its knobs. Raises `error`."""
     if isinstance(value, Named):
         return value  # type: ignore[return-value]
     if isinstance(value, str):
@@ -40,7 +40,7 @@ def read_named(
 
 
 def write_named(choice: Named) -> str | dict[str, Any]:
-    """The inverse of :func:`read_named`."""
+    """Write an entry so that :func:`read_named` reads it back."""
     knobs = choice.model_dump(exclude_defaults=True)
     return {choice.name: knobs} if knobs else choice.name
 

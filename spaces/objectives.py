@@ -1,4 +1,4 @@
-"""The measured numbers a study can compare: unit, direction, scale, and when they are known."""
+"""Objectives: the measured numbers a study can compare, with unit, direction and scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +7,21 @@ from typing import Any, Literal
 from sharetune.spaces.registry import Registry
 
 ROUNDING = 1e-9
+"""Slack, in an objective's own unit, of comparisons: above float error, below any real gap."""
+
 Direction = Literal["maximize", "minimize"]
+"""Which values of an objective are better, in Optuna's words."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A measured number. `source` says when it is known: before training, by training the
-    model, or after the search on a quiet device.
+    """A measured number: name, unit, direction, scale, and when it is known.
 
-    The hypervolume reaches from `worst` to `best`; without them from 0 to 1, or from 1 to 0 of
-    what is minimised. `point` is how much of it people call one point, None for what has no
-    points. With `in_percent` 0..1 reads as 0..100 %.
+    `source`: ``exact`` is known before training, ``trained`` by training the model, ``quiet`` by
+    measuring on an otherwise idle device after the search. The hypervolume spans `worst` to
+    `best`; by default 0 to 1, or 1 to 0 where less is better. `point` is the difference that
+    people call one point (0.01 for accuracy); None: the objective is not given in points. With
+    `in_percent` values in 0..1 are shown as 0..100 %.
     """
 
     name: str
@@ -32,31 +36,34 @@ class Objective:
 
     @property
     def sign(self) -> float:
-        """What values are multiplied by so that less is better."""
+        """Return the factor, 1 or -1, by which values are multiplied so that less is better."""
         return -1.0 if self.direction == "maximize" else 1.0
 
     @property
     def ideal(self) -> float:
-        """The best value that can be."""
+        """Return the best possible value, where the hypervolume's box ends."""
         return float(self.direction == "maximize") if self.best is None else self.best
 
     @property
     def useless(self) -> float:
-        """A value that any useful model betters."""
+        """Return a value that every useful model beats."""
         return float(self.direction == "minimize") if self.worst is None else self.worst
 
     def gain(self, value: Any, base: float) -> Any:
-        """By how much a value, or each of an array, is better than `base`, in its own unit."""
+        """Return by how much a value, or each of an array, is better than `base`, in its unit."""
         return value - base if self.direction == "maximize" else base - value
 
     def near(self, value: Any, base: float, points: float) -> Any:
-        """Whether a value, or which of an array, is at most `points` worse than `base`; where
-        there are no points, at most so many percent of `base` worse."""
+        """Return whether a value, or each of an array, is at most `points` worse than `base`.
+
+        For objectives that are not given in points, `points` is in percent of `base`.
+        """
         margin = points * (abs(base) / 100 if self.point is None else self.point)
         return self.gain(value, base) >= -(margin + ROUNDING)
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
+"""Objectives by name."""
 
 
 def _trained(name: str, title: str, direction: Direction = "maximize", **scale: float) -> Objective:
@@ -94,14 +101,23 @@ for _objective in (
     OBJECTIVES.register(_objective.name)(_objective)
 
 
+PARAMETERS = OBJECTIVES["parameters"]
+"""The objective that sizes are compared by."""
+
+COSTS = tuple(OBJECTIVES[name] for name in ("parameters", "bytes", "flops", "latency_ms"))
+"""Objectives that say what a model costs to store and to run, in the order they are shown."""
+
+
 def quality_of(objectives: Sequence[Objective]) -> Objective:
-    """The objective that says how good a model is: the first that is maximised, else the first
-    that is measured by training, else the first."""
+    """Return the objective that says how good a model is.
+
+    It is the first that is maximised, else the first measured by training, else the first.
+    """
     maximised = (o for o in objectives if o.direction == "maximize")
     learnt = (o for o in objectives if o.source == "trained")
     return next(maximised, None) or next(learnt, objectives[0])
 
 
 def trained() -> list[Objective]:
-    """What trainings measure, in order of registration."""
+    """List the objectives that a training measures, in order of registration."""
     return [objective for objective in OBJECTIVES.values() if objective.source == "trained"]

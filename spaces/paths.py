@@ -1,4 +1,4 @@
-"""Paths that mean another place on another machine."""
+"""Paths with environment variables, which differ between machines."""
 
 import os
 import re
@@ -6,10 +6,11 @@ import re
 from sharetune.spaces.errors import ConfigError
 
 VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+"""``$NAME`` or ``${NAME}``."""
 
 
 def expanded(path: str) -> str:
-    """`path` with ``${NAME}`` replaced by this machine's environment variables.
+    """Replace ``${NAME}`` in `path` by this machine's environment variables.
 
     Raises :class:`ConfigError` for one that is not set.
     """

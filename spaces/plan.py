@@ -1,8 +1,8 @@
 """Sharing plans: which layers of which stack share which weights, in which form.
 
-A plan is canonical from birth where its layers are absolute, and in any case once it is
-bound to a model's stacks: every group is one bank, groups that share nothing are gone, and
-ratios are those that whole units can reach. Two plans that build the same model are equal.
+A plan is canonical once it is bound to a model's stacks, and from birth where its layers are
+absolute: every group is one bank, groups that share nothing are removed, and ratios are those that
+whole units can reach. Two plans that build the same model are equal.
 
     >>> plan = SharingPlan.range(2, 7, 0.7)
     >>> plan == SharingPlan.model_validate(
@@ -31,13 +31,20 @@ from sharetune.spaces.layers import Layers, is_absolute, resolve_layers, runs
 from sharetune.spaces.registry import did_you_mean
 
 ATTENTION = ("q", "k", "v", "o")
+"""Roles of an attention's matrices: query, key, value and output projection."""
+
 FFN = ("fc_in", "gate", "fc_out")
+"""Roles of an FFN's matrices; models without a gated FFN have no `gate`."""
+
 PARTS: dict[str, tuple[str, ...]] = {"attention": ATTENTION, "ffn": FFN}
+"""Names for several roles at once."""
+
 ROLES = (*ATTENTION, *FFN, "norms", "biases")
+"""All roles of a layer, in canonical order."""
 
 
 def read_parts(value: Any) -> tuple[str, ...]:
-    """Roles from ``attention``, ``ffn``, ``norms``, ``biases`` or single matrices, in order."""
+    """Read roles from ``attention``, ``ffn``, ``norms``, ``biases`` or single roles, in order."""
     names = [value] if isinstance(value, str) else list(value)
     roles: set[str] = set()
     for name in names:
@@ -53,7 +60,7 @@ def read_parts(value: Any) -> tuple[str, ...]:
 
 
 def write_parts(roles: tuple[str, ...]) -> list[str]:
-    """The shortest list of names that :func:`read_parts` reads as `roles`."""
+    """Write `roles` as the shortest list of names that :func:`read_parts` reads back."""
     names: list[str] = []
     rest = list(roles)
     for part, members in PARTS.items():
@@ -68,12 +75,12 @@ Parts = Annotated[tuple[str, ...], BeforeValidator(read_parts), PlainSerializer(
 
 @dataclass(frozen=True)
 class StackShape:
-    """What a plan must know of one stack of layers.
+    """The sizes of one stack of layers that a plan is bound to.
 
-    `heads` are the units of attention (KV groups under grouped-query attention), `neurons`
-    the width of the FFN's intermediate layer: one number, or one for each layer where they
-    differ. `similarity`, where it was measured, says how alike each two layers' outputs are
-    (linear CKA, 0..1).
+    `depth` counts layers, `heads` the units of attention (KV groups under grouped-query
+    attention), `neurons` the width of the FFN's intermediate layer: one number, or one for each
+    layer where they differ. `similarity`, where it was measured, is the linear CKA (0..1) of each
+    two layers' outputs.
     """
 
     depth: int
@@ -102,7 +109,7 @@ class StackShape:
         return self.neurons if isinstance(self.neurons, int) else self.neurons[layer]
 
     def units(self, roles: Iterable[str], layer: int = 0) -> tuple[int, ...]:
-        """Counts of the units a ratio is rounded to: heads, and neurons in eights."""
+        """Return the numbers of units a ratio is rounded to: heads, and neurons in eights."""
         roles = set(roles)
         attention = (self.heads_of(layer),) if roles & set(ATTENTION) else ()
         return attention + ((self.neurons_of(layer) // 8,) if roles & set(FFN) else ())
@@ -127,27 +134,45 @@ class StackShape:
 
 
 class Group(BaseModel):
-    """A set of layers of one stack that share by one rule.
-
-    `stack` may be left out where the model has one. `init` says which of the bank's layers
-    its weights start from, or is the number of a layer of the stack (0-based). `units` says which
-    heads and neurons are shared: the `first` as they lie, those that match best across the layers,
-    or, by `importance`, the least important ones, matched, so that the important ones stay
-    private. The layers run `times` times, as a block
-    or, by `order`, each `layer` in place.
-    """
+    """A set of layers of one stack that share by one rule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: Layers
-    stack: str | None = None
-    parts: Parts = (*ATTENTION, *FFN)
-    assign: AssignmentField = Assignment()
-    form: FormField = Tie()
-    init: str | Annotated[int, Field(ge=0)] = "mean"
-    units: Literal["first", "best-match", "importance"] = "importance"
-    times: int = Field(1, ge=1)
-    order: Literal["block", "layer"] = "block"
+    layers: Layers = Field(
+        description="Layers of the stack (0-based): a range as `1..4` (inclusive, negatives count "
+        "from the end), `all`, or a list."
+    )
+    stack: str | None = Field(
+        None, description="The stack's name; needed only where the model has several stacks."
+    )
+    parts: Parts = Field(
+        (*ATTENTION, *FFN),
+        description="Parts of each layer that are shared: `attention`, `ffn`, `norms`, `biases` or "
+        "single matrices.",
+    )
+    assign: AssignmentField = Field(
+        Assignment(), description="Assignment of the layers to banks: a name, or `name: argument`."
+    )
+    form: FormField = Field(
+        Tie(), description="Form in which layers read their bank: a name, or `name: knobs`."
+    )
+    init: str | Annotated[int, Field(ge=0)] = Field(
+        "mean",
+        description="Pretrained weights a bank starts from: an init's name, or a layer's number "
+        "(0-based).",
+    )
+    units: Literal["first", "best-match", "importance"] = Field(
+        "importance",
+        description="Heads and neurons that are shared: the `first` in their stored order, those "
+        "that match best across the layers (`best-match`), or the least important, matched "
+        "(`importance`).",
+    )
+    times: int = Field(1, ge=1, description="Times that the layers run in each forward pass.")
+    order: Literal["block", "layer"] = Field(
+        "block",
+        description="Order of repeated runs: all layers as one `block`, or each `layer` repeated "
+        "in place.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Group":
@@ -179,7 +204,7 @@ class Group(BaseModel):
         return self
 
     def _refuse_beside_width(self) -> None:
-        """Refuses what a group that narrows its layers cannot say."""
+        """Refuse what a group that narrows its layers cannot say."""
         whole = read_parts([part for part, roles in PARTS.items() if set(roles) & set(self.parts)])
         if whole != self.parts:
             raise PlanError(
@@ -193,7 +218,7 @@ class Group(BaseModel):
             )
 
     def _take_roles(self) -> None:
-        """Narrows `parts` to what the form takes, if it takes only that."""
+        """Narrow `parts` to the form's roles, if it shares only those."""
         roles = self.form.roles()
         if roles is None:
             return
@@ -206,7 +231,7 @@ class Group(BaseModel):
         object.__setattr__(self, "parts", roles)
 
     def runs(self) -> list[tuple[int, ...]]:
-        """The runs of adjacent layers that are repeated as one; none if all run once."""
+        """Return the runs of adjacent layers that are repeated together; none if all run once."""
         layers = cast(tuple[int, ...], self.layers)
         if self.times == 1:
             return []
@@ -221,7 +246,7 @@ class Group(BaseModel):
         return [layers]
 
     def readers(self) -> list[tuple[int, ...]]:
-        """The layers of each bank, of a group with absolute layers."""
+        """Return the layers that read each bank, of a group with absolute layers."""
         readers: dict[int, list[int]] = defaultdict(list)
         layers = cast(tuple[int, ...], self.layers)
         for layer, owner in zip(layers, self.assign.owners(len(layers)), strict=True):
@@ -229,15 +254,18 @@ class Group(BaseModel):
         return [tuple(own) for own in readers.values()]
 
     def inits(self) -> list[str | int]:
-        """What each bank starts from, of a group with absolute layers."""
+        """Return the init of each bank, of a group with absolute layers."""
         layers, banks = cast(tuple[int, ...], self.layers), self.readers()
         steps = [layers[step(bank, len(banks), len(layers))] for bank in range(len(banks))]
         starts = steps if self.init == "stepwise" else [self.init] * len(banks)
         return [shortest_init(start, own) for start, own in zip(starts, banks, strict=True)]
 
     def spans(self) -> dict[int, tuple[int, ...]]:
-        """For each layer that takes the place of adjacent ones, all of these, itself among them;
-        of a group with settled banks."""
+        """Return, for each layer that takes the place of adjacent ones, all of these in order.
+
+        The banks of the group are settled. Raises :class:`PlanError` for layers that are not
+        adjacent and for a start that is not one of them.
+        """
         if not isinstance(self.form, Merge):
             return {}
         spans = {}
@@ -257,7 +285,7 @@ class Group(BaseModel):
         return spans
 
     def removed(self) -> tuple[int, ...]:
-        """The layers that do not run, of a group with settled banks."""
+        """Return the layers that do not run, of a group with settled banks."""
         if not self.form.removes_layers:
             return ()
         staying = self.spans()
@@ -265,11 +293,11 @@ class Group(BaseModel):
 
     @property
     def is_settled(self) -> bool:
-        """Whether its banks are known without a model."""
+        """Return whether the group's banks are known without a model."""
         return is_absolute(self.layers) and self.assign.name != "similar"
 
     def bound(self, stack: str, shape: StackShape) -> "Group":
-        """The group with absolute layers in a stack of this shape."""
+        """Return the group with absolute layers in a stack of this shape."""
         layers = resolve_layers(self.layers, shape.depth, stack)
         if isinstance(self.init, int) and self.init >= shape.depth:
             raise PlanError(
@@ -285,8 +313,10 @@ class Group(BaseModel):
         )
 
     def rounded(self, shape: StackShape) -> "list[Group]":
-        """The bound group, in as many as there are widths, with knobs that a stack of this shape
-        can reach. Raises :class:`PlanError` where layers that share differ in width."""
+        """Return the bound group, one for each width, with knobs rounded to a stack of this shape.
+
+        Raises :class:`PlanError` where layers that share differ in width.
+        """
         if isinstance(self.form, Narrow):
             return self._rounded_widths(shape)
         if shape.is_uniform or not self.form.shares:
@@ -301,7 +331,7 @@ class Group(BaseModel):
         return self.model_copy(update={"form": self.form.rounded(units)})
 
     def _rounded_widths(self, shape: StackShape) -> "list[Group]":
-        """One group for each part and each fraction that its layers can keep."""
+        """Return one group for each part and each fraction that its layers can keep."""
         layers: dict[tuple[tuple[str, ...], Form], list[int]] = defaultdict(list)
         for roles in PARTS.values():
             if set(roles) <= set(self.parts):
@@ -313,8 +343,11 @@ class Group(BaseModel):
         ]
 
     def _refuse_unequal(self, shape: StackShape) -> None:
-        for own, init in zip(self.readers(), self.inits(), strict=True):
-            members = {*own, init} if isinstance(init, int) else set(own)
+        banks = [
+            {*own, init} if isinstance(init, int) else set(own)
+            for own, init in zip(self.readers(), self.inits(), strict=True)
+        ]
+        for members in [set().union(*banks)] if self.matches_units else banks:
             widths = {layer: shape.units(self.parts, layer) for layer in members}
             if len(set(widths.values())) > 1:
                 first = min(members)
@@ -327,7 +360,7 @@ class Group(BaseModel):
                 )
 
     def _found_assignment(self, layers: tuple[int, ...], shape: StackShape) -> Assignment:
-        """The assignment, with an owner map in place of one that is found by similarity."""
+        """Return the assignment; `similar` becomes the owner map found from the similarities."""
         if self.assign.name != "similar":
             return self.assign
         if shape.similarity is None:
@@ -337,8 +370,11 @@ class Group(BaseModel):
         return Assignment("owners", most_alike(alike, cast(int, self.assign.argument)))
 
     def banks(self) -> "list[Group]":
-        """One group a bank, or for layers that run several times one group a run of them at
-        least; layers that share with no other are left out."""
+        """Split the group into one group for each bank.
+
+        Layers that run several times stay at least one group for each run. Layers that share with
+        no other are left out.
+        """
         form = self.form.canonical()
         if self.times > 1:
             return self._looped(form)
@@ -351,8 +387,8 @@ class Group(BaseModel):
             return [plain.model_copy(update={"parts": self.parts})]
         if isinstance(form, Merge):
             return self._merged(form)
-        bank: dict[str, Any] = {"assign": Assignment(), "form": form} | self._heeded(form)
-        inits = self.inits() if "init" in form.heeds else [bank["init"]] * len(self.readers())
+        bank: dict[str, Any] = {"assign": Assignment(), "form": form} | self._used_rules(form)
+        inits = self.inits() if "init" in form.group_rules else [bank["init"]] * len(self.readers())
         return [
             self.model_copy(update=bank | {"layers": own, "init": init})
             for own, init in zip(self.readers(), inits, strict=True)
@@ -360,7 +396,7 @@ class Group(BaseModel):
         ]
 
     def _merged(self, form: Merge) -> "list[Group]":
-        """One group a layer that takes the place of several."""
+        """Return one group for each layer that takes the place of several."""
         units = Group.model_fields["units"].default
         rules = [
             {"layers": own, "init": init} | ({} if init == "mean" else {"units": units})
@@ -368,7 +404,7 @@ class Group(BaseModel):
             if len(own) > 1
         ]
         plain = Group(stack=self.stack, layers=self.layers, form=form)
-        return [plain.model_copy(update=self._heeded(form) | rule) for rule in rules]
+        return [plain.model_copy(update=self._used_rules(form) | rule) for rule in rules]
 
     def _looped(self, form: Form | None) -> "list[Group]":
         self.runs()
@@ -380,7 +416,7 @@ class Group(BaseModel):
         else:
             assign = Assignment("each") if apart else self._owner_map()
             start = {"init": Group.model_fields["init"].default} if apart else {}
-            rule = {"assign": assign, "form": form} | self._heeded(form) | start
+            rule = {"assign": assign, "form": form} | self._used_rules(form) | start
             looped = self.model_copy(update=rule)
             if len(looped.readers()) == 1:
                 looped = looped.model_copy(update={"init": looped.inits()[0]})
@@ -395,24 +431,24 @@ class Group(BaseModel):
 
     @property
     def only_loops(self) -> bool:
-        """Whether all that a canonical group does is to run its layers several times."""
+        """Return whether a canonical group only repeats its layers and shares nothing."""
         apart = self.assign.name == "each" or len(self.layers) == 1
         return self.times > 1 and apart and isinstance(self.form, Tie)
 
     @property
     def matches_units(self) -> bool:
-        """Whether the units of a canonical group are matched across its layers."""
+        """Return whether the units of a canonical group are matched across its layers."""
         starts_apart = isinstance(self.form, Merge) and self.init != "mean"
-        heeds = "units" in self.form.heeds and not (self.only_loops or starts_apart)
-        return self.units != "first" and heeds
+        goes_by_units = "units" in self.form.group_rules and not (self.only_loops or starts_apart)
+        return self.units != "first" and goes_by_units
 
-    def _heeded(self, form: Form) -> dict[str, Any]:
-        """`init` and `units` as far as the form goes by them, else their defaults."""
+    def _used_rules(self, form: Form) -> dict[str, Any]:
+        """Return `init` and `units` where the form uses them, else their defaults."""
         defaults = {name: Group.model_fields[name].default for name in ("init", "units")}
-        heeded = {name: getattr(self, name) for name in defaults if name in form.heeds}
+        used = {name: getattr(self, name) for name in defaults if name in form.group_rules}
         if isinstance(form, Tie | Reuse | Merge) and self.units != "first":
-            heeded["units"] = "importance"
-        return defaults | heeded
+            used["units"] = "importance"
+        return defaults | used
 
     def __str__(self) -> str:
         where = self.layers if isinstance(self.layers, str) else runs(self.layers)
@@ -423,7 +459,7 @@ class Group(BaseModel):
         form = f"{self.form.name} {knobs}".strip()
         units = "" if self.units == "importance" else f" by {self.units}"
         parts = "" if self.form.removes_layers else f" {'+'.join(write_parts(self.parts))}"
-        starts = self.form.shares or "init" in self.form.heeds
+        starts = self.form.shares or "init" in self.form.group_rules
         start = f"{parts} from {self._init_text()}{units}" if starts else parts
         rule = f"{form}{'' if self.form.roles() else start}"
         words = [f"{stack}{where}", self._loop_text(), "" if self.only_loops else rule]
@@ -443,7 +479,7 @@ def _knob_text(knob: tuple[str, Any]) -> str:
 
 
 class SharingPlan(BaseModel):
-    """Which layers read which bank. No groups: the unshared model.
+    """A sharing plan: which layers read which bank, in which form.
 
     Raises ``pydantic.ValidationError`` (whose causes are :class:`PlanError`) for groups that
     overlap: two groups of one stack may not share the same role of the same layer.
@@ -451,7 +487,9 @@ class SharingPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    groups: tuple[Group, ...] = ()
+    groups: tuple[Group, ...] = Field(
+        (), description="Groups of layers that share; none is the unshared model."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -464,18 +502,18 @@ class SharingPlan(BaseModel):
 
     @classmethod
     def range(cls, first: int, last: int, ratio: float, **group: Any) -> "SharingPlan":
-        """Layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
+        """Plan that layers `first` to `last` (0-based, inclusive) share a `ratio` (0..1)."""
         layers = f"{first}..{last}"
         return cls(groups=(Group(layers=layers, form=Bank(ratio=ratio), **group),))
 
     @classmethod
     def drop(cls, layers: Iterable[int], stack: str | None = None) -> "SharingPlan":
-        """The plan that removes these layers."""
+        """Plan to remove these layers (0-based)."""
         return cls(groups=(Group(layers=tuple(layers), stack=stack, form=Drop()),))
 
     @classmethod
     def preset(cls, name: str) -> "SharingPlan":
-        """A plan from the literature, by the name that `sharetune list presets` prints."""
+        """Read a plan from the literature, by the name that `sharetune list presets` prints."""
         if name not in presets():
             raise PlanError(f"unknown preset: {name!r}", did_you_mean(name, presets()))
         return cls.from_yaml(
@@ -484,12 +522,12 @@ class SharingPlan(BaseModel):
 
     @classmethod
     def from_yaml(cls, text: str) -> "SharingPlan":
-        """Reads what :meth:`to_yaml` writes; JSON is YAML too."""
+        """Read a plan that :meth:`to_yaml` wrote, or JSON."""
         return cls.model_validate(yaml.safe_load(text) or {})
 
     @classmethod
     def load(cls, path: Path) -> "SharingPlan":
-        """Reads a plan file. Raises :class:`PlanError` if it is missing or not YAML."""
+        """Read a plan file. Raises :class:`PlanError` if it is missing or not YAML."""
         try:
             return cls.from_yaml(path.read_text("utf-8"))
         except FileNotFoundError:
@@ -500,18 +538,18 @@ class SharingPlan(BaseModel):
             raise PlanError(f"{path} is not YAML: {error}", "see spaces/presets/*.yaml") from None
 
     def to_yaml(self) -> str:
-        """The plan as users write it; defaults are left out."""
+        """Write the plan as users do, in YAML; defaults are left out."""
         return yaml.safe_dump(self.written(), sort_keys=False, default_flow_style=None)
 
     def written(self) -> dict[str, Any]:
-        """The plan as plain data, defaults left out."""
+        """Return the plan as plain data; defaults are left out."""
         return self.model_dump(mode="json", exclude_defaults=True) or {"groups": []}
 
     def bound(self, stacks: Mapping[str, StackShape]) -> "SharingPlan":
-        """The canonical plan for a model with these stacks.
+        """Return the canonical plan for a model with these stacks.
 
-        Raises :class:`PlanError` for a stack the model lacks, a layer beyond it, or groups
-        that overlap once their layers are known.
+        Raises :class:`PlanError` for a stack or a layer that the model does not have, and for
+        groups that overlap once their layers are known.
         """
         groups = []
         for group in self.groups:
@@ -528,18 +566,20 @@ class SharingPlan(BaseModel):
         return SharingPlan(groups=(*narrow, *others))
 
     def shapes_left(self, stacks: Mapping[str, StackShape]) -> dict[str, StackShape]:
-        """Return the stacks' shapes once the bound plan's narrow groups are gone through."""
+        """Return the stacks' shapes after narrowing. The plan is bound."""
         narrow = [group for group in self.groups if isinstance(group.form, Narrow)]
         return dict(stacks) | _shapes_left(narrow, stacks)
 
     def spans(self, stack: str) -> dict[int, tuple[int, ...]]:
-        """For each layer of a stack that does the work of adjacent ones, all of these in order,
-        itself among them. The plan is bound."""
+        """Return, for each layer of a stack that takes the place of adjacent ones, all of these.
+
+        The layers are 0-based, in order, the one that stays among them. The plan is bound.
+        """
         own = [group for group in self.groups if group.stack == stack]
         return {layer: span for group in own for layer, span in group.spans().items()}
 
     def keeping_top(self, k: int, stacks: Mapping[str, StackShape]) -> "SharingPlan":
-        """The bound plan with the top `k` layers of each stack left private and in place."""
+        """Return the bound plan with the top `k` layers of each stack private and in place."""
         groups = []
         for group in self.bound(stacks).groups:
             depth = stacks[group.stack or ""].depth
@@ -549,7 +589,10 @@ class SharingPlan(BaseModel):
         return SharingPlan(groups=tuple(groups))
 
     def order(self, stack: str, depth: int) -> tuple[int, ...]:
-        """The layer, of `depth`, that runs at each position of a stack. The plan is bound."""
+        """Return the layer (0-based, of `depth`) that runs at each position of a stack.
+
+        The plan is bound.
+        """
         own = [group for group in self.groups if group.stack == stack]
         removed = {i for group in own for i in group.removed()}
         repeated = {run[0]: run * group.times for group in own for run in group.runs()}
@@ -565,7 +608,7 @@ class SharingPlan(BaseModel):
 
 
 def presets() -> list[str]:
-    """Names of the plans that come with the package."""
+    """List the names of the plans that come with the package."""
     folder = files("sharetune.spaces") / "presets"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[0] != "_")
 
@@ -610,7 +653,7 @@ def _stack_of(group: Group, stacks: Mapping[str, StackShape]) -> str:
 
 
 def _canonical_groups(groups: list[Group]) -> tuple[Group, ...]:
-    """One group a bank, groups over the same layers merged, in order of layers."""
+    """Return one group for each bank, those over the same layers merged, in order of layers."""
     merged: dict[Group, set[str]] = defaultdict(set)
     for bank in (b for g in groups for b in (g.banks() if g.is_settled else [g])):
         merged[bank.model_copy(update={"parts": ()})] |= set(bank.parts)
@@ -622,7 +665,7 @@ def _canonical_groups(groups: list[Group]) -> tuple[Group, ...]:
 
 
 def _without_idle_loops(groups: list[Group]) -> list[Group]:
-    """`groups` less those that only run layers again which another group does, too."""
+    """Return `groups` without those that only repeat layers which another group repeats too."""
 
     def is_idle(group: Group) -> bool:
         return group.only_loops and any(
@@ -650,7 +693,7 @@ def _one_drop_a_stack(groups: list[Group]) -> list[Group]:
 
 
 def _one_narrow_a_width(groups: list[Group]) -> list[Group]:
-    """One group for all layers and parts of a stack that keep the same fraction of their units."""
+    """Merge groups whose layers and parts of a stack keep the same fraction of their units."""
     kept: list[Group] = []
     layers: dict[tuple[str | None, Form, str], set[int]] = defaultdict(set)
     for group in groups:
@@ -700,7 +743,7 @@ def _refuse_overlap(groups: list[Group]) -> None:
 
 
 def _refuse_narrowing_removed(one: Group, two: Group) -> None:
-    """A narrowed layer may share what is left of it, but it must be there."""
+    """Refuse narrowing a layer that another group removes; what is left of one may be shared."""
     removed = {i for group in (one, two) if group.is_settled for i in group.removed()}
     layers = sorted(removed & set(one.layers) & set(two.layers))
     if layers:
@@ -712,7 +755,7 @@ def _refuse_narrowing_removed(one: Group, two: Group) -> None:
 
 
 def _refuse_unlike_loops(one: Group, two: Group, layers: list[int]) -> None:
-    """A layer runs as often, and in the same run, whichever group says so."""
+    """Refuse groups that repeat the same layer a different number of times or in other runs."""
     loops = [{i: (group.times, run) for run in group.runs() for i in run} for group in (one, two)]
     unlike = [layer for layer in layers if loops[0].get(layer) != loops[1].get(layer)]
     if unlike and not (one.form.removes_layers or two.form.removes_layers):

@@ -1,4 +1,4 @@
-"""How a candidate is trained, and the candidate itself."""
+"""Recipes, which say how a candidate is trained, and candidates themselves."""
 
 import json
 from collections.abc import Mapping
@@ -15,66 +15,140 @@ from sharetune.spaces.forms import Reuse, Tie
 from sharetune.spaces.plan import SharingPlan, StackShape
 
 OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")
+"""Keys of a recipe that have no effect without a bank."""
 
 PLAIN = (
     *("learning_rate", "weight_decay", "warmup_ratio", "dropout", "label_smoothing"),
     *("steps", "epochs", "batch_size", "max_length", "seed"),
 )
+"""Keys of a recipe that an unshared teacher is trained by: those that sharing does not need."""
 
 
 class Recipe(BaseModel):
-    """Training settings of one candidate. Give `steps` or `epochs`, not both.
+    """Training settings of one candidate; docs/recipes.md explains each one.
 
-    `learning_rate` is AdamW's peak, reached after `warmup_ratio` of the steps and falling
-    linearly to 0. `weight_decay` is AdamW's decoupled decay of every matrix. `bank_l2` adds
-    ``bank_l2 / 2 * sum ||B||^2`` over the shared weights to the loss, `bank_l2_start` the same of
-    what separates them from their start. The top `kept_top` layers of each stack stay private
-    and learn at ``learning_rate * kept_top_lr_scale``. `max_length` is in tokens.
-
-    The other learning-rate factors multiply: `bank_lr_rule` divides a bank's rate, and with it
-    its decay, by the number of its readers or the root of that; `layer_lr_decay` multiplies once
-    for every layer between a parameter and the head, that parameter's layer included.
-    `dropout` replaces every dropout of the model. With `patience` a tenth of the training data is
-    held out and looked at after every 5 % of the steps; training ends when its loss did not fall
-    for so many looks, and goes back to the best. `r_drop` is the weight of the divergence between
-    two passes with different dropout; for `distill`, `adversary` and `augment` see their own files.
-    docs/recipes.md tells of each part.
-
-    With `soften` (``interpolate``, ``replace`` or ``pull``) layers keep their own weights beside
-    the bank's while a schedule leads from the one to the other over the first `soften_until` of
-    the steps; `pull` is then the strength of the mean square between both in the loss. With
-    ``untie`` the layers of a bank are tied until then, and what the plan keeps private starts
-    from there.
+    Give `steps` or `epochs`, not both; with neither, training takes 3 epochs. Factors of the
+    learning rate that apply to one parameter multiply.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: float = Field(5e-5, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    bank_l2: float = Field(0.0, ge=0)
-    bank_l2_start: float = Field(0.0, ge=0)
-    bank_lr_rule: Literal["none", "sqrt", "readers"] = "none"
-    bank_lr_scale: float = Field(1.0, gt=0)
-    head_lr_scale: float = Field(1.0, gt=0)
-    layer_lr_decay: float = Field(1.0, gt=0, le=1)
-    dropout: float | None = Field(None, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    patience: int | None = Field(None, ge=1)
-    distill: Distillation | None = None
-    adversary: AdversaryField = None
-    augment: Augmentation | None = None
-    r_drop: float = Field(0.0, ge=0)
-    soften: Literal["interpolate", "replace", "pull", "untie"] | None = None
-    soften_until: float = Field(0.5, gt=0, le=1)
-    pull: float = Field(0.0, ge=0)
-    kept_top: int = Field(0, ge=0)
-    kept_top_lr_scale: float = Field(1.0, gt=0, le=1)
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    warmup_ratio: float = Field(0.1, ge=0, le=1)
-    batch_size: int = Field(16, ge=1)
-    max_length: int = Field(128, ge=4)
-    seed: int = Field(0, ge=0)
+    learning_rate: float = Field(
+        5e-5,
+        gt=0,
+        description="AdamW's peak learning rate, reached after the warm-up; it then falls linearly "
+        "to 0.",
+    )
+    weight_decay: float = Field(
+        0.01, ge=0, description="AdamW's decoupled weight decay of every matrix."
+    )
+    bank_l2: float = Field(
+        0.0,
+        ge=0,
+        description="Weight λ of the loss term λ/2 · sum ‖B‖² over the shared weights B; 0 is "
+        "none.",
+    )
+    bank_l2_start: float = Field(
+        0.0,
+        ge=0,
+        description="Weight λ of the loss term λ/2 · sum ‖B − B₀‖², with B₀ the shared weights at "
+        "the start; 0 is none.",
+    )
+    bank_lr_rule: Literal["none", "sqrt", "readers"] = Field(
+        "none",
+        description="Divisor of a bank's learning rate and weight decay: `readers`, the number of "
+        "layers that read it, `sqrt`, the root of that, or `none`.",
+    )
+    bank_lr_scale: float = Field(1.0, gt=0, description="Factor of the banks' learning rate.")
+    head_lr_scale: float = Field(1.0, gt=0, description="Factor of the task head's learning rate.")
+    layer_lr_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor of a parameter's learning rate for each layer from its own, included, "
+        "to the head; 1 is no decay.",
+    )
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Probability of every dropout in the model; `null` keeps the model's own.",
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Probability mass of the target that is spread evenly over all labels.",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Evaluations without a lower loss after which training ends and returns to the "
+        "best weights; a tenth of the training data is held out for them, one every 5 % of the "
+        "steps. `null` is off.",
+    )
+    distill: Distillation | None = Field(
+        None, description="Distillation from a teacher; `null` is none."
+    )
+    adversary: AdversaryField = Field(
+        None,
+        description="Adversarial perturbation of the embeddings (see adversaries); `null` is none.",
+    )
+    augment: Augmentation | None = Field(
+        None, description="Altered copies of the training examples; `null` is none."
+    )
+    r_drop: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the divergence between two passes with different dropout "
+        "(R-Drop, arXiv 2106.14448); 0 is none.",
+    )
+    soften: Literal["interpolate", "replace", "pull", "untie"] | None = Field(
+        None,
+        description="Schedule that moves layers from weights of their own to the bank's "
+        "(`interpolate`, `replace`, `pull`), or that ties all units first and then frees those the "
+        "plan keeps private (`untie`); `null` is none.",
+    )
+    soften_until: float = Field(
+        0.5, gt=0, le=1, description="Fraction of the steps at which that schedule ends."
+    )
+    pull: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the mean squared difference between a layer's own weights and the "
+        "bank's, while `soften` keeps both.",
+    )
+    kept_top: int = Field(
+        0,
+        ge=0,
+        description="Layers at the top of each stack that stay private, whatever the plan says.",
+    )
+    kept_top_lr_scale: float = Field(
+        1.0, gt=0, le=1, description="Factor of the learning rate of those `kept_top` layers."
+    )
+    steps: int | None = Field(
+        None, ge=1, description="Optimiser steps of the training; `null`: as `epochs` says."
+    )
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="Passes over the training data; `null`: as `steps` says, or 3 without both.",
+    )
+    warmup_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Fraction of the steps over which the learning rate rises from 0 to its peak.",
+    )
+    batch_size: int = Field(16, ge=1, description="Examples of one optimiser step.")
+    max_length: int = Field(
+        128,
+        ge=4,
+        description="Longest input, in tokens (for recordings in samples); longer ones are cut.",
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of the head's start, the data's order and dropout."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -94,8 +168,10 @@ class Recipe(BaseModel):
         return self
 
     def after_pruning(self) -> "Recipe":
-        """The recipe as far as layers of unequal width can follow it: without schedules, and
-        without what goes by layers."""
+        """Return the recipe without settings that need layers of equal width.
+
+        Those are the softening schedule, relation distillation and per-layer learning rates.
+        """
         distill = self.distill
         if distill is not None:
             distill = distill.model_copy(update={"relations": 0.0}).canonical()
@@ -103,22 +179,24 @@ class Recipe(BaseModel):
         return self.model_copy(update=found | {"distill": distill})
 
     def plain(self) -> "Recipe":
-        """The recipe without what wins back what sharing costs: an unshared teacher's."""
+        """Return the recipe of an unshared teacher: without settings that make up for sharing."""
         kept = {key: getattr(self, key) for key in PLAIN}
         return Recipe(**kept)
 
 
 class Candidate(BaseModel):
-    """All that is proposed for one trial: plan, compression and recipe."""
+    """The proposal for one trial: plan, compression and recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    plan: SharingPlan = SharingPlan()
-    compression: Compression = Compression()
-    recipe: Recipe = Recipe()
+    plan: SharingPlan = Field(SharingPlan(), description="Which layers share which weights.")
+    compression: Compression = Field(
+        Compression(), description="Pruning and quantisation after training."
+    )
+    recipe: Recipe = Field(Recipe(), description="Training settings.")
 
     def bound(self, stacks: Mapping[str, StackShape]) -> "Candidate":
-        """The canonical candidate for a model with these stacks.
+        """Return the canonical candidate for a model with these stacks.
 
         Candidates that build the same model and train it in the same way are equal.
         """
@@ -142,7 +220,7 @@ class Candidate(BaseModel):
         )
 
     def written(self) -> dict[str, Any]:
-        """The candidate as plain data that ``Candidate.model_validate`` reads."""
+        """Return the candidate as plain data that ``Candidate.model_validate`` reads."""
         return {
             "plan": self.plan.written(),
             "compression": self.compression.model_dump(mode="json"),
@@ -150,12 +228,12 @@ class Candidate(BaseModel):
         }
 
     def key(self) -> str:
-        """Text that is the same for equal candidates, in this process and in any other."""
+        """Return a text that is the same for equal candidates, in this process and any other."""
         return json.dumps(self.written(), sort_keys=True)
 
 
 def _inert_softening(recipe: Recipe, plan: SharingPlan, *, shares: bool) -> dict[str, Any]:
-    """Defaults of what a schedule's settings do not change here."""
+    """Return the defaults of those softening settings that have no effect on this plan."""
     softens = shares and recipe.soften is not None
     unties = recipe.soften == "untie"
     if unties:

@@ -1,4 +1,4 @@
-"""A named set of interchangeable things: forms, tasks, losses, objectives, samplers, exports."""
+"""Registries: named sets of interchangeable entries such as forms, tasks, losses and samplers."""
 
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping

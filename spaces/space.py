@@ -1,4 +1,4 @@
-"""The ranges from which candidates are drawn, in Optuna's define-by-run style.
+"""Spaces: the ranges from which candidates are drawn, in Optuna's define-by-run style.
 
 Every leaf of a plan or a recipe is a value, a range ``{low, high, step | log}`` or
 ``{choices: [...]}``, whose choices may hold ranges themselves. Groups are placed from left to
@@ -28,11 +28,14 @@ from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.registry import did_you_mean
 
 DRAWN = ("parts", "assign", "form", "init", "units", "times", "order")
+"""Keys of a template that are drawn once for each group, in this order; samplers rely on it."""
+
 LEAF = "write a value, {low: .., high: ..} with step or log, or {choices: [..]}"
+"""Hint of every error about a leaf."""
 
 
 class Trial(Protocol):
-    """What a space asks of an Optuna trial."""
+    """The methods of an Optuna trial that a space draws with."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
     def suggest_float(
@@ -42,9 +45,9 @@ class Trial(Protocol):
 
 
 class Corner:
-    """A trial that draws every range's lowest, or highest, value and first, or last, choice.
+    """A trial at a corner of the space: the lowest or highest value and the first or last choice.
 
-    With `choice` it draws that one, 0-based, where there are so many.
+    With `choice` (0-based) it takes that choice, or the last where there are fewer.
     """
 
     def __init__(self, *, high: bool, choice: int | None = None) -> None:
@@ -65,17 +68,17 @@ class Corner:
 
 
 def is_range(leaf: Any) -> bool:
-    """Whether `leaf` is a range of numbers."""
+    """Return whether `leaf` is a range of numbers."""
     return isinstance(leaf, dict) and "low" in leaf
 
 
 def is_choice(leaf: Any) -> bool:
-    """Whether `leaf` is a choice among templates."""
+    """Return whether `leaf` is a choice among leaves."""
     return isinstance(leaf, dict) and "choices" in leaf
 
 
 def check_leaf(leaf: Any, name: str) -> Any:
-    """`leaf` with all ranges and choices inside it checked; raises :class:`ConfigError`."""
+    """Check all ranges and choices inside `leaf` and return it; raises :class:`ConfigError`."""
     if is_choice(leaf):
         if set(leaf) != {"choices"} or not isinstance(leaf["choices"], list) or not leaf["choices"]:
             raise ConfigError(f"{name}: choices must be a non-empty list, but got {leaf}", LEAF)
@@ -107,7 +110,7 @@ def _check_range(leaf: dict[str, Any], name: str) -> None:
 
 
 def draw(leaf: Any, trial: Trial, name: str) -> Any:
-    """A value of `leaf`; parameters are named by their dotted place under `name`."""
+    """Draw a value of `leaf`; Optuna's parameters are named by their dotted place in `name`."""
     if is_choice(leaf):
         labels = choice_labels(leaf["choices"])
         picked = trial.suggest_categorical(name, labels)
@@ -129,7 +132,7 @@ def _draw_number(leaf: dict[str, Any], trial: Trial, name: str) -> int | float:
 
 
 def choice_labels(choices: list[Any]) -> list[str]:
-    """A short, unique text for each choice, as stored with the trial."""
+    """Write a short, unique text for each choice, as it is stored with the trial."""
     labels = [_label(choice) for choice in choices]
     return [label if labels.count(label) == 1 else f"{label}#{i}" for i, label in enumerate(labels)]
 
@@ -153,13 +156,15 @@ def _yaml_text(value: Any) -> str:
 
 
 class Region(BaseModel):
-    """Where a template's groups may lie, and their least and greatest number of layers."""
+    """Layers in which a template's groups are placed, and how many layers a group may have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    within: Layers
-    min: int = Field(2, ge=1)
-    max: int | None = Field(None, ge=1)
+    within: Layers = Field(description="Layers, as in `Group`, inside which groups are placed.")
+    min: int = Field(2, ge=1, description="Fewest layers of one group.")
+    max: int | None = Field(
+        None, ge=1, description="Most layers of one group; `null`: as many as there are."
+    )
 
 
 def _read_layers_leaf(value: Any) -> Any:
@@ -175,24 +180,35 @@ def _write_layers_leaf(value: Any) -> Any:
 LayersLeaf = Annotated[Any, BeforeValidator(_read_layers_leaf), PlainSerializer(_write_layers_leaf)]
 
 
-class GroupTemplate(BaseModel):
-    """Groups to be drawn: each key of :class:`Group`, as a value, a range or choices.
+def _as_in_group(key: str, default: Any) -> Any:
+    """Make a field described like the same key of :class:`Group`."""
+    return Field(default, description=Group.model_fields[key].description)
 
-    `count` is how many; more than one, or a searched number, needs ``layers: {within: ..}``.
+
+class GroupTemplate(BaseModel):
+    """A template of groups to draw.
+
+    Each key but `stack` is a leaf: a value, a range ``{low, high, step | log}`` or
+    ``{choices: [...]}``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: LayersLeaf
-    count: Any = 1
-    stack: str | None = None
-    parts: Any = ["attention", "ffn"]
-    assign: Any = "one"
-    form: Any = "tie"
-    init: Any = "mean"
-    units: Any = "importance"
-    times: Any = 1
-    order: Any = "block"
+    layers: LayersLeaf = Field(
+        description="Layers as in `Group`, or a region `{within, min, max}` to place groups in."
+    )
+    count: Any = Field(
+        1,
+        description="Number of groups to draw; other than 0 or 1 it needs `layers: {within: ..}`.",
+    )
+    stack: str | None = _as_in_group("stack", None)
+    parts: Any = _as_in_group("parts", ["attention", "ffn"])
+    assign: Any = _as_in_group("assign", "one")
+    form: Any = _as_in_group("form", "tie")
+    init: Any = _as_in_group("init", "mean")
+    units: Any = _as_in_group("units", "importance")
+    times: Any = _as_in_group("times", 1)
+    order: Any = _as_in_group("order", "block")
 
     @model_validator(mode="after")
     def _check(self) -> "GroupTemplate":
@@ -208,7 +224,7 @@ class GroupTemplate(BaseModel):
         return self
 
     def suggest(self, trial: Trial, name: str, stacks: Mapping[str, StackShape]) -> list[Group]:
-        """The groups of one draw, unbound."""
+        """Draw the groups of one candidate, unbound."""
         count = int(draw(self.count, trial, f"{name}.count"))
         places = self._places(trial, name, count, stacks)
         return [self._group(trial, f"{name}.{i}", layers) for i, layers in enumerate(places)]
@@ -227,7 +243,7 @@ class GroupTemplate(BaseModel):
         return place(trial, name, free, count, self.layers)
 
     def _stack(self, stacks: Mapping[str, StackShape]) -> tuple[str, StackShape]:
-        bound = SharingPlan(groups=(Group(layers=(0, 1), stack=self.stack),)).bound(stacks)
+        bound = SharingPlan.drop((0,), self.stack).bound(stacks)
         stack = bound.groups[0].stack or ""
         return stack, stacks[stack]
 
@@ -235,11 +251,11 @@ class GroupTemplate(BaseModel):
 def place(
     trial: Trial, name: str, free: tuple[int, ...], count: int, region: Region
 ) -> list[tuple[int, ...]]:
-    """`count` disjoint ranges inside `free`, drawn from left to right.
+    """Draw `count` disjoint ranges of layers inside `free`, from left to right.
 
-    Two numbers in 0..1 a group, `start` and `length`, are spread over what is still possible,
-    so that the parameters' own ranges never change. Raises :class:`ConfigError` if `count`
-    groups do not fit.
+    Each group takes two parameters in 0..1, `start` and `length`, scaled to the places and lengths
+    that are still possible, so that the parameters' own ranges never change. Raises
+    :class:`ConfigError` if `count` groups do not fit.
     """
     if count * region.min > len(free):
         raise ConfigError(
@@ -259,19 +275,27 @@ def place(
 
 
 def _spread(trial: Trial, name: str, count: int) -> int:
-    """One of ``0..count-1``, from a parameter in 0..1."""
+    """Draw one of ``0..count-1`` by a parameter in 0..1."""
     fraction = trial.suggest_float(name, 0.0, 1.0, step=None, log=False)
     return min(int(fraction * count), count - 1)
 
 
 class Space(BaseModel):
-    """All candidates a study may try: templates of groups, a recipe and a compression of leaves."""
+    """All candidates a study may try."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    plan: tuple[GroupTemplate, ...] = ()
-    recipe: dict[str, Any] = {}
-    compression: dict[str, Any] = {}
+    plan: tuple[GroupTemplate, ...] = Field(
+        (), description="Templates of the plan's groups; none searches no plan."
+    )
+    recipe: dict[str, Any] = Field(
+        {}, description="Keys of `Recipe`, each a value, a range or choices; others: its defaults."
+    )
+    compression: dict[str, Any] = Field(
+        {},
+        description="Keys of `Compression`, each a value, a range or choices; others: its "
+        "defaults.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Space":
@@ -289,14 +313,14 @@ class Space(BaseModel):
         return self
 
     def corners(self) -> list[Corner]:
-        """Draws that take each choice, and both ends of each range, at least once."""
+        """List draws that together take each choice, and both ends of each range."""
         leaves = [*self.recipe.values(), *self.compression.values()]
         most = max(map(_most_choices, leaves), default=1)
         choices = [Corner(high=True, choice=i) for i in range(most)]
         return [Corner(high=False), *choices, Corner(high=True)]
 
     def suggest(self, trial: Trial, stacks: Mapping[str, StackShape]) -> Candidate:
-        """The candidate of one draw, bound to a model with these stacks."""
+        """Draw a candidate, bound to a model with these stacks."""
         groups = [
             group
             for i, template in enumerate(self.plan)
@@ -308,23 +332,27 @@ class Space(BaseModel):
         return Candidate(plan=plan, compression=compression, recipe=recipe).bound(stacks)
 
     def suggest_recipe(self, trial: Trial) -> Recipe:
-        """The recipe of one draw."""
+        """Draw a recipe."""
         return _drawn(Recipe, self.recipe, trial, "recipe")
 
     def reference_recipe(self) -> Recipe:
-        """The recipe of the anchors: fixed values as they are, and of what is searched the
-        default where it is allowed, else the (geometric) middle or the first choice."""
+        """Return the recipe of the anchors.
+
+        Fixed values are kept. A searched key takes its default where the space allows it, else the
+        middle of its range (geometric for log) or its first choice.
+        """
         return _referred(Recipe, self.recipe)
 
     def reference_compression(self) -> Compression:
-        """The compression of given plans, found as :meth:`reference_recipe` is."""
+        """Return the compression of given plans, by the rule of :meth:`reference_recipe`."""
         return _referred(Compression, self.compression)
 
     def adopt(self, candidate: Candidate) -> Candidate:
-        """A candidate of another space as one of this: its plan, what this space searches of its
-        recipe and compression, and everything else as this space has it.
+        """Turn a candidate of another space into one of this space.
 
-        Raises ``ValidationError`` if the two do not go together.
+        It keeps its plan and those keys of its recipe and compression that this space searches;
+        the others are as in :meth:`reference_recipe`. Raises ``ValidationError`` if the two do not
+        go together.
         """
         recipe = _adopted(self.reference_recipe(), self.recipe, candidate.recipe)
         compression = _adopted(
@@ -334,18 +362,20 @@ class Space(BaseModel):
 
     @property
     def distils(self) -> bool:
-        """Whether a candidate may have a teacher."""
+        """Return whether any candidate may have a teacher."""
         return self.recipe.get("distill") is not None
 
     @property
     def sized_by_building(self) -> bool:
-        """Whether a candidate may have a size that only its built model tells: one that is pruned,
-        or multiplies in 8 bits."""
+        """Return whether sizes of candidates may be unknown before their model is built.
+
+        They are for candidates that are pruned or multiply in 8 bits.
+        """
         pruned = any(self.compression.get(units) for units in ("heads", "neurons"))
         return pruned or "dynamic" in str(self.compression.get("quantize"))
 
     def check(self, stacks: Mapping[str, StackShape]) -> list[Candidate]:
-        """The candidates at the space's corners.
+        """Return the candidates at the space's corners.
 
         Raises :class:`SharetuneError` if one does not fit the model.
         """
@@ -353,15 +383,17 @@ class Space(BaseModel):
 
 
 SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "compression": Compression}
-Section = TypeVar("Section", bound=BaseModel)
+"""Models of the space's keys that hold leaves."""
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def _drawn(section: type[Section], leaves: dict[str, Any], trial: Trial, name: str) -> Section:
+def _drawn(section: type[Settings], leaves: dict[str, Any], trial: Trial, name: str) -> Settings:
     return section(**{key: draw(leaf, trial, f"{name}.{key}") for key, leaf in leaves.items()})
 
 
-def _suggested(section: type[Section], leaves: dict[str, Any], corner: Corner, name: str) -> None:
-    """Raises :class:`ConfigError`, with the place, if a corner is no valid section."""
+def _suggested(section: type[Settings], leaves: dict[str, Any], corner: Corner, name: str) -> None:
+    """Raise :class:`ConfigError`, with the place, if a corner is no valid section."""
     try:
         _drawn(section, leaves, corner, name)
     except ValidationError as error:
@@ -389,7 +421,7 @@ def _fields(annotation: Any) -> list[str]:
 
 
 def _most_choices(leaf: Any) -> int:
-    """The length of the longest list of choices inside `leaf`, at least 1."""
+    """Return the length of the longest list of choices inside `leaf`, at least 1."""
     if is_choice(leaf):
         return max(len(leaf["choices"]), *map(_most_choices, leaf["choices"]))
     if isinstance(leaf, dict) and not is_range(leaf):
@@ -397,18 +429,18 @@ def _most_choices(leaf: Any) -> int:
     return 1
 
 
-def _referred(section: type[Section], leaves: dict[str, Any]) -> Section:
+def _referred(section: type[Settings], leaves: dict[str, Any]) -> Settings:
     fields = section.model_fields
     return section(**{key: _reference(leaf, fields[key].default) for key, leaf in leaves.items()})
 
 
-def _adopted(reference: Section, leaves: dict[str, Any], other: Section) -> Section:
+def _adopted(reference: Settings, leaves: dict[str, Any], other: Settings) -> Settings:
     searched = {key: getattr(other, key) for key, leaf in leaves.items() if _is_searched(leaf)}
     return type(reference).model_validate({**dict(reference), **searched})
 
 
 def _is_searched(leaf: Any) -> bool:
-    """Whether draws of `leaf` differ."""
+    """Return whether `leaf` holds a range or choices."""
     inside = isinstance(leaf, dict) and any(map(_is_searched, leaf.values()))
     return is_range(leaf) or is_choice(leaf) or inside
 

@@ -1,11 +1,19 @@
 """Fixtures for all tests: tiny models, offline."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+
+
+def pytest_collection_finish():
+    """Leave what imports made out of every later collection of garbage: a million objects of
+    torch and ray, which each training and each measured latency would walk through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -86,6 +86,8 @@ def without(sizes: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: size for name, size in sizes.items() if name not in names}
 
 
+# the classes whose models generate text
+WRITING = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq)
 CONFIGS = {
     "bert": BertConfig(**SIZES),
     "roberta": RobertaConfig(**SIZES),

@@ -4,16 +4,24 @@ import importlib.util
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from sharetune.search.commands.cli import app
-from sharetune.search.config import validate
+from sharetune.search.config import StudyConfig, validate
+from sharetune.spaces.adversaries import ADVERSARIES
+from sharetune.spaces.forms import FORMS
+from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.space import Region
+from sharetune.trainers.tasks.base import TASKS
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
+DESCRIBED_IN_PROSE = "sharetune.trainers.tasks."  # modules whose docstrings describe the keys
 WRITTEN = "import reference, sys; sys.stdout.buffer.write(reference.reference().encode())"
 
 
@@ -24,6 +32,7 @@ def test_links_lead_somewhere(page):
             assert (DOCS / target.split("#")[0]).exists(), target
 
 
+@pytest.mark.slow
 def test_the_reference_is_up_to_date():
     """In a process of its own, where no other test has registered anything."""
     done = subprocess.run([sys.executable, "-c", WRITTEN], cwd=DOCS, capture_output=True)
@@ -40,6 +49,27 @@ def test_the_drawings_are_up_to_date():
     for name in pictures.GALLERIES:
         same = pictures.gallery(name) == (DOCS / "pictures" / f"{name}.svg").read_text("utf-8")
         assert same, "run python docs/pictures.py"
+
+
+def sections(annotation):
+    """The models that an annotation names, and those that their fields name."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return {model for part in get_args(annotation) for model in sections(part)}
+    fields = annotation.model_fields.values()
+    return {annotation, *(model for field in fields for model in sections(field.annotation))}
+
+
+def test_every_configuration_field_has_a_description():
+    roots = (StudyConfig, Region, Candidate, *FORMS.values(), *ADVERSARIES.values())
+    found = {model for root in (*roots, *TASKS.values()) for model in sections(root)}
+    undescribed = [
+        f"{model.__name__}.{name}"
+        for model in found
+        for name, field in model.model_fields.items()
+        if not field.description and not model.__module__.startswith(DESCRIBED_IN_PROSE)
+    ]
+    assert not undescribed
+    assert {"Recipe", "Stagnation", "Group", "Distillation"} <= {model.__name__ for model in found}
 
 
 def blocks(page, language):

@@ -6,10 +6,11 @@ import textwrap
 import pytest
 from typer.testing import CliRunner
 
-import sharetune.trainers.tasks.base
 from sharetune import results
 from sharetune.search.commands.cli import app
 from sharetune.spaces.objectives import OBJECTIVES
+from sharetune.trainers import tasks
+from sharetune.trainers.tasks.base import TASKS
 from tests.search.commands.test_cli import study
 
 assert study, "a fixture"
@@ -21,9 +22,10 @@ FILE = '''
 
     from transformers import AutoModelForSequenceClassification
 
+    from sharetune.spaces.evaluator import Scores
     from sharetune.spaces.objectives import OBJECTIVES, Objective
     from sharetune.trainers.data.tables import read_table
-    from sharetune.trainers.tasks.base import TASKS, Task
+    from sharetune.trainers.tasks.base import TASKS, DataFacts, Task
 
     OBJECTIVES.register("misses")(Objective("misses", "misses", "minimize", source="trained"))
 
@@ -40,7 +42,7 @@ FILE = '''
 
         def read(self):
             train, test = self.frames(lambda frame, source: frame)
-            return train, test, {"middle": float(train["text"].map(len).median())}
+            return train, test, DataFacts()
 
         def rows(self, frame, reader, max_length):
             tokens = reader(frame["text"].tolist(), truncation=True, max_length=max_length)
@@ -48,25 +50,22 @@ FILE = '''
 
         def score(self, predictions, labels, facts):
             wrong = sum(int(row.argmax()) != label for row, label in zip(predictions, labels))
-            return {"metrics": {"misses": float(wrong)}}
+            return Scores({"misses": float(wrong)})
 '''
 
 
 @pytest.fixture()
 def one_file(tmp_path, monkeypatch):
-    list(sharetune.trainers.tasks.base.TASKS)  # the project's own stay registered
+    list(TASKS)  # the project's own stay registered
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "length.py").write_text(textwrap.dedent(FILE))
-    monkeypatch.setattr(
-        sharetune.trainers.tasks.base,
-        "__path__",
-        [*sharetune.trainers.tasks.base.__path__, str(folder)],
-    )
-    for registry in (OBJECTIVES, sharetune.trainers.tasks.base.TASKS):
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(folder)])
+    monkeypatch.setattr(TASKS, "_is_complete", False)
+    for registry in (OBJECTIVES, TASKS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     yield
-    sys.modules.pop("sharetune.trainers.tasks.base.length", None)
+    sys.modules.pop("sharetune.trainers.tasks.length", None)
 
 
 def test_a_task_of_one_file_is_searched(one_file, study, tmp_path):

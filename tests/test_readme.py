@@ -1,7 +1,11 @@
 """What the README and the examples say is true."""
 
-import ast
+import json
+import os
 import re
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 import yaml
@@ -10,8 +14,20 @@ from typer.testing import CliRunner
 from sharetune.search.commands.cli import app
 from sharetune.search.config import load_config, validate
 from sharetune.spaces import SharingPlan
+from tests.checkpoint import write_checkpoint, write_study_data
 from tests.paths import ROOT
 
+STUDY = {
+    "name": "readme",
+    "model": "model",
+    "task": {"name": "text-classification", "train": "train.csv", "test": "test.csv"},
+    "executor": "local",
+    "anchors": ["unshared"],
+    "plans": ["albert-all"],
+    "budget": {"trials": 2},
+    "latency": {"rounds": 1},
+    "space": {"plan": [{"layers": "0..-1"}], "recipe": {"max_length": 8}},
+}
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -29,13 +45,18 @@ def test_the_plan_is_a_plan():
     assert str(SharingPlan.from_yaml(plan)) == "1..4 bank 0.7 attention+ffn from mean"
 
 
-def test_the_python_lines_name_things_that_exist():
-    from sharetune import trainers
-
+def test_the_python_lines_run(tmp_path, monkeypatch):
     (code,) = blocks("python")
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module == "trainers":
-            assert all(hasattr(trainers, alias.name) for alias in node.names)
+    assert code.startswith("from sharetune import ")
+    assert code.count("bert-base-uncased") == 1
+    write_checkpoint(tmp_path / "local", layers=8)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code.replace("bert-base-uncased", "local"), names)
+    plan = "layers 2..7 bank 0.7 attention+ffn from mean"
+    assert str(names["model"].sharing.plan) == plan
+    written = json.loads((tmp_path / "smaller/config.json").read_text())
+    assert (written["model_type"], written["base"]["num_hidden_layers"]) == ("sharetune", 8)
 
 
 def test_make_knows_the_commands():
@@ -44,13 +65,131 @@ def test_make_knows_the_commands():
         assert command in targets
 
 
-def test_the_commands_and_options_exist():
-    (usage,) = re.findall(r"```\n(sharetune search.*?)```", README, re.S)
-    for line in usage.strip().split("\n"):
-        command, *rest = line.removeprefix("sharetune ").split("#")[0].split()
-        help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
-        for option in re.findall(r"--\w+", " ".join(rest)):
-            assert option in help_text, (command, option)
+def usage() -> dict[str, tuple[list[str], list[str]]]:
+    """By command, the words that must be given and the optional ones, as the README has them."""
+    (lines,) = re.findall(r"```\n(sharetune search.*?)```", README, re.S)
+    found = {}
+    for line in lines.strip().split("\n"):
+        words = line.split("#")[0]
+        _, command, *required = re.sub(r"\[.*?\]", "", words).split()
+        found[command] = required, re.findall(r"\[(.*?)\]", words)
+    return found
+
+
+USAGE = usage()
+OPTIONS = [(command, option) for command, (_, options) in USAGE.items() for option in options]
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS)
+def test_the_options_exist(command, option):
+    help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    for name in re.findall(r"--\w+", option):
+        assert re.search(rf"{name}\b", help_text)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """What to write for the README's words, on small data."""
+    home = write_study_data(tmp_path_factory.mktemp("readme"), 40)
+    (home / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    (home / "plan.yaml").write_text("groups: [{layers: 1..2, form: {bank: {ratio: 0.7}}}]")
+    return {
+        "space.recipe.steps=200": "space.recipe.steps=3",
+        "STUDY.yaml": home / "study.yaml",
+        "PLAN.yaml": home / "plan.yaml",
+        "RUN": home / "run",
+        "RUN...": home / "run",
+        "M": home / "model",
+        "D": home / "train.csv",
+        "T": "text-classification",
+        "TRIAL": "1",
+        "OUT": home / "out",
+    }
+
+
+def typed(small, command: str, *options: str) -> list[str]:
+    """A command of the README with those of its optional words that begin with `options`."""
+    required, optional = USAGE[command]
+    chosen = [text for name in options for text in optional if text.startswith(name)]
+    assert len(chosen) == len(options), (options, optional)
+    words = [word for text in (*required, *chosen) for word in text.split()]
+    return [command, *(str(small.get(word, word)) for word in words)]
+
+
+def call(words: list[str]) -> str:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def searched(small):
+    """The README's first command, run."""
+    return call(typed(small, "search", "--set", "--out"))
+
+
+def test_every_command_of_the_readme_is_run_here():
+    assert set(USAGE) == {"search", "init", "report", "serve", "show", "export", "list"}
+
+
+@pytest.mark.slow
+def test_search_continues(small, searched):
+    assert "plan-0" in searched
+    assert call(typed(small, "search", "--set", "--out", "--resume")) == searched
+
+
+@pytest.mark.slow
+def test_report(small, searched):
+    assert call(typed(small, "report")) == searched
+    (study,) = json.loads(call(typed(small, "report", "--json")))["studies"]
+    assert study["trials"][0]["recipe.steps"] == 3
+
+
+@pytest.mark.slow
+def test_serve(small, searched):
+    command = [sys.executable, "-m", "sharetune", *typed(small, "serve"), "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            with urllib.request.urlopen(server.stdout.readline().strip(), timeout=60) as page:
+                assert b"<title>readme" in page.read()
+        finally:
+            server.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["shared", "dense", "albert", "onnx"])
+def test_export(small, searched, form, tmp_path):
+    assert "--format shared|dense|albert|onnx" in USAGE["export"][1]
+    words = typed(small | {"OUT": tmp_path / "out"}, "export")
+    assert call([*words, "--format", form]).startswith(("from ", "import "))
+
+
+@pytest.mark.slow
+def test_the_study_runs(tmp_path):
+    """As it stands in the README, on a small model."""
+    (text,) = [text for text in blocks("yaml") if "space:" in text]
+    write_study_data(tmp_path, 40)
+    write_checkpoint(tmp_path / "model", layers=8)
+    (tmp_path / "study.yaml").write_text(text.replace("bert-base-uncased", "model"))
+    small = ("executor=local", "budget.trials=6", "latency.rounds=0", "space.recipe.max_length=8")
+    settings = [word for setting in small for word in ("--set", setting)]
+    call(["search", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "run"), *settings])
+
+
+def test_init(small, tmp_path):
+    words = typed(small | {"STUDY.yaml": tmp_path / "written.yaml"}, "init", "--out")
+    assert call(words) == (tmp_path / "written.yaml").read_text("utf-8")
+
+
+def test_show(small):
+    assert "0.7" in call([*typed(small, "show"), "--max-length", "8"])
+
+
+def test_list(small):
+    (kinds,) = USAGE["list"][1]
+    for kind in kinds.removesuffix("|...").split("|"):
+        assert call(["list", kind])
 
 
 def test_links_lead_somewhere():

@@ -19,7 +19,7 @@ from sharetune.spaces.errors import ConfigError, ModelError, SharetuneError
 from sharetune.trainers.models.pretrained import from_library
 from tests.checkpoint import write_checkpoint, write_study_data
 from tests.paths import ROOT
-from tests.search.fakes import study as fake_study
+from tests.search.studies import study as fake_study
 from tests.search.test_faults import study
 
 FILES = [

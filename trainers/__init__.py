@@ -1,4 +1,4 @@
-"""Turns a candidate into a measured model: share, train, compress, measure, export.
+"""Turn a candidate into a measured model: share, train, compress, measure, export.
 
 Importing this package makes ``AutoModelFor...from_pretrained`` read shared models.
 """

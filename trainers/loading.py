@@ -27,14 +27,18 @@ from sharetune.trainers.models.shared_model import (
 )
 from sharetune.trainers.models.sharing import share_
 
-ATTENTION = "_attn_implementation_internal"
-SEVERAL_DEVICES = {"balanced", "balanced_low_0", "sequential"}
-# what from_pretrained is given for where a file comes from, not for what becomes of it
-WITHOUT_EFFECT = {
+ATTENTION_ATTRIBUTE = "_attn_implementation_internal"
+"""The attribute in which the auto classes store a caller's `attn_implementation`."""
+
+MULTI_DEVICE_MAPS = {"balanced", "balanced_low_0", "sequential"}
+"""Values of `device_map` that spread a model over devices, which banks do not support."""
+
+IGNORED_KEYWORDS = {
     *("trust_remote_code", "use_safetensors", "low_cpu_mem_usage", "weights_only", "token"),
     *("cache_dir", "force_download", "local_files_only", "proxies", "revision", "code_revision"),
     *("_from_auto", "_commit_hash", "_name_or_path", "dtype", "transformers_version"),
 }
+"""Keywords of ``from_pretrained`` that are accepted and ignored: they say where files come from."""
 
 
 def load_shared(
@@ -44,14 +48,14 @@ def load_shared(
     device: str | int | torch.device | None = None,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
-    """The shared model saved in `folder`, in eval mode.
+    """Return the shared model saved in `folder`, in eval mode.
 
-    Its dtypes are those it was saved in, or `dtype` (``torch.bfloat16``, ``"bfloat16"``) but for
-    what the family keeps in float32. It lies on the CPU, or on `device`. `attn_implementation`
-    is the library's.
+    Tensors have the dtypes they were saved in, or `dtype` (``torch.bfloat16``, ``"bfloat16"``)
+    except those that the model family keeps in float32. The model is on the CPU, or on `device`.
+    `attn_implementation` is passed on to transformers.
 
-    Raises :class:`ModelError` if the folder holds no shared model, or not exactly its tensors, or
-    for a dtype or a device that does not exist.
+    Raises :class:`ModelError` if the folder holds no shared model, if its tensors are not exactly
+    those of its plan, or for a dtype or a device that does not exist.
     """
     folder = Path(folder)
     saved = _read_config(folder)
@@ -61,7 +65,7 @@ def load_shared(
     config = AutoConfig.for_model(base.pop("model_type"), **base)
     settings = {"dtype": wanted, "attn_implementation": attn_implementation}
     model = architecture._from_config(config, **{k: v for k, v in settings.items() if v})
-    _forget_weights(model)
+    _move_weights_to_meta(model)
     if "units" in saved:  # which layers were narrower than the configuration says
         fit_(model, saved["units"])
     share_(model, SharingPlan.model_validate(saved["plan"]))
@@ -75,7 +79,7 @@ def load_shared(
 
 
 def _device(device: str | int | torch.device | None) -> torch.device:
-    """The device of this name. Raises :class:`ModelError` if there is none here."""
+    """Return the device of this name. Raises :class:`ModelError` if this machine has none."""
     try:
         place = torch.device("cpu" if device is None else device)
         torch.empty(0, device=place)
@@ -88,7 +92,10 @@ def _device(device: str | int | torch.device | None) -> torch.device:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """None stands for the saved one. Raises :class:`ModelError` for what is no float type."""
+    """Return the floating-point type, or None to keep the saved one.
+
+    Raises :class:`ModelError` if `dtype` is not a floating-point type.
+    """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype in (None, "auto"):
         return None
@@ -103,21 +110,21 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 def _cast(
     tensors: dict[str, Tensor], model: PreTrainedModel, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """`tensors` in `dtype`, but in float32 what the model's family would not compute in it."""
+    """Return `tensors` in `dtype`, except those that the model family needs in float32."""
     if dtype is None:
         return tensors
     kept = set(model._keep_in_fp32_modules_strict if dtype != torch.float32 else ())
     kept |= set(model._keep_in_fp32_modules if dtype == torch.float16 else ())
 
     def fitting(name: str) -> torch.dtype:
-        # a bank's key is a path with underscores
+        # in a bank's key underscores replace the dots of a path
         return torch.float32 if any(re.search(rf"[._]{k}\b", name) for k in kept) else dtype
 
     return {n: t.to(fitting(n)) if t.is_floating_point() else t for n, t in tensors.items()}
 
 
-def _forget_weights(model: nn.Module) -> None:
-    """Moves what a file will fill to the meta device, where to share costs nothing."""
+def _move_weights_to_meta(model: nn.Module) -> None:
+    """Move the weights that the file will fill to the meta device, to share at no cost."""
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if f"{path}.{name}" not in never_saved(model):
@@ -126,8 +133,11 @@ def _forget_weights(model: nn.Module) -> None:
 
 
 def _load_exactly(model: PreTrainedModel, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Fills `model` with `tensors`, in their dtypes. Raises :class:`ModelError` if any lacks, is
-    too many or has another shape; only a tensor tied to one that is there may lack."""
+    """Fill `model` with `tensors`, in their dtypes.
+
+    Raises :class:`ModelError` if a tensor is missing, unexpected or of another shape. A tensor may
+    be missing only if the model ties it to one that is there.
+    """
     wanted = {n: t for n, t in model.state_dict().items() if n not in never_saved(model)}
     tied = model.all_tied_weights_keys
     wrong = [n for n in tensors if n in wanted and wanted[n].shape != tensors[n].shape]
@@ -167,7 +177,7 @@ def _tensors(folder: Path, device: torch.device) -> dict[str, Tensor]:
 
 
 class SharedLoader:
-    """Stands behind every auto class for the model type ``sharetune``."""
+    """Load models of the type ``sharetune`` for every auto class of transformers."""
 
     config_class = SharedConfig
 
@@ -183,12 +193,12 @@ class SharedLoader:
         attn_implementation: str | None = None,
         **rest: Any,
     ) -> PreTrainedModel:
-        """See :func:`load_shared`. A `device_map` names one device.
+        """Load a shared model, see :func:`load_shared`. A `device_map` must name one device.
 
-        Raises :class:`ModelError` for keywords of the library that a shared model cannot honour.
+        Raises :class:`ModelError` for keywords of transformers that a shared model cannot honour.
         """
-        refused = {name for name, value in rest.items() if value and name not in WITHOUT_EFFECT}
-        for name in sorted(refused | _overridden(folder, config)):
+        refused = {name for name, value in rest.items() if value and name not in IGNORED_KEYWORDS}
+        for name in sorted(refused | _changed_settings(folder, config)):
             raise ModelError(
                 f"a shared model cannot be loaded with {name} given",
                 "give dtype, device_map or attn_implementation; for more, export it as dense",
@@ -197,26 +207,26 @@ class SharedLoader:
             folder,
             dtype=torch_dtype if dtype is None else dtype,
             device=_one_device(device_map),
-            # the auto classes put it into the configuration that they read
-            attn_implementation=attn_implementation or getattr(config, ATTENTION, None),
+            # the auto classes move this keyword into the configuration
+            attn_implementation=attn_implementation or getattr(config, ATTENTION_ATTRIBUTE, None),
         )
 
 
-def _overridden(folder: str | Path, config: SharedConfig | None) -> set[str]:
-    """Settings of `config` that differ from the folder's: those that a caller gave."""
+def _changed_settings(folder: str | Path, config: SharedConfig | None) -> set[str]:
+    """Return the settings of `config` that the caller changed from the folder's."""
     if config is None:
         return set()
     saved, given = SharedConfig.from_pretrained(folder).to_dict(), config.to_dict()
-    return {k for k, v in given.items() if v != saved.get(k) and k not in WITHOUT_EFFECT}
+    return {k for k, v in given.items() if v != saved.get(k) and k not in IGNORED_KEYWORDS}
 
 
 def _one_device(device_map: Any) -> Any:
-    """The device that a `device_map` names; ``auto`` is the accelerator, where there is one."""
+    """Return the one device that a `device_map` names; ``auto`` is the accelerator, if any."""
     if device_map == "auto":
         found = torch.accelerator.current_accelerator()
         return found if found is not None and torch.accelerator.is_available() else None
     devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
-    if len(devices) != 1 or devices & SEVERAL_DEVICES:
+    if len(devices) != 1 or devices & MULTI_DEVICE_MAPS:
         raise ModelError(
             f"a shared model lies on one device, but got device_map={device_map!r}",
             "name one, such as device_map='cuda:0'",
@@ -225,7 +235,7 @@ def _one_device(device_map: Any) -> Any:
 
 
 def register_auto_classes() -> None:
-    """Makes the library's auto classes know the model type ``sharetune``."""
+    """Register the model type ``sharetune`` with the auto classes of transformers."""
     AutoConfig.register(MODEL_TYPE, SharedConfig, exist_ok=True)
     for name in dir(transformers):
         if name == "AutoModel" or name.startswith("AutoModelFor"):

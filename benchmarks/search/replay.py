@@ -41,24 +41,28 @@ from optuna.trial import TrialState
 
 from sharetune.results.reading import attributes as record
 from sharetune.search.config import EarlyStopping, StudyConfig
-from sharetune.search.driver import Driver
-from sharetune.search.jobs import Outcome, stopped
-from sharetune.search.study.writer import Store
+from sharetune.search.outcome import Outcome, stopped
+from sharetune.search.search import Search
+from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.errors import PlanError
+from sharetune.spaces.evaluator import Measured, Scores
 from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.run_folder import RunFolder
 
 HERE = Path(__file__).parent
 RESAMPLED = 10000
 
 
-class TableTrainee:
-    """What the driver asks of a model, answered from the table."""
+class TableEvaluator:
+    """An evaluator that answers from the table."""
+
+    stacks = SHAPES
 
     def __init__(self, table: Table) -> None:
         self.table = table
 
-    def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]:
-        """Exact sizes."""
+    def sizes(self, candidate: Candidate) -> dict[str, float]:
+        """Return exact sizes."""
         return self.table.of(candidate).exact
 
 
@@ -70,13 +74,13 @@ def ours(
     rungs: Sequence[float],
     brackets: int = 1,
 ) -> Account:
-    """A search by the project's own driver, sampler and scheduler."""
-    driver = _driver(table, seed, sampler, EarlyStopping(rungs=tuple(rungs), brackets=brackets))
+    """A search by the project's own search, sampler and early stopping."""
+    search = _search(table, seed, sampler, EarlyStopping(rungs=tuple(rungs), brackets=brackets))
     account, clock = Account(table), itertools.count()
     events: list[tuple[float, int, Any, int]] = []
     now = 0.0
     while not account.done:
-        while len(events) < workers and (job := driver.next()) is not None:
+        while len(events) < workers and (job := search.next()) is not None:
             account.asked += 1
             first = 0 if rungs else len(RUNGS)
             length = table.of(job.candidate).seconds[first]
@@ -89,12 +93,12 @@ def ours(
         account.pay(trained.seconds[rung] - before, whole=rung == len(RUNGS))
         if rung == len(RUNGS):
             account.earn(trained)
-            driver.finish(job, Outcome("complete", {record.METRICS: _metrics(trained, rung)}))
-        elif driver.reached(job, rung, _metrics(trained, rung)):
+            search.finish(job, Outcome("complete", _measured(trained, rung)))
+        elif search.reached(job, rung, _metrics(trained, rung)):
             length = trained.seconds[rung + 1] - trained.seconds[rung]
             heapq.heappush(events, (now + length, next(clock), job, rung + 1))
         else:
-            driver.finish(job, stopped(f"stopped at rung {rung}"))
+            search.finish(job, stopped(f"stopped at rung {rung}"))
     return account
 
 
@@ -102,7 +106,11 @@ def _metrics(trained: Trained, rung: int) -> dict[str, float]:
     return {"accuracy": trained.accuracy[rung]}
 
 
-def _driver(table: Table, seed: int, sampler: str, stopping: EarlyStopping) -> Driver:
+def _measured(trained: Trained, rung: int) -> Measured:
+    return Measured(Scores(_metrics(trained, rung)), curve=[], seconds={}, circumstances={})
+
+
+def _search(table: Table, seed: int, sampler: str, stopping: EarlyStopping) -> Search:
     config = StudyConfig(
         name="replay",
         model="table",
@@ -118,9 +126,9 @@ def _driver(table: Table, seed: int, sampler: str, stopping: EarlyStopping) -> D
     )
     worst = dict(zip(config.objectives, table.reference * [-1, 1, 1], strict=True))
     attributes = {record.OBJECTIVES: list(config.objectives), record.REFERENCE: worst}
-    store = Store.create_in(InMemoryStorage(), f"replay-{seed}", attributes)
-    trainee: Any = TableTrainee(table)
-    return Driver(config, store, trainee, facts={}, shapes=SHAPES, run=Path("/nonexistent"))
+    writer = StudyWriter.create_in(InMemoryStorage(), f"replay-{seed}", attributes)
+    evaluator: Any = TableEvaluator(table)
+    return Search(config, writer, evaluator, RunFolder(Path("/nonexistent")))
 
 
 def with_optuna(

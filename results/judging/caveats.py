@@ -1,4 +1,4 @@
-"""Warnings before a model is chosen, each raised by a rule on the study's own numbers."""
+"""Warn before a model is chosen, each warning by one rule on the study's own numbers."""
 
 from collections.abc import Iterator
 
@@ -15,21 +15,32 @@ from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import Objective
 
 SAME_LATENCY = 0.05
-DRIFTED = 0.05
-BUSY = 0.25
+"""Largest relative difference of two latencies that nobody would choose a model by."""
+
+LARGE_DRIFT = 0.05
+"""Relative change of the unshared model's latency in one measurement from which it is doubtful."""
+
+BUSY_PREEMPTIONS = 0.25
+"""Preemptions for each timed pass above which a device was not quiet."""
+
 STILL_GROWING = 0.01
+"""Relative growth of the hypervolume over the last trials above which a search goes on paying."""
+
 LAST_PART = 0.25
+"""Fraction of the trials that counts as the last ones."""
+
 ENOUGH_TRIALS = 20
+"""Trained trials below which growth says nothing about convergence."""
 
 
 def caveats(study: StudyRecord) -> list[str]:
-    """What a reviewer must know; empty where no rule applies."""
+    """List the warnings that apply to a study, as sentences."""
     found = [_noise, _one_split, _seeds, _lost, _latency, _drift, _busy, _convergence, _drops]
     return [text for rule in found for text in rule(study)]
 
 
 def _noise(study: StudyRecord) -> Iterator[str]:
-    """One split decides: its interval is wider than the point the report speaks of."""
+    """Warn if an accuracy's 95 % interval is wider than one point to either side."""
     unshared = unshared_trial(final_study(study).frame)
     interval = accuracy_interval(unshared) if unshared else None
     if study.quality.name != "accuracy" or interval is None:
@@ -44,7 +55,7 @@ def _noise(study: StudyRecord) -> Iterator[str]:
 
 
 def _one_split(study: StudyRecord) -> Iterator[str]:
-    """Models were selected by the numbers that are reported."""
+    """Warn if models were selected by the test split, on which they are also reported."""
     trained = len(comparable(study.frame))
     if study.rows and study.selected_on == "test" and trained > 1:
         yield (
@@ -74,7 +85,7 @@ def _seeds(study: StudyRecord) -> Iterator[str]:
 
 
 def _latency(study: StudyRecord) -> Iterator[str]:
-    """No sharing model is measurably faster or slower than the unshared one."""
+    """Warn if no sharing model is measurably faster or slower than the unshared one."""
     rows = comparable(study.frame)
     rows = rows[rows["latency_ratio"].notna() & (rows["anchor"] != "unshared")]
     sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
@@ -92,19 +103,20 @@ def _latency(study: StudyRecord) -> Iterator[str]:
 
 def _drift(study: StudyRecord) -> Iterator[str]:
     drifts = study.frame.set_index("number")["latency_drift"].dropna()
-    large = {n: d for n, d in zip(drifts.index, drifts, strict=True) if abs(d) > DRIFTED}
+    large = {n: d for n, d in zip(drifts.index, drifts, strict=True) if abs(d) > LARGE_DRIFT}
     if large:
         number, worst = max(large.items(), key=lambda item: abs(item[1]))
         yield (
             f"The clock drifted while latency was measured: the unshared model's median changed by "
             f"{percentage(worst, '+.0%')} beside trial {number} ({len(large)} of {len(drifts)} "
-            f"changed by more than {percentage(DRIFTED)}); ratios hold better than milliseconds."
+            f"changed by more than {percentage(LARGE_DRIFT)}); "
+            f"ratios hold better than milliseconds."
         )
 
 
 def _busy(study: StudyRecord) -> Iterator[str]:
     rates = study.frame.set_index("number")["latency_preempted"].dropna()
-    busy = rates[rates > BUSY]
+    busy = rates[rates > BUSY_PREEMPTIONS]
     if len(busy):
         yield (
             f"The device was not quiet while latency was measured: the system took the processor "
@@ -133,7 +145,7 @@ def _convergence(study: StudyRecord) -> Iterator[str]:
 
 
 def last_growth(history: pd.DataFrame) -> float:
-    """By what fraction the hypervolume grew over the last quarter of the trials."""
+    """Return the relative growth of the hypervolume over the last quarter of the trials."""
     values = history["hypervolume"].tolist()
     before = values[max(0, int(len(values) * (1 - LAST_PART)) - 1)]
     return (values[-1] - before) / before if before else float(values[-1] > 0)
@@ -154,6 +166,6 @@ def _drops(study: StudyRecord) -> Iterator[str]:
 
 
 def _lead(rival: Rivalry, quality: Objective) -> str:
-    """How much better the drop is than the best sharing model of its size."""
+    """Write how much better the drop is than the best sharing model of its size."""
     sharing = rival.sharing or rival.drop
     return distance(quality, rival.drop[quality.name], sharing[quality.name])

@@ -1,4 +1,4 @@
-"""The models a reviewer is likely to want, each found by one rule from the numbers."""
+"""Find the models a reviewer is likely to choose, each by one rule on the numbers."""
 
 from dataclasses import dataclass
 from math import hypot, isfinite
@@ -13,16 +13,18 @@ from sharetune.results.judging.front import comparable, pareto_front, smallest_w
 from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading.study import StudyRecord, records
-from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective
 
 WITHIN = (0.5, 1.0, 2.0)
-PARAMETERS = OBJECTIVES["parameters"]
+"""Points of quality below the unshared model within which the smallest model is looked for."""
+
 SPEEDS = (OBJECTIVES["latency_ms"], OBJECTIVES["flops"])
+"""Objectives by which models are called fast: the first that was measured is used."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A trial by the rule that found it. `sure` says how sure its quality is."""
+    """A trial that a rule found, as texts. `sure` is the 95 % interval of its quality."""
 
     rule: str
     number: int
@@ -35,9 +37,12 @@ class Choice:
 
 
 def choices(study: StudyRecord) -> list[Choice]:
-    """The smallest within 0.5, 1 and 2 points of the unshared model, the fastest within one, and
-    the knee of the front, among the finalists where there are any. Rules that find nothing are
-    left out; neighbours that find the same trial are one choice."""
+    """Find the trials a reviewer is likely to choose from, each with the rules that found it.
+
+    The rules: the smallest within 0.5, 1 and 2 points of the unshared model, the fastest within
+    one point, and the knee of the front. Where there are finalists only they are looked at. Rules
+    that find nothing are left out.
+    """
     seeds = spreads(study.frame, study.quality)
     study = final_study(study)
     found = [*_smallest(study), *_fastest(study), *_knee(study)]
@@ -55,8 +60,11 @@ def choices(study: StudyRecord) -> list[Choice]:
 def fastest_within(
     frame: pd.DataFrame, quality: Objective, points: float = 1.0
 ) -> tuple[Objective, dict[str, Any]] | None:
-    """The trial of least measured latency within `points` of the unshared anchor's quality, else
-    of fewest FLOPs, and which of the two it was. None where nothing can be compared."""
+    """Find the trial of least latency within `points` of the unshared anchor's quality.
+
+    Where latency was not measured, the one of fewest FLOPs. Returns the objective that decided and
+    the trial; None where nothing can be compared.
+    """
     unshared = unshared_trial(frame)
     if unshared is None:
         return None
@@ -71,9 +79,11 @@ def fastest_within(
 
 
 def knee(frame: pd.DataFrame, quality: Objective, size: Objective) -> dict[str, Any] | None:
-    """The front's trial farthest from the line between the front's ends, both axes scaled to
-    0..1 (Das, "On characterizing the knee of the Pareto curve", 1999). None for a front of
-    fewer than three points, and where no point lies beyond the line."""
+    """Find the front's knee: the trial farthest from the line between the front's ends.
+
+    Both axes are scaled to 0..1 (Das, "On characterizing the knee of the Pareto curve", 1999).
+    None for a front of fewer than three points, and where no point lies beyond the line.
+    """
     front = pareto_front(frame, [quality, size]).drop_duplicates([quality.name, size.name])
     if len(front) < 3:
         return None
@@ -114,7 +124,7 @@ def _knee(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _together(rules: list[str]) -> str:
-    """``smallest within 0.5 and 1 point; fastest within 1 point``."""
+    """Join rules in words: ``smallest within 0.5 and 1 point; fastest within 1 point``."""
     starts: dict[str, list[str]] = {}
     for rule in rules:
         what, _, margin = rule.partition(" within ")
@@ -153,7 +163,10 @@ def _choice(
 
 
 def how_sure(quality: Objective, trial: dict[str, Any], spread: Spread | None) -> str:
-    """The interval over seeds where there are several, else that by the examples measured on."""
+    """Write the 95 % interval of a trial's quality; empty where there is none.
+
+    It is over seeds where there are several, else by the number of examples measured on.
+    """
     if spread is not None:
         return f"{interval_text(quality, spread)} over {plural(len(spread.numbers), 'seed')}"
     interval = accuracy_interval(trial) if quality.name == "accuracy" else None
@@ -161,12 +174,12 @@ def how_sure(quality: Objective, trial: dict[str, Any], spread: Spread | None) -
 
 
 def interval_text(quality: Objective, spread: Spread) -> str:
-    """The ends of an interval over seeds: ``91.0–93.4``."""
+    """Write the ends of an interval over seeds: ``91.0–93.4``."""
     return f"{bare(quality, spread.low)}–{bare(quality, spread.high)}"
 
 
 def speed_text(trial: dict[str, Any], unshared: dict[str, Any] | None) -> str:
-    """Latency, or else FLOPs, with the ratio to the unshared model."""
+    """Write the latency, or else the FLOPs, with the ratio to the unshared model."""
     if isfinite(trial["latency_ratio"]):
         return f"{quantity(SPEEDS[0], trial['latency_ms'])} ({ratio(trial['latency_ratio'], 1.0)})"
     if unshared is None or not isfinite(trial["flops"]):

@@ -1,16 +1,22 @@
-"""What a search cost: hours of processor or accelerator."""
+"""Compute the cost of a search: core hours or accelerator hours."""
 
 import pandas as pd
 
 from sharetune.results.reading.study import StudyRecord
 
 PROCESSORS = {"x86_64", "amd64", "aarch64", "arm64", "i686", "ppc64le", "riscv64", "s390x"}
-HOUR = 3600.0
+"""Devices, as `platform.machine` names them, that are no accelerator."""
+
+SECONDS_PER_HOUR = 3600.0
+"""For changing device seconds into hours."""
 
 
 def seconds_of_compute(study: StudyRecord) -> pd.Series:
-    """Device seconds a trial, by number: its wall-clock seconds, times its threads on a
-    processor. Trials answered from memory cost nothing; unknown times are 0."""
+    """Return the device seconds of each trial, by its number.
+
+    They are wall-clock seconds on an accelerator, core seconds (times the threads) elsewhere.
+    Trials answered from memory cost nothing; unknown times are 0.
+    """
     frame = study.frame.set_index("number")
     seconds = frame["total_s"].where(frame["same_as"].isna(), 0.0).fillna(0.0)
     if on_accelerator(study):
@@ -20,7 +26,7 @@ def seconds_of_compute(study: StudyRecord) -> pd.Series:
 
 
 def on_accelerator(study: StudyRecord) -> bool:
-    """Whether the trials ran on something other than a processor."""
+    """Return whether the trials ran on an accelerator, by the device they state."""
     stated = (
         str(found["device"])
         for found in [*study.frame["circumstances"], study.circumstances]
@@ -31,16 +37,16 @@ def on_accelerator(study: StudyRecord) -> bool:
 
 
 def hours_text(study: StudyRecord, seconds: float) -> str:
-    """``0.08 CPU-hours``, ``12.4 GPU-hours``."""
-    return f"{hours_number(seconds)} {unit(study)}"
+    """Write device seconds in hours: ``0.08 CPU-hours``, ``12.4 GPU-hours``."""
+    return f"{hours_number(seconds)} {hours_unit(study)}"
 
 
 def hours_number(seconds: float) -> str:
-    """Hours to two decimals, from ten on to one."""
-    hours = seconds / HOUR
+    """Write seconds as a number of hours, to two decimals, from ten hours on to one."""
+    hours = seconds / SECONDS_PER_HOUR
     return f"{hours:.2f}" if hours < 10 else f"{hours:,.1f}"
 
 
-def unit(study: StudyRecord) -> str:
-    """``CPU-hours`` or ``GPU-hours``."""
+def hours_unit(study: StudyRecord) -> str:
+    """Return the unit of a study's cost: ``CPU-hours`` or ``GPU-hours``."""
     return "GPU-hours" if on_accelerator(study) else "CPU-hours"

@@ -1,4 +1,4 @@
-"""The finalists' numbers: means over further seeds with intervals, and what these say of the front.
+"""Compute the finalists' numbers: means over further seeds, their intervals, and the front.
 
 Sizes are exact; only trained numbers have intervals. A finalist is beaten if another one, taken at
 the worse ends of its intervals, is still no worse in every objective than this one at its better
@@ -7,6 +7,7 @@ ends, and better in one.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -20,19 +21,46 @@ from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import StudyRecord, records
 from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
 
-ON_FRONT, OPEN, BEATEN = "front", "open", "beaten"
-BY, LOW, HIGH, SEEDS, LOST = "beaten_by", "quality_low", "quality_high", "seeds", "lost_seeds"
+ON_FRONT = "front"
+"""Word of a finalist that no other dominates by its mean."""
+
+OPEN = "open"
+"""Word of a finalist that another dominates by its mean, but within the intervals."""
+
+BEATEN = "beaten"
+"""Word of a finalist that another dominates beyond the intervals."""
+
 ORDER = (ON_FRONT, OPEN, BEATEN)
+"""Order in which finalists are listed."""
+
+BY = "beaten_by"
+"""Column: number of the finalist that is ahead of this one."""
+
+LOW = "quality_low"
+"""Column: lower end of the 95 % interval of the mean quality."""
+
+HIGH = "quality_high"
+"""Column: upper end of the 95 % interval of the mean quality."""
+
+SEEDS = "seeds"
+"""Column: number of completed retrainings."""
+
+LOST = "lost_seeds"
+"""Column: number of seeds whose retraining ended without a result."""
+
 LEAST_RUNS = 2
+"""Fewest seeds for final numbers: an interval needs two values."""
 
 Spreads = Mapping[str, Mapping[int, Spread]]
-"""By trained objective, then by finalist."""
+"""Means and intervals by trained objective, then by finalist's number."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a finalist stands: on the front of the means; ``open``, which is off it but within the
-    intervals; or ``beaten``. `by` is the finalist of best quality that is ahead of it."""
+    """A finalist's place: on the front of the means, dominated within the intervals, or beyond.
+
+    `by` is the number of the finalist of best quality that dominates it.
+    """
 
     word: str
     by: int | None = None
@@ -44,13 +72,14 @@ class Standing:
         return f"dominated by trial {self.by}, {sure}"
 
 
+@lru_cache(maxsize=2)  # each part of a page asks for it
 def final_study(study: StudyRecord) -> StudyRecord:
-    """The study with its finalists' final numbers, or as it is before all of them have ended
-    on at least two seeds.
+    """Return the study with its finalists' final numbers in its table.
 
     A finalist's trained numbers are means over its retrainings, on the test split, and its
-    classes and confusion those of the middle one. The table's columns ``standing``, ``beaten_by``,
-    ``quality_low``, ``quality_high``, ``seeds`` and ``lost_seeds`` are of finalists only.
+    classes and confusion those of the middle one. Only finalists have values in the added columns
+    ``standing``, ``beaten_by``, ``quality_low``, ``quality_high``, ``seeds`` and ``lost_seeds``.
+    Before each finalist has ended on at least two seeds, the study is returned as it is.
     """
     runs = retrainings(study.frame)
     if not runs or min(map(_seeds, runs.values())) < LEAST_RUNS:
@@ -72,18 +101,18 @@ def final_study(study: StudyRecord) -> StudyRecord:
 
 
 def has_finals(study: StudyRecord) -> bool:
-    """Whether the study's table has final numbers."""
+    """Return whether the study's table has finalists' final numbers."""
     return STANDING in study.frame
 
 
 def standing_of(trial: Mapping[str, Any]) -> Standing | None:
-    """Where a row of a table with final numbers stands; None for one that is no finalist."""
+    """Read the standing of a trial from its row; None for one that is no finalist."""
     word = trial.get(STANDING)
     return Standing(word, trial[BY]) if isinstance(word, str) else None
 
 
 def retrainings(frame: pd.DataFrame) -> dict[int, list[dict[str, Any]]]:
-    """The ended retrainings of each finalist, interrupted ones left out."""
+    """List the ended retrainings of each finalist, by its number; interrupted ones are left out."""
     found: dict[int, list[dict[str, Any]]] = {int(n): [] for n in frame["finalist"].dropna()}
     ended = frame["state"].isin(["COMPLETE", "PRUNED", "FAIL"]) & (frame["reason"] != "interrupted")
     for trial in records(frame[frame["finalist"].notna() & ended]):
@@ -92,7 +121,7 @@ def retrainings(frame: pd.DataFrame) -> dict[int, list[dict[str, Any]]]:
 
 
 def lost_text(frame: pd.DataFrame) -> list[str]:
-    """One sentence for each finalist that came to no result on some of its seeds."""
+    """Write a sentence for each finalist with seeds whose retraining gave no result."""
     return [
         f"Trial {number} came to no result on {lost} of {plural(_seeds(runs), 'further seed')}."
         for number, runs in retrainings(frame).items()
@@ -103,7 +132,7 @@ def lost_text(frame: pd.DataFrame) -> list[str]:
 def standings(
     rows: Sequence[Mapping[str, Any]], objectives: Sequence[Objective], found: Spreads
 ) -> dict[int, Standing]:
-    """Where each finalist stands by its row's objectives and their intervals."""
+    """Compare finalists by their objectives and intervals; return each one's standing by number."""
     best, mean, worst = (_ends(rows, objectives, found, end) for end in ("best", "mean", "worst"))
     by_quality = sorted(range(len(rows)), key=lambda i: (mean[i, 0], rows[i]["number"]))
 
@@ -122,7 +151,7 @@ def standings(
 def _ends(
     rows: Sequence[Mapping[str, Any]], objectives: Sequence[Objective], found: Spreads, end: str
 ) -> np.ndarray:
-    """The objectives of `rows`, (rows, objectives), less is better, at one end of the intervals."""
+    """Return the objectives at one end of the intervals, (rows, objectives), less is better."""
     return np.array([[_end(row, o, found, end) for o in objectives] for row in rows])
 
 
@@ -136,7 +165,7 @@ def _end(row: Mapping[str, Any], objective: Objective, found: Spreads, end: str)
 
 
 def _is_trained(objective: Objective) -> bool:
-    """Whether it differs between seeds; so do those of tasks whose file is not loaded here."""
+    """Return whether it differs between seeds; unknown ones, of tasks not loaded here, count."""
     return objective.source == "trained" or objective.name not in OBJECTIVES
 
 
@@ -145,10 +174,11 @@ def _seeds(runs: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _final(study: StudyRecord, runs: Sequence[dict[str, Any]], sure: Spread) -> dict[str, Any]:
-    """What of a finalist's row its retrainings replace, by column."""
+    """Return the columns of a finalist's row that its retrainings replace, with their values."""
     quality = study.quality.name
     complete = [run for run in runs if run["number"] in sure.numbers]
-    middle = middle_run(complete, quality)
+    number = middle_run({run["number"]: run[quality] for run in complete})
+    middle = next(run for run in complete if run["number"] == number)
     seen = middle[record.TEST] if isinstance(middle[record.TEST], dict) else middle
     known = dict.fromkeys([*trained(), *filter(_is_trained, study.objectives)])
     names = [objective.name for objective in known if objective.name in middle]
@@ -164,8 +194,12 @@ def _final(study: StudyRecord, runs: Sequence[dict[str, Any]], sure: Spread) -> 
     }
 
 
-def middle_run(runs: Sequence[dict[str, Any]], quality: str) -> dict[str, Any]:
-    """The retraining whose quality, on the split that was selected on, lies in the middle: the
-    one whose weights are kept."""
-    ranked = sorted(runs, key=lambda run: (run[quality], run["number"]))
+def middle_run(qualities: Mapping[int, float]) -> int:
+    """Return the number of the retraining of median quality: its weights are kept and offered, and
+    its classes shown.
+
+    `qualities` gives each retraining's quality, on the split that was selected on, by number.
+    Of an even number the lower of the two is taken, of equal ones the one trained first.
+    """
+    ranked = sorted(qualities, key=lambda number: (qualities[number], number))
     return ranked[(len(ranked) - 1) // 2]

@@ -1,4 +1,4 @@
-"""The trials that no other trial beats, and how much of the possible they cover."""
+"""Compute the Pareto front of a study's trials, and its hypervolume."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -7,16 +7,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 
-UNSHARED = "unshared"
 STANDING = "standing"
+"""Column that only a table with finalists' final numbers has: where each of them stands."""
 
 Points = NDArray[np.float64]
+"""Objectives of some trials, (trials, objectives)."""
 
 
 def pareto_front(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
-    """The rows that no other row beats: the best of the first objective first.
+    """Return the rows that no other row dominates, sorted by objective, the best first.
 
     1. Only COMPLETE trials count; those answered from memory and those trained again repeat one
        and are left out.
@@ -35,8 +37,10 @@ def pareto_front(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.Dat
 
 
 def comparable(frame: pd.DataFrame, objectives: Iterable[Objective] = ()) -> pd.DataFrame:
-    """The COMPLETE trials that were trained for the search, and whose `objectives` are all finite;
-    of a table with final numbers (`finals.py`) the finalists alone."""
+    """Return the COMPLETE trials that the search trained, with finite values of `objectives`.
+
+    Of a table with final numbers (`finals.py`) only finalists are returned.
+    """
     first = frame["same_as"].isna() & frame["finalist"].isna()
     rows = frame.loc[(frame["state"] == "COMPLETE") & first]
     if STANDING in frame:
@@ -48,11 +52,10 @@ def comparable(frame: pd.DataFrame, objectives: Iterable[Objective] = ()) -> pd.
 def hypervolume(
     frame: pd.DataFrame, objectives: Sequence[Objective], reference: Mapping[str, float]
 ) -> float:
-    """The share, 0..1, of the box between `reference` and the ideal that the front covers.
+    """Return the share (0..1) of the box from `reference` to the ideal that the front covers.
 
-    The ideal is each objective's own, so the number compares between studies of the same
-    reference. A trial that is not better
-    than the reference in every objective adds nothing.
+    The ideal is each objective's own, so studies with the same reference can be compared. A trial
+    that is not better than the reference in every objective adds nothing.
     """
     return _covered(_losses(comparable(frame, objectives), objectives, reference))
 
@@ -60,7 +63,7 @@ def hypervolume(
 def hypervolume_over_trials(
     frame: pd.DataFrame, objectives: Sequence[Objective], reference: Mapping[str, float]
 ) -> pd.DataFrame:
-    """The hypervolume (0..1) after each trained trial, in the order they were completed.
+    """Return the hypervolume (0..1) after each trained trial, in the order they were completed.
 
     Columns: ``trained`` (1, 2, ...), ``number`` and ``hypervolume``.
     """
@@ -84,11 +87,10 @@ def hypervolume_over_trials(
 def smallest_within(
     frame: pd.DataFrame, points: float = 1.0, quality: Objective = OBJECTIVES["accuracy"]
 ) -> pd.Series | None:
-    """The trial with the fewest parameters within `points` of the unshared anchor's `quality`,
-    as :meth:`Objective.near` says.
+    """Return the trial of fewest parameters within `points` of the unshared anchor's `quality`.
 
-    Of equally small trials the best is taken, which may be the
-    unshared anchor itself. None where no unshared anchor is complete.
+    :meth:`Objective.near` says which trials are within. Of equally small ones the best is taken,
+    which may be the unshared anchor itself. None where no unshared anchor is complete.
     """
     rows = comparable(frame)
     rows = rows[rows[quality.name].notna() & rows["parameters"].notna()]
@@ -109,7 +111,7 @@ def _points(rows: pd.DataFrame, objectives: Sequence[Objective]) -> Points:
 def _losses(
     rows: pd.DataFrame, objectives: Sequence[Objective], reference: Mapping[str, float]
 ) -> Points:
-    """Each objective as the way from the ideal (0) to the reference (1)."""
+    """Scale the objectives, (trials, objectives), so that the ideal is 0 and the reference 1."""
     ideal = np.array([o.ideal for o in objectives])
     worst = np.array([reference[o.name] for o in objectives], dtype=float)
     losses: Points = (_points(rows, objectives) - ideal) / (worst - ideal)

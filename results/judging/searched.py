@@ -1,7 +1,7 @@
-"""What a study searched over, as a table, and which of it moved each objective.
+"""Tabulate the values that a study searched, and their importance for each objective.
 
-The values are read off the candidates, not off the sampler's parameters: those exist only where
-a choice asks for them, and a place in 0..1 says less than the first and the last layer.
+The values are read from the candidates, not from the sampler's parameters: those exist only where
+a choice needs them, and a place in 0..1 says less than the first and the last layer.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,26 @@ from sharetune.results.reading.study import records
 from sharetune.spaces.objectives import Objective
 from sharetune.spaces.plan import SharingPlan, write_parts
 
-LEAST_TRIALS, MOST_TRIALS = 20, 600
-TREES, DEPTH = 24, 6
+LEAST_TRIALS = 20
+"""Drawn trials below which no importance is given: too few to attribute variance."""
+
+MOST_TRIALS = 600
+"""Most trials that fANOVA is fitted to, which keeps a large study's report quick."""
+
+FANOVA_TREES = 24
+"""Trees of fANOVA's forest: fewer than Optuna's 64, which keeps a report quick."""
+
+FANOVA_DEPTH = 6
+"""Largest depth of those trees (Optuna's: 64), for the same reason."""
+
 ABSENT = "none"
+"""Text of a value that a candidate does not have."""
 
 
 def searched(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a trained trial, indexed by number; only columns whose value varies.
+    """Return one row for each trained trial, indexed by number; columns that vary only.
 
-    Columns: ``effective ratio`` (0..1), ``form``, ``parts``, ``layers`` (how many share),
+    Columns: ``effective ratio`` (0..1), ``form``, ``parts``, ``layers`` (the number that share),
     ``first layer``, ``last layer``, ``banks``, ``init``, ``units``, and the keys of recipe
     and compression.
     """
@@ -44,7 +55,7 @@ def searched(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def layer_ranges(frame: pd.DataFrame) -> pd.DataFrame:
-    """``first`` and ``last`` shared layer by trial number, of the trained trials that share."""
+    """Return the ``first`` and ``last`` shared layer, by trial number, of trials that share."""
     ranges = {
         trial["number"]: (layers[0], layers[-1])
         for trial in records(comparable(frame))
@@ -56,12 +67,11 @@ def layer_ranges(frame: pd.DataFrame) -> pd.DataFrame:
 def importances(
     frame: pd.DataFrame, objectives: Sequence[Objective]
 ) -> dict[str, dict[str, float]]:
-    """The share (0..1) of each objective's variance that each searched value explains alone.
+    """Return the share (0..1) of each objective's variance that each searched value explains.
 
-    By fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014) over the drawn trials; anchors and given
-    plans are left out, and of more than 600 trials evenly spread ones are taken. Values that do
-    not vary are left out, and everything where fewer than 20
-    trials were drawn. Keyed by objective, then by value, the most important first.
+    One-way importances by fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014) over the drawn trials,
+    without anchors and given plans; of more than 600 trials evenly spread ones are taken. Keyed by
+    objective, then by value, the most important first; empty for fewer than 20 trials.
     """
     rows = comparable(frame, objectives)
     rows = rows[rows["anchor"].isna()]
@@ -92,7 +102,7 @@ def _fanova(
             for params, value in zip(settings, values, strict=True)
         ]
     )
-    evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=0)
+    evaluator = FanovaImportanceEvaluator(n_trees=FANOVA_TREES, max_depth=FANOVA_DEPTH, seed=0)
     shares = get_param_importances(study, evaluator=evaluator)
     return {name: float(share) for name, share in shares.items()}
 
@@ -111,7 +121,7 @@ def _settings(row: dict[str, Any], distributions: dict[str, BaseDistribution]) -
 
 
 def is_numeric(column: pd.Series) -> bool:
-    """Whether every trial has a number there."""
+    """Return whether every value of a column is a number."""
     return all(
         isinstance(value, int | float) and not isinstance(value, bool) and value == value
         for value in column

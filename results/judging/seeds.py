@@ -1,14 +1,14 @@
-"""How sure an accuracy is: its interval by the test examples, and its interval over seeds."""
+"""Compute 95 % intervals of a quality: by the number of test examples, and over seeds."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy import stats
 
 from sharetune.results.formatting import is_fraction
 from sharetune.results.judging.front import comparable
@@ -16,13 +16,16 @@ from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import records
 from sharetune.spaces.objectives import Objective
 
-TWO_SIDED_95 = 1.96
+CONFIDENCE = 0.95
+"""Coverage of every interval, as reports state it."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One candidate trained on several seeds: its trials, and its quality's mean with the 95 %
-    interval of the mean, by Student's t over the seeds."""
+    """The quality of one candidate over several seeds: mean and 95 % interval of the mean.
+
+    `numbers` are its trials; the interval is Student's t over them.
+    """
 
     numbers: tuple[int, ...]
     mean: float
@@ -31,26 +34,26 @@ class Spread:
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of two values or more and its 95 % interval by Student's t."""
-    mean = sum(values) / len(values)
-    deviation = sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    half = float(stdtrit(len(values) - 1, 0.975)) * deviation / sqrt(len(values))
+    """Return the mean of two or more values and the ends of its 95 % interval by Student's t."""
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
     return mean, mean - half, mean + half
 
 
 def wilson_interval(share: float, examples: int) -> tuple[float, float]:
-    """The 95 % interval of a share (0..1) of `examples`: Wilson 1927, equation (5).
+    """Return the 95 % interval of a share (0..1) of `examples`: Wilson 1927, equation (5).
+
+    The share is rounded to whole examples.
 
     Unlike the normal approximation it keeps its width at 0 and at 1.
     """
-    z = TWO_SIDED_95**2 / examples
-    middle = (share + z / 2) / (1 + z)
-    half = sqrt(z * share * (1 - share) + z * z / 4) / (1 + z)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    counted = stats.binomtest(round(share * examples), examples)
+    interval = counted.proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def test_examples(trial: dict[str, Any]) -> int | None:
-    """How many examples a trial was tested on, by its per-class report; None if not stored."""
+    """Return the number of examples a trial was measured on, by its per-class report, or None."""
     per_class = trial["per_class"]
     if not isinstance(per_class, dict):
         return None
@@ -59,7 +62,7 @@ def test_examples(trial: dict[str, Any]) -> int | None:
 
 
 def accuracy_interval(trial: dict[str, Any]) -> tuple[float, float] | None:
-    """The 95 % interval of a trial's accuracy; None where its test examples are not known."""
+    """Return the 95 % interval of a trial's accuracy; None if its examples are not known."""
     examples, accuracy = test_examples(trial), trial.get("accuracy")
     if examples is None or accuracy is None or pd.isna(accuracy):
         return None
@@ -67,9 +70,11 @@ def accuracy_interval(trial: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def spreads(frame: pd.DataFrame, quality: Objective) -> dict[int, Spread]:
-    """The spread over seeds by trial number: of finalists over their retrainings alone, for the
-    searched training was chosen for its luck; of others, over trials that differ in their seed
-    alone."""
+    """Return the means and intervals over seeds, by trial number.
+
+    A finalist's are over its retrainings alone, because its searched training was selected for
+    its luck. Another trial's are over the trials that differ from it in their seed alone.
+    """
     again = frame[frame["finalist"].notna() & (frame["state"] == "COMPLETE")]
     retrained: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for trial in records(again):
@@ -89,8 +94,10 @@ def spreads(frame: pd.DataFrame, quality: Objective) -> dict[int, Spread]:
 
 
 def reported(trial: Mapping[str, Any], name: str) -> float:
-    """A trial's number on the test split where it was measured there too, else the one that it
-    was selected by; NaN where there is neither."""
+    """Return a trial's metric on the test split, or the one it was selected by if it has no other.
+
+    NaN where there is neither.
+    """
     test = trial[record.TEST] if isinstance(trial[record.TEST], dict) else {}
     value = test.get(record.METRICS, {}).get(name, trial[name])
     return float("nan") if value is None else float(value)

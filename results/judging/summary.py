@@ -1,8 +1,7 @@
-"""What a study found, in sentences and in a few large numbers, made from its numbers alone."""
+"""Summarise a study in sentences and in a few large numbers, from its trials alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import pandas as pd
@@ -31,19 +30,19 @@ from sharetune.results.judging.finals import (
     standing_of,
 )
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front, smallest_within
-from sharetune.results.judging.seeds import TWO_SIDED_95, test_examples
+from sharetune.results.judging.seeds import accuracy_interval, test_examples
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading.stored_plans import shares_only
 from sharetune.results.reading.study import StudyRecord, records
-from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.objectives import PARAMETERS, Objective
 
 SAME_SIZE = 1.01
-PARAMETERS = OBJECTIVES["parameters"]
+"""Ratio of parameters up to which a model counts as no larger: plans rarely match exactly."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One large number, what it is, and what belongs to it."""
+    """One large number of the page, with its label and a note below."""
 
     label: str
     value: str
@@ -52,8 +51,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Counts:
-    """How the trials of a study ended. `again` are those of finalists, `answered` ones
-    repeat a finished trial."""
+    """Numbers of a study's trials by how they ended.
+
+    `again` counts retrainings of finalists, `answered` trials that repeat a finished one and were
+    not trained.
+    """
 
     trained: int
     again: int
@@ -66,7 +68,7 @@ class Counts:
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> "Counts":
-        """Counts the trials of a table as :func:`results.load` gives it."""
+        """Count the trials of a table that :func:`results.load` returned."""
         state, repeats = frame["state"], frame["same_as"].notna()
         again = frame["finalist"].notna()
         interrupted = (state == "FAIL") & (frame["reason"] == "interrupted")
@@ -98,8 +100,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Rivalry:
-    """A plain layer drop and the best sharing model that is no larger, and by how much that is
-    better; None: there is none."""
+    """A layer-drop anchor against the best sharing model that is no larger.
+
+    `gain` is how much better the sharing model is, in the quality's unit; None without such a
+    model.
+    """
 
     drop: dict[str, Any]
     sharing: dict[str, Any] | None
@@ -107,8 +112,10 @@ class Rivalry:
 
 
 def summarise(study: StudyRecord) -> list[str]:
-    """The study in a few sentences; what is not known is left out. Where finalists have final
-    numbers, models are compared by these."""
+    """Write the study's findings in a few sentences; unknown ones are left out.
+
+    Where finalists have final numbers, models are compared by these.
+    """
     quality, final = study.quality, final_study(study)
     sentences = [
         _trials(study),
@@ -124,7 +131,7 @@ def summarise(study: StudyRecord) -> list[str]:
 
 
 def tiles(study: StudyRecord) -> list[Tile]:
-    """The study's large numbers; what is not known is left out."""
+    """List the study's large numbers; unknown ones are left out."""
     quality, final = study.quality, final_study(study)
     found = [
         _unshared_tile(final.frame, quality),
@@ -136,16 +143,11 @@ def tiles(study: StudyRecord) -> list[Tile]:
 
 
 def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
-    """Each layer-drop anchor against the best sharing model of at most 1 % more parameters."""
+    """Compare each layer-drop anchor with the best sharing model of at most 1 % more parameters."""
     rows = comparable(frame, [quality, PARAMETERS])
     drops = rows[rows["anchor"].astype("string").str.startswith("drop-").fillna(False)]
     sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
     return [_rivalry(drop, sharing, quality) for drop in records(drops)]
-
-
-def accuracy_margin(accuracy: float, examples: int) -> float:
-    """Half of the 95 % interval (normal approximation) of an accuracy (0..1), as a fraction."""
-    return TWO_SIDED_95 * sqrt(accuracy * (1 - accuracy) / examples)
 
 
 def _trials(study: StudyRecord) -> str:
@@ -156,7 +158,7 @@ def _trials(study: StudyRecord) -> str:
 
 
 def _splits(study: StudyRecord) -> str:
-    """What was measured on what."""
+    """Say which split trials are selected on, and which finalists are measured on."""
     if not study.rows:
         return ""
     on, tested = study.selected_on, study.rows["test"]
@@ -196,11 +198,11 @@ def _doubt(trial: dict[str, Any], quality: Objective, split: str) -> str:
             f" That is the mean of {trial[SEEDS]} seeds, with a 95{THIN}% interval of "
             f"{bare(quality, trial[LOW])}–{bare(quality, trial[HIGH])} by Student's t."
         )
-    examples = test_examples(trial)
-    if quality.name != "accuracy" or examples is None:
+    interval = accuracy_interval(trial) if quality.name == "accuracy" else None
+    if interval is None:
         return ""
-    half = percent(accuracy_margin(trial["accuracy"], examples))
-    return f" On {examples:,} {split} examples its 95{THIN}% interval is about ±{half} points."
+    low, high = map(percent, interval)
+    return f" On {test_examples(trial):,} {split} examples its 95{THIN}% interval is {low}–{high}."
 
 
 def _smallest(study: StudyRecord, quality: Objective) -> str:
@@ -271,7 +273,7 @@ def _cost(study: StudyRecord) -> str:
 
 
 def reference_text(study: StudyRecord) -> str:
-    """The reference point of the hypervolume in words."""
+    """Write the reference point of the hypervolume in words."""
     return ", ".join(
         f"{short_title(objective)} {quantity(objective, study.reference[objective.name])}"
         for objective in study.objectives
@@ -313,7 +315,7 @@ def _hypervolume_tile(study: StudyRecord) -> Tile | None:
     return Tile("hypervolume", f"{share:.3f}", f"reference: {reference_text(study)}")
 
 
-def names(objectives: Sequence[Objective]) -> str:
-    """The objectives with their directions, in words."""
+def objectives_text(objectives: Sequence[Objective]) -> str:
+    """Write the objectives with arrows for their directions: ``accuracy ↑, parameters ↓``."""
     arrows = {"maximize": "↑", "minimize": "↓"}
     return ", ".join(f"{short_title(o)} {arrows[o.direction]}" for o in objectives)

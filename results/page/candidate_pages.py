@@ -1,4 +1,4 @@
-"""One trial with all that a person needs to choose it, or to see why it failed."""
+"""Draw the card of one trial: plan, metrics, training, export, or why it failed."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from sharetune.results.formatting import (
     three_digits,
 )
 from sharetune.results.judging.choices import how_sure
-from sharetune.results.judging.finals import HIGH, LOW, final_study, standing_of
+from sharetune.results.judging.finals import HIGH, LOW, final_study, middle_run, standing_of
 from sharetune.results.judging.front import pareto_front
 from sharetune.results.judging.seeds import (
     Spread,
@@ -46,20 +46,29 @@ from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
 from sharetune.spaces.plan import SharingPlan
 
 MATERIALISED = Objective("materialised_latency_ms", "latency, materialised", "minimize", "ms")
+"""Latency of the dense model of the same function; shown, never searched by."""
+
 ONNX = Objective("onnx_latency_ms", "latency, ONNX Runtime", "minimize", "ms")
-SIZES = (
+"""Latency of the exported model; shown, never searched by."""
+
+SHOWN_COSTS = (
     *(OBJECTIVES[name] for name in ("parameters", "stack_parameters", "bytes", "flops")),
     OBJECTIVES["latency_ms"],
     MATERIALISED,
     ONNX,
 )
+"""Sizes and latencies of a card, in the order they are shown."""
+
 HEADLINE = ("parameters", "latency")
+"""Titles of the measures that a small card shows besides the quality."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a trial, and against the unshared model: difference and ratio. Intervals
-    are of 95 %, and empty where there are none."""
+    """One number of a trial, with its difference and ratio to the unshared model, as texts.
+
+    Intervals are of 95 %. Texts are empty where a number is not known.
+    """
 
     title: str
     value: str
@@ -71,9 +80,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Delivery:
-    """How to get a trial's model: the command that exports it and the lines that load it, or,
-    both empty, why there is nothing to export. `weights` is the folder that was kept, and
-    `whose` says, of a finalist, which training's."""
+    """The command that exports a trial's model and the Python lines that load it.
+
+    Where there is nothing to export both are empty and `why_not` says why. `weights` is the folder
+    of the kept weights; for a finalist `whose` says which training they are from.
+    """
 
     export: str = ""
     load: str = ""
@@ -84,7 +95,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Card:
-    """A trial. `drawing` and `curve` are SVG, empty where nothing can be drawn."""
+    """One trial as it is shown. `drawing`, `curve` and `rungs` are SVG, or empty."""
 
     number: int
     state: str
@@ -110,37 +121,40 @@ class Card:
 
     @property
     def headline(self) -> tuple[Measure, ...]:
-        """The measures that a small card has room for."""
+        """Return the measures that a small card has room for."""
         return tuple(m for m in self.measures if m.title in (self.quality, *HEADLINE))
 
 
 def draw_cards(study: StudyRecord) -> list[Card]:
-    """One card a trial: those on the front in the front's order, then the others by number.
-    Finalists are on the front, or not, by their final numbers."""
-    desk = _Desk(study)
-    study = desk.study
+    """Draw a card for each trial: the front's in the front's order, then the others by number.
+
+    Finalists are on the front, or not, by their final numbers.
+    """
+    cards = _CardMaker(study)
+    study = cards.study
     front = records(pareto_front(study.frame, study.objectives))
     numbers = {trial["number"] for trial in front}
     others = [trial for trial in records(study.frame) if trial["number"] not in numbers]
-    return [desk.card(trial, on_front=True) for trial in front] + [
-        desk.card(trial, on_front=False) for trial in others
+    return [cards.card(trial, on_front=True) for trial in front] + [
+        cards.card(trial, on_front=False) for trial in others
     ]
 
 
 def delivery(study: StudyRecord, number: int) -> Delivery:
-    """How to get the model of trial `number`."""
+    """Say how to export and load the model of trial `number`."""
     (trial,) = records(study.frame[study.frame["number"] == number])
-    return _Desk(study).delivery(trial)
+    return _CardMaker(study).delivery(trial)
 
 
-class _Desk:
-    """Makes cards of one study."""
+class _CardMaker:
+    """Makes the cards of one study, whose numbers are computed once."""
 
     def __init__(self, study: StudyRecord) -> None:
         self.searched = unshared_trial(study.frame)
         self.study = study = final_study(study)
         self.unshared = unshared_trial(study.frame)
         self.seeds: dict[int, Spread] = spreads(study.frame, study.quality)
+        self.qualities = study.frame.set_index("number")[study.quality.name]
         self.stacks = study.model.get("stacks")
         self.folder = _shown(study.path)
         self.kept = {int(f.parent.name) for f in study.path.glob("trials/*/model") if _numbered(f)}
@@ -192,7 +206,7 @@ class _Desk:
         return "; ".join(parts)
 
     def delivery(self, trial: dict[str, Any]) -> Delivery:
-        """How to get the model of a trial."""
+        """Say how to export and load the model of a trial."""
         number = trial["number"]
         owner = number if pd.isna(trial["same_as"]) else int(trial["same_as"])
         final = self._final_run(number)
@@ -213,10 +227,12 @@ class _Desk:
         return self._exported(number, number if number in self.kept else owner)
 
     def _final_run(self, number: int) -> int | None:
-        """The retraining of a finalist whose weights are kept."""
+        """Return the retraining of a finalist whose weights are kept, or None."""
         spread = self.seeds.get(number)
-        runs = () if spread is None or number in spread.numbers else spread.numbers
-        return next((run for run in runs if run in self.kept), None)
+        if spread is None or number in spread.numbers:
+            return None
+        middle = middle_run({run: self.qualities[run] for run in spread.numbers})
+        return middle if middle in self.kept else None
 
     def _exported(self, number: int, owner: int, whose: str = "") -> Delivery:
         out = f"{_slug(self.study.name)}-{number}"
@@ -229,19 +245,19 @@ class _Desk:
 
 
 def _circumstances(trial: dict[str, Any], own: dict[str, Any]) -> dict[str, str]:
-    told = own | ({"taken from": source} if (source := _text(trial["earlier"])) else {})
-    return {key: text for key, value in told.items() if (text := plain(value))}
+    stated = own | ({"taken from": source} if (source := _text(trial["earlier"])) else {})
+    return {key: text for key, value in stated.items() if (text := plain(value))}
 
 
 def _on_the_way(trial: dict[str, Any], quality: Objective) -> list[list[Any]]:
-    """The quality at each rung, and at the end."""
+    """Return ``[step, quality]`` at each rung."""
     rungs = trial["rungs"] if isinstance(trial["rungs"], list) else []
     known = [rung for rung in rungs if isinstance(rung, dict)]
     return [[rung.get("step"), rung.get(quality.name)] for rung in known]
 
 
 def _shown(path: Path) -> str:
-    """A path as typed from here: relative where it lies below the working directory."""
+    """Write a path as typed here: relative if it lies below the working directory."""
     absolute = path.resolve()
     here = Path.cwd()
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
@@ -260,12 +276,12 @@ def _text(value: Any) -> str:
 
 
 def _done(compression: Any) -> dict[str, Any]:
-    """What of a compression is not off."""
+    """Return the keys of a compression that are not off."""
     return {k: v for k, v in compression.items() if v} if isinstance(compression, dict) else {}
 
 
 def _drawing(plan: SharingPlan | None, stacks: Any) -> Markup:
-    """The plan's layers; nothing where the stacks are unknown or the plan is not bound."""
+    """Draw the plan's layers; empty where the stacks are unknown or the plan is not bound."""
     if plan is None or not isinstance(stacks, dict):
         return Markup("")
     try:
@@ -292,7 +308,7 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 def _measures(
     study: StudyRecord, trial: dict[str, Any], unshared: dict[str, Any] | None
 ) -> Iterator[Measure]:
-    for objective in dict.fromkeys([*trained(), *SIZES, *study.objectives]):
+    for objective in dict.fromkeys([*trained(), *SHOWN_COSTS, *study.objectives]):
         if isfinite(trial.get(objective.name, nan)):
             yield _measure(study, objective, trial, unshared)
             yield from _on_test_data(study, objective, trial)
@@ -323,7 +339,7 @@ def _measure(
 def _on_test_data(
     study: StudyRecord, objective: Objective, trial: dict[str, Any]
 ) -> Iterator[Measure]:
-    """What one training of a finalist came to there, where another split was selected on."""
+    """Yield one training's quality on the test split, where trials are selected on another."""
     if objective == study.quality and isinstance(trial[record.TEST], dict):
         value = reported(trial, objective.name)
         yield Measure(f"{short_title(objective)}, test split", quantity(objective, value))
@@ -332,7 +348,10 @@ def _on_test_data(
 def _certain(
     study: StudyRecord, objective: Objective, trial: dict[str, Any]
 ) -> tuple[float, float]:
-    """Over seeds for a finalist's quality, else by the examples."""
+    """Return the ends of a value's 95 % interval; NaN where there is none.
+
+    A finalist's quality has one over seeds, another trial's accuracy one by its examples.
+    """
     if objective == study.quality and standing_of(trial) is not None:
         return trial[LOW], trial[HIGH]
     found = accuracy_interval(trial) if objective.name == "accuracy" else None
@@ -340,7 +359,7 @@ def _certain(
 
 
 def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
-    """Latency against the unshared model as measured in turns with this one."""
+    """Compare a latency with the unshared model's, measured in turns with it."""
     form = objective.name.removesuffix("ms")
     reference = "onnx_latency_unshared_ms" if objective is ONNX else "latency_unshared_ms"
     value, base = trial[objective.name], trial[reference]
@@ -357,7 +376,7 @@ def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
 
 
 def _rate(trial: dict[str, Any], title: str, count: float, latency: str) -> Measure:
-    """How many of `count` a second, against the unshared model: the reciprocals of a latency."""
+    """Turn the latency of `count` items into items per second, against the unshared model."""
     ends = [count / trial[f"{latency}_{end}ms"] for end in ("", "high_", "low_")]
     value, low, high = (1000 * end for end in ends)
     times, least, most = (1 / trial[f"{latency}_ratio{end}"] for end in ("", "_high", "_low"))

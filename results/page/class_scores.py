@@ -1,4 +1,4 @@
-"""Per-class report and confusion matrix of a trial, ready to be shown."""
+"""Write the per-class report and the confusion matrix of a trial as texts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 from sharetune.results.formatting import percent
 
 MOST_CLASSES = 30
+"""Classes above which a confusion matrix is too large to be read."""
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its name, precision, recall and F1 as text, and its test examples."""
+    """One class as texts: its name, precision, recall and F1 in percent, and its examples."""
 
     label: str
     precision: str
@@ -21,7 +22,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Square:
-    """A cell of the confusion matrix: its count, and the share (0..1) of its row."""
+    """A cell of the confusion matrix: its count, and its share (0..1) of the row."""
 
     count: int
     share: float
@@ -30,14 +31,14 @@ class Square:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows are true labels, columns predicted ones."""
+    """A confusion matrix: rows are true labels, columns predicted ones."""
 
     labels: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Square, ...]], ...]
 
 
 def class_rows(per_class: Any) -> list[ClassRow]:
-    """The per-class report; empty where none is stored."""
+    """Write the per-class report, one row for each class; empty where none is stored."""
     if not isinstance(per_class, dict):
         return []
     return [
@@ -54,7 +55,7 @@ def class_rows(per_class: Any) -> list[ClassRow]:
 
 
 def confusion_of(matrix: Any, labels: Any) -> Confusion | None:
-    """The confusion matrix; None where none is stored, or of more than 30 classes."""
+    """Build the confusion matrix; None where none is stored, or of more than 30 classes."""
     if not isinstance(matrix, list) or not 0 < len(matrix) <= MOST_CLASSES:
         return None
     if not all(isinstance(row, list) and len(row) == len(matrix) for row in matrix):

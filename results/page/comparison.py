@@ -1,4 +1,4 @@
-"""Several studies beside each other: overlaid fronts, hypervolumes, matched candidates."""
+"""Compare several studies: overlaid fronts, hypervolumes, matched candidates."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from sharetune.results.formatting import difference, plural, quantity, short_title
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front
 from sharetune.results.judging.seeds import accuracy_interval
-from sharetune.results.judging.summary import Counts, names
+from sharetune.results.judging.summary import Counts, objectives_text
 from sharetune.results.page.figures import LAYOUT, Drawing, axis_of, safe, sentence, x_axes
 from sharetune.results.page.hover import hover_text
 from sharetune.results.page.report import environment, now, scripts, write_page
@@ -20,15 +20,25 @@ from sharetune.spaces.errors import RunError
 from sharetune.spaces.objectives import Objective
 
 COMPARISON = "comparison.html"
-TEMPLATE = "compare.html.j2"
-COLOURS = ("#2b83ba", "#d1701f", "#2a9d6f", "#b65f9e", "#7a6a12", "#5b6570")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
+"""File that the comparison is written to, in the first run folder."""
+
+COMPARISON_TEMPLATE = "compare.html.j2"
+"""Template of the page."""
+
+STUDY_COLOURS = ("#2b83ba", "#d1701f", "#2a9d6f", "#b65f9e", "#7a6a12", "#5b6570")
+"""A study's colour, in order; the symbol tells studies apart without it."""
+
+STUDY_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
+"""A study's symbol, in order."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One study in numbers: `hypervolume` (0..1) is against the reference that all share, and
-    `gain` is its difference to the first study's."""
+    """One compared study in numbers.
+
+    `hypervolume` (0..1) is against the reference common to all, `gain` its difference from the
+    first study's.
+    """
 
     name: str
     run: str
@@ -40,8 +50,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class Match:
-    """A candidate that both the first and a later study trained. `same` says whether the two
-    qualities' intervals overlap; empty where there are no intervals."""
+    """A candidate that both the first and a later study trained.
+
+    `same` says whether the two qualities' intervals overlap; empty where there are no intervals.
+    """
 
     plan: str
     first: int
@@ -53,7 +65,7 @@ class Match:
 
 
 def write_comparison(runs: Sequence[Path]) -> Path:
-    """Writes ``comparison.html`` into the first run folder and returns its path.
+    """Write ``comparison.html`` into the first run folder and return its path.
 
     Raises:
         RunError: if a run cannot be read, or the studies differ in their objectives.
@@ -62,12 +74,12 @@ def write_comparison(runs: Sequence[Path]) -> Path:
     drawings = draw_overlays(studies)
     page = (
         environment()
-        .get_template(TEMPLATE)
+        .get_template(COMPARISON_TEMPLATE)
         .render(
             title=" and ".join(labels(studies)),
             live="",
             written=now(),
-            objectives=names(studies[0].objectives),
+            objectives=objectives_text(studies[0].objectives),
             contenders=contenders(studies),
             reference=_reference_text(studies),
             matches=matches(studies),
@@ -85,10 +97,11 @@ EMPTY_REVIEW: dict[str, Any] = {
     "first": None,
     "quality": {"name": "", "maximize": True, "view": None},
 }
+"""Data for the page's script, which opens no trials here."""
 
 
 def comparison_table(runs: Sequence[Path]) -> str:
-    """The contenders as lines of text."""
+    """Write the compared studies as lines of text."""
     return "\n".join(
         f"{c.name}: hypervolume {c.hypervolume:.4f} ({c.gain:+.4f}), {c.front} on the front, "
         f"{c.counts}"
@@ -97,7 +110,7 @@ def comparison_table(runs: Sequence[Path]) -> str:
 
 
 def read_studies(runs: Sequence[Path]) -> list[StudyRecord]:
-    """The studies of run folders that can be compared. Raises :class:`RunError` if they cannot."""
+    """Read the studies of run folders. Raises :class:`RunError` if their objectives differ."""
     studies = [read_study(run) for run in runs]
     wanted = [objective.name for objective in studies[0].objectives]
     for study in studies[1:]:
@@ -112,7 +125,7 @@ def read_studies(runs: Sequence[Path]) -> list[StudyRecord]:
 
 
 def labels(studies: Sequence[StudyRecord]) -> list[str]:
-    """The studies' names; where two are the same, with their folders."""
+    """Return the studies' names; with their folders where two are the same."""
     found = [study.name for study in studies]
     if len(set(found)) == len(found):
         return found
@@ -120,8 +133,10 @@ def labels(studies: Sequence[StudyRecord]) -> list[str]:
 
 
 def common_reference(studies: Sequence[StudyRecord]) -> dict[str, float]:
-    """In each objective the worst of the studies' reference points, so that nothing that one
-    study counts is cut off; empty where a study has none."""
+    """Return the worst reference value of all studies, by objective; empty if one has none.
+
+    The worst is taken so that nothing that counts in one study is cut off.
+    """
     if not all(study.has_reference for study in studies):
         return {}
     return {
@@ -133,7 +148,7 @@ def common_reference(studies: Sequence[StudyRecord]) -> dict[str, float]:
 
 
 def contenders(studies: Sequence[StudyRecord]) -> list[Contender]:
-    """Each study against the common reference; NaN where there is none."""
+    """Measure each study against the common reference; its hypervolume is NaN without one."""
     reference = common_reference(studies)
     shares = [
         hypervolume(study.frame, study.objectives, reference) if reference else float("nan")
@@ -153,7 +168,7 @@ def contenders(studies: Sequence[StudyRecord]) -> list[Contender]:
 
 
 def matches(studies: Sequence[StudyRecord]) -> list[Match]:
-    """Candidates (plan, compression and recipe) that the first and a later study both trained."""
+    """List candidates (plan, compression, recipe) that the first and a later study both trained."""
     first, *others = studies
     known = {_key(trial): trial for trial in _trained(first)}
     found = []
@@ -205,7 +220,7 @@ def _reference_text(studies: Sequence[StudyRecord]) -> str:
 
 
 def draw_overlays(studies: Sequence[StudyRecord]) -> list[Drawing]:
-    """Quality against each other objective that every study has, all fronts in one figure."""
+    """Draw quality against each objective that all studies have, their fronts in one figure."""
     shared = [x for x in x_axes(studies[0]) if all(x in x_axes(s) for s in studies)]
     return [_overlay(studies, x) for x in shared]
 
@@ -225,8 +240,8 @@ def _overlay(studies: Sequence[StudyRecord], x: Objective) -> Drawing:
 
 
 def _traces(study: StudyRecord, name: str, x: Objective, number: int) -> list[go.Scatter]:
-    quality, colour = study.quality, COLOURS[number % len(COLOURS)]
-    symbol = SYMBOLS[number % len(SYMBOLS)]
+    quality, colour = study.quality, STUDY_COLOURS[number % len(STUDY_COLOURS)]
+    symbol = STUDY_SYMBOLS[number % len(STUDY_SYMBOLS)]
     rows = comparable(study.frame, [x, quality])
     front = pareto_front(rows, [x, quality]).sort_values([x.name, quality.name])
     rest = rows[~rows["number"].isin(front["number"])]

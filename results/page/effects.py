@@ -1,4 +1,4 @@
-"""Quality against what was searched: ratio, range, form, and every recipe setting that varied."""
+"""Draw quality against searched values: ratio, range, form, and recipe settings that varied."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from sharetune.results.formatting import setting
 from sharetune.results.judging.front import comparable, pareto_front
 from sharetune.results.judging.searched import ABSENT, is_numeric, layer_ranges, searched
 from sharetune.results.page.figures import (
-    ANCHOR,
-    FRONT,
+    ANCHOR_LOOK,
+    DOMINATED_LOOK,
+    FRONT_LOOK,
     LAYOUT,
-    OTHER,
     Drawing,
     Look,
     axis_of,
@@ -22,19 +22,33 @@ from sharetune.results.page.figures import (
 from sharetune.results.reading.study import StudyRecord
 
 FEW_VALUES = 6
+"""Distinct numbers up to which each has a column of points of its own."""
+
 MOST_SETTINGS = 6
-JITTER, GOLDEN = 0.28, 0.618034
-WIDE = 50.0
-FIRST = ("effective ratio", "form")
+"""Figures of recipe settings; the table of all trials shows the others."""
+
+JITTER = 0.28
+"""Largest distance of a point from its column's middle, in columns."""
+
+JITTER_STEP = 0.618034
+"""Step, in columns modulo 1, that spreads consecutive points most evenly: the golden ratio."""
+
+LOG_FROM_RATIO = 50.0
+"""Ratio of the largest to the smallest value from which the axis is logarithmic."""
+
+DRAWN_FIRST = ("effective ratio", "form")
+"""Values drawn before all others."""
+
 NOT_SETTINGS = {"first layer", "last layer", "layers", "parts", "banks", "init", "units"}
+"""Searched values without a figure of their own: they belong to the plan."""
 
 
 def draw_effects(study: StudyRecord) -> list[Drawing]:
-    """One figure for each of ratio, range and form that varies, then up to six settings."""
+    """Draw a figure for each of ratio, range and form that varies, then up to six settings."""
     table = searched(study.frame)
     rows = comparable(study.frame, [study.quality]).set_index("number", drop=False)
     table = table.loc[table.index.intersection(rows.index)] if len(table) else table
-    names = [name for name in FIRST if name in table]
+    names = [name for name in DRAWN_FIRST if name in table]
     settings = [name for name in table if name not in NOT_SETTINGS and name not in names]
     effects = Effects(study, rows)
     drawings = [effects.draw(str(name), table[name]) for name in names]
@@ -44,18 +58,18 @@ def draw_effects(study: StudyRecord) -> list[Drawing]:
 
 
 class Effects:
-    """Draws quality against one searched value at a time."""
+    """Quality against one searched value at a time."""
 
     def __init__(self, study: StudyRecord, rows: pd.DataFrame) -> None:
         self.study, self.rows, self.quality = study, rows, study.quality
         self.front = set(pareto_front(study.frame, study.objectives)["number"])
 
     def draw(self, name: str, values: pd.Series) -> Drawing:
-        """Quality against a number, or in columns of points for names and few numbers."""
+        """Draw quality against a number, or in columns of points for names and few numbers."""
         if is_numeric(values) and values.nunique() > FEW_VALUES:
             positions = values.astype(float)
             axis: dict[str, Any] = {"title": {"text": safe(name)}, "exponentformat": "e"}
-            if 0 < WIDE * positions.min() < positions.max():
+            if 0 < LOG_FROM_RATIO * positions.min() < positions.max():
                 axis["type"] = "log"
         else:
             positions, axis = _columns(values, name)
@@ -63,7 +77,7 @@ class Effects:
         return self._drawing(name, [t for t in traces if t.x], axis)
 
     def draw_ranges(self, ranges: pd.DataFrame) -> Drawing:
-        """Each trial as a line from its first to its last shared layer, at its quality."""
+        """Draw each trial as a line from its first to its last shared layer, at its quality."""
         traces = [
             self._lines(ranges.loc[part], look)
             for part, look in self._parts(ranges.loc[ranges.index.intersection(self.rows.index)])
@@ -76,9 +90,9 @@ class Effects:
         index = data.index
         on_front = index.isin(self.front)
         return [
-            (index[~on_front & ~index.isin(anchor)], OTHER),
-            (index[on_front & ~index.isin(anchor)], FRONT),
-            (index[index.isin(anchor)], ANCHOR),
+            (index[~on_front & ~index.isin(anchor)], DOMINATED_LOOK),
+            (index[on_front & ~index.isin(anchor)], FRONT_LOOK),
+            (index[index.isin(anchor)], ANCHOR_LOOK),
         ]
 
     def _points(self, positions: pd.Series, look: Look) -> go.Scatter:
@@ -117,12 +131,12 @@ class Effects:
 
 
 def _columns(values: pd.Series, name: str) -> tuple[pd.Series, dict[str, Any]]:
-    """A place for each distinct value, its points spread a little to the sides."""
+    """Return positions with a column for each distinct value, spread sideways, and their axis."""
     numeric = is_numeric(values)
     distinct = sorted(values.unique()) if numeric else sorted({_name(v) for v in values})
     places = {value: place for place, value in enumerate(distinct)}
     own = [places[value if numeric else _name(value)] for value in values]
-    spread = [JITTER * (2 * ((i * GOLDEN) % 1) - 1) for i in range(len(own))]
+    spread = [JITTER * (2 * ((i * JITTER_STEP) % 1) - 1) for i in range(len(own))]
     positions = pd.Series(
         [place + aside for place, aside in zip(own, spread, strict=True)], index=values.index
     )

@@ -1,4 +1,4 @@
-"""Plotly figures of a study: the front in two and in three objectives, and the hypervolume.
+"""Draw a study with Plotly: the front in two and in three objectives, and the hypervolume.
 
 Colours are readable on light and on dark paper; the page sets the colours of text and grid.
 """
@@ -12,7 +12,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sharetune.results.formatting import THIN, is_fraction, short_title
-from sharetune.results.judging.cost import HOUR, hours_number, hours_text, seconds_of_compute, unit
+from sharetune.results.judging.cost import (
+    SECONDS_PER_HOUR,
+    hours_number,
+    hours_text,
+    hours_unit,
+    seconds_of_compute,
+)
 from sharetune.results.judging.finals import (
     BEATEN,
     HIGH,
@@ -34,8 +40,12 @@ from sharetune.results.reading.study import StudyRecord, records
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 
-SYMBOLS = {"unshared": "diamond", "tied": "square", "drop": "triangle-down"}
+ANCHOR_SYMBOLS = {"unshared": "diamond", "tied": "square", "drop": "triangle-down"}
+"""Plotly's symbol of an anchor, by its name up to the first hyphen."""
+
 OTHER_SYMBOL = "hexagon"
+"""Symbol of all other anchors, and of given plans."""
+
 LAYOUT: dict[str, Any] = {
     "template": None,
     "paper_bgcolor": "rgba(0,0,0,0)",
@@ -45,17 +55,20 @@ LAYOUT: dict[str, Any] = {
     "hoverlabel": {"align": "left"},
     "hovermode": "closest",
 }
-MARGINAL: dict[str, Any] = {
+"""Layout of every figure."""
+
+FOOT_AXIS: dict[str, Any] = {
     "overlaying": "y",
     "range": [0, 1],
     "visible": False,
     "fixedrange": True,
 }
+"""A second y-axis (0..1 of the plot's height), for marks along the foot of the plot."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and the words around it. `caption` says how to read it."""
+    """A figure with its title and a caption that says how to read it."""
 
     name: str
     title: str
@@ -65,7 +78,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Look:
-    """How a set of points is drawn: `size` in pixels, `opacity` 0..1."""
+    """The style of a set of points: `size` in pixels, `opacity` 0..1."""
 
     name: str
     colour: str
@@ -73,29 +86,45 @@ class Look:
     opacity: float = 1.0
 
 
-OTHER = Look("dominated", "#8b939c", 7, 0.45)
-SEARCHED = Look("as searched, one seed", "#8b939c", 6, 0.35)
-FRONT = Look("on the front", "#2b83ba", 11)
-FINALS = {
-    ON_FRONT: (FRONT, "circle"),
+DOMINATED_LOOK = Look("dominated", "#8b939c", 7, 0.45)
+"""Style of trials off the front."""
+
+SEARCHED_LOOK = Look("as searched, one seed", "#8b939c", 6, 0.35)
+"""Style of trials behind the finalists."""
+
+FRONT_LOOK = Look("on the front", "#2b83ba", 11)
+"""Style of trials on the front."""
+
+FINAL_LOOKS = {
+    ON_FRONT: (FRONT_LOOK, "circle"),
     OPEN: (Look("dominated within the intervals", "#2b83ba", 11), "circle-open"),
     BEATEN: (Look("dominated beyond the intervals", "#b5473c", 11), "x-thin-open"),
 }
-ANCHOR = Look("anchors", "#d1701f", 11)
-PRESET = Look("from the literature", "#00876c", 12)
+"""Style and symbol of finalists, by where they stand."""
+
+ANCHOR_LOOK = Look("anchors", "#d1701f", 11)
+"""Style of anchors and given plans."""
+
+PRESET_LOOK = Look("from the literature", "#00876c", 12)
+"""Style of presets."""
+
 UNFINISHED = (
     ("PRUNED", Look("pruned", "#8b939c", 9, 0.8), "line-ns-open"),
     ("FAIL", Look("failed", "#b5473c", 8, 0.9), "x-thin-open"),
 )
-GIVEN = "plan-"
+"""State, style and symbol of trials without a result."""
+
+GIVEN_PLAN = "plan-"
+"""Start of the anchor name of a plan that the study file gives."""
+
 SPACE = "front-3d"
+"""Name of the figure in three dimensions, which needs the larger bundle of plotly.js."""
 
 
 def draw_figures(study: StudyRecord) -> list[Drawing]:
-    """The front of quality against each other objective, in three objectives, and the
-    hypervolume over trials and over compute.
+    """Draw the front in two and in three objectives, and the hypervolume over trials and compute.
 
-    What no trial has is not drawn.
+    Objectives that no trial has are not drawn.
     """
     axes = x_axes(study)
     final = final_study(study)
@@ -110,8 +139,10 @@ def draw_figures(study: StudyRecord) -> list[Drawing]:
 
 
 def x_axes(study: StudyRecord) -> list[Objective]:
-    """What quality is drawn against: parameters, the other objectives, and latency, as far as
-    they were measured."""
+    """Return the measured objectives that quality is drawn against.
+
+    They are parameters, the study's other objectives, and latency.
+    """
     wanted = [OBJECTIVES["parameters"], *study.objectives, OBJECTIVES["latency_ms"]]
     rows = comparable(study.frame, [study.quality])
     return [
@@ -122,9 +153,9 @@ def x_axes(study: StudyRecord) -> list[Objective]:
 
 
 class FrontPlot:
-    """The trained trials by two objectives, with the line that none of them passes.
+    """The trained trials by two objectives, with their front as a step line.
 
-    Where `study` has final numbers its finalists are drawn by these, before the trials of the
+    Where `study` has final numbers its finalists are drawn by these, over the other trials of the
     study as it was `searched`.
     """
 
@@ -135,7 +166,7 @@ class FrontPlot:
         self.searched = searched or study
 
     def draw(self) -> Drawing:
-        """The figure: step line, dominated trials, the study's front, anchors."""
+        """Draw the figure: step line, dominated trials, the study's front, anchors."""
         rows = comparable(self.study.frame, [self.x, self.y])
         preset = rows["preset"].notna() & ~rows["anchor"].isin(list(ANCHORS))
         anchor = rows["anchor"].notna() & ~preset
@@ -149,7 +180,7 @@ class FrontPlot:
         )
         figure = go.Figure([trace for trace in traces if trace.x])
         figure.update_layout(
-            xaxis=axis_of(self.x), yaxis=axis_of(self.y), yaxis2=MARGINAL, **LAYOUT
+            xaxis=axis_of(self.x), yaxis=axis_of(self.y), yaxis2=FOOT_AXIS, **LAYOUT
         )
         title = f"{sentence(self.y.title)} against {short_title(self.x)}"
         return Drawing(f"front-{self.x.name}", title, self._caption(len(rows)), figure)
@@ -157,16 +188,16 @@ class FrontPlot:
     def _trials(self, plain: pd.DataFrame) -> Iterator[go.Scatter]:
         best = pareto_front(self.study.frame, self.study.objectives)["number"]
         on_front = plain["number"].isin(best)
-        yield self._points(plain[~on_front], OTHER)
-        yield self._points(plain[on_front], FRONT)
+        yield self._points(plain[~on_front], DOMINATED_LOOK)
+        yield self._points(plain[on_front], FRONT_LOOK)
 
     def _finals(self, plain: pd.DataFrame) -> Iterator[go.Scatter]:
-        """Finalists by where they stand; behind them what the search saw, which no line minds."""
+        """Yield finalists by their standing; faint: other trials, which do not shape the line."""
         finalists = comparable(self.study.frame)["number"]
         rows = comparable(self.searched.frame, [self.x, self.y])
-        behind = self._points(rows[~rows["number"].isin(finalists)], SEARCHED)
+        behind = self._points(rows[~rows["number"].isin(finalists)], SEARCHED_LOOK)
         yield behind.update(meta={"behind": True}, error_x=None)
-        for word, (look, symbol) in FINALS.items():
+        for word, (look, symbol) in FINAL_LOOKS.items():
             found = self._points(plain[plain[STANDING] == word], look)
             yield found.update(marker={"symbol": symbol, "line": {"width": 2}})
 
@@ -178,7 +209,7 @@ class FrontPlot:
             y=front[self.y.name].tolist(),
             name="front line",
             mode="lines",
-            line={"shape": shape, "color": FRONT.colour, "width": 1.5},
+            line={"shape": shape, "color": FRONT_LOOK.colour, "width": 1.5},
             hoverinfo="skip",
             meta={"signs": [-1 if o.direction == "maximize" else 1 for o in (self.x, self.y)]},
         )
@@ -198,22 +229,22 @@ class FrontPlot:
 
     def _anchors(self, rows: pd.DataFrame) -> go.Scatter:
         names = [str(name) for name in rows["anchor"]]
-        texts = ["" if name.startswith(GIVEN) else safe(name) for name in names]
+        texts = ["" if name.startswith(GIVEN_PLAN) else safe(name) for name in names]
         symbols = [
-            f"{SYMBOLS.get(name.split('-')[0], OTHER_SYMBOL)}{_open(row)}"
+            f"{ANCHOR_SYMBOLS.get(name.split('-')[0], OTHER_SYMBOL)}{_open(row)}"
             for name, row in zip(names, records(rows), strict=True)
         ]
-        return self._labelled(rows, ANCHOR, texts, symbols)
+        return self._labelled(rows, ANCHOR_LOOK, texts, symbols)
 
     def _presets(self, rows: pd.DataFrame) -> go.Scatter:
         names = [safe(str(name)) for name in rows["preset"]]
         symbols = [f"star{_open(row)}" for row in records(rows)]
-        return self._labelled(rows, PRESET, names, symbols)
+        return self._labelled(rows, PRESET_LOOK, names, symbols)
 
     def _labelled(
         self, rows: pd.DataFrame, look: Look, texts: list[str], symbols: list[str]
     ) -> go.Scatter:
-        """Points with their names beside their bars; the page moves names that collide."""
+        """Draw points with their names next to them; the page moves names that collide."""
         return self._points(rows, look).update(
             mode="markers+text",
             text=texts,
@@ -237,7 +268,7 @@ class FrontPlot:
 
     def _quality_interval(self, rows: pd.DataFrame, look: Look) -> dict[str, Any] | None:
         by_seeds = has_finals(self.study)
-        if look in (OTHER, SEARCHED) or not (by_seeds or self.y.name == "accuracy"):
+        if look in (DOMINATED_LOOK, SEARCHED_LOOK) or not (by_seeds or self.y.name == "accuracy"):
             return None
         values = rows[self.y.name].tolist()
         ends = [
@@ -255,7 +286,7 @@ class FrontPlot:
         }
 
     def _without_result(self) -> list[go.Scatter]:
-        """Pruned and failed trials along the foot of the plot, where what is exact is known."""
+        """Draw pruned and failed trials along the foot of the plot, at their exact objective."""
         return [self._foot(state, look, symbol) for state, look, symbol in UNFINISHED]
 
     def _foot(self, state: str, look: Look, symbol: str) -> go.Scatter:
@@ -287,12 +318,12 @@ class FrontPlot:
             return text + self._latency_note() if self.x.name == "latency_ms" else text
         text += f"{count:,} trained trials."
         if self.y.name == "accuracy" and any(test_examples(r) for r in records(self.study.frame)):
-            text += f" Upright bars: 95{THIN}% intervals by the test examples."
+            text += f" Vertical bars: 95{THIN}% intervals by the number of test examples."
         return text + self._latency_note() if self.x.name == "latency_ms" else text
 
     def _finals_note(self, count: int) -> str:
         return (
-            f"{count:,} finalists: means over further seeds on the test split, upright bars their "
+            f"{count:,} finalists: means over further seeds on the test split, vertical bars their "
             f"95{THIN}% intervals by Student's t; hollow or crossed ones are off the front. Faint: "
             f"other trials as searched, one seed on the {self.study.selected_on} split."
         )
@@ -300,11 +331,11 @@ class FrontPlot:
     def _latency_note(self) -> str:
         conditions = conditions_text(self.study.frame)
         measured = f" Measured: {conditions}." if conditions else ""
-        return f" Level bars: 95{THIN}% intervals of the rounds.{measured}"
+        return f" Horizontal bars: 95{THIN}% intervals over the timed rounds.{measured}"
 
 
 def draw_hypervolume(study: StudyRecord) -> Drawing:
-    """The share of the box up to the reference point that is covered after each trial."""
+    """Draw the hypervolume (0..1 of the box to the reference point) after each trained trial."""
     history = _steps(study)
     texts = [
         f"after {row['trained']} trained trials (trial {row['number']})"
@@ -317,26 +348,26 @@ def draw_hypervolume(study: StudyRecord) -> Drawing:
 
 
 def draw_hypervolume_over_compute(study: StudyRecord) -> Drawing:
-    """The same share over the hours of processor or accelerator spent until then."""
-    history, hours_unit = _steps(study), unit(study)
+    """Draw the hypervolume over the core or accelerator hours spent until then."""
+    history, unit = _steps(study), hours_unit(study)
     texts = [
-        f"after {hours_number(row['seconds'])} {hours_unit} (trial {row['number']})"
+        f"after {hours_number(row['seconds'])} {unit} (trial {row['number']})"
         f"<br>hypervolume {row['hypervolume']:.3f}"
         for row in records(history)
     ]
     spent = float(history["seconds"].iloc[-1])
     figure = _growth(
-        pd.Series([0.0, *(history["seconds"] / HOUR)]),
+        pd.Series([0.0, *(history["seconds"] / SECONDS_PER_HOUR)]),
         pd.Series([0.0, *history["hypervolume"]]),
         ["before the first trial", *texts],
-        f"{hours_unit} in trained trials",
+        f"{unit} in trained trials",
     )
     caption = f"The same share against what it cost: {hours_text(study, spent)}."
     return Drawing("hypervolume-compute", "Hypervolume over compute", caption, figure)
 
 
 def _steps(study: StudyRecord) -> pd.DataFrame:
-    """The hypervolume where it grew, and after the last trial, with the ``seconds`` until then."""
+    """Return the hypervolume where it grew and after the last trial, with ``seconds`` spent."""
     history = hypervolume_over_trials(study.frame, study.objectives, study.reference)
     seconds = seconds_of_compute(study).loc[history["number"]].cumsum()
     history = history.assign(seconds=seconds.to_numpy())
@@ -350,7 +381,7 @@ def _growth(across: pd.Series, share: pd.Series, texts: list[str], title: str) -
         x=across.tolist(),
         y=share.tolist(),
         mode="lines" if len(across) > 1 else "markers",
-        line={"shape": "hv", "color": FRONT.colour, "width": 2.5},
+        line={"shape": "hv", "color": FRONT_LOOK.colour, "width": 2.5},
         hoverinfo="text",
         hovertext=texts,
         showlegend=False,
@@ -363,7 +394,7 @@ def _growth(across: pd.Series, share: pd.Series, texts: list[str], title: str) -
 
 
 def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
-    """Quality over two other objectives at once."""
+    """Draw quality over two other objectives in three dimensions."""
     quality = study.quality
     rows = comparable(study.frame, [x, y, quality])
     best = set(pareto_front(study.frame, study.objectives)["number"])
@@ -375,16 +406,16 @@ def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
             y=part[y.name].tolist(),
             z=part[quality.name].tolist(),
             name=look.name,
-            mode="markers+text" if look is ANCHOR else "markers",
-            text=[safe(name) for name in named.loc[part.index]] if look is ANCHOR else None,
+            mode="markers+text" if look is ANCHOR_LOOK else "markers",
+            text=[safe(name) for name in named.loc[part.index]] if look is ANCHOR_LOOK else None,
             marker={"color": look.colour, "size": size, "opacity": look.opacity},
             customdata=part["number"].tolist(),
             hoverinfo="text",
         )
         for part, look, size in (
-            (rows[~on_front & ~anchor], OTHER, 3),
-            (rows[on_front & ~anchor], FRONT, 5),
-            (rows[anchor], ANCHOR, 5),
+            (rows[~on_front & ~anchor], DOMINATED_LOOK, 3),
+            (rows[on_front & ~anchor], FRONT_LOOK, 5),
+            (rows[anchor], ANCHOR_LOOK, 5),
         )
         if len(part)
     ]
@@ -397,7 +428,7 @@ def draw_space(study: StudyRecord, x: Objective, y: Objective) -> Drawing:
 
 
 def conditions_text(frame: pd.DataFrame) -> str:
-    """How latency was measured, where all trials agree; else nothing."""
+    """Write the conditions of the latency measurements; empty where trials differ in them."""
     texts = {
         ", ".join(
             str(value) if key == "use" else f"{key.replace('_', ' ')} {value}"
@@ -410,12 +441,12 @@ def conditions_text(frame: pd.DataFrame) -> str:
 
 
 def sentence(text: str) -> str:
-    """`text` with a capital letter first and the rest as it is."""
+    """Write `text` with a capital letter first and the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def _open(trial: dict[str, Any]) -> str:
-    """The end of the symbol of a trial that is dominated over seeds."""
+    """Return the ending that hollows the symbol of a trial that is dominated over seeds."""
     standing = standing_of(trial)
     return "-open" if standing is not None and standing.by is not None else ""
 
@@ -426,11 +457,12 @@ def _faded(colour: str) -> str:
 
 
 def safe(text: str) -> str:
-    """Text in Plotly's subset of HTML, which knows no entities for quotes."""
+    """Escape text for Plotly's subset of HTML, which knows no entities for quotes."""
     return escape(text, quote=False)
 
 
 def axis_of(objective: Objective) -> dict[str, Any]:
+    """Return the layout of an axis: title with unit, and the format of its ticks."""
     title = short_title(objective)
     unit = f" ({objective.unit})" if objective.unit and objective.unit not in title else ""
     tickformat = ".1~%" if is_fraction(objective) else ".3~s"

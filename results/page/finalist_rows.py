@@ -1,5 +1,4 @@
-"""The finalists of a study as rows of text: what they came to over their seeds, beside what the
-search saw of them on one."""
+"""Write the finalists of a study as rows of text: numbers over seeds, and those of the search."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,11 @@ from sharetune.spaces.objectives import OBJECTIVES
 
 @dataclass(frozen=True)
 class Finalist:
-    """One finalist. `interval` is over seeds, `by_examples` that of one training."""
+    """One finalist as texts.
+
+    `interval` is of the mean over seeds, `by_examples` that of one training by its examples;
+    `searched` is the quality in the search.
+    """
 
     number: int
     word: str
@@ -41,8 +44,10 @@ class Finalist:
 
 
 def finalists(study: StudyRecord) -> list[Finalist]:
-    """Those on the front first, then those that the intervals leave open; within each the best
-    first. Empty before there are final numbers."""
+    """List the finalists: the front's, then the open, then the beaten, each the best first.
+
+    Empty before there are final numbers.
+    """
     final = final_study(study)
     if not has_finals(final):
         return []

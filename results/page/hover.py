@@ -1,4 +1,4 @@
-"""What a point of a figure says when it is pointed at: its plan and its numbers."""
+"""Write the text that a figure's point shows when it is pointed at: plan and numbers."""
 
 from math import isfinite
 from typing import Any
@@ -10,12 +10,18 @@ from sharetune.results.page.trial_rows import note
 from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import OBJECTIVES
 
-LONGEST_PLAN, LONGEST_GROUP = 6, 90
+LONGEST_PLAN = 6
+"""Groups of a plan that are shown, one a line."""
+
+LONGEST_GROUP = 90
+"""Characters after which a line is cut."""
+
 WITHOUT_RESULT = {"PRUNED": "pruned", "FAIL": "failed"}
+"""Words for the states of trials that have no result."""
 
 
 def hover_text(study: StudyRecord, trial: dict[str, Any]) -> str:
-    """Lines of safe text in Plotly's subset of HTML; why a trial has no result comes last."""
+    """Write a trial's lines in Plotly's subset of HTML; the reason for no result comes last."""
     number = f"trial {trial['number']}"
     names = [safe(trial[key]) for key in ("anchor", "preset") if isinstance(trial[key], str)]
     plan = trial["plan"] if isinstance(trial["plan"], str) else "no plan stored"
@@ -33,7 +39,7 @@ def hover_text(study: StudyRecord, trial: dict[str, Any]) -> str:
 
 
 def _wrapped(plan: str) -> list[str]:
-    """The plan's groups, one a line; of a long plan the first six."""
+    """Write the plan's groups, one a line; of a long plan the first six."""
     groups = plan.split("; ")
     lines = [safe(_cut(group)) for group in groups[:LONGEST_PLAN]]
     more = len(groups) - LONGEST_PLAN

@@ -1,18 +1,19 @@
-"""Which searched value moved which objective, as a figure and as words."""
+"""Draw and describe the importance of each searched value for each objective."""
 
 import plotly.graph_objects as go
 
 from sharetune.results.formatting import percentage, plural, short_title
 from sharetune.results.judging.front import comparable
 from sharetune.results.judging.searched import LEAST_TRIALS, importances
-from sharetune.results.page.figures import FRONT, LAYOUT, Drawing, safe
+from sharetune.results.page.figures import FRONT_LOOK, LAYOUT, Drawing, safe
 from sharetune.results.reading.study import StudyRecord
 
 MOST_BARS = 8
+"""Bars of a figure; values of less importance are left out."""
 
 
 def draw_importances(study: StudyRecord) -> tuple[str, list[Drawing]]:
-    """What the figures say in words, or why there are none, and one figure an objective."""
+    """Return a sentence on the most important values, or why there are none, and the figures."""
     found = importances(study.frame, study.objectives)
     if not found:
         return _too_few(study), []
@@ -29,8 +30,8 @@ def _too_few(study: StudyRecord) -> str:
     rows = comparable(study.frame, study.objectives)
     drawn = int(rows["anchor"].isna().sum())
     return (
-        f"Importance is told from {LEAST_TRIALS} drawn trials on; there "
-        f"{'is' if drawn == 1 else 'are'} {plural(drawn, 'trial')} beside anchors and given plans."
+        f"Importance is shown from {LEAST_TRIALS} drawn trials on; there "
+        f"{'is' if drawn == 1 else 'are'} {plural(drawn, 'trial')} besides anchors and given plans."
     )
 
 
@@ -40,7 +41,7 @@ def _bars(name: str, title: str, shares: dict[str, float]) -> Drawing:
         x=[share for _, share in top],
         y=[safe(value) for value, _ in top],
         orientation="h",
-        marker={"color": FRONT.colour},
+        marker={"color": FRONT_LOOK.colour},
         text=[percentage(share) for _, share in top],
         textposition="outside",
         cliponaxis=False,

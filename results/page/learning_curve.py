@@ -1,21 +1,28 @@
-"""A learning curve as a small inline SVG, with the unshared model's in grey behind it."""
+"""Draw a learning curve as a small inline SVG, over the unshared model's in grey."""
 
 from collections.abc import Sequence
 from html import escape
 from math import isfinite
 from typing import Any
 
-WIDTH, HEIGHT = 440, 132
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 22
-SMOOTHING = 0.6
+WIDTH = 440  # pixels of the picture
+HEIGHT = 132
+LEFT = 40  # pixels of the margins; left and bottom have room for the axes' numbers
+RIGHT = 8
+TOP = 8
+BOTTOM = 22
 
-Points = list[tuple[float, float]]
+SMOOTHING = 0.6
+"""Share (0..1) that the running mean keeps at each point."""
+
+LossCurve = list[tuple[float, float]]
+"""Steps and values."""
 
 
 def draw_curve(curve: Any, reference: Any = None, what: str = "training loss") -> str:
-    """An ``<svg>`` of ``[[step, value], ...]``; empty where fewer than two points are numbers.
+    """Draw ``[[step, value], ...]`` as ``<svg>``; empty if fewer than two points are numbers.
 
-    Faint dots are the values as logged, the line is their running mean, which forgets 40 % a
+    Faint dots are the values as logged, the line is their running mean, which forgets 40 % at each
     point. `reference` is drawn behind, as a line alone.
     """
     points, behind = _points(curve), _points(reference)
@@ -37,9 +44,9 @@ def draw_curve(curve: Any, reference: Any = None, what: str = "training loss") -
 
 
 class _Scale:
-    """From step and loss to pixels."""
+    """The map from step and loss to pixels."""
 
-    def __init__(self, points: Points) -> None:
+    def __init__(self, points: LossCurve) -> None:
         steps, losses = [p[0] for p in points], [p[1] for p in points]
         self.last = max(steps) or 1.0
         self.low, self.high = min(0.0, *losses), max(losses) or 1.0
@@ -50,7 +57,7 @@ class _Scale:
         return x, HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     def axes(self) -> str:
-        """The frame's two lines and its extreme values."""
+        """Draw the two axes with their extreme values."""
         x, y = self((0.0, self.low))
         top = self((0.0, self.high))[1]
         return (
@@ -63,7 +70,7 @@ class _Scale:
         )
 
 
-def _points(curve: Any) -> Points:
+def _points(curve: Any) -> LossCurve:
     if not isinstance(curve, Sequence) or isinstance(curve, str):
         return []
     pairs = [p for p in curve if isinstance(p, list | tuple) and len(p) == 2]
@@ -74,7 +81,7 @@ def _points(curve: Any) -> Points:
     ]
 
 
-def _path(place: _Scale, points: Points) -> str:
+def _path(place: _Scale, points: LossCurve) -> str:
     mean, smooth = points[0][1] if points else 0.0, []
     for step, loss in points:
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss

@@ -1,4 +1,4 @@
-"""A picture of a plan: which part of which layer reads which bank, as inline SVG.
+"""Draw a plan as inline SVG: which part of which layer reads which bank.
 
 Every block is one part of one layer. It is filled with its bank's colour up to the share of
 units that it reads there and carries the bank's letter; what stays empty is private. The
@@ -16,17 +16,28 @@ from sharetune.spaces.layers import runs
 from sharetune.spaces.plan import PARTS
 
 COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#8DA0CB")
+"""Banks' colours, in order; after the last they begin again."""
+
 INK = "#16191d"
+"""Colour of a letter on a filled block, which is light on any paper."""
+
 PER_ROW = 12
-BLOCK, HEIGHT, GAP = 34, 30, 5
-LEFT, TOP, FOOT, MARGIN = 66, 20, 18, 1
+"""Most layers in one row, which is then 535 pixels wide."""
+
+BLOCK_WIDTH = 34  # pixels of the block that is one part of one layer
+BLOCK_HEIGHT = 30
+GAP = 5  # pixels between two blocks
+LABEL_WIDTH = 66  # pixels for "attention" and "FFN", left of the blocks
+HEADING = 20  # pixels for a stack's name, above them
+FOOT = 18  # pixels for the layers' numbers, below them
+MARGIN = 1  # pixels around all, so that strokes are not cut off
 
 
 def draw_layers(layers: Sequence[Layer]) -> str:
-    """An ``<svg>`` element with the layers of each stack from left to right.
+    """Draw the layers of each stack, from left to right, as an ``<svg>`` element.
 
-    Rows hold at most 12 layers. The picture says what it shows in its label, and each block
-    in its own title; all texts are escaped.
+    Rows hold at most 12 layers. The picture's label and each block's title describe it in words;
+    all texts are escaped.
     """
     stacks = [(name, list(members)) for name, members in groupby(layers, key=lambda x: x.stack)]
     body, y = [], MARGIN
@@ -36,8 +47,8 @@ def draw_layers(layers: Sequence[Layer]) -> str:
             body.append(_draw_row(row, y, heading))
             y += _row_height(heading)
     widest = max((len(row) for _, members in stacks for row in _rows(members)), default=0)
-    width = LEFT + widest * (BLOCK + GAP) + MARGIN
-    label = escape(describe(layers))
+    width = LABEL_WIDTH + widest * (BLOCK_WIDTH + GAP) + MARGIN
+    label = escape(describe_layers(layers))
     return (
         f'<svg class="layers" viewBox="0 0 {width} {y}" width="{width}" height="{y}" role="img" '
         f'aria-label="{label}" xmlns="http://www.w3.org/2000/svg" font-size="12">'
@@ -45,8 +56,8 @@ def draw_layers(layers: Sequence[Layer]) -> str:
     )
 
 
-def describe(layers: Sequence[Layer]) -> str:
-    """What the picture shows, in words."""
+def describe_layers(layers: Sequence[Layer]) -> str:
+    """Describe in words which layers are removed, shared and repeated."""
     depth = len(layers)
     texts = [f"{depth} layers" if depth != 1 else "1 layer"]
     removed = [x.index for x in layers if x.removed and x.merged_into is None]
@@ -66,7 +77,7 @@ def describe(layers: Sequence[Layer]) -> str:
 
 
 def _named(part: str) -> str:
-    """A part as the picture's labels write it."""
+    """Write a part as the picture's labels do."""
     return "FFN" if part == "ffn" else part
 
 
@@ -91,50 +102,52 @@ def _rows(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
 
 
 def _row_height(heading: str) -> int:
-    return (TOP if heading else 0) + 2 * HEIGHT + GAP + FOOT
+    return (HEADING if heading else 0) + 2 * BLOCK_HEIGHT + GAP + FOOT
 
 
 def _draw_row(row: Sequence[Layer], y: int, heading: str) -> str:
     title = _text(0, y + 12, heading, "start", bold=True) if heading else ""
-    y += TOP if heading else 0
-    labels = _text(0, y + HEIGHT / 2 + 4, "attention", "start") + _text(
-        0, y + HEIGHT + GAP + HEIGHT / 2 + 4, "FFN", "start"
+    y += HEADING if heading else 0
+    labels = _text(0, y + BLOCK_HEIGHT / 2 + 4, "attention", "start") + _text(
+        0, y + BLOCK_HEIGHT + GAP + BLOCK_HEIGHT / 2 + 4, "FFN", "start"
     )
-    columns = (_draw_layer(layer, LEFT + i * (BLOCK + GAP), y) for i, layer in enumerate(row))
+    columns = (
+        _draw_layer(layer, LABEL_WIDTH + i * (BLOCK_WIDTH + GAP), y) for i, layer in enumerate(row)
+    )
     return title + labels + "".join(columns)
 
 
 def _draw_layer(layer: Layer, x: int, y: int) -> str:
-    foot = y + 2 * HEIGHT + GAP + 13
+    foot = y + 2 * BLOCK_HEIGHT + GAP + 13
     times = f" ×{layer.times}" if layer.times > 1 else ""
     times += f"={layer.span[0]}..{layer.span[-1]}" if layer.span else ""
-    number = _text(x + BLOCK / 2, foot, f"{layer.index}{times}", "middle", faint=True)
+    number = _text(x + BLOCK_WIDTH / 2, foot, f"{layer.index}{times}", "middle", faint=True)
     if layer.removed:
         return _draw_removed(layer, x, y) + number
     return (
         _draw_part(layer, "attention", layer.attention, x, y)
-        + _draw_part(layer, "FFN", layer.ffn, x, y + HEIGHT + GAP)
+        + _draw_part(layer, "FFN", layer.ffn, x, y + BLOCK_HEIGHT + GAP)
         + number
     )
 
 
 def _draw_removed(layer: Layer, x: int, y: int) -> str:
-    height = 2 * HEIGHT + GAP
+    height = 2 * BLOCK_HEIGHT + GAP
     taken = layer.merged_into
     fate = "removed" if taken is None else f"merged into layer {taken}"
     return (
         f"<g fill='none' stroke='currentColor' opacity='.45'><title>layer {layer.index} is {fate}"
-        f"</title><rect x='{x}' y='{y}' width='{BLOCK}' height='{height}' rx='4' "
+        f"</title><rect x='{x}' y='{y}' width='{BLOCK_WIDTH}' height='{height}' rx='4' "
         f"stroke-dasharray='3 3' fill='transparent'/>"
-        f"<path d='M{x + 8} {y + 8}L{x + BLOCK - 8} {y + height - 8}"
-        f"M{x + BLOCK - 8} {y + 8}L{x + 8} {y + height - 8}' stroke-dasharray='3 3'/></g>"
+        f"<path d='M{x + 8} {y + 8}L{x + BLOCK_WIDTH - 8} {y + height - 8}"
+        f"M{x + BLOCK_WIDTH - 8} {y + 8}L{x + 8} {y + height - 8}' stroke-dasharray='3 3'/></g>"
     )
 
 
 def _draw_part(layer: Layer, part: str, readings: tuple[Reading, ...], x: float, y: int) -> str:
     keeps = layer.keeps(part.lower())
-    block = BLOCK * keeps
-    x += (BLOCK - block) / 2
+    block = BLOCK_WIDTH * keeps
+    x += (BLOCK_WIDTH - block) / 2
     fills, letters, at = [], [], float(x)
     for reading in readings:
         width = block * _role_share(part, reading)
@@ -145,25 +158,27 @@ def _draw_part(layer: Layer, part: str, readings: tuple[Reading, ...], x: float,
     kept = "" if keeps == 1 else f", which keeps {keeps:.3g} of its units"
     return (
         f"<g><title>layer {layer.index}: {escape((what or f'{part} is private') + kept)}</title>"
-        f"<rect x='{x:g}' y='{y}' width='{block:g}' height='{HEIGHT}' rx='4' "
+        f"<rect x='{x:g}' y='{y}' width='{block:g}' height='{BLOCK_HEIGHT}' rx='4' "
         f"fill='currentColor' fill-opacity='.06'/>{''.join(fills)}"
-        f"<rect x='{x:g}' y='{y}' width='{block:g}' height='{HEIGHT}' rx='4' fill='none' "
+        f"<rect x='{x:g}' y='{y}' width='{block:g}' height='{BLOCK_HEIGHT}' rx='4' fill='none' "
         f"stroke='currentColor' stroke-opacity='.4'/>{''.join(letters)}</g>"
     )
 
 
 def _fill(reading: Reading, x: float, y: int, width: float) -> str:
-    height = HEIGHT * reading.share
+    height = BLOCK_HEIGHT * reading.share
     return (
-        f"<rect x='{x:g}' y='{y + HEIGHT - height:g}' width='{width:g}' height='{height:g}' "
+        f"<rect x='{x:g}' y='{y + BLOCK_HEIGHT - height:g}' width='{width:g}' height='{height:g}' "
         f"rx='4' fill='{_colour(reading.bank)}'/>"
     )
 
 
 def _letter(reading: Reading, x: float, y: int, *, size: int) -> str:
-    """The bank's letter, in the filled or in the empty part, whichever is larger."""
+    """Draw the bank's letter in the filled or in the empty part, whichever is larger."""
     filled = reading.share >= 0.5
-    middle = HEIGHT * (1 - reading.share / 2) if filled else HEIGHT * (1 - reading.share) / 2
+    middle = (
+        BLOCK_HEIGHT * (1 - reading.share / 2) if filled else BLOCK_HEIGHT * (1 - reading.share) / 2
+    )
     ink = INK if filled else "currentColor"
     return (
         f"<text x='{x:g}' y='{y + middle + 0.35 * size:g}' text-anchor='middle' font-weight='600' "
@@ -181,7 +196,7 @@ def _text(x: float, y: float, text: str, anchor: str, **look: bool) -> str:
 
 
 def _role_share(part: str, reading: Reading) -> float:
-    """The fraction of the part's roles that the reading covers, as a width."""
+    """Return the fraction of the part's roles that the reading covers, for its width."""
     return 1.0 if reading.roles is None else len(reading.roles) / len(PARTS[part.lower()])
 
 

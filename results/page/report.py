@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens offline and shows a study's trade-off."""
+"""Write the report: one HTML file that opens offline and shows a study's trade-off."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,13 @@ from markupsafe import Markup
 
 from sharetune.results.judging.caveats import caveats
 from sharetune.results.judging.choices import choices
-from sharetune.results.judging.summary import Counts, names, reference_text, summarise, tiles
+from sharetune.results.judging.summary import (
+    Counts,
+    objectives_text,
+    reference_text,
+    summarise,
+    tiles,
+)
 from sharetune.results.page.candidate_pages import Card, draw_cards
 from sharetune.results.page.effects import draw_effects
 from sharetune.results.page.figures import SPACE, Drawing, draw_figures
@@ -25,15 +31,19 @@ from sharetune.results.page.trial_rows import columns, mishaps, plain, rows
 from sharetune.results.reading.study import StudyRecord, read_study
 
 REPORT = "report.html"
-TEMPLATE = "report.html.j2"
-CANDIDATE = "candidate.html.j2"
+"""File that the report is written to, in the run folder."""
+
+REPORT_TEMPLATE = "report.html.j2"
+"""Template of the page."""
+
+CANDIDATE_TEMPLATE = "candidate.html.j2"
+"""Template of one trial, which the page's script opens."""
 
 
 def write_report(run: Path | str) -> Path:
-    """Writes ``report.html`` into the run folder, in one step, and returns its path.
+    """Write ``report.html`` into the run folder, in one step, and return its path.
 
-    The file is complete in itself: it asks nothing of the network. All texts of the study are
-    shown as text, whatever they contain.
+    The file needs no network. All texts of the study are shown as text, whatever they contain.
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.
@@ -43,21 +53,23 @@ def write_report(run: Path | str) -> Path:
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Writes a page in one step: a reader finds the old one or the new one, never half."""
+    """Write a page in one step: a reader finds the old one or the new one, never half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(page, encoding="utf-8")
     return draft.replace(path)
 
 
 def render(study: StudyRecord, *, live: str = "") -> str:
-    """The page of a study as HTML. With `live`, the study's state as text, the page asks its
-    server for newer states and loads itself again."""
-    return environment().get_template(TEMPLATE).render(_content(study), live=live)
+    """Render the report of a study as HTML.
+
+    With `live`, the study's state as text, the page asks its server for newer states and reloads.
+    """
+    return environment().get_template(REPORT_TEMPLATE).render(_content(study), live=live)
 
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """The templates of this folder; every value is escaped."""
+    """Return the environment of this folder's templates, which escapes every value."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -77,7 +89,7 @@ def _content(study: StudyRecord) -> dict[str, Any]:
     return {
         "study": study,
         "title": study.name,
-        "objectives": names(study.objectives),
+        "objectives": objectives_text(study.objectives),
         "counts": Counts.of(study.frame),
         "tiles": tiles(study),
         "summary": summarise(study),
@@ -95,7 +107,7 @@ def _content(study: StudyRecord) -> dict[str, Any]:
         "columns": shown,
         "rows": rows(study, shown),
         "mishaps": mishaps(study.frame),
-        "circumstances": circumstances(study),
+        "circumstances": _circumstances(study),
         "config": yaml.safe_dump(study.config, sort_keys=False) if study.config else "",
         "written": now(),
     }
@@ -104,7 +116,7 @@ def _content(study: StudyRecord) -> dict[str, Any]:
 def scripts(
     drawings: Sequence[Drawing], reviewed: dict[str, Any], pages: dict[int, str]
 ) -> dict[str, Any]:
-    """What the page's scripts read, and the parts of plotly.js that its figures need."""
+    """Return the data that the page's scripts read, and the plotly.js that its figures need."""
     return {
         "figures": {d.name: script_safe(d.figure.to_json() or "") for d in drawings},
         "review_json": as_json(reviewed),
@@ -115,21 +127,21 @@ def scripts(
 
 
 def now() -> str:
-    """The time as the pages state it."""
+    """Write the current time (UTC) as the pages state it."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _pages(cards: list[Card]) -> dict[int, str]:
-    template = environment().get_template(CANDIDATE)
+    template = environment().get_template(CANDIDATE_TEMPLATE)
     return {card.number: template.render(card=card) for card in cards}
 
 
-def circumstances(study: StudyRecord) -> dict[str, str]:
-    """Under which circumstances the study ran, by what they are."""
+def _circumstances(study: StudyRecord) -> dict[str, str]:
+    """Return the circumstances of the study as texts, by their titles."""
     stated = {
         "model": study.model.get("name", ""),
         "labels": study.model.get("labels", []),
-        "objectives": names(study.objectives),
+        "objectives": objectives_text(study.objectives),
         "reference point": reference_text(study) if study.has_reference else "",
         **study.circumstances,
     }

@@ -1,4 +1,4 @@
-"""What the report's page needs to narrow, compare and open trials: the data behind its script."""
+"""Collect the data of the report's script, which narrows, compares and opens trials."""
 
 import base64
 import gzip
@@ -20,16 +20,32 @@ from sharetune.results.reading.study import StudyRecord, records
 from sharetune.spaces.objectives import Objective
 
 MOST_STOPS = 200
+"""Stops of a slider: finer steps than a pointer can set."""
+
 VIEW_POINTS = 10
+"""Points below the best quality to which a switch of the page narrows the figures."""
+
 MOST_AXES = 9
+"""Axes of the parallel coordinates, as many as fit a page's width."""
+
 PACKED_TOGETHER = 50
-KINDS = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished", "WAITING": "unfinished"}
+"""Trials in one compressed chunk: few enough to open quickly, enough to compress well."""
+
+KIND_OF_STATE = {
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+    "RUNNING": "unfinished",
+    "WAITING": "unfinished",
+}
+"""Kinds of trials that are not complete, by Optuna's state."""
 
 
 def review(study: StudyRecord) -> dict[str, Any]:
-    """Plain data: trials with their numbers, the limits that can be set, the front in order of
-    its first axis, the trial that is opened first, and the parallel coordinates. Finalists have
-    their final numbers."""
+    """Return the page's data, as plain data; finalists have their final numbers.
+
+    It holds the trials with their numbers, the limits that can be set, the front in order of its
+    first axis, the trial that is opened first, and the parallel coordinates.
+    """
     searched, study = study, final_study(study)
     axes = x_axes(study)
     quality = study.quality
@@ -47,20 +63,22 @@ def review(study: StudyRecord) -> dict[str, Any]:
 
 
 def as_json(data: Any) -> Markup:
-    """Plain data as JSON that is safe inside a script element."""
+    """Write plain data as JSON that is safe inside a script element."""
     return script_safe(json.dumps(data, allow_nan=False, separators=(",", ":")))
 
 
 def script_safe(text: str) -> Markup:
-    """JSON text that cannot end the script element it stands in."""
+    """Escape JSON text so that it cannot end its script element."""
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
 
 
 def packed(pages: dict[int, str]) -> dict[str, Any]:
-    """Texts by number for a browser's `DecompressionStream`: chunk i of ``chunks`` is base64 of
-    gzipped JSON of the numbers from i times ``size`` on."""
+    """Compress texts, given by number, for a browser's `DecompressionStream`.
+
+    Chunk i of ``chunks`` is base64 of gzipped JSON of the ``size`` numbers from i times ``size``.
+    """
     chunks: dict[int, dict[str, str]] = {}
     for number, page in sorted(pages.items()):
         chunks.setdefault(number // PACKED_TOGETHER, {})[str(number)] = page
@@ -73,9 +91,13 @@ def _gzipped(data: dict[str, str]) -> str:
 
 
 def kind_of(trial: dict[str, Any], front: Iterable[int]) -> str:
-    """``front``, ``anchor``, ``dominated``, ``repeat``, ``pruned``, ``failed``, ``unfinished``."""
-    if trial["state"] in KINDS:
-        return KINDS[trial["state"]]
+    """Return the kind of a trial by which the page shows and hides it.
+
+    One of ``front``, ``anchor``, ``dominated``, ``repeat``, ``pruned``, ``failed``,
+    ``unfinished``.
+    """
+    if trial["state"] in KIND_OF_STATE:
+        return KIND_OF_STATE[trial["state"]]
     if trial["number"] in front:
         return "front"
     if not (pd.isna(trial["same_as"]) and pd.isna(trial["finalist"])):
@@ -98,7 +120,7 @@ def _trial(
 
 
 def _limit(frame: pd.DataFrame, objective: Objective, quality: Objective) -> dict[str, Any] | None:
-    """A slider over the values that occur, loosest first; None where there is nothing to set."""
+    """Describe a slider over the values that occur, loosest first; None for fewer than two."""
     values = sorted(set(frame[objective.name].dropna().tolist()))
     if len(values) < 2:
         return None
@@ -122,7 +144,7 @@ def _quality(quality: Objective) -> dict[str, Any]:
 
 
 def opened_first(study: StudyRecord) -> int | None:
-    """The smallest model within a point where there is one, else the front's smallest or best."""
+    """Return the number of the trial that the page opens first, as :func:`_first` chooses it."""
     study = final_study(study)
     return _first(study, _front(study, x_axes(study)))
 
@@ -136,7 +158,7 @@ def _front(study: StudyRecord, axes: list[Objective]) -> list[int]:
 
 
 def _first(study: StudyRecord, front: list[int]) -> int | None:
-    """The smallest model within a point where there is one, else the front's best."""
+    """Return the smallest trial within one point, else the front's best, else the first trial."""
     smallest = smallest_within(study.frame, 1.0, study.quality)
     if smallest is not None:
         return int(smallest["number"])
@@ -146,7 +168,7 @@ def _first(study: StudyRecord, front: list[int]) -> int | None:
 
 
 def parallel(study: StudyRecord, objectives: list[Objective]) -> dict[str, Any]:
-    """Axes of searched values and objectives, and each trained trial's places (0..1) on them."""
+    """Return axes of searched values and objectives, and the trials' places (0..1) on them."""
     table = searched(study.frame)
     if table.empty:
         return {"axes": [], "lines": {}}
@@ -181,6 +203,6 @@ def _objective_axis(
 
 
 def _scaled(values: pd.Series, low: float, high: float) -> list[float | None]:
-    """Places of values between `low` (0) and `high` (1); None for NaN."""
+    """Scale values from `low` (0) to `high` (1); None for NaN."""
     span = (high - low) or 1.0
     return [None if isnan(value) else round((float(value) - low) / span, 4) for value in values]

@@ -1,6 +1,6 @@
-"""A run's report on localhost, made anew whenever the search has written something.
+"""Serve a run's report on localhost, rendered anew whenever the search has written something.
 
-Reads the same storage as the report and writes nothing.
+It reads the same storage as the report and writes nothing.
 """
 
 import threading
@@ -17,7 +17,10 @@ from sharetune.results.reading.study import read_study
 from sharetune.spaces.errors import RunError
 
 HOST = "127.0.0.1"
+"""Address that only this machine can reach."""
+
 LOCAL_NAMES = {"127.0.0.1", "localhost"}
+"""Host names a request may carry; others could be another site's name pointed here."""
 
 
 class LivePage:
@@ -30,11 +33,11 @@ class LivePage:
         self._page = b""
 
     def state(self) -> str:
-        """A text that changes whenever the storage does."""
+        """Return a text that changes whenever the storage does."""
         return Location.of(self.run).state()
 
     def page(self) -> bytes:
-        """The page of the current state. Raises :class:`RunError` if it cannot be read."""
+        """Return the page of the current state. Raises :class:`RunError` if it cannot be read."""
         with self._lock:
             state = self.state()
             if state != self._state:
@@ -45,7 +48,7 @@ class LivePage:
 
 @contextmanager
 def serving(run: Path, port: int) -> Iterator[str]:
-    """Serves the run's page in the background; gives its address. `port` 0 takes a free one.
+    """Serve the run's page in the background and yield its address; `port` 0 takes a free one.
 
     Only this machine can reach it, and only under a local name: a page of another site cannot
     read it through a name that points here. Raises :class:`RunError` if `run` holds no study or
@@ -75,7 +78,7 @@ def _bound(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPSer
 
 def _handler(live: LivePage) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        """Answers with the page or its state."""
+        """Answer with the page or its state."""
 
         def do_GET(self) -> None:
             if self.headers.get("Host", "").rsplit(":", 1)[0] not in LOCAL_NAMES:
@@ -102,6 +105,6 @@ def _handler(live: LivePage) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: the terminal belongs to the search."""
+            """Log nothing: the terminal belongs to the search."""
 
     return Handler

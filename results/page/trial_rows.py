@@ -1,4 +1,4 @@
-"""All trials as rows of text for a page, with what each column is sorted by."""
+"""Write all trials as rows of text for the page's table, with a key for sorting each column."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,17 +8,18 @@ import pandas as pd
 
 from sharetune.results.formatting import duration, plural, quantity, setting, short_title
 from sharetune.results.reading.study import StudyRecord, records
-from sharetune.spaces.objectives import OBJECTIVES, Objective, trained
-
-SIZES = ("parameters", "bytes", "flops", "latency_ms")
-
+from sharetune.spaces.objectives import COSTS, Objective, trained
 
 STATES = {"FAIL": "failed"}
+"""Optuna's states that are shown by another word than their own in lower case."""
+
+MOST_NUMBERS = 12
+"""Trials listed by number for one reason of failure; of more, only their count is shown."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its heading, and how one of its values is written."""
+    """A column of the table: its heading, and a function that writes a value."""
 
     name: str
     title: str
@@ -28,7 +29,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text; `key` is what a numeric column is sorted by, empty for nothing."""
+    """A value as text. `key` is the number that a numeric column is sorted by, else empty."""
 
     text: str
     key: str = ""
@@ -36,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mishap:
-    """Trials that ended in the same way without a result."""
+    """Trials that failed or were pruned for the same reason."""
 
     state: str
     what: str
@@ -44,16 +45,15 @@ class Mishap:
     numbers: tuple[int, ...]
 
     def __str__(self) -> str:
-        shown = ", ".join(map(str, self.numbers[:12]))
-        more = len(self.numbers) - 12
+        shown = ", ".join(map(str, self.numbers[:MOST_NUMBERS]))
+        more = len(self.numbers) - MOST_NUMBERS
         return f"{plural(len(self.numbers), 'trial')}: {shown}" + (f", … {more} more" * (more > 0))
 
 
 def columns(study: StudyRecord) -> list[Column]:
-    """The columns that hold something: outcome, plan, numbers, and what of the recipe varies."""
+    """List the columns that are not empty: outcome, plan, metrics and settings that vary."""
     frame = study.frame
-    sizes = (OBJECTIVES[name] for name in SIZES)
-    numbers = dict.fromkeys([*study.objectives, *trained(), *sizes])
+    numbers = dict.fromkeys([*study.objectives, *trained(), *COSTS])
     found = [
         Column("number", "trial", True, str),
         Column("state", "state", False, lambda state: STATES.get(state, state.lower())),
@@ -70,7 +70,7 @@ def columns(study: StudyRecord) -> list[Column]:
 
 
 def rows(study: StudyRecord, shown: list[Column]) -> list[list[Cell]]:
-    """One row of cells a trial, in order of the trials' numbers."""
+    """Write one row of cells for each trial, in order of the trials' numbers."""
     return [
         [_cell(column, row) for column in shown]
         for row in ({**trial, "note": note(trial)} for trial in records(study.frame))
@@ -78,7 +78,7 @@ def rows(study: StudyRecord, shown: list[Column]) -> list[list[Cell]]:
 
 
 def note(trial: dict[str, Any]) -> str:
-    """Why a trial has no result of its own, in one line; empty for most."""
+    """Say in one line why a trial has no result of its own; empty for most."""
     if not pd.isna(trial["same_as"]):
         return f"same as trial {trial['same_as']}, answered from memory"
     again = "" if pd.isna(trial["finalist"]) else _again(trial)
@@ -94,7 +94,7 @@ def _again(trial: dict[str, Any]) -> str:
 
 
 def mishaps(frame: pd.DataFrame) -> list[Mishap]:
-    """Failed and pruned trials, those that ended alike together, the most frequent first."""
+    """Group failed and pruned trials by state and reason, the most frequent reason first."""
     alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for trial in records(frame[frame["state"].isin(["FAIL", "PRUNED"])]):
         what = note(trial) or "no reason stored"
@@ -134,7 +134,7 @@ def _varied(frame: pd.DataFrame) -> list[str]:
 
 
 def _tells(frame: pd.DataFrame, name: str) -> bool:
-    """Whether a column holds anything; of the states, anything but that all are complete."""
+    """Return whether a column says anything; states do if any trial is not complete."""
     if name == "state":
         return bool((frame[name] != "COMPLETE").any())
     return name in frame and bool(frame[name].notna().any())
@@ -148,7 +148,7 @@ def _cell(column: Column, row: dict[str, Any]) -> Cell:
 
 
 def plain(value: Any) -> str:
-    """Plain data as text: lists and dicts on one line, None as nothing."""
+    """Write plain data as text: lists and dicts on one line, None as an empty text."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""Read a run folder: where its study is kept, what is stored of it, and the table of its trials."""
+"""Read a run folder: the location of its study, the stored attributes, the table of trials."""

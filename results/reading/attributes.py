@@ -1,4 +1,4 @@
-"""What a run folder holds, and the names under which the Optuna storage keeps it.
+"""Names of the files and attributes of a run folder, and what each one holds.
 
 `search` writes by these names and `results` reads by them; nothing else is stored anywhere.
 
@@ -27,7 +27,7 @@ Attributes of the study
                     with L = {"median_ms", "low_ms", "high_ms", "ratio", "ratio_low",
                     "ratio_high"} (95 % bootstrap intervals; ratio to unshared);
                     drift: change of the unshared median from the first third of the rounds to
-                    the last; preempted: how often the system took the processor away, a use;
+                    the last; preempted: preemptions by the system for each timed pass;
                     throughput: {"forms", "unshared_ms", "drift", "preempted", "timed_by",
                     "batch_size"} of a batch, and onnx, where the study asks for it
 
@@ -50,8 +50,8 @@ Attributes of a trial
     circumstances   {"seed", "steps", "device", "threads", "host", "pid", "versions", "commit",
                     "dirty"}; "accumulation", the parts of a batch, where memory ran out with
                     whole batches; "continued_at", the steps at which another process went on
-    rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics on the way, rungs from 0
-    same_as         number of the equal trial whose values were told again
+    rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics at each rung (0-based)
+    same_as         number of the equal trial whose values this one repeats
     reason          why a PRUNED trial was not completed: over budget, NaN, out of memory,
                     stopped at a rung
     error           {"kind", "message", "traceback"} of a FAILED or PRUNED trial
@@ -61,7 +61,12 @@ a fault of the machinery (an interrupted trial has ``reason: interrupted`` and i
 """
 
 STORAGE = "study.db"
+"""File of the run folder: the Optuna storage, SQLite."""
+
 POINTER = "storage.yaml"
+"""File of the run folder: where the storage is instead, ``url`` and ``study``."""
+
+# Keys of the study's attributes.
 CONFIG = "config"
 OBJECTIVES = "objectives"
 MODEL = "model"
@@ -71,6 +76,8 @@ CIRCUMSTANCES = "circumstances"
 EARLIER = "earlier"
 LATENCY = "latency:"
 ARCHITECTURE = "architecture:"
+
+# Keys of a trial's attributes.
 CANDIDATE = "candidate"
 ANCHOR = "anchor"
 FINALIST = "finalist"
@@ -86,3 +93,4 @@ RUNGS = "rungs"
 SAME_AS = "same_as"
 REASON = "reason"
 ERROR = "error"
+INTERRUPTED = "interrupted"

@@ -1,6 +1,6 @@
-"""Where the study of a run folder is kept: in the folder, or in a PostgreSQL database.
+"""Locate the study of a run folder: in the folder itself, or in a PostgreSQL database.
 
-A folder whose study is in a database holds a file that says which and under which name. No
+A folder whose study is in a database holds a file with the database's URL and the study's name. No
 password is ever written: libpq finds it in ``PGPASSWORD`` or ``~/.pgpass``.
 """
 
@@ -20,21 +20,32 @@ from sharetune.results.reading import attributes as record
 from sharetune.spaces.errors import ConfigError, RunError
 
 SECRETS = ("password", "sslpassword")
+"""Parameters of a URL that hold a password."""
+
 BUSY_TIMEOUT_S = 30.0
+"""Seconds to wait for a search that is writing to the SQLite file."""
+
 READ_ONLY = {"options": "-c default_transaction_read_only=on"}
-REACHED = {"connect_timeout": 20, "keepalives_idle": 30, "keepalives_interval": 10}
+"""libpq's options for a connection that cannot change anything."""
+
+CONNECTION = {"connect_timeout": 20, "keepalives_idle": 30, "keepalives_interval": 10}
+"""libpq's options, all in seconds: to wait for a connection, and to probe whether it is alive."""
+
 STATE_OF_STUDY = """
     SELECT s.study_id, t.state, count(t.trial_id),
         (SELECT count(*) FROM study_user_attributes a WHERE a.study_id = s.study_id)
     FROM studies s LEFT JOIN trials t ON t.study_id = s.study_id
     WHERE s.study_name = %s GROUP BY s.study_id, t.state ORDER BY t.state
 """
+"""Query whose rows change with every trial that starts or ends, and every attribute that is new."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """The study of the folder `run`: in the database at `url` under the name `study`, or, where
-    both are None, in the folder."""
+    """The place of a run folder's study.
+
+    It is in the database at `url` under the name `study`; where both are None, in the folder `run`.
+    """
 
     run: Path
     url: str | None = None
@@ -42,7 +53,7 @@ class Location:
 
     @classmethod
     def of(cls, run: Path) -> "Location":
-        """What the folder says. Raises :class:`RunError` if that cannot be read."""
+        """Read the location from a run folder. Raises :class:`RunError` if it cannot be read."""
         pointer = run / record.POINTER
         if not pointer.exists():
             return cls(run)
@@ -56,7 +67,7 @@ class Location:
             ) from None
 
     def write(self) -> None:
-        """Makes the folder point to a database, if that is where it is, at once or not at all."""
+        """Write the pointer file, in one step, if the study is in a database."""
         if self.url is None:
             return
         pointer = self.run / record.POINTER
@@ -66,7 +77,7 @@ class Location:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder holds a study, or points to one."""
+        """Return whether the folder holds a study or points to one."""
         return self.url is not None or (self.run / record.STORAGE).is_file()
 
     def __str__(self) -> str:
@@ -74,7 +85,7 @@ class Location:
 
     @contextmanager
     def reading(self) -> Iterator[RDBStorage]:
-        """The storage, in which nothing can be changed but what a killed writer left undone."""
+        """Open the storage read-only; SQLite may still roll back what a killed writer left."""
         if self.url is None:
             creator = {"creator": lambda: _connect(self.run / record.STORAGE)}
             storage = RDBStorage("sqlite:///study.db", engine_kwargs=creator)
@@ -92,7 +103,7 @@ class Location:
             return list(connection.execute(query, [self.study]))
 
     def state(self) -> str:
-        """A text that changes whenever the study does."""
+        """Return a text that changes whenever the study does."""
         if self.url is not None:
             return str(self._rows(STATE_OF_STUDY))
         found = []
@@ -104,9 +115,9 @@ class Location:
 
 
 def checked_url(url: str) -> str:
-    """`url` if it names a PostgreSQL database and holds no password.
+    """Return `url` if it names a PostgreSQL database and holds no password.
 
-    Raises :class:`ConfigError`, whose text does not repeat the password either.
+    Raises :class:`ConfigError`, whose text does not repeat the password.
     """
     try:
         parsed = make_url(url)
@@ -123,10 +134,11 @@ def checked_url(url: str) -> str:
 
 
 EXAMPLE = "write postgresql://USER@HOST/DATABASE, or leave storage out: the run folder keeps it"
+"""Hint of errors about a storage's URL."""
 
 
 def connected(url: str, **options: Any) -> Any:
-    """A psycopg connection to the database at `url`.
+    """Open a psycopg connection to the database at `url`.
 
     Raises :class:`RunError` if it cannot be reached.
     """
@@ -137,7 +149,7 @@ def connected(url: str, **options: Any) -> Any:
             "a study in PostgreSQL needs psycopg", "pip install 'sharetune[postgres]'"
         ) from None
     try:
-        return psycopg.connect(url, **(REACHED | options))
+        return psycopg.connect(url, **(CONNECTION | options))
     except psycopg.Error as error:
         raise RunError(
             f"the database at {url} cannot be reached: {' '.join(str(error).split())}",
@@ -146,12 +158,12 @@ def connected(url: str, **options: Any) -> Any:
 
 
 def rdb_storage(connect: Callable[[], Any], **engine: Any) -> RDBStorage:
-    """Optuna's storage over connections that `connect` makes."""
+    """Make Optuna's storage over PostgreSQL connections that `connect` opens."""
     return RDBStorage("postgresql+psycopg://", engine_kwargs={"creator": connect, **engine})
 
 
 def _connect(storage: Path) -> sqlite3.Connection:
-    """A connection that may roll back what a killed writer left, and changes nothing else."""
+    """Open a SQLite connection that may roll back a killed writer's changes, and writes nothing."""
     connection = sqlite3.connect(
         f"{storage.resolve().as_uri()}?mode=rw",
         uri=True,
@@ -163,6 +175,6 @@ def _connect(storage: Path) -> sqlite3.Connection:
 
 
 def first_line(error: BaseException) -> str:
-    """What the database said, without the statement it said it of."""
+    """Return the database's own message, without the SQL statement that caused it."""
     cause = error.__cause__ or error
     return str(getattr(cause, "orig", None) or cause).strip().split("\n")[0]

@@ -1,4 +1,4 @@
-"""Plans as the storage keeps them, read once each."""
+"""Read the plans of stored candidates, each one once, and name or describe them."""
 
 import json
 from collections.abc import Mapping
@@ -10,8 +10,10 @@ from sharetune.spaces.plan import Group, SharingPlan, StackShape, presets
 
 
 def stored_plan(candidate: Any) -> SharingPlan | None:
-    """The plan of a stored candidate; None where there is none, or one that this version
-    cannot read."""
+    """Read the plan of a stored candidate.
+
+    None where there is none, or one that this version cannot read.
+    """
     if not isinstance(candidate, dict) or "plan" not in candidate:
         return None
     return _read(json.dumps(candidate["plan"], sort_keys=True))
@@ -26,8 +28,10 @@ def _read(text: str) -> SharingPlan | None:
 
 
 def preset_name(plan: SharingPlan | None, stacks: Mapping[str, int]) -> str | None:
-    """The name of the plan from the literature that `plan` is, on a model of these stacks (their
-    layers by name); None for most."""
+    """Return the name of the preset that equals `plan` on a model with these stacks, or None.
+
+    `stacks` gives the number of layers by name.
+    """
     return _presets(tuple(stacks.items())).get(plan) if plan and plan.groups else None
 
 
@@ -44,17 +48,17 @@ def _presets(stacks: tuple[tuple[str, int], ...]) -> dict[SharingPlan, str]:
 
 
 def sharing_groups(plan: SharingPlan | None) -> tuple[Group, ...]:
-    """The groups that share weights; those that only remove layers or units are left out."""
+    """Return the groups that share weights; those that only remove layers or units are left out."""
     return tuple(g for g in plan.groups if g.form.shares) if plan else ()
 
 
 def shares_only(candidate: Any) -> bool:
-    """Whether a stored candidate shares weights and removes no layer."""
+    """Return whether a stored candidate shares weights and removes no layer."""
     plan = stored_plan(candidate)
     return plan is not None and 0 < len(sharing_groups(plan)) == len(plan.groups)
 
 
 def layers_of(groups: tuple[Group, ...]) -> list[int]:
-    """The distinct layers that the groups cover, sorted; those of unbound groups are left out."""
+    """Return the distinct layers that groups cover, sorted; unbound groups are left out."""
     layers = {int(i) for group in groups for i in group.layers if not isinstance(group.layers, str)}
     return sorted(layers)

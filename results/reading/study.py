@@ -1,4 +1,4 @@
-"""A study as a table: one row a trial, read from the run folder's Optuna storage.
+"""Read a study as a table, one row for each trial, from the run folder's Optuna storage.
 
 Reading never changes the storage and may happen at any time, also while a search writes it.
 """
@@ -42,16 +42,19 @@ NUMBERS = (
     "evaluate_s",
     "total_s",
 )
+"""Columns of numbers that every table has, whatever the study's objectives."""
+
 MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS, record.TEST)
+"""Attributes of a trial that become columns of plain data."""
 
 
 @dataclass(frozen=True, eq=False)
 class StudyRecord:
-    """All that a run folder says about its study.
+    """A study as read from its run folder: configuration, model, circumstances and trials.
 
-    `frame` has one row a trial, see :func:`load`. `rows` says how many examples each split has;
-    it is empty where the study does not say. `reference` gives the hypervolume's fixed
-    reference point by objective; it is empty where the study states none.
+    `frame` has one row for each trial, see :func:`load`. `rows` is the number of examples of each
+    split, and `reference` the hypervolume's fixed reference point by objective; each is empty
+    where the study states none.
     """
 
     path: Path
@@ -66,22 +69,22 @@ class StudyRecord:
 
     @property
     def selected_on(self) -> str:
-        """The split that the search measured on: ``validation`` or ``test``."""
+        """Return the split that the search measured on: ``validation`` or ``test``."""
         return "validation" if "validation" in self.rows else "test"
 
     @property
     def quality(self) -> Objective:
-        """The objective that says how good a model is."""
+        """Return the objective that says how good a model is."""
         return quality_of(self.objectives)
 
     @property
     def has_reference(self) -> bool:
-        """Whether the reference point has a place in every objective."""
+        """Return whether the reference point has a value for every objective."""
         return {objective.name for objective in self.objectives} <= set(self.reference)
 
 
 def load(run: Path | str) -> pd.DataFrame:
-    """The trials of a run folder, one row each, in order of their numbers.
+    """Read the trials of a run folder, one row each, in order of their numbers.
 
     Columns that are missing for a trial hold NaN, NaT or None:
 
@@ -97,7 +100,7 @@ def load(run: Path | str) -> pd.DataFrame:
       unshared model there, as ``onnx_latency_ms``, ..., ``onnx_latency_unshared_ms``
     - the same six of a batch of ``batch_size`` as stored, as ``batch_latency_ms``, ...
     - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile;
-      ``latency_preempted``: how often the system took the processor away, a use
+      ``latency_preempted``: preemptions by the system for each timed pass
     - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
@@ -110,7 +113,7 @@ def load(run: Path | str) -> pd.DataFrame:
 
 
 def read_study(run: Path | str) -> StudyRecord:
-    """The study of a run folder.
+    """Read the study of a run folder.
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.
@@ -121,7 +124,7 @@ def read_study(run: Path | str) -> StudyRecord:
 
 
 def study_record(run: Path, study: optuna.Study) -> StudyRecord:
-    """What an open study says, whatever storage holds it; `run` is where its weights would be."""
+    """Read an open Optuna study, from any storage; `run` is the folder of its weights."""
     attributes = study.user_attrs
     objectives = _objectives(attributes.get(record.OBJECTIVES), study.directions)
     trials = study.get_trials(deepcopy=False)
@@ -140,7 +143,7 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, each as a dict by column."""
+    """Return the rows of a table, each as a dict by column."""
     names = [str(name) for name in frame.columns]
     columns = (frame[name].tolist() for name in frame.columns)
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -183,7 +186,7 @@ def _mapping(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _objectives(
     names: Sequence[str] | None, directions: Sequence[StudyDirection]
 ) -> tuple[Objective, ...]:
-    """The study's objectives; what the registry does not know goes by its own name."""
+    """Return the study's objectives; one that is not registered is titled by its name."""
     names = names or [f"value_{i}" for i in range(len(directions))]
     return tuple(
         OBJECTIVES[name]
@@ -283,7 +286,7 @@ def _candidate(candidate: dict[str, Any], stacks: Mapping[str, int]) -> dict[str
 
 
 def _leaves(name: str, value: Any) -> dict[str, Any]:
-    """The numbers and words inside a section, by their dotted place."""
+    """Return the plain values inside a section, by their dotted place."""
     if not isinstance(value, dict):
         return {name: value}
     found = [_leaves(f"{name}.{key}", child) for key, child in value.items()]
@@ -291,7 +294,7 @@ def _leaves(name: str, value: Any) -> dict[str, Any]:
 
 
 def _plan_text(candidate: dict[str, Any]) -> str:
-    """The plan in one line; a plan that this version cannot read is shown as stored."""
+    """Write the plan in one line; one that this version cannot read is shown as stored."""
     plan = stored_plan(candidate)
     return json.dumps(candidate["plan"]) if plan is None else str(plan)
 

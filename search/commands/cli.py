@@ -82,10 +82,11 @@ def init(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print everything as JSON instead")] = False,
 ) -> None:
     """Write RUN/report.html and print the front; of several runs, compare them."""
     with user_errors():
-        path = _compare(runs) if len(runs) > 1 else _report(runs[0])
+        path = _compare(runs, json) if len(runs) > 1 else _report(runs[0], json)
         if open_:
             webbrowser.open(path.resolve().as_uri())
 
@@ -171,19 +172,20 @@ def user_errors() -> Iterator[None]:
         _fail(RunError(f"{error.filename}: {error.strerror}", "name a path that can be used so"))
 
 
-def _report(run: Path) -> Path:
+def _report(run: Path, as_json: bool) -> Path:
     from sharetune.results.page.report import write_report
 
     path = write_report(run)
-    _print_front(run)
+    _print_front(run, as_json)
     return path
 
 
-def _compare(runs: list[Path]) -> Path:
+def _compare(runs: list[Path], as_json: bool) -> Path:
+    from sharetune.results.as_json import studies_as_json
     from sharetune.results.page.comparison import comparison_table, write_comparison
 
     path = write_comparison(runs)
-    print(comparison_table(runs))
+    print(studies_as_json(runs) if as_json else comparison_table(runs))
     print(f"comparison: {path}", file=sys.stderr)
     return path
 
@@ -207,10 +209,11 @@ def _say_what_may_follow(folder: Path, resume: str) -> None:
         print(f"{what}: {command}", file=sys.stderr)
 
 
-def _print_front(folder: Path) -> None:
+def _print_front(folder: Path, as_json: bool = False) -> None:
+    from sharetune.results.as_json import studies_as_json
     from sharetune.results.terminal import front_table
 
-    print(front_table(folder))
+    print(studies_as_json([folder]) if as_json else front_table(folder))
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
 
 

@@ -60,7 +60,7 @@ def write_study(
     there is such a file already.
     """
     from sharetune.spaces.layer_text import stacks_text
-    from sharetune.trainers.data.new_models import only_configured
+    from sharetune.trainers.data.new_models import is_configuration_only
     from sharetune.trainers.tasks.base import read_task
 
     if out.exists():
@@ -70,7 +70,7 @@ def write_study(
     train, held_out, facts = made.read()
     shell = made.skeleton(model, facts)
     shapes = _shapes(shell)
-    scratch = only_configured(model)
+    scratch = is_configuration_only(model)
     if not scratch:
         made.refuse_unread(train, made.reader(model))
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * len(train) // BATCH))

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import distribution_to_json
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, create_trial
 from sqlalchemy import TableClause, column, insert, select, table
+
+from sharetune.search.pinned.versions import is_known
 
 TRIALS = table("trials", column("trial_id"), column("number"))
 PARAMS = table(
@@ -23,6 +25,11 @@ USER_ATTRIBUTES = table("trial_user_attributes", *map(column, ("trial_id", "key"
 SYSTEM_ATTRIBUTES = table(
     "trial_system_attributes", *map(column, ("trial_id", "key", "value_json"))
 )
+
+
+def can_write(storage: BaseStorage) -> bool:
+    """Say whether `storage` is a database of a version of Optuna whose tables are known."""
+    return isinstance(storage, RDBStorage) and is_known("optuna")
 
 
 def create(storage: RDBStorage, study_id: int, trial: FrozenTrial) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sharetune.search.study.writer import Draw
+from sharetune.results.reading.trial import Draw
 from sharetune.spaces.objectives import Objective
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate

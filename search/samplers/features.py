@@ -13,7 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sharetune.search.study.writer import Draw
+from sharetune.results.reading.trial import Draw
 from sharetune.spaces.plan import ATTENTION, FFN, Group
 from sharetune.spaces.recipe import Candidate
 
@@ -21,29 +21,44 @@ KINDS = {"attention": frozenset(ATTENTION), "ffn": frozenset(FFN)}
 
 
 def features(candidate: Candidate, exact: Mapping[str, float]) -> dict[str, float]:
-    """Numbers by name: for each layer how much of its attention and FFN is shared and by which
-    form, for each form its knobs, the recipe, and what is exact. What is absent has no name."""
+    """Describe a candidate by numbers for a regression, and by a name each.
+
+    They say how much of each layer's attention and FFN is shared and by which form, for each group
+    its form's knobs and its rules, the recipe, the compression, and what is exact. What is absent
+    has no name.
+    """
     found = {f"exact.{name}": float(value) for name, value in exact.items()}
-    for name, value in candidate.recipe.model_dump().items():
-        if value is not None:
-            found[f"recipe.{name}"] = _number(value)
-    for group in candidate.plan.groups:
-        found |= _group_features(group)
+    found |= _settings("recipe", candidate.recipe.model_dump())
+    found |= _settings("compression", candidate.compression.model_dump(exclude_defaults=True))
+    for place, group in enumerate(candidate.plan.groups):
+        found |= _layers(group)
+        found |= {f"{name}.{place}" if place else name: x for name, x in _rules(group).items()}
     return found
 
 
-def _group_features(group: Group) -> dict[str, float]:
-    form = group.form
-    found = {f"{form.name}.{knob}": _number(value) for knob, value in form.model_dump().items()}
-    found |= {"init": _number(group.init), "units": _number(group.units)}
+def _settings(section: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {f"{section}.{name}": _number(value) for name, value in given.items()}
+
+
+def _layers(group: Group) -> dict[str, float]:
+    """Which of its layers' parts a group shares, by stack and layer."""
+    form, found = group.form, {}
     for layer in group.layers:
         place = f"{group.stack}.{layer}"
         found[f"{place}.form"] = _number(form.name)
         for kind, roles in KINDS.items():
             if form.removes_layers or roles & set(group.parts):
                 found[f"{place}.{kind}"] = form.share()
-    found["groups.layers"] = float(len(group.layers))
     return found
+
+
+def _rules(group: Group) -> dict[str, float]:
+    """A group's knobs and rules, which another group of the plan has as well."""
+    form = group.form
+    found = {f"{form.name}.{knob}": _number(value) for knob, value in form.model_dump().items()}
+    found |= {"init": _number(group.init), "units": _number(group.units)}
+    return found | {"groups.layers": float(len(group.layers))}
 
 
 def _number(value: Any) -> float:

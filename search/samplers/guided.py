@@ -16,10 +16,10 @@ import moocore
 import numpy as np
 from optuna.trial import TrialState
 
+from sharetune.results.reading.trial import Draw
 from sharetune.search.nondominated import Archive
 from sharetune.search.samplers.base import SAMPLERS, Ask, Past, Setting, draw_seed
 from sharetune.search.samplers.features import Drawer, features
-from sharetune.search.study.writer import Draw
 from sharetune.spaces.recipe import Candidate
 
 LEAST_TRAINED = 8

@@ -8,31 +8,29 @@ whatever kills the driver finds it either RUNNING or finished with everything th
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import orm
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location, connected, first_line, rdb_storage
-from sharetune.search.jobs import Outcome, is_disk_full
-from sharetune.search.pinned import bulk_rows as rows
+from sharetune.results.reading.trial import Draw, Trial
+from sharetune.search.outcome import is_disk_full
+from sharetune.search.pinned import bulk_rows
+from sharetune.search.pinned.transactions import held_sessions, one_transaction
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.objectives import OBJECTIVES
 
-INTERRUPTED = "interrupted"
 KEPT_HINT = "what is finished is kept; continue with --resume"
 SERVER_NOTICES_A_LOST_HOST = (
     "SET tcp_keepalives_idle = 30",
@@ -41,19 +39,7 @@ SERVER_NOTICES_A_LOST_HOST = (
 )
 
 
-@dataclass(frozen=True)
-class Draw:
-    """A sampler's answer: parameters with the ranges they come from, and its own notes."""
-
-    params: dict[str, Any] = field(default_factory=dict)
-    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
-    system_attrs: dict[str, Any] = field(default_factory=dict)
-
-
-NO_DRAW = Draw()
-
-
-class Store:
+class StudyWriter:
     """An open study. `lock` is held until the process ends, so that no other driver joins."""
 
     def __init__(self, storage: BaseStorage, name: str, lock: int | None = None) -> None:
@@ -65,7 +51,7 @@ class Store:
     @classmethod
     def create(
         cls, run: Path, name: str, attributes: dict[str, Any], url: str | None = None
-    ) -> "Store":
+    ) -> "StudyWriter":
         """A new study in a run folder that has none, or in the database at `url`, to which the
         folder then points.
 
@@ -86,11 +72,11 @@ class Store:
     @classmethod
     def create_in(
         cls, storage: BaseStorage, name: str, attributes: dict[str, Any], lock: int | None = None
-    ) -> "Store":
+    ) -> "StudyWriter":
         """A new study in any Optuna storage."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = [OBJECTIVES[o].direction.upper() for o in attributes[record.OBJECTIVES]]
-        with _one_transaction(storage):
+        with one_transaction(storage):
             storage.create_new_study([StudyDirection[d] for d in directions], name)
             store = cls(storage, name, lock)
             for key, value in attributes.items():
@@ -98,7 +84,7 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, run: Path) -> "Store":
+    def open(cls, run: Path) -> "StudyWriter":
         """The study of an existing run folder.
 
         Raises :class:`RunError` if there is none or another driver holds it.
@@ -137,46 +123,55 @@ class Store:
         """An attribute of the study."""
         self.storage.set_study_user_attr(self._study_id, key, value)
 
-    def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """The study's trials in these states, or all: read from the storage at every call."""
-        return self.storage.get_all_trials(self._study_id, deepcopy=False, states=states or None)
+    def trials(self, *states: TrialState) -> list[Trial]:
+        """Read the study's trials in these states, or all, from the storage."""
+        wanted = states or None
+        found = self.storage.get_all_trials(self._study_id, deepcopy=False, states=wanted)
+        return [Trial.of(trial) for trial in found]
 
-    def trial(self, number: int) -> FrozenTrial:
-        """One trial."""
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        return self.storage.get_trial(trial_id)
+    def trial(self, number: int) -> Trial:
+        """Read one trial from the storage."""
+        return Trial.of(self._frozen(number))
 
-    def start(self, draw: Draw, attributes: dict[str, Any]) -> int:
-        """A new RUNNING trial; returns its number."""
+    def start(self, draw: Draw, attributes: dict[str, Any]) -> Trial:
+        """Write a new RUNNING trial."""
         trial = self._new(draw, attributes, state=TrialState.RUNNING)
         self._running[trial.number] = trial
-        return trial.number
+        return Trial.of(trial)
 
     def answer(
-        self, draw: Draw, attributes: dict[str, Any], values: list[float] | None
-    ) -> FrozenTrial:
-        """A new trial that is finished at once: COMPLETE with `values`, or PRUNED."""
+        self, draw: Draw, attributes: dict[str, Any], values: Sequence[float] | None
+    ) -> Trial:
+        """Write a new trial that is finished at once: COMPLETE with `values`, or PRUNED."""
         state = TrialState.PRUNED if values is None else TrialState.COMPLETE
-        return self._new(draw, attributes, state=state, values=values)
+        return Trial.of(self._new(draw, attributes, state=state, values=values))
 
-    def complete(self, number: int, values: list[float], found: dict[str, Any]) -> FrozenTrial:
-        """Tells true values and what was measured beside them."""
+    def complete(self, number: int, values: Sequence[float], found: dict[str, Any]) -> Trial:
+        """End a trial with true values, and attach what else was measured."""
         return self._tell(number, TrialState.COMPLETE, found, values)
 
-    def prune(self, number: int, outcome: Outcome) -> FrozenTrial:
-        """Tells that the trial was stopped or the candidate itself is at fault, so that the
-        sampler avoids its like."""
-        return self._tell(number, TrialState.PRUNED, _why(outcome))
-
-    def fail(self, number: int, outcome: Outcome) -> FrozenTrial:
-        """Tells that the machinery failed, with its error."""
-        return self._tell(number, TrialState.FAIL, _why(outcome))
+    def end(
+        self,
+        number: int,
+        state: TrialState,
+        found: dict[str, Any],
+        reason: str | None = None,
+        error: dict[str, str] | None = None,
+    ) -> Trial:
+        """End a trial without values: PRUNED if it was stopped or its candidate is at fault, so
+        that the sampler avoids its like; FAIL if the machinery failed."""
+        why = {record.REASON: reason, record.ERROR: error}
+        return self._tell(number, state, found | {k: v for k, v in why.items() if v})
 
     def end_interrupted(self) -> None:
-        """Ends all RUNNING trials as interrupted."""
+        """End all RUNNING trials as interrupted."""
         for trial in self.trials(TrialState.RUNNING):
-            self._running[trial.number] = trial
-            self.fail(trial.number, Outcome("failed", {}, reason=INTERRUPTED))
+            self._running[trial.number] = self._frozen(trial.number)
+            self.end(trial.number, TrialState.FAIL, {}, record.INTERRUPTED)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self.storage.get_trial(trial_id)
 
     def _new(self, draw: Draw, attributes: dict[str, Any], **ended: Any) -> FrozenTrial:
         trial = create_trial(
@@ -186,9 +181,11 @@ class Store:
             user_attrs=attributes,
             **ended,
         )
-        if isinstance(self.storage, RDBStorage):
-            with _one_transaction(self.storage):
-                trial._trial_id, trial.number = rows.create(self.storage, self._study_id, trial)
+        if bulk_rows.can_write(self.storage):
+            with one_transaction(self.storage):
+                trial._trial_id, trial.number = bulk_rows.create(
+                    self.storage, self._study_id, trial
+                )
         else:
             trial._trial_id = self.storage.create_new_trial(self._study_id, trial)
             trial.number = self.storage.get_trial_number_from_id(trial._trial_id)
@@ -199,24 +196,24 @@ class Store:
         number: int,
         state: TrialState,
         attributes: dict[str, Any],
-        values: list[float] | None = None,
-    ) -> FrozenTrial:
-        """Ends a running trial; returns it as it was written."""
+        values: Sequence[float] | None = None,
+    ) -> Trial:
+        """End a running trial; return it as it was written."""
         trial = self._running[number]
-        with _one_transaction(self.storage):
+        with one_transaction(self.storage):
             self._attach(trial, attributes)
             self.storage.set_trial_state_values(trial._trial_id, state, values)
         trial.user_attrs = trial.user_attrs | attributes
         trial.state, trial.datetime_complete = state, datetime.now()
         if values is not None:
-            trial.values = values
+            trial.values = list(values)
         del self._running[number]
-        return trial
+        return Trial.of(trial)
 
     def _attach(self, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
         new = {key: value for key, value in attributes.items() if key not in trial.user_attrs}
-        if isinstance(self.storage, RDBStorage):
-            rows.attach(self.storage, trial._trial_id, new)
+        if bulk_rows.can_write(self.storage):
+            bulk_rows.attach(self.storage, trial._trial_id, new)
             attributes = {key: attributes[key] for key in attributes.keys() - new.keys()}
         for key, value in attributes.items():
             self.storage.set_trial_user_attr(trial._trial_id, key, value)
@@ -248,49 +245,6 @@ def require_study(run: Path) -> None:
         raise RunError(f"no study in {run}", "start it without --resume")
 
 
-def is_interrupted(trial: FrozenTrial) -> bool:
-    """Whether the trial ended because its driver did."""
-    return trial.user_attrs.get(record.REASON) == INTERRUPTED
-
-
-def _why(outcome: Outcome) -> dict[str, Any]:
-    reason = {record.REASON: outcome.reason} if outcome.reason else {}
-    error = {record.ERROR: outcome.error} if outcome.error else {}
-    return outcome.found | reason | error
-
-
-class _Session(orm.Session):
-    """A session whose commits wait while `held`: Optuna commits after every attribute."""
-
-    held = False
-
-    def commit(self) -> None:
-        if not self.held:
-            super().commit()
-
-    def close(self) -> None:
-        if not self.held:
-            super().close()
-
-
-@contextmanager
-def _one_transaction(storage: BaseStorage) -> Iterator[None]:
-    """All that is written within is committed at once, or not at all."""
-    if not isinstance(storage, RDBStorage):
-        yield
-        return
-    session = storage.scoped_session()
-    session.held = True
-    try:
-        yield
-    except BaseException:
-        session.held = False
-        session.rollback()
-        raise
-    session.held = False
-    session.commit()
-
-
 def _names(storage: BaseStorage) -> list[str]:
     return [study.study_name for study in storage.get_all_studies()]
 
@@ -307,7 +261,7 @@ def _locked(location: Location) -> Iterator[tuple[RDBStorage, int]]:
 
 
 def _in_folder(run: Path) -> RDBStorage:
-    return _with_sessions(
+    return held_sessions(
         RDBStorage(
             f"sqlite:///{(run / record.STORAGE).resolve()}",
             engine_kwargs={"connect_args": {"timeout": 60}},
@@ -325,7 +279,7 @@ def _in_database(location: Location) -> RDBStorage:
     connection.lock("tables")
     storage = rdb_storage(connection.once, poolclass=StaticPool)
     connection.unlock("tables")
-    return _with_sessions(storage)
+    return held_sessions(storage)
 
 
 class _LockedConnection:
@@ -361,12 +315,6 @@ class _LockedConnection:
         key = int.from_bytes(digest[:8], "big", signed=True)
         with self.connection.transaction():
             return self.connection.execute(query, [key]).fetchone()[0]
-
-
-def _with_sessions(storage: RDBStorage) -> RDBStorage:
-    sessions = orm.sessionmaker(bind=storage.engine, class_=_Session)
-    storage.scoped_session = orm.scoped_session(sessions)
-    return storage
 
 
 def _lock(run: Path) -> int:

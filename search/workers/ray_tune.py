@@ -1,4 +1,4 @@
-"""Runs jobs on Ray Tune workers. The only file that imports ray.
+"""Run jobs on Ray Tune workers. Only this file and `pinned/ray_internals.py` import ray.
 
 Ray Tune is a disposable executor: it is asked for nothing but to run jobs on warm workers.
 What happened is in the study.
@@ -10,13 +10,12 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray._private import ray_constants
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import (
@@ -25,13 +24,16 @@ from ray.util.scheduling_strategies import (
 )
 from rich.console import Console
 
-from sharetune.search.config import StudyConfig
-from sharetune.search.driver import Driver
-from sharetune.search.jobs import Job, Outcome, Paused, Reached, Report, attempt, stopped
+from sharetune.search.config import Resources, StudyConfig
+from sharetune.search.outcome import Outcome, Reached, stopped
+from sharetune.search.pinned.ray_internals import reuse_started_workers, set_reachable
+from sharetune.search.search import Search
 from sharetune.search.signals import stopped_when_safe
-from sharetune.search.workers.trial_group import Led, assist
-from sharetune.search.workers.watchdog import Watch
+from sharetune.search.workers.attempt import Evaluate, Paused, Report, attempt
+from sharetune.search.workers.trial_group import Meeting, TrialGroup, assist
+from sharetune.search.workers.watchdog import Watchdog
 from sharetune.spaces.errors import RunError
+from sharetune.spaces.evaluator import Evaluator, Job, JobResources, Metrics
 
 WORKER_RETRIES = 2
 REACHED_WITHIN_S = 10.0
@@ -49,17 +51,17 @@ QUIET = {
 
 
 class JobSearcher(Searcher):
-    """Hands the driver's jobs to Ray Tune, and those whose worker died once more.
+    """Hands the search's jobs to Ray Tune, and those whose worker died once more.
 
     Ray Tune's own retries leave out a worker that dies between two jobs. A job that left a new
     checkpoint before its worker died has as many tries as at first. `broken` is the first
-    error of the driver, such as a storage that cannot be written: Ray Tune takes it for the
+    error of the search, such as a storage that cannot be written: Ray Tune takes it for the
     trial's and goes on.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, search: Search) -> None:
         super().__init__()
-        self.driver = driver
+        self.search = search
         self.jobs: dict[str, Job] = {}
         self.again: deque[Job] = deque()
         self.losses: Counter[int] = Counter()
@@ -72,15 +74,15 @@ class JobSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next job; None while one may follow; FINISHED when there are no more."""
-        with self._driving():
-            job = self.again.popleft() if self.again else self.driver.next()
+        with self._searching():
+            job = self.again.popleft() if self.again else self.search.next()
         if job is None:
-            return Searcher.FINISHED if self.driver.done else None
+            return Searcher.FINISHED if self.search.done else None
         self.jobs[trial_id] = job
         return {"job": job}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Tells the driver; a worker that died too often gives a failed outcome."""
+        """Tells the search; a worker that died too often gives a failed outcome."""
         if self.broken is not None:
             return
         job = self.jobs.pop(trial_id)
@@ -89,25 +91,26 @@ class JobSearcher(Searcher):
         if isinstance(reached, Reached) and not error:
             outcome = stopped(reached.described())
         if error or not isinstance(outcome, Outcome):
-            if job.progress() - self.progress.get(job.number, set()):
+            progress = _progress(job)
+            if progress - self.progress.get(job.number, set()):
                 self.losses[job.number] = 0
-            self.progress[job.number] = job.progress()
+            self.progress[job.number] = progress
             self.losses[job.number] += 1
             if self.losses[job.number] <= WORKER_RETRIES:
                 self.again.append(job)
                 return
             lost = {"kind": "WorkerLost", "message": f"worker died {WORKER_RETRIES + 1} times"}
-            outcome = Outcome("failed", {}, reason="worker lost", error=lost | {"traceback": ""})
-        with self._driving():
-            self.driver.finish(job, outcome)
+            outcome = Outcome("failed", reason="worker lost", error=lost | {"traceback": ""})
+        with self._searching():
+            self.search.finish(job, outcome)
 
     def reached(self, trial_id: str, at: Reached) -> bool:
-        """Tells the driver what a job has come to; whether it goes on."""
-        with self._driving():
-            return self.driver.reached(self.jobs[trial_id], at.rung, at.metrics)
+        """Tells the search what a job has come to; whether it goes on."""
+        with self._searching():
+            return self.search.reached(self.jobs[trial_id], at.rung, at.metrics)
 
     @contextmanager
-    def _driving(self) -> Iterator[None]:
+    def _searching(self) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
@@ -121,6 +124,11 @@ class JobSearcher(Searcher):
         """Nothing: a resumed search is a new run over the same study."""
 
 
+def _progress(job: Job) -> set[str]:
+    """The checkpoints that the job's training has left so far."""
+    return {path.name for path in job.folder.checkpoints.glob("*/checkpoint-*")}
+
+
 class StopBetweenSteps(tune.Callback):
     """Ends Ray Tune's loop between two of its steps, which take a tenth of a second at most."""
 
@@ -128,14 +136,14 @@ class StopBetweenSteps(tune.Callback):
         self.stop_if_asked, self.searcher = stop_if_asked, searcher
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Raises ``KeyboardInterrupt`` if a signal asked for it, and what broke the driver."""
+        """Raises ``KeyboardInterrupt`` if a signal asked for it, and what broke the search."""
         self.stop_if_asked()
         if self.searcher.broken is not None:
             raise self.searcher.broken
 
 
 class RungScheduler(FIFOScheduler):
-    """Asks the driver at every rung whether the training goes on."""
+    """Asks the search at every rung whether the training goes on."""
 
     def __init__(self, searcher: JobSearcher) -> None:
         super().__init__()
@@ -151,32 +159,57 @@ class RungScheduler(FIFOScheduler):
         return str(FIFOScheduler.CONTINUE if goes_on else FIFOScheduler.STOP)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What all jobs of a search have in common. `gpu` is the part of one that a worker is given."""
+
+    evaluator: Evaluator
+    resources: Resources
+    gpu: float
+
+
+class Watched:
+    """A listener that passes rungs on to `report` and beats on to the watchdog."""
+
+    def __init__(self, report: Report, watchdog: Watchdog | None) -> None:
+        self.report, self.watchdog = report, watchdog
+
+    def rung(self, rung: int, metrics: Metrics) -> bool:
+        """Return whether the training goes on."""
+        return self.report(rung, metrics)
+
+    def beat(self, in_step: bool) -> None:
+        """Let the watchdog know that a step begins or has ended."""
+        if self.watchdog is not None:
+            self.watchdog.beat(in_step)
+
+
 class Worker(tune.Trainable):
     """A process that keeps libraries and data loaded and runs one job after another."""
 
-    def setup(self, config: dict[str, Any], *, shared: dict[str, Any]) -> None:
-        """`shared` is what all jobs have in common."""
+    def setup(self, config: dict[str, Any], *, shared: Shared) -> None:
+        """Take the first job."""
         self.shared = shared
-        self.evaluate = shared["trainee"].evaluate
-        if shared["resources"].workers_per_trial > 1:
-            self.evaluate = _led(shared).evaluate
+        self.evaluate: Evaluate = shared.evaluator.evaluate
+        if shared.resources.workers_per_trial > 1:
+            self.evaluate = _trial_group(shared).evaluate
         self.running: Paused | None = None
         self.job: Job = config["job"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Takes the next job into the same process."""
+        """Take the next job into the same process."""
         self.cleanup()
         self.job = new_config["job"]
         return True
 
     def cleanup(self) -> None:
-        """Ends a job that waits at a rung."""
+        """End a job that waits at a rung."""
         if self.running is not None:
             self.running.stop()
             self.running = None
 
     def step(self) -> dict[str, Any]:
-        """Runs the job to its next rung, or to its end."""
+        """Run the job to its next rung, or to its end."""
         if self.running is None:
             self.running = Paused(self._attempt)
         found = self.running.resume()
@@ -186,43 +219,44 @@ class Worker(tune.Trainable):
         return {"outcome": found, "done": True}
 
     def _attempt(self, report: Report) -> Outcome:
-        facts, resources = self.shared["facts"], self.shared["resources"]
-        watch = Watch(self.job, resources)
-        overdue = watch.verdict()
+        given = self.shared.resources
+        watchdog = Watchdog(self.job, given)
+        overdue = watchdog.verdict()
         if overdue is not None:
             return overdue
-        beat = watch.beat if resources.heartbeat_s is not None else None
-        with watch:
-            return attempt(self.evaluate, self.job, facts, resources, report, beat)
+        listener = Watched(report, None if given.heartbeat_s is None else watchdog)
+        resources = JobResources(threads=given.cpu, checkpoint_s=given.checkpoint_s)
+        with watchdog:
+            return attempt(self.evaluate, self.job, resources, listener)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to keep: a job is run whole."""
+        """Do nothing: a job is run whole."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing was kept."""
+        """Do nothing: nothing was kept."""
 
 
 @ray.remote
 class Assistant:
     """A further process of a trial. It ends with the worker that started it."""
 
-    def __init__(self, shared: dict[str, Any]) -> None:
+    def __init__(self, shared: Shared) -> None:
         self.shared = shared
 
-    def assist(self, *asked: Any) -> Exception | None:
-        """Trains a part; see :func:`sharetune.search.workers.trial_group.assist`."""
-        return assist(self.shared["trainee"], self.shared["facts"], *asked)
+    def assist(self, job: Job, resources: JobResources, at: Meeting) -> Exception | None:
+        """Train a part of the job; return what that raised."""
+        return assist(self.shared.evaluator, job, resources, at)
 
 
-def _led(shared: dict[str, Any]) -> Led:
-    """The trainee as a trial's team: this worker, and one more for each of its other bundles."""
+def _trial_group(shared: Shared) -> TrialGroup:
+    """This worker, and one more for each of its trial's other bundles."""
     bundles = PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group())
-    given = {"num_cpus": shared["resources"].cpu, "num_gpus": shared["gpu"]}
+    given = {"num_cpus": shared.resources.cpu, "num_gpus": shared.gpu}
     kind: Any = Assistant
     start = kind.options(**given, scheduling_strategy=bundles).remote
-    actors = [start(shared) for _ in range(shared["resources"].workers_per_trial - 1)]
+    actors = [start(shared) for _ in range(shared.resources.workers_per_trial - 1)]
     assistants = [lambda *asked, a=a: a.assist.remote(*asked).future() for a in actors]
-    return Led(shared["trainee"], assistants, ray.util.get_node_ip_address())
+    return TrialGroup(shared.evaluator, assistants, ray.util.get_node_ip_address())
 
 
 def connect(address: str | None, config: StudyConfig) -> None:
@@ -237,12 +271,12 @@ def connect(address: str | None, config: StudyConfig) -> None:
     if address is None:
         cpus = _local_cpus(config)
         options |= {"include_dashboard": False, "num_cpus": cpus}
-        ray_constants.ENABLE_RAY_CLUSTER = False  # all its servers listen on localhost only
+        set_reachable(by_other_machines=False)
         if cpus <= MOST_PRELOADED:
             os.environ["RAY_preload_python_modules"] = "sharetune.trainers.evaluation.evaluator"  # noqa: SIM112
-            _let_trials_use_started_workers()
+            reuse_started_workers()
     else:
-        ray_constants.ENABLE_RAY_CLUSTER = True
+        set_reachable(by_other_machines=True)
         _require_listener(address)
     try:
         ray.init(address=address or "local", **options)
@@ -300,26 +334,22 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def execute(driver: Driver, config: StudyConfig) -> None:
-    """Trains on the connected cluster until the driver has nothing more."""
-    require_run_folder(driver.run)
+def execute(search: Search) -> None:
+    """Train on the connected cluster until the search has nothing more."""
+    config = search.config
+    require_run_folder(search.run.path)
     resources, each = worker_resources(config), config.resources.workers_per_trial
     workers = config.resources.workers or capacity(resources, each)
-    shared = {
-        "trainee": driver.trainee,
-        "facts": driver.facts,
-        "resources": config.resources,
-        "gpu": resources["GPU"],
-    }
-    driver.workers = workers
+    shared = Shared(search.evaluator, config.resources, resources["GPU"])
+    search.workers = workers
     _tell_of_missing(resources, each)
-    searcher = JobSearcher(driver)
+    searcher = JobSearcher(search)
     bundles = tune.PlacementGroupFactory([resources for _ in range(each)])
     trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), bundles)
     with (
         tempfile.TemporaryDirectory(prefix="sharetune-") as scratch,
         stopped_when_safe() as stop_if_asked,
-        _error_of_the_driver(searcher),
+        _error_of_the_search(searcher),
     ):
         tune.Tuner(
             trainable,
@@ -343,8 +373,8 @@ def execute(driver: Driver, config: StudyConfig) -> None:
 
 
 @contextmanager
-def _error_of_the_driver(searcher: JobSearcher) -> Iterator[None]:
-    """Raises what broke the driver instead of what Ray Tune makes of it."""
+def _error_of_the_search(searcher: JobSearcher) -> Iterator[None]:
+    """Raises what broke the search instead of what Ray Tune makes of it."""
     try:
         yield
     except Exception:
@@ -397,13 +427,3 @@ def _local_cpus(config: StudyConfig) -> int:
     per_trial = config.resources.cpu * config.resources.workers_per_trial
     workers = config.resources.workers or max(1, (os.cpu_count() or 1) // per_trial)
     return workers * per_trial
-
-
-def _let_trials_use_started_workers() -> None:
-    """Lets trials run in the processes that Ray starts with the cluster.
-
-    Ray Tune asks for environment variables of its own (they switch off a fork in PyTorch
-    Lightning), which no process that is already running has, so that each trial would wait for
-    a new one and for its imports: 5 s on 2 cores.
-    """
-    class_cache.DEFAULT_ENV_VARS.clear()

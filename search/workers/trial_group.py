@@ -1,6 +1,6 @@
-"""Lets several workers train one candidate: the trial's own leads, others assist.
+"""Let several workers train one candidate: the trial's own leads, others assist.
 
-To whoever runs a job the team looks like the trainee that it is made of. Knows no Ray.
+To whoever runs a job, the group looks like the evaluator that it is made of. Knows no Ray.
 """
 
 import os
@@ -8,21 +8,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from sharetune.search.jobs import Trainee
 from sharetune.spaces.errors import CandidateFault
-from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.evaluator import Evaluator, Job, JobResources, Listener, Measured
 
 PATIENCE_S = 10.0
-TOLD = ("threads", "rungs", "accumulation")
-"""What assistants are told of how the leader evaluates."""
+"""Seconds that an assistant may take to end after its leader has."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an assistant meets its leader, and as which of how many."""
+class Meeting:
+    """Where an assistant meets its leader: host, port, its own rank and the group's size."""
 
     size: int
     rank: int
@@ -30,38 +27,35 @@ class Place:
     port: int
 
 
-Assistant = Callable[[Candidate, Place, dict[str, Any]], "Future[Exception | None]"]
-"""Lets one other worker assist; at the end there is what its training raised. The future itself
-raises if the worker died."""
+Assistant = Callable[[Job, JobResources, Meeting], "Future[Exception | None]"]
+"""Lets one other worker assist; the future holds what its training raised, and raises itself if
+the worker died."""
 
 
 @dataclass(frozen=True)
-class Led:
-    """A trainee whose training others assist in; `host` is where they find this process.
+class TrialGroup:
+    """An evaluator whose trainings others assist in; `host` is where they find this process.
 
     Without one of them it could wait for ever in the middle of a step: this process then ends as
     if killed, and the search gives the job to another worker, with assistants of its own.
     """
 
-    trainee: Trainee
+    evaluator: Evaluator
     assistants: Sequence[Assistant]
     host: str
 
-    def evaluate(
-        self, candidate: Candidate, facts: dict[str, Any], **options: Any
-    ) -> dict[str, Any]:
-        """As the trainee's. A fault of the candidate that an assistant alone met is raised here."""
+    def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:
+        """Evaluate as the evaluator does; raise a candidate's fault that an assistant alone met."""
         from sharetune.trainers.training.data_parallel import lead
 
         team = lead(1 + len(self.assistants), self.host)
-        told = {key: options[key] for key in TOLD if key in options}
         helps = [
-            assist(candidate, Place(team.size, rank, self.host, team.store.port), told)
+            assist(job, resources, Meeting(team.size, rank, self.host, team.store.port))
             for rank, assist in enumerate(self.assistants, 1)
         ]
         with _ending_with(helps):
             try:
-                return self.trainee.evaluate(candidate, facts, team=team, **options)
+                return self.evaluator.evaluate(job, replace(resources, team=team), listener)
             except Exception as error:
                 faults = [fault for fault in _raised(helps) if isinstance(fault, CandidateFault)]
                 if faults and not isinstance(error, CandidateFault):
@@ -70,18 +64,14 @@ class Led:
 
 
 def assist(
-    trainee: Trainee,
-    facts: dict[str, Any],
-    candidate: Candidate,
-    place: Place,
-    options: dict[str, Any],
+    evaluator: Evaluator, job: Job, resources: JobResources, at: Meeting
 ) -> Exception | None:
-    """What an assistant does; returns what its training raised."""
+    """Train the job as an assistant; return what its training raised."""
     from sharetune.trainers.training.data_parallel import follow
 
     try:
-        team = follow(place.size, place.rank, place.host, place.port)
-        trainee.assist(candidate, facts, team=team, **options)
+        team = follow(at.size, at.rank, at.host, at.port)
+        evaluator.assist(job, replace(resources, team=team))
     except Exception as error:
         return error
     return None
@@ -97,7 +87,7 @@ def _raised(helps: "Sequence[Future[Exception | None]]") -> list[Exception | Non
 
 @contextmanager
 def _ending_with(helps: "Sequence[Future[Exception | None]]") -> Iterator[None]:
-    """Ends this process if what is done within goes on after an assistant failed."""
+    """End this process if what is done inside goes on after an assistant failed."""
     over = threading.Event()
 
     def watch(helping: "Future[Exception | None]") -> None:

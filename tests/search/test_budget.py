@@ -5,11 +5,13 @@ from datetime import datetime, timedelta
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from sharetune.results.reading.trial import Trial
 from sharetune.search.budget import Growth, Spending, spent
 from sharetune.search.config import Budget, Resources
 from sharetune.search.run import run
 from sharetune.spaces.objectives import OBJECTIVES
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 from tests.search.test_run import trials
 
 NOON = datetime(2026, 1, 1, 12)
@@ -20,7 +22,7 @@ def trial(start, end):
     found = create_trial(state=TrialState.FAIL)
     found.datetime_start = NOON + timedelta(minutes=start)
     found.datetime_complete = NOON + timedelta(minutes=end)
-    return found
+    return Trial.of(found)
 
 
 def test_hours_are_those_of_trials_and_pauses_cost_nothing():
@@ -58,16 +60,16 @@ def test_growth_is_a_fraction_of_the_hypervolume_over_the_window():
 
 def test_a_front_that_stopped_growing_ends_the_search(tmp_path):
     budget = {"trials": 60, "stagnation": {"window": 3, "gain": 1.0}}
-    run(study(budget=budget), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(budget=budget), out=tmp_path / "run", evaluator=FakeEvaluator())
     assert len(trials(tmp_path / "run")) == 4  # a window of 3 is there after 4 trials
-    run(study(budget=budget), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+    run(study(budget=budget), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
     assert len(trials(tmp_path / "run")) == 4
-    run(study(budget={"trials": 6}), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+    run(study(budget={"trials": 6}), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
     assert len(trials(tmp_path / "run")) == 6
 
 
 def test_hours_end_the_search(tmp_path, capsys):
     budget = {"trials": 60, "wall_hours": 0.1 / 3600}
-    run(study(budget=budget), out=tmp_path / "run", trainee=FakeTrainee(seconds=0.06))
+    run(study(budget=budget), out=tmp_path / "run", evaluator=FakeEvaluator(seconds=0.06))
     assert len(trials(tmp_path / "run")) in (1, 2)
     assert "the search ends: 0.00 wall hours are spent" in capsys.readouterr().err

@@ -7,10 +7,11 @@ from pydantic import ValidationError
 
 from sharetune import results
 from sharetune.search.config import EarlyStopping
-from sharetune.search.early_stopping import NEAREST, Scheduler, promotion_order, promotion_place
+from sharetune.search.early_stopping import NEAREST, EarlyStopper, promotion_order, promotion_place
 from sharetune.search.run import run
 from sharetune.spaces.objectives import OBJECTIVES
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 from tests.search.test_run import trials
 
 TWO = [OBJECTIVES["accuracy"], OBJECTIVES["parameters"]]
@@ -18,7 +19,7 @@ TWO = [OBJECTIVES["accuracy"], OBJECTIVES["parameters"]]
 
 def scheduler_after(finished, gain=0.2):
     """A scheduler that saw trials of these (accuracy at rung 0, parameters) gain so much."""
-    scheduler = Scheduler(TWO)
+    scheduler = EarlyStopper(TWO)
     for number, (accuracy, parameters) in enumerate(finished):
         scheduler.reached(number, 0, {"accuracy": accuracy, "parameters": parameters})
         scheduler.finished(number, {"accuracy": accuracy + gain, "parameters": parameters})
@@ -53,7 +54,7 @@ def test_the_best_gain_of_the_nearest_counts_not_the_best_of_all():
 
 
 def test_the_first_third_of_a_rung_goes_on_even_if_it_seems_hopeless():
-    scheduler = Scheduler(TWO)
+    scheduler = EarlyStopper(TWO)
     for number in range(NEAREST):  # all came to 0.9, from little
         scheduler.reached(number, 0, {"accuracy": 0.1, "parameters": 100.0})
         scheduler.finished(number, {"accuracy": 0.9, "parameters": 100.0})
@@ -95,7 +96,7 @@ def stopped_and_complete(folder):
 
 
 def test_a_stopped_trial_is_pruned_with_its_rungs_and_never_on_the_front(tmp_path):
-    run(early(), out=tmp_path / "run", trainee=FakeTrainee(harm=0.3))
+    run(early(), out=tmp_path / "run", evaluator=FakeEvaluator(harm=0.3))
     found, stopped, complete = stopped_and_complete(tmp_path / "run")
     assert len(found) == 24 == len(stopped) + len(complete)
     assert len(stopped) >= 3
@@ -115,7 +116,7 @@ def test_a_stopped_trial_is_pruned_with_its_rungs_and_never_on_the_front(tmp_pat
 
 
 def test_no_stopped_trial_would_have_been_on_the_front(tmp_path):
-    run(early(), out=tmp_path / "run", trainee=FakeTrainee(harm=0.3))
+    run(early(), out=tmp_path / "run", evaluator=FakeEvaluator(harm=0.3))
     _, stopped, complete = stopped_and_complete(tmp_path / "run")
     for trial in stopped:
         end = (
@@ -130,12 +131,13 @@ def test_no_stopped_trial_would_have_been_on_the_front(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_resumed_search_stops_as_if_it_had_not_been_interrupted(tmp_path):
     whole = early(sampler="random")
     half = whole.model_copy(update={"budget": study(budget={"trials": 12}).budget})
-    run(whole, out=tmp_path / "one", trainee=FakeTrainee(harm=0.3))
-    run(half, out=tmp_path / "two", trainee=FakeTrainee(harm=0.3))
-    run(whole, out=tmp_path / "two", resume=True, trainee=FakeTrainee(harm=0.3))
+    run(whole, out=tmp_path / "one", evaluator=FakeEvaluator(harm=0.3))
+    run(half, out=tmp_path / "two", evaluator=FakeEvaluator(harm=0.3))
+    run(whole, out=tmp_path / "two", resume=True, evaluator=FakeEvaluator(harm=0.3))
     ends = [
         [(t.state, t.values, t.user_attrs.get("reason")) for t in trials(tmp_path / name)]
         for name in ("one", "two")
@@ -156,13 +158,14 @@ def test_more_brackets_than_rungs_are_refused():
         EarlyStopping(rungs=(0.5,), brackets=2)
 
 
+@pytest.mark.slow
 def test_no_training_is_stopped_below_its_bracket(tmp_path):
     config = study(
         budget={"trials": 80},
         early_stopping={"rungs": [0.25, 0.5], "brackets": 2},
         seed=1,
     )
-    run(config, out=tmp_path / "run", trainee=FakeTrainee(harm=0.2))
+    run(config, out=tmp_path / "run", evaluator=FakeEvaluator(harm=0.2))
     stopped = {
         t.number: len(t.user_attrs["rungs"]) - 1
         for t in trials(tmp_path / "run")

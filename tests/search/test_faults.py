@@ -1,6 +1,6 @@
 """What real trainings do when something happens to them, and what the storage says afterwards.
 
-Faults of the fake trainee are in `test_run`, `test_tune` and `test_disk_full`, kills at random
+Faults of the fake evaluator are in `test_run`, `test_tune` and `test_disk_full`, kills at random
 moments in `test_kills`.
 """
 
@@ -17,11 +17,11 @@ from sharetune.results.reading import attributes as record
 from sharetune.search.config import validate
 from sharetune.search.run import run
 from sharetune.search.workers import ray_tune as tune
-from sharetune.trainers.evaluation.evaluator import Trainee
+from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
 from tests.checkpoint import write_study_data
-from tests.search.fakes import FakeTrainee
-from tests.search.fakes import study as fake_study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study as fake_study
 from tests.search.test_run import trials
 
 STEPS = 24
@@ -52,38 +52,50 @@ def study(folder, **changes):
     return validate(data | changes, "study.yaml")
 
 
-def trainee(kind, config, out, **fields):
-    return kind(config.model, read_task(config.task), out / "cache", **fields)
+def prepared(kind, config, out, **fields):
+    """An evaluator of the class `kind` for the study's model and task."""
+    cache = out.parent / "cache"  # a new run empties its own
+    return kind.prepare(config.model, read_task(config.task), cache, 12, **fields)
+
+
+class Overhearing:
+    """A listener that passes all on, and beats on to `beat` first."""
+
+    def __init__(self, listener, beat):
+        self.rung, self.listener, self.heard = listener.rung, listener, beat
+
+    def beat(self, in_step):
+        self.heard(in_step)
+        self.listener.beat(in_step)
 
 
 @dataclass(frozen=True)
-class Hungry(Trainee):
+class Hungry(CandidateEvaluator):
     """Whole batches ask the allocator `device` for more than any machine has."""
 
     device: str = "cpu"
 
-    def evaluate(self, candidate, facts, *, accumulation=1, **options):
+    def evaluate(self, job, resources, listener):
         def beat(in_step):
-            if accumulation == 1:
+            if resources.accumulation == 1:
                 torch.empty(2**46, dtype=torch.uint8, device=self.device)
 
-        return super().evaluate(
-            candidate, facts, accumulation=accumulation, **options | {"beat": beat}
-        )
+        return super().evaluate(job, resources, Overhearing(listener, beat))
 
 
 @dataclass(frozen=True)
-class Insatiable(Trainee):
+class Insatiable(CandidateEvaluator):
     """Every batch asks for a list that no machine can hold."""
 
-    def evaluate(self, candidate, facts, **options):
-        return super().evaluate(candidate, facts, **options | {"beat": lambda _: [0] * 2**60})
+    def evaluate(self, job, resources, listener):
+        greedy = Overhearing(listener, lambda in_step: [0] * 2**60)
+        return super().evaluate(job, resources, greedy)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_batch_that_memory_cannot_hold_is_trained_in_parts(folder, tmp_path, device):
     config, out = study(folder), tmp_path / "run"
-    run(config, out=out, trainee=trainee(Hungry, config, out, device=device))
+    run(config, out=out, evaluator=prepared(Hungry, config, out, device=device))
     (trial,) = trials(out)
     assert trial.state is TrialState.COMPLETE
     assert trial.user_attrs["circumstances"]["accumulation"] == 2
@@ -92,7 +104,7 @@ def test_a_batch_that_memory_cannot_hold_is_trained_in_parts(folder, tmp_path, d
 
 def test_a_candidate_that_no_memory_can_hold_is_told_as_its_fault(folder, tmp_path):
     config, out = study(folder), tmp_path / "run"
-    run(config, out=out, trainee=trainee(Insatiable, config, out))
+    run(config, out=out, evaluator=prepared(Insatiable, config, out))
     (trial,) = trials(out)
     assert (trial.state, trial.user_attrs["reason"]) == (TrialState.PRUNED, "out of memory: ")
     assert trial.user_attrs["error"]["kind"] == "OutOfMemory"
@@ -100,25 +112,25 @@ def test_a_candidate_that_no_memory_can_hold_is_told_as_its_fault(folder, tmp_pa
 
 
 @dataclass(frozen=True)
-class Mortal(Trainee):
+class Mortal(CandidateEvaluator):
     """Its process is killed at the steps `at`, one after the other, once each."""
 
     at: tuple[int, ...] = (9, 17)
 
-    def evaluate(self, candidate, facts, *, save_to, **options):
-        died = save_to.parent.parent.parent / "died"
+    def evaluate(self, job, resources, listener):
+        died = job.folder.run.path / "died"
         before = len(died.read_text()) if died.exists() else 0
         steps = []
 
         def beat(in_step):
             steps.extend([1] if in_step else [])
-            done = (options["checkpoints"] / "1").glob("checkpoint-*")
+            done = (job.folder.checkpoints / "1").glob("checkpoint-*")
             step = max([int(path.name.rpartition("-")[2]) for path in done], default=0) + 1
             if in_step and before < len(self.at) and step == self.at[before]:
                 died.write_text("x" * (before + 1))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        return super().evaluate(candidate, facts, save_to=save_to, **options | {"beat": beat})
+        return super().evaluate(job, resources, Overhearing(listener, beat))
 
 
 @pytest.mark.slow
@@ -128,7 +140,7 @@ def test_a_training_whose_workers_die_goes_on_and_ends_as_if_they_had_not(folder
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(study(folder), out=whole)
     config = study(folder, executor="ray")
-    run(config, out=cut, trainee=trainee(Mortal, config, cut, at=(5, 9, 13, 17)))
+    run(config, out=cut, evaluator=prepared(Mortal, config, cut, at=(5, 9, 13, 17)))
     (one,), (two,) = trials(whole), trials(cut)
     assert two.user_attrs["circumstances"]["continued_at"] == [4, 8, 12, 16]
     assert (one.state, two.state) == (TrialState.COMPLETE, TrialState.COMPLETE)
@@ -147,8 +159,8 @@ class DriverDied(BaseException):
 
 
 @dataclass(frozen=True)
-class Leaving(Trainee):
-    def evaluate(self, candidate, facts, **options):
+class Leaving(CandidateEvaluator):
+    def evaluate(self, job, resources, listener):
         steps = []
 
         def beat(in_step):
@@ -156,13 +168,13 @@ class Leaving(Trainee):
             if len(steps) == 9:
                 raise DriverDied
 
-        return super().evaluate(candidate, facts, **options | {"beat": beat})
+        return super().evaluate(job, resources, Overhearing(listener, beat))
 
 
 def test_a_training_that_the_driver_left_goes_on_when_the_search_is_resumed(folder, tmp_path):
     config, out, whole = study(folder), tmp_path / "run", tmp_path / "whole"
     with pytest.raises(DriverDied):
-        run(config, out=out, trainee=trainee(Leaving, config, out))
+        run(config, out=out, evaluator=prepared(Leaving, config, out))
     run(config, out=out, resume=True)
     run(config, out=whole)
     left, found = trials(out)
@@ -175,15 +187,15 @@ def test_a_training_that_the_driver_left_goes_on_when_the_search_is_resumed(fold
 
 
 @dataclass(frozen=True)
-class Stuck(FakeTrainee):
+class Stuck(FakeEvaluator):
     """A step of the plan that ties all layers never ends."""
 
-    def evaluate(self, candidate, facts, *, beat, **options):
-        beat(True)
-        if "0..5 tie" in str(candidate.plan):
+    def evaluate(self, job, resources, listener):
+        listener.beat(True)
+        if "0..5 tie" in str(job.candidate.plan):
             signal.pause()
-        beat(False)
-        return super().evaluate(candidate, facts, **options)
+        listener.beat(False)
+        return super().evaluate(job, resources, listener)
 
 
 @pytest.mark.slow
@@ -192,7 +204,7 @@ def test_a_training_without_a_heartbeat_is_ended_and_the_search_goes_on(tmp_path
     monkeypatch.setattr(tune, "MOST_PRELOADED", 0)
     limits = {"heartbeat_s": 1, "time_limit_s": 600}
     config = fake_study(executor="ray", resources=limits, budget={"trials": 4})
-    run(config, out=tmp_path / "run", trainee=Stuck())
+    run(config, out=tmp_path / "run", evaluator=Stuck())
     found = trials(tmp_path / "run")
     assert (found[1].state, found[1].user_attrs["reason"]) == (
         TrialState.PRUNED,

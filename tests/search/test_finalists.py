@@ -2,19 +2,23 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from sharetune import results
 from sharetune.results.reading import attributes as record
+from sharetune.results.reading.trial import Trial
 from sharetune.search.budget import Spending, spent
 from sharetune.search.config import Budget, Finalists, Resources
 from sharetune.search.finalists import choose, lengthened
 from sharetune.search.run import run
+from sharetune.spaces.evaluator import Scores
 from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.spaces.recipe import Candidate, Recipe
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 from tests.search.test_budget import trial
 from tests.search.test_run import trials
 
@@ -40,7 +44,11 @@ def front_of(folder):
 
 
 def test_the_front_and_the_anchors_are_trained_on_further_seeds(tmp_path):
-    run(study(finalists={"seeds": 3}), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    run(
+        study(finalists={"seeds": 3}),
+        out=tmp_path / "run",
+        evaluator=FakeEvaluator(folder=tmp_path),
+    )
     searched, again = split(tmp_path / "run")
     assert len([t for t in searched if record.STARTED in t.user_attrs]) == 10
     assert all(record.STARTED not in t.user_attrs for t in again)
@@ -57,41 +65,42 @@ def test_the_front_and_the_anchors_are_trained_on_further_seeds(tmp_path):
 
 
 def test_by_default_there_are_none(tmp_path):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     assert split(tmp_path / "run")[1] == []
 
 
 def test_the_search_is_the_same_with_and_without(tmp_path):
-    run(study(finalists={}), out=tmp_path / "with", trainee=FakeTrainee())
-    run(study(), out=tmp_path / "without", trainee=FakeTrainee())
+    run(study(finalists={}), out=tmp_path / "with", evaluator=FakeEvaluator())
+    run(study(), out=tmp_path / "without", evaluator=FakeEvaluator())
     first, second = split(tmp_path / "with")[0], split(tmp_path / "without")[0]
     assert [t.user_attrs["candidate"] for t in first] == [t.user_attrs["candidate"] for t in second]
 
 
+@pytest.mark.slow
 def test_a_finished_study_gets_them_later_and_goes_on_as_if_there_were_none(tmp_path):
     for name in ("some", "none"):
-        run(study(), out=tmp_path / name, trainee=FakeTrainee())
-    run(study(finalists={}), out=tmp_path / "some", resume=True, trainee=FakeTrainee())
+        run(study(), out=tmp_path / name, evaluator=FakeEvaluator())
+    run(study(finalists={}), out=tmp_path / "some", resume=True, evaluator=FakeEvaluator())
     assert len(split(tmp_path / "some")[1]) >= 12
     for name in ("some", "none"):
         larger = study(budget={"trials": 14})
-        run(larger, out=tmp_path / name, resume=True, trainee=FakeTrainee())
+        run(larger, out=tmp_path / name, resume=True, evaluator=FakeEvaluator())
     first, second = (split(tmp_path / name)[0] for name in ("some", "none"))
     assert [t.user_attrs["candidate"] for t in first] == [t.user_attrs["candidate"] for t in second]
 
 
-@pytest.mark.parametrize("after", [0, 1, 5])
+@pytest.mark.parametrize("after", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 5)), 1])
 def test_interrupted_retrainings_are_run_again_and_no_other(tmp_path, after):
-    class Dying(FakeTrainee):
-        def evaluate(self, candidate, facts, **options):
-            if options.get("final") and len(list(self.folder.glob("*.json"))) >= 10 + after:
+    class Dying(FakeEvaluator):
+        def evaluate(self, job, resources, listener):
+            if job.final and len(list(self.folder.glob("*.json"))) >= 10 + after:
                 raise KeyboardInterrupt
-            return super().evaluate(candidate, facts, **options)
+            return super().evaluate(job, resources, listener)
 
     config = study(finalists={"seeds": 2})
     with pytest.raises(KeyboardInterrupt):
-        run(config, out=tmp_path / "run", trainee=Dying(folder=tmp_path))
-    run(config, out=tmp_path / "run", resume=True, trainee=FakeTrainee(folder=tmp_path))
+        run(config, out=tmp_path / "run", evaluator=Dying(folder=tmp_path))
+    run(config, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator(folder=tmp_path))
     _, again = split(tmp_path / "run")
     interrupted = [t for t in again if t.user_attrs.get("reason") == "interrupted"]
     assert [t.state for t in interrupted] == [TrialState.FAIL]
@@ -99,33 +108,33 @@ def test_interrupted_retrainings_are_run_again_and_no_other(tmp_path, after):
     assert set(Counter(t.user_attrs[record.FINALIST] for t in complete).values()) == {2}
     assert set(trained(tmp_path).values()) == {1}
     before = len(trials(tmp_path / "run"))
-    run(config, out=tmp_path / "run", resume=True, trainee=FakeTrainee(folder=tmp_path))
+    run(config, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator(folder=tmp_path))
     assert len(trials(tmp_path / "run")) == before
 
 
 def test_more_seeds_add_only_those(tmp_path):
-    run(study(finalists={"seeds": 2}), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(finalists={"seeds": 2}), out=tmp_path / "run", evaluator=FakeEvaluator())
     count = len(split(tmp_path / "run")[1])
-    more = FakeTrainee(folder=tmp_path)
-    run(study(finalists={"seeds": 3}), out=tmp_path / "run", resume=True, trainee=more)
+    more = FakeEvaluator(folder=tmp_path)
+    run(study(finalists={"seeds": 3}), out=tmp_path / "run", resume=True, evaluator=more)
     assert len(list(tmp_path.glob("*.json"))) == count // 2
 
 
 def test_a_fault_of_the_machine_is_run_again_when_resumed_one_of_the_candidate_is_not(tmp_path):
-    class Faulty(FakeTrainee):
-        def evaluate(self, candidate, facts, **options):
-            if options.get("final") and "tie" in str(candidate.plan):
-                if candidate.recipe.seed == 1:
+    class Faulty(FakeEvaluator):
+        def evaluate(self, job, resources, listener):
+            if job.final and "tie" in str(job.candidate.plan):
+                if job.candidate.recipe.seed == 1:
                     raise OSError("no space left on device")
-                return super().evaluate(candidate, facts, **options) | {"metrics": {}}
-            return super().evaluate(candidate, facts, **options)
+                return replace(super().evaluate(job, resources, listener), scores=Scores({}))
+            return super().evaluate(job, resources, listener)
 
     config = study(finalists={"seeds": 2})
-    run(config, out=tmp_path / "run", trainee=Faulty())
+    run(config, out=tmp_path / "run", evaluator=Faulty())
     tied = [t for t in split(tmp_path / "run")[1] if t.user_attrs[record.FINALIST] == 1]
     assert [t.state for t in tied] == [TrialState.FAIL, TrialState.PRUNED]
     assert tied[1].user_attrs["reason"] == "accuracy is None"
-    run(config, out=tmp_path / "run", resume=True, trainee=FakeTrainee(folder=tmp_path))
+    run(config, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator(folder=tmp_path))
     seeds = [json.loads(path.read_text())["recipe"]["seed"] for path in tmp_path.glob("*.json")]
     assert set(seeds) == {1}
     tied = [t for t in split(tmp_path / "run")[1] if t.user_attrs[record.FINALIST] == 1]
@@ -133,17 +142,17 @@ def test_a_fault_of_the_machine_is_run_again_when_resumed_one_of_the_candidate_i
 
 
 def test_of_each_finalist_the_middle_run_s_weights_are_kept(tmp_path):
-    run(study(finalists={"seeds": 3}), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(finalists={"seeds": 3}), out=tmp_path / "run", evaluator=FakeEvaluator())
     _, again = split(tmp_path / "run")
     kept = {int(path.name) for path in (tmp_path / "run" / "trials").iterdir()}
     middle = {t.number for t in again if t.user_attrs[record.CANDIDATE]["recipe"]["seed"] == 2}
     assert kept == middle | {0, 1, 2, 3} | set(front_of(tmp_path / "run")["number"])
-    run(study(budget={"trials": 11}), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+    run(study(budget={"trials": 11}), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
     assert middle <= {int(path.name) for path in (tmp_path / "run" / "trials").iterdir()}
 
 
 def test_the_last_lines_of_the_search_name_them(tmp_path, capsys):
-    run(study(finalists={"seeds": 2}), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(finalists={"seeds": 2}), out=tmp_path / "run", evaluator=FakeEvaluator())
     lines = capsys.readouterr().err.splitlines()
     assert ": trial 0 again, seed 1" in lines[10]
     assert "10/10 trials, 0 running, front" in lines[-1]
@@ -159,7 +168,7 @@ def member(number, accuracy, parameters, anchor=None, seed=0):
         state=TrialState.COMPLETE, values=[accuracy, parameters], user_attrs=attributes
     )
     found.number = number
-    return found
+    return Trial.of(found)
 
 
 def test_of_a_large_front_few_are_taken_spread_over_it():
@@ -173,8 +182,7 @@ def test_of_a_large_front_few_are_taken_spread_over_it():
 
 
 def test_trials_that_differ_in_their_seed_are_one_finalist():
-    front = [member(4, 0.9, 10.0), member(4, 0.9, 10.0, seed=1)]
-    front[1].number = 5
+    front = [member(4, 0.9, 10.0), replace(member(4, 0.9, 10.0, seed=1), number=5)]
     chosen = choose(Finalists(), front, [], [OBJECTIVES["accuracy"], OBJECTIVES["parameters"]])
     assert [t.number for t in chosen] == [4]
 
@@ -194,7 +202,7 @@ def test_a_search_leaves_hours_for_its_finalists(tmp_path, capsys):
     )
     budget = {"trials": 60, "wall_hours": 1.5 / 3600}
     config = study(budget=budget, finalists={"seeds": 2, "most": 1})
-    run(config, out=tmp_path / "run", trainee=FakeTrainee(seconds=0.03))
+    run(config, out=tmp_path / "run", evaluator=FakeEvaluator(seconds=0.03))
     searched, again = split(tmp_path / "run")
     assert len(searched) < 45  # less than 1.5 s of trainings
     assert "and finalists take about" in capsys.readouterr().err
@@ -202,9 +210,9 @@ def test_a_search_leaves_hours_for_its_finalists(tmp_path, capsys):
 
 
 def test_finalists_beyond_the_hours_are_left_out_and_said_to_be(tmp_path, capsys):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     none_left = study(budget={"trials": 10, "cpu_hours": 1e-9}, finalists={"seeds": 2})
-    run(none_left, out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+    run(none_left, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
     assert split(tmp_path / "run")[1] == []
     assert (
         "trainings of finalists are left out: 0.00 cpu hours are spent" in capsys.readouterr().err
@@ -212,7 +220,7 @@ def test_finalists_beyond_the_hours_are_left_out_and_said_to_be(tmp_path, capsys
 
 
 def test_every_trial_says_which_code_ran_on_what(tmp_path):
-    run(study(finalists={"seeds": 2}), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(finalists={"seeds": 2}), out=tmp_path / "run", evaluator=FakeEvaluator())
     for one in trials(tmp_path / "run"):
         found = one.user_attrs[record.CIRCUMSTANCES]
         assert {"seed", "steps", "versions", "commit", "dirty"} <= set(found)

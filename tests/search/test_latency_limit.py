@@ -6,14 +6,16 @@ from optuna.trial import TrialState
 from sharetune import results
 from sharetune.results.reading import attributes as record
 from sharetune.search.config import validate
-from sharetune.search.driver import Driver
-from sharetune.search.jobs import attempt
 from sharetune.search.run import run
-from sharetune.search.study.writer import Store
+from sharetune.search.search import Search
+from sharetune.search.study.writer import StudyWriter
+from sharetune.search.workers.attempt import attempt
 from sharetune.spaces.errors import ConfigError
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.evaluator import JobResources, Unheard
 from sharetune.spaces.recipe import Candidate
-from tests.search.fakes import FakeTrainee, study
+from sharetune.spaces.run_folder import RunFolder
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 from tests.search.test_run import trials
 
 DROPS = {
@@ -29,7 +31,7 @@ def limited(**changes):
 
 
 def test_what_is_too_slow_is_refused_untrained_and_each_architecture_measured_once(tmp_path):
-    run(limited(), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    run(limited(), out=tmp_path / "run", evaluator=FakeEvaluator(folder=tmp_path))
     found = trials(tmp_path / "run")
     assert found[0].user_attrs[record.ANCHOR] == "unshared"
     assert (found[0].state, found[0].user_attrs["reason"]) == (
@@ -48,48 +50,47 @@ def test_what_is_too_slow_is_refused_untrained_and_each_architecture_measured_on
     assert (frame["latency_ms"][[t.number for t in trained]] < 9).all()
     assert frame["latency_ms"][0] == 10.0
     more = limited(budget={"trials": 7})
-    run(more, out=tmp_path / "run", resume=True, trainee=FakeTrainee(folder=tmp_path))
+    run(more, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator(folder=tmp_path))
     plans = {str(t.user_attrs["candidate"]["plan"]) for t in trials(tmp_path / "run")}
     assert len(list(tmp_path.glob("*.timed"))) == len(plans)
 
 
 def test_nothing_is_measured_before_a_training_without_a_limit(tmp_path):
-    run(study(latency={"rounds": 0}), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    run(
+        study(latency={"rounds": 0}), out=tmp_path / "run", evaluator=FakeEvaluator(folder=tmp_path)
+    )
     assert not list(tmp_path.glob("*.timed"))
 
 
 def test_it_is_measured_while_no_worker_is_busy_for_one_job_each(tmp_path):
-    class Quiet(FakeTrainee):
+    class Quiet(FakeEvaluator):
         """Notes how many jobs are with workers whenever it measures."""
 
-        def latency(self, model, facts, **options):
+        def latency(self, model, request):
             busy.append(len(handed))
-            return super().latency(model, facts, **options)
+            return super().latency(model, request)
 
     busy: list[int] = []
     handed: list = []
     config = limited(budget={"trials": 8})
-    trainee = Quiet()
-    facts = trainee.prepare(128)
     attributes = {
         record.OBJECTIVES: ["accuracy", "parameters", "flops"],
         record.REFERENCE: {"accuracy": 0.0, "parameters": 3e7, "flops": 2e9},
     }
-    store = Store.create(tmp_path / "run", "fake", attributes)
-    shapes = {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
-    driver = Driver(config, store, trainee, facts=facts, shapes=shapes, run=tmp_path / "run")
-    driver.workers = 3
+    store = StudyWriter.create(tmp_path / "run", "fake", attributes)
+    search = Search(config, store, Quiet(), RunFolder(tmp_path / "run"))
+    search.workers = 3
     most = 0
-    while not driver.done:
-        while len(handed) < 3 and (job := driver.next()) is not None:
+    while not search.done:
+        while len(handed) < 3 and (job := search.next()) is not None:
             handed.append(job)
         most = max(most, len(handed))
         first = handed.pop(0)
-        driver.finish(first, attempt(trainee.evaluate, first, facts, config.resources))
+        search.finish(first, attempt(search.evaluator.evaluate, first, JobResources(), Unheard()))
     assert set(busy) == {0}
     assert most == 3  # all workers are given something after one pause
-    assert len([t for t in store.trials() if record.STARTED in t.user_attrs]) == 8
-    assert len(store.trials()) == driver._drawn
+    assert len([t for t in store.trials() if t.started]) == 8
+    assert len(store.trials()) == search.ledger.drawn
     store.close()
 
 

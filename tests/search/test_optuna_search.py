@@ -13,7 +13,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from sharetune.search.run import run
 from sharetune.search.workers import ray_tune as ours
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 from tests.search.test_run import trials
 
 pytestmark = pytest.mark.slow
@@ -98,9 +99,9 @@ def test_rays_searcher_leaves_a_wrong_state(trainable, scheduler, wrong, tmp_pat
 )
 def test_ours_leaves_the_right_one(tmp_path, monkeypatch, fault, state):
     monkeypatch.setattr(ours, "disconnect", lambda: None)
-    trainee = FakeTrainee(faults=(("0..5 tie", fault),))
+    fake = FakeEvaluator(faults=(("0..5 tie", fault),))
     config = study(executor="ray", budget={"trials": 2}, resources={"workers": 1})
-    run(config, out=tmp_path / "run", trainee=trainee)
+    run(config, out=tmp_path / "run", evaluator=fake)
     assert [t.state for t in trials(tmp_path / "run")] == [TrialState.COMPLETE, state]
 
 
@@ -112,7 +113,7 @@ def test_ours_leaves_a_stopped_trial_pruned_with_its_rungs(tmp_path, monkeypatch
         resources={"workers": 1},
         early_stopping={"rungs": [0.25]},
     )
-    run(config, out=tmp_path / "run", trainee=FakeTrainee(harm=0.3))
+    run(config, out=tmp_path / "run", evaluator=FakeEvaluator(harm=0.3))
     stopped = [t for t in trials(tmp_path / "run") if t.state is not TrialState.COMPLETE]
     assert stopped
     for trial in stopped:

@@ -6,6 +6,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from sharetune.results.reading import attributes as record
+from sharetune.results.reading.trial import Trial
 from sharetune.search.progress import best_lines, finished_line
 from sharetune.spaces import Candidate, SharingPlan
 from sharetune.spaces.objectives import OBJECTIVES
@@ -21,7 +22,7 @@ def trial(number, value, parameters, **attributes):
     state = TrialState.PRUNED if value is None else TrialState.COMPLETE
     made = create_trial(state=state, values=values, user_attrs=attributes)
     made.number, made.datetime_start = number, datetime(2026, 1, 1)
-    return made
+    return Trial.of(made)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A search from start to report with the fake trainee: budget, memory, faults, resuming."""
+"""A search from start to report with the fake evaluator: budget, memory, faults, resuming."""
 
 import json
 import math
@@ -10,14 +10,15 @@ from optuna.trial import TrialState
 from sharetune import results
 from sharetune.results.reading import attributes as record
 from sharetune.search.run import run
-from sharetune.search.study.writer import Store
+from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.objectives import OBJECTIVES
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 
 
 def trials(folder):
-    store = Store.open(folder)
+    store = StudyWriter.open(folder)
     found = store.study.get_trials()
     store.close()
     return found
@@ -28,7 +29,7 @@ def states(folder):
 
 
 def test_anchors_come_first_and_the_budget_is_exact(tmp_path):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator(folder=tmp_path))
     found = trials(tmp_path / "run")
     assert [t.user_attrs.get("anchor") for t in found[:4]] == [
         "unshared",
@@ -42,7 +43,7 @@ def test_anchors_come_first_and_the_budget_is_exact(tmp_path):
 
 
 def test_every_trial_carries_what_was_found(tmp_path):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     frame = results.load(tmp_path / "run")
     complete = frame[frame["state"] == "COMPLETE"]
     assert len(complete) == 10
@@ -54,7 +55,7 @@ def test_every_trial_carries_what_was_found(tmp_path):
 
 def test_the_same_seed_gives_the_same_candidates(tmp_path):
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
-        run(study(seed=seed), out=tmp_path / name, trainee=FakeTrainee())
+        run(study(seed=seed), out=tmp_path / name, evaluator=FakeEvaluator())
     keys = [
         [json.dumps(t.user_attrs["candidate"], sort_keys=True) for t in trials(tmp_path / name)]
         for name in ("one", "two", "three")
@@ -70,7 +71,7 @@ def test_an_equal_candidate_is_answered_from_memory(tmp_path):
         "plan": [{"layers": "1..4", "init": {"choices": ["first", "last"]}}],
         "recipe": {"steps": 1},
     }
-    run(study(space=space), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    run(study(space=space), out=tmp_path / "run", evaluator=FakeEvaluator(folder=tmp_path))
     found = trials(tmp_path / "run")
     repeats = [t for t in found if "same_as" in t.user_attrs]
     assert len(list(tmp_path.glob("*.json"))) == 4 + 2
@@ -83,7 +84,7 @@ def test_an_equal_candidate_is_answered_from_memory(tmp_path):
 
 def test_a_candidate_over_budget_is_refused_before_training(tmp_path):
     budget = {"trials": 8, "max_parameters": 20_000_000}
-    run(study(budget=budget), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    run(study(budget=budget), out=tmp_path / "run", evaluator=FakeEvaluator(folder=tmp_path))
     found = trials(tmp_path / "run")
     refused = [t for t in found if "over budget" in t.user_attrs.get("reason", "")]
     assert found[0] in refused
@@ -109,8 +110,8 @@ def test_a_candidate_over_budget_is_refused_before_training(tmp_path):
 def test_a_faulty_trial_ends_in_the_right_state_and_the_search_goes_on(
     tmp_path, fault, state, reason
 ):
-    trainee = FakeTrainee(faults=(("0..5 tie", fault),))
-    run(study(), out=tmp_path / "run", trainee=trainee)
+    fake = FakeEvaluator(faults=(("0..5 tie", fault),))
+    run(study(), out=tmp_path / "run", evaluator=fake)
     tied = trials(tmp_path / "run")[1]
     assert tied.user_attrs["anchor"] == "tied"
     assert (tied.state, tied.user_attrs.get("reason")) == (state, reason)
@@ -122,8 +123,8 @@ def test_a_faulty_trial_ends_in_the_right_state_and_the_search_goes_on(
 
 
 def test_a_trial_out_of_memory_is_tried_again_with_half_batches(tmp_path):
-    trainee = FakeTrainee(faults=(("0..5 tie", "whole batches"),), folder=tmp_path)
-    run(study(budget={"trials": 3}), out=tmp_path / "run", trainee=trainee)
+    fake = FakeEvaluator(faults=(("0..5 tie", "whole batches"),), folder=tmp_path)
+    run(study(budget={"trials": 3}), out=tmp_path / "run", evaluator=fake)
     found = trials(tmp_path / "run")
     assert [t.state for t in found] == [TrialState.COMPLETE] * 3
     assert [t.user_attrs["circumstances"]["accumulation"] for t in found] == [1, 2, 1]
@@ -132,12 +133,12 @@ def test_a_trial_out_of_memory_is_tried_again_with_half_batches(tmp_path):
 
 def test_an_interrupted_search_resumes_to_exactly_its_budget(tmp_path):
     out = tmp_path / "run"
-    stopping = FakeTrainee(faults=(("bank", "interrupt"),), folder=tmp_path)
+    stopping = FakeEvaluator(faults=(("bank", "interrupt"),), folder=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run(study(), out=out, trainee=stopping)
+        run(study(), out=out, evaluator=stopping)
     before = trials(out)
     assert before[-1].state is TrialState.RUNNING
-    run(study(), out=out, resume=True, trainee=FakeTrainee(folder=tmp_path))
+    run(study(), out=out, resume=True, evaluator=FakeEvaluator(folder=tmp_path))
 
     after = trials(out)
     interrupted = after[before[-1].number]
@@ -152,35 +153,35 @@ def test_an_interrupted_search_resumes_to_exactly_its_budget(tmp_path):
 
 
 def test_a_finished_search_resumed_trains_nothing(tmp_path):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     before = trials(tmp_path / "run")
-    run(study(), out=tmp_path / "run", resume=True, trainee=FakeTrainee(folder=tmp_path))
+    run(study(), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator(folder=tmp_path))
     assert not list(tmp_path.glob("*.json"))
     assert trials(tmp_path / "run") == before
 
 
 def test_a_larger_budget_goes_on(tmp_path):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     larger = study(budget={"trials": 13})
-    run(larger, out=tmp_path / "run", resume=True, trainee=FakeTrainee(folder=tmp_path))
+    run(larger, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator(folder=tmp_path))
     assert len(list(tmp_path.glob("*.json"))) == 3
 
 
 def test_an_exhausted_space_ends_the_search(tmp_path):
     space = {"plan": [{"layers": "1..4"}], "recipe": {"steps": 1}}
-    run(study(space=space), out=tmp_path / "run", trainee=FakeTrainee(folder=tmp_path))
+    run(study(space=space), out=tmp_path / "run", evaluator=FakeEvaluator(folder=tmp_path))
     assert len(list(tmp_path.glob("*.json"))) == 5
 
 
 def test_plans_of_the_user_run_after_the_anchors(tmp_path):
     plan = {"groups": [{"layers": "2..3"}]}
-    run(study(plans=[plan]), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(plans=[plan]), out=tmp_path / "run", evaluator=FakeEvaluator())
     assert trials(tmp_path / "run")[4].user_attrs["anchor"] == "plan-0"
 
 
 def test_weights_are_kept_for_the_front_and_the_anchors(tmp_path):
     out = tmp_path / "run"
-    run(study(), out=out, trainee=FakeTrainee())
+    run(study(), out=out, evaluator=FakeEvaluator())
     kept = {int(path.name) for path in (out / "trials").iterdir()}
     frame = results.load(out)
     objectives = [OBJECTIVES[name] for name in ("accuracy", "parameters", "flops")]
@@ -192,37 +193,37 @@ def test_an_existing_run_folder_is_left_alone(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
     with pytest.raises(RunError, match="exists already") as caught:
-        run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+        run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     assert "--resume" in caught.value.hint
     assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
 
 
 def test_resuming_nothing_is_a_mistake(tmp_path):
     with pytest.raises(RunError, match="no study in"):
-        run(study(), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+        run(study(), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
 
 
 def test_resuming_another_study_is_a_mistake(tmp_path):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     with pytest.raises(RunError, match=r"started with: objectives, seed differ"):
         run(
             study(seed=5, objectives=["accuracy"]),
             out=tmp_path / "run",
             resume=True,
-            trainee=FakeTrainee(),
+            evaluator=FakeEvaluator(),
         )
 
 
 def test_a_second_driver_is_refused(tmp_path):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
-    store = Store.open(tmp_path / "run")
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
+    store = StudyWriter.open(tmp_path / "run")
     with pytest.raises(RunError, match="another search is running"):
-        run(study(), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+        run(study(), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
     store.close()
 
 
 def test_the_storage_is_an_ordinary_optuna_study(tmp_path):
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     storage = f"sqlite:///{tmp_path / 'run' / record.STORAGE}"
     found = optuna.load_study(study_name="fake", storage=storage)
     assert [d.name for d in found.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
@@ -237,7 +238,7 @@ def test_the_storage_is_an_ordinary_optuna_study(tmp_path):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
 def test_a_wrong_address_is_noticed_before_a_run_folder_is_made(tmp_path, address):
     with pytest.raises(RunError, match=f"no Ray cluster at {address}: ") as caught:
-        run(study(executor="ray"), out=tmp_path / "run", address=address, trainee=FakeTrainee())
+        run(study(executor="ray"), out=tmp_path / "run", address=address, evaluator=FakeEvaluator())
     assert "\n" not in caught.value.message
     assert not (tmp_path / "run").exists()
 

@@ -11,18 +11,22 @@ from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, RunError
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.space import Space
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 from tests.search.test_config import GOOD, write
 from tests.search.test_run import trials
 
 SHAPES = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
 
 
+pytestmark = pytest.mark.xdist_group("warm start")  # one earlier run for all of them
+
+
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """The run folder of an earlier search, and the numbers of its front's drawn members."""
     out = tmp_path_factory.mktemp("earlier") / "first"
-    run(study(name="first", budget={"trials": 20}), out=out, trainee=FakeTrainee())
+    run(study(name="first", budget={"trials": 20}), out=out, evaluator=FakeEvaluator())
     record = read_study(out)
     front = results.pareto_front(record.frame, record.objectives)
     return out, sorted(front[front["anchor"].isna()]["number"])
@@ -31,7 +35,7 @@ def first(tmp_path_factory):
 def test_the_front_of_an_earlier_study_comes_after_the_anchors(first, tmp_path):
     out, numbers = first
     later = study(start_from={"runs": str(out), "most": 99}, budget={"trials": 4 + len(numbers)})
-    run(later, out=tmp_path / "run", trainee=FakeTrainee())
+    run(later, out=tmp_path / "run", evaluator=FakeEvaluator())
     taken = trials(tmp_path / "run")[4:]
     origins = [trial.user_attrs["earlier"] for trial in taken]
     assert sorted(origin["number"] for origin in origins) == numbers
@@ -69,15 +73,16 @@ def test_what_is_not_searched_is_as_the_later_study_says(first):
         assert (now["recipe"]["steps"], now["recipe"]["dropout"]) == (77, 0.0)
 
 
+@pytest.mark.slow
 def test_resuming_needs_no_earlier_run_and_repeats_none(first, tmp_path):
     _, numbers = first
     copy = tmp_path / "copy"
-    run(study(name="copy", budget={"trials": 20}), out=copy, trainee=FakeTrainee())
+    run(study(name="copy", budget={"trials": 20}), out=copy, evaluator=FakeEvaluator())
     short = study(start_from={"runs": [str(copy)], "most": 99}, budget={"trials": 5})
-    run(short, out=tmp_path / "run", trainee=FakeTrainee())
+    run(short, out=tmp_path / "run", evaluator=FakeEvaluator())
     copy.rename(tmp_path / "gone")
     longer = short.model_copy(update={"budget": study(budget={"trials": 30}).budget})
-    run(longer, out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+    run(longer, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
     origins = [
         t.user_attrs["earlier"]["number"]
         for t in trials(tmp_path / "run")
@@ -98,7 +103,7 @@ def test_a_folder_without_a_study_is_refused_before_a_run_folder_is_made(tmp_pat
     (tmp_path / "empty").mkdir()
     wrong = study(start_from={"runs": [str(tmp_path / "empty")]})
     with pytest.raises(RunError, match="a run folder holds study.db"):
-        run(wrong, out=tmp_path / "run", trainee=FakeTrainee())
+        run(wrong, out=tmp_path / "run", evaluator=FakeEvaluator())
     assert not (tmp_path / "run").exists()
 
 
@@ -108,14 +113,14 @@ def test_runs_are_relative_to_the_study_file(tmp_path):
 
 
 def test_a_front_of_anchors_alone_is_refused(tmp_path):
-    run(study(budget={"trials": 4}), out=tmp_path / "first", trainee=FakeTrainee())
+    run(study(budget={"trials": 4}), out=tmp_path / "first", evaluator=FakeEvaluator())
     with pytest.raises(ConfigError, match="hold only anchors"):
         earlier_fronts(StartFrom(runs=(str(tmp_path / "first"),)), study().space, SHAPES)
 
 
 def test_other_runs_are_refused_on_resuming(first, tmp_path):
     out, _ = first
-    run(study(), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     changed = study(start_from={"runs": [str(out)]})
     with pytest.raises(RunError, match="start_from differ"):
-        run(changed, out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+        run(changed, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())

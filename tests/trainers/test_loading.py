@@ -27,6 +27,7 @@ def test_auto_classes_load_a_shared_model(folder):
     assert AutoModel.from_pretrained(folder).sharing == loaded.sharing
 
 
+@pytest.mark.slow
 def test_a_plain_loader_fails_loudly(folder):
     code = f"from transformers import AutoModel; AutoModel.from_pretrained({str(folder)!r})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""How much the loss depends on each head and neuron, to first order."""
+"""Estimate each head's and neuron's importance for the loss, to first order."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,23 +10,23 @@ from transformers import PreTrainedModel
 
 from sharetune.trainers.models.modules import resolved
 from sharetune.trainers.models.narrowing import Kept, Place
-from sharetune.trainers.models.structure import Slot, family, find_stacks
+from sharetune.trainers.models.structure import Slot, attention_path, find_stacks
 
 Change = Callable[[Place, Slot, Tensor], Tensor]
-"""``(place, slot, what enters the matrix) -> what shall enter it``."""
+"""``(place, slot, input of the matrix) -> input to use instead``."""
 
 
 def unit_importance(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]
 ) -> dict[Place, Tensor]:
-    """The mean over examples of ``|a . dL/da|``, a what a unit hands to the output matrix.
+    """Return each unit's mean over examples of ``|a . dL/da|``, a being its activation.
 
-    The change of the loss if the unit were zero, to first order (Michel et al., arXiv 1905.10650;
-    Molchanov et al., arXiv 1906.10771): (units) for each place. `batches` hold labels. A layer
-    that runs several times has all its runs counted at the first.
+    This is, to first order, the change of the loss if the unit were zero (Michel et al., arXiv
+    1905.10650; Molchanov et al., arXiv 1906.10771): (units) for each place. `batches` hold labels.
+    All runs of a repeated layer count for the first.
     """
     totals: dict[Place, Tensor] = {
-        (stack.name, index, family(slot.path)): torch.zeros(slot.units)
+        (stack.name, index, attention_path(slot.path)): torch.zeros(slot.units)
         for stack in find_stacks(model).values()
         for index, slots in enumerate(stack.layer_slots)
         for slot in slots
@@ -40,7 +40,7 @@ def unit_importance(
         return entering
 
     model.eval()
-    with _entering(model, remember), torch.enable_grad():
+    with _changed_inputs(model, remember), torch.enable_grad():
         for batch in batches:
             seen.clear()
             model(**batch).loss.backward()
@@ -54,7 +54,7 @@ def unit_importance(
 
 
 def masked_logits(model: PreTrainedModel, kept: Kept, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits with all units but `kept` handing on zeros."""
+    """Return the logits with the outputs of all units but `kept` set to zero."""
 
     def mask(place: Place, slot: Slot, entering: Tensor) -> Tensor:
         if place not in kept:
@@ -63,20 +63,20 @@ def masked_logits(model: PreTrainedModel, kept: Kept, inputs: Mapping[str, Tenso
         stays[kept[place].to(entering.device)] = 1
         return entering * stays.repeat_interleave(entering.shape[-1] // slot.units)
 
-    with _entering(model.eval(), mask), torch.no_grad():
+    with _changed_inputs(model.eval(), mask), torch.no_grad():
         logits: Tensor = model(**inputs).logits
     return logits
 
 
 @contextmanager
-def _entering(model: PreTrainedModel, change: Change) -> Iterator[None]:
-    """Inside, `change` is applied to what enters each layer's output matrices."""
+def _changed_inputs(model: PreTrainedModel, change: Change) -> Iterator[None]:
+    """Apply `change`, within the context, to the input of each layer's output matrices."""
     with ExitStack() as hooks:
         for stack in find_stacks(model).values():
             for index, layer in enumerate(stack.layers):
                 for slot in stack.layer_slots[index]:
                     if slot.axis == 1:
-                        place = stack.name, index, family(slot.path)
+                        place = stack.name, index, attention_path(slot.path)
                         hook = _hook(place, slot, change)
                         module = layer.get_submodule(slot.path)
                         if module is resolved(module):

@@ -1,4 +1,4 @@
-"""Sets the smallest entries of the layers' matrices to zero, and keeps them there."""
+"""Set the smallest entries of the layers' matrices to zero, and keep them there."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ from sharetune.trainers.models.structure import find_stacks
 
 
 def zero_smallest_(model: PreTrainedModel, fraction: float) -> "KeepZeros":
-    """Sets `fraction` (0..1) of all matrix entries of the layers and their banks to zero in
-    place, the smallest first over all matrices together (Han et al., arXiv 1506.02626).
+    """Set the smallest `fraction` (0..1) of the matrix entries to zero, in place.
 
-    An entry of a bank counts once. Returns what keeps them zero in further training.
+    Entries of all layers and banks are compared together (Han et al., arXiv 1506.02626); an entry
+    of a bank counts once. Returns the callback that keeps them zero in further training.
     """
     layers = [stack.layers.parameters() for stack in find_stacks(model).values()]
     found = {id(p): p for p in [*bank_parameters(model), *(p for own in layers for p in own)]}
@@ -35,13 +35,13 @@ def zero_smallest_(model: PreTrainedModel, fraction: float) -> "KeepZeros":
 
 
 class KeepZeros(TrainerCallback):
-    """Sets entries back to zero after every optimiser step."""
+    """Set entries back to zero after every optimiser step."""
 
     def __init__(self, zeros: list[tuple[nn.Parameter, Tensor]]) -> None:
         self.zeros = zeros
 
     def enforce(self) -> None:
-        """Sets the entries to zero now."""
+        """Set the entries to zero now."""
         with torch.no_grad():
             for matrix, zero in self.zeros:
                 matrix.masked_fill_(zero.to(matrix.device), 0.0)
@@ -49,5 +49,5 @@ class KeepZeros(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Called by the Trainer after every optimiser step."""
+        """Set the entries to zero after an optimiser step."""
         self.enforce()

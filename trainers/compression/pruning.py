@@ -1,8 +1,8 @@
-"""Chooses heads and neurons to remove: of a bank for all its readers, of a private matrix for one.
+"""Choose heads and neurons to remove: of a bank for all readers, of a private matrix for one.
 
-Units that stand at one place of several layers and read one bank entry, or run again, are one:
-they go together. How many of each sort go follows from the plan alone, so that a pruned model's
-size is known before it is trained and its shapes need not be stored.
+Units at one position of several layers that read one bank entry, or run again, are one unit: they
+are removed together. How count are removed follows from the plan alone, so that a pruned model's
+size is known before training and its shapes need not be stored.
 """
 
 from collections import defaultdict
@@ -21,58 +21,58 @@ from sharetune.trainers.models.feasibility import refuse_removal
 from sharetune.trainers.models.forms.bank import BankLinear
 from sharetune.trainers.models.modules import resolved
 from sharetune.trainers.models.narrowing import Place, shared_of
-from sharetune.trainers.models.structure import Slot, Stack, family, find_stacks
+from sharetune.trainers.models.structure import Slot, Stack, attention_path, find_stacks
 
 
 @dataclass(frozen=True)
-class Sort:
-    """Units that the same layers have in common: `places`, and where in each of them they lie."""
+class TiedUnits:
+    """Units that are tied between the same `places`, at the same `positions` in each."""
 
     places: tuple[Place, ...]
     positions: tuple[int, ...]
 
 
-def choose(
+def units_to_keep(
     model: PreTrainedModel,
     compression: Compression,
     importance: Mapping[Place, Tensor] | None = None,
 ) -> dict[Place, Tensor]:
-    """The units that stay: of every sort all but a fraction, rounded down, of the least important.
+    """Return the units to keep in each place, all but a fraction of the least important.
 
-    Without `importance` those that go are the last. Raises :class:`PlanError` where units cannot
-    be removed.
+    In every set of tied units the number removed is rounded down. Without `importance` the last
+    units are removed. Raises :class:`PlanError` if units cannot be removed.
     """
     kept: dict[Place, Tensor] = {}
     for stack, slots in _families(model):
         fraction = compression.neurons if slots[0].role in FFN else compression.heads
         if fraction > 0:
-            _refuse_unfit(stack, slots)
-            for sort in sorts(stack, slots):
-                for place, positions in _staying(sort, fraction, importance).items():
+            _check_prunable(stack, slots)
+            for tied in tied_units(stack, slots):
+                for place, positions in _kept_of(tied, fraction, importance).items():
                     kept[place] = (
                         torch.cat([kept[place], positions]) if place in kept else positions
                     )
     return {place: positions.sort().values for place, positions in kept.items()}
 
 
-def sorts(stack: Stack, slots: Sequence[Slot]) -> list[Sort]:
-    """The units of one attention, or of the FFN, of all layers, by the layers they tie."""
-    prefix = family(slots[0].path)
+def tied_units(stack: Stack, slots: Sequence[Slot]) -> list[TiedUnits]:
+    """Return the units of one attention or FFN of all layers, by the layers that tie them."""
+    prefix = attention_path(slots[0].path)
     own = [stack.families(index)[prefix] for index in range(len(stack.layers))]
     found: dict[tuple[Place, ...], list[int]] = defaultdict(list)
     for position in range(max(slots[0].units for slots in own)):
-        for layers in _tied(stack, own, position):
+        for layers in _tied_layers(stack, own, position):
             found[tuple((stack.name, index, prefix) for index in layers)].append(position)
-    return [Sort(places, tuple(positions)) for places, positions in found.items()]
+    return [TiedUnits(places, tuple(positions)) for places, positions in found.items()]
 
 
 def _families(model: PreTrainedModel) -> Iterator[tuple[Stack, list[Slot]]]:
-    """The matrices of each attention, and of the FFN, of each stack."""
+    """Yield each stack with the matrices of each of its attentions, and of its FFN."""
     for stack in find_stacks(model).values():
         yield from ((stack, slots) for slots in stack.families().values())
 
 
-def _refuse_unfit(stack: Stack, slots: Sequence[Slot]) -> None:
+def _check_prunable(stack: Stack, slots: Sequence[Slot]) -> None:
     what = "neurons" if slots[0].role in FFN else "heads"
     refuse_removal(stack, slots, f"leave {what} out of compression")
     for slot in slots:
@@ -85,16 +85,20 @@ def _refuse_unfit(stack: Stack, slots: Sequence[Slot]) -> None:
                 )
 
 
-def _tied(stack: Stack, own: Sequence[Sequence[Slot]], position: int) -> list[tuple[int, ...]]:
-    """The layers that have a unit at `position`, in sets of those where it reads a bank together;
-    `own` are each layer's matrices."""
+def _tied_layers(
+    stack: Stack, own: Sequence[Sequence[Slot]], position: int
+) -> list[tuple[int, ...]]:
+    """Return sets of layers whose unit at `position` is one unit, by a bank or a repetition.
+
+    `own` are each layer's matrices. Layers without such a unit are in none.
+    """
     joined = list(range(len(stack.layers)))
     owners: dict[int, int] = {}
     having = [index for index, slots in enumerate(own) if position < slots[0].units]
     for index in having:
         for slot in own[index]:
             module = resolved(stack.layers[index].get_submodule(slot.path))
-            for tied in _tied_at(module, slot, position):
+            for tied in _modules_read_at(module, slot, position):
                 first = owners.setdefault(id(tied), index)
                 old, new = joined[index], joined[first]
                 joined = [new if root == old else root for root in joined]
@@ -104,19 +108,19 @@ def _tied(stack: Stack, own: Sequence[Sequence[Slot]], position: int) -> list[tu
     return [tuple(layers) for layers in sets.values()]
 
 
-def _tied_at(module: nn.Module, slot: Slot, position: int) -> list[nn.Module]:
-    """What other layers may read at `position`, too: a matrix that runs again, a bank's entry."""
+def _modules_read_at(module: nn.Module, slot: Slot, position: int) -> list[nn.Module]:
+    """Return the modules that other layers may read at `position`: the matrix, a bank's entry."""
     in_bank = isinstance(module, BankLinear) and position < shared_of(module.cut, slot)
     return [module, module.entry] if in_bank else [module]
 
 
-def _staying(
-    sort: Sort, fraction: float, importance: Mapping[Place, Tensor] | None
+def _kept_of(
+    tied: TiedUnits, fraction: float, importance: Mapping[Place, Tensor] | None
 ) -> dict[Place, Tensor]:
-    positions = torch.tensor(sort.positions)
-    many = len(positions) - int(fraction * len(positions) + 1e-9)
-    chosen = positions[:many]
+    positions = torch.tensor(tied.positions)
+    count = len(positions) - int(fraction * len(positions) + 1e-9)
+    chosen = positions[:count]
     if importance is not None:
-        scores = torch.stack([importance[place][positions] for place in sort.places]).sum(0)
-        chosen = positions[scores.topk(many).indices]
-    return dict.fromkeys(sort.places, chosen)
+        scores = torch.stack([importance[place][positions] for place in tied.places]).sum(0)
+        chosen = positions[scores.topk(count).indices]
+    return dict.fromkeys(tied.places, chosen)

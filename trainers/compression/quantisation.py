@@ -1,8 +1,8 @@
-"""Stores matrices as 8-bit numbers with one scale a row; products in full precision or 8 bits.
+"""Store matrices as 8-bit numbers with one scale a row; multiply in full precision or 8 bits.
 
 Symmetric and by row: ``W_ij = s_i q_ij, s_i = max_j |W_ij| / 127`` (LLM.int8(), arXiv 2208.07339,
-section 2.1); where products are in 8 bits, what enters is rounded in the same way token by token.
-A bank's entry is quantised where it lies, once for all its readers.
+section 2.1); for products in 8 bits the input is rounded in the same way token by token. A bank's
+entry is quantised in place, once for all its readers.
 """
 
 from collections import Counter
@@ -16,7 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from sharetune.trainers.models.modules import Multiplier, linear, product
 from sharetune.trainers.models.parameters import head_parameters
 
-LARGEST = 127
+MAX_INT8 = 127
+"""The largest 8-bit number in use; -128 is left out, so that the range is symmetric."""
 
 
 class Int8(nn.Module):
@@ -30,19 +31,18 @@ class Int8(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix in the scale's precision."""
+        """Return the matrix in the scale's precision."""
         return self.numbers.to(self.scale.dtype) * self.scale
 
 
 def rounded(values: Tensor) -> tuple[Tensor, Tensor]:
-    """`values` (rows x columns) as 8-bit numbers and the scale (rows x 1) that they are to be
-    multiplied by."""
-    scale = values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) / LARGEST
+    """Return `values` (rows x columns) as 8-bit numbers, and their scale (rows x 1)."""
+    scale = values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) / MAX_INT8
     return (values / scale).round().to(torch.int8), scale
 
 
 class Int8Linear(Int8):
-    """A linear layer whose matrix (out x in) is kept in 8 bits; the bias is not."""
+    """A linear layer whose matrix (out x in) is stored in 8 bits; the bias is not."""
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None, *, transposed: bool) -> None:
         super().__init__(weight)
@@ -50,11 +50,11 @@ class Int8Linear(Int8):
         self.transposed = transposed
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
+        """Return ``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
         return functional.linear(hidden, self.weight, self.bias)
 
     def materialize(self) -> nn.Module:
-        """The layer of the kind that stood here before, with the rounded weights."""
+        """Return a layer of the original class with the rounded weights."""
         dense = linear(self.weight, self.bias)
         if not self.transposed:
             return dense
@@ -64,49 +64,50 @@ class Int8Linear(Int8):
 
 
 class DynamicInt8Linear(Int8Linear, Multiplier):
-    """The same, multiplied by what enters in 8 bits, with a scale a token."""
+    """An :class:`Int8Linear` that multiplies in 8 bits, its input rounded token by token."""
 
     def product(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T``, both rounded: (..., in) -> (..., out)."""
+        """Return ``hidden @ weight.T``, both rounded: (..., in) -> (..., out)."""
         numbers, scale = rounded(hidden.reshape(-1, hidden.shape[-1]))
         output = integer_product(numbers, self.numbers).to(hidden.dtype) * scale * self.scale.T
         return output.unflatten(0, hidden.shape[:-1])
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T + bias``, rounded: (..., in) -> (..., out)."""
+        """Return ``hidden @ weight.T + bias``, rounded: (..., in) -> (..., out)."""
         return product(self, hidden, self.bias)
 
 
 def integer_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T`` of 8-bit numbers. A GPU has it for more than 16 rows and for multiples
-    of 8; what it lacks is computed in floats."""
-    odd = left.shape[1] % 8 or right.shape[0] % 8 or left.shape[0] <= 16
-    if left.is_cuda and odd:
+    """Return ``left @ right.T`` of 8-bit numbers.
+
+    A GPU needs more than 16 rows and multiples of 8; other shapes are computed in floats there.
+    """
+    unsupported = left.shape[1] % 8 or right.shape[0] % 8 or left.shape[0] <= 16
+    if left.is_cuda and unsupported:
         return left.float() @ right.float().T
     found: Tensor = torch._int_mm(left, right.T)
     return found
 
 
 class Int8Embedding(Int8):
-    """A table of embeddings whose rows are kept in 8 bits."""
+    """A table of embeddings whose rows are stored in 8 bits."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows of `ids`: (...) -> (..., columns)."""
+        """Return the rows of `ids`: (...) -> (..., columns)."""
         rows = functional.embedding(ids, self.numbers)
         return rows.to(self.scale.dtype) * functional.embedding(ids, self.scale)
 
     def materialize(self) -> nn.Module:
-        """A table in full precision, with the rounded weights."""
+        """Return a table in full precision, with the rounded weights."""
         return nn.Embedding.from_pretrained(self.weight.detach().clone(), freeze=False)
 
 
 def quantise_(model: PreTrainedModel, *, dynamic: bool = False) -> None:
-    """Quantises, in place, every matrix and table of embeddings outside the head.
+    """Quantise, in place, every matrix and table of embeddings outside the head.
 
-    With `dynamic` products are in 8 bits, too, but for banks of forms that compute something
-    from them before they multiply. A matrix that has two names, such as embeddings tied to an
-    output layer, stays as it is; so do tensors that are no layer's weight: norms, biases,
-    factors of ``atoms``.
+    With `dynamic` products are in 8 bits too, except for banks of forms that compute something from
+    them before they multiply. A matrix with two names, such as embeddings tied to an output layer,
+    stays as it is; so do tensors that are no layer's weight: norms, biases, factors of ``atoms``.
     """
     head, names = head_parameters(model), Counter(_weights(model))
     for path, parent in list(model.named_modules()):
@@ -116,7 +117,8 @@ def quantise_(model: PreTrainedModel, *, dynamic: bool = False) -> None:
                 continue
             small = _in_eight_bits(child, DynamicInt8Linear if dynamic else Int8Linear)
             if small is not None:
-                small._forward_hooks = child._forward_hooks  # what hands its output on, does still
+                # keep forward hooks: `reuse` lends this layer's output
+                small._forward_hooks = child._forward_hooks
                 parent._modules[name] = small
 
 

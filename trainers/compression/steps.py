@@ -1,4 +1,4 @@
-"""Makes a trained model smaller: narrower layers, zeros, 8-bit numbers."""
+"""Make a trained model smaller: narrower layers, zeros, 8-bit numbers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.compression.importance import masked_logits, unit_importance
-from sharetune.trainers.compression.pruning import choose
+from sharetune.trainers.compression.pruning import units_to_keep
 from sharetune.trainers.compression.quantisation import quantise_
 from sharetune.trainers.models.narrowing import keep_units_
 from sharetune.trainers.models.shared_model import SharedModel
@@ -19,26 +19,26 @@ __all__ = ["finish_", "prune_least_important_", "quantise_", "reshape_"]
 
 
 def reshape_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:
-    """Gives the shared `model`, in place, the shapes that compressed weights have.
+    """Give the shared `model`, in place, the shapes that compressed weights have.
 
-    Which units go is arbitrary: for counting, and for filling from a file. Raises
-    :class:`PlanError` where a part cannot be pruned.
+    Which units are removed is arbitrary: for counting, and before loading a file. Raises
+    :class:`PlanError` if a part cannot be pruned.
     """
     if compression.removes_units:
-        keep_units_(model, choose(model, compression))
+        keep_units_(model, units_to_keep(model, compression))
     return finish_(model, compression)
 
 
 def prune_least_important_(
     model: PreTrainedModel, compression: Compression, batches: Iterable[Mapping[str, Tensor]]
 ) -> None:
-    """Removes, in place, the heads and neurons that matter least to the loss on `batches`.
+    """Remove, in place, the heads and neurons that matter least to the loss on `batches`.
 
-    Raises :class:`ModelError` if the model then computes anything but what it does with these
-    units' output set to zero.
+    Raises :class:`ModelError` if the outputs then differ from those of the full model with these
+    units' outputs set to zero.
     """
     batches = list(batches)
-    kept = choose(model, compression, unit_importance(model, batches))
+    kept = units_to_keep(model, compression, unit_importance(model, batches))
     inputs = {key: value for key, value in batches[0].items() if key != "labels"}
     wanted = masked_logits(model, kept, inputs)
     keep_units_(model, kept)
@@ -53,8 +53,10 @@ def prune_least_important_(
 
 
 def finish_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:
-    """Quantises the shared `model` in place once nothing is trained any more, and notes in it
-    what was done, for its file."""
+    """Quantise the shared `model` in place, after all training, and record the compression.
+
+    The record is saved with the plan.
+    """
     if compression.quantize is not None:
         quantise_(model, dynamic=compression.quantize == "dynamic-int8")
     assert isinstance(model, SharedModel), "compression is stored with the plan"

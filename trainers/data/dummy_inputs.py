@@ -1,4 +1,4 @@
-"""Inputs of full length for a model of any modality, for counting FLOPs and timing."""
+"""Make full-length inputs for a model of any modality, to count FLOPs and measure latency."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,15 @@ from sharetune.spaces.errors import ModelError
 from sharetune.spaces.registry import Registry
 
 INPUTS: Registry[Callable[[PreTrainedModel, int, int], Tensor]] = Registry("input")
+"""``(model, batch size, length) -> tensor``, by the name of the model's main input."""
 
 
 def full_length(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
-    """A batch by what the model reads: `length` tokens or samples of sound, whole images, whole
-    spectrograms; and as many tokens for a decoder."""
+    """Return one batch of the model's inputs, of `length` tokens or sound samples.
+
+    Images and spectrograms are of the one size that the model reads. A decoder gets `length` tokens
+    too. Raises :class:`ModelError` for a main input of an unknown kind.
+    """
     name = model.main_input_name
     if name not in INPUTS:
         raise ModelError(
@@ -40,7 +44,7 @@ def _images(model: PreTrainedModel, batch: int, length: int) -> Tensor:
 
 
 @INPUTS.register("input_values")
-def _sound(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+def _waveform(model: PreTrainedModel, batch: int, length: int) -> Tensor:
     return torch.zeros(batch, length)
 
 

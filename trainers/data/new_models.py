@@ -1,4 +1,4 @@
-"""Models trained from a configuration: their first weights, and a tokenizer of their own."""
+"""Create models from a configuration: random weights, and a tokenizer trained on the data."""
 
 import shutil
 import tempfile
@@ -13,17 +13,31 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from sharetune.spaces.paths import expanded
 from sharetune.trainers.models.pretrained import from_library
 
-START = "start"
+START_FOLDER = "start"
+"""Folder, in the study's cache, of the checkpoint made from a configuration."""
+
 SEED = 0
-SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
-PAD, BOS, EOS = 0, 1, 2
-READERS = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+"""Seed of the random weights, fixed so that all candidates start from the same ones."""
+
+SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
+"""Special tokens of a new tokenizer, by id."""
+
+PAD = 0
+"""The id of ``<pad>``."""
+
+BOS = 1
+"""The id of ``<s>``, the beginning of a sequence."""
+
+EOS = 2
+"""The id of ``</s>``, the end of a sequence."""
+
+READER_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+"""Files that show that a folder has a tokenizer or a feature extractor."""
 
 
 def start_of(model: str, cache: Path) -> str:
-    """The checkpoint that candidates start from: `model`, as this machine finds it, or what was
-    made of its configuration."""
-    folder = cache / START
+    """Return the checkpoint that candidates start from: the one made in `cache`, or `model`."""
+    folder = cache / START_FOLDER
     return str(folder) if folder.exists() else expanded(model)
 
 
@@ -35,32 +49,33 @@ def started(
     head: dict[str, Any],
     reader: Callable[[Any], Any],
 ) -> str:
-    """`model`; of a folder with a configuration and no weights a copy in `cache` that has random
-    ones, the same for all candidates.
+    """Return a checkpoint with weights: `model`, or a copy of it in `cache` with random ones.
 
-    What lacks to read data, such as a tokenizer, is made by `reader` from the configuration,
-    which `reader` may change and which need no reader where it gives None.
+    The copy is made if `model` is a folder with a configuration and no weights; all candidates
+    start from the same one. If the folder has no tokenizer or feature extractor, `reader` makes it
+    from the configuration. `reader` may change the configuration, and returns None for a model that
+    needs neither.
     """
-    if not only_configured(model) or (cache / START).exists():
+    if not is_configuration_only(model) or (cache / START_FOLDER).exists():
         return start_of(model, cache)
     config = from_library(AutoConfig, model, **head)
     scratch = Path(tempfile.mkdtemp(dir=cache))
     given = [path for path in Path(model).iterdir() if path.is_file()]
     for path in given:
         shutil.copy(path, scratch / path.name)
-    if not {path.name for path in given} & set(READERS):
+    if not {path.name for path in given} & set(READER_FILES):
         made = reader(config)
         if made is not None:
             made.save_pretrained(scratch)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         auto.from_config(config).save_pretrained(scratch)
-    scratch.rename(cache / START)
-    return str(cache / START)
+    scratch.rename(cache / START_FOLDER)
+    return str(cache / START_FOLDER)
 
 
-def only_configured(model: str) -> bool:
-    """Whether `model` is a folder with a configuration and no weights."""
+def is_configuration_only(model: str) -> bool:
+    """Return whether `model` is a folder with a configuration and no weights."""
     folder = Path(model)
     weights = [*folder.glob("*.safetensors*"), *folder.glob("*.bin*")] if folder.is_dir() else []
     return (folder / "config.json").is_file() and not weights
@@ -69,20 +84,20 @@ def only_configured(model: str) -> bool:
 def new_tokenizer(
     config: Any, texts: Iterable[str], *, generates: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer of at most ``config.vocab_size`` tokens, learnt from `texts`.
+    """Return a byte-pair tokenizer of at most ``config.vocab_size`` tokens, trained on `texts`.
 
-    An encoder's texts stand between ``<s>`` and ``</s>``, an encoder-decoder's end in ``</s>``;
-    one that `generates` without an encoder reads them bare. `config` is told the numbers of the
-    special tokens and how many tokens there are.
+    An encoder's texts are put between ``<s>`` and ``</s>``, an encoder-decoder's end in ``</s>``; a
+    model that `generates` without an encoder reads them without either. Sets the ids of the special
+    tokens and the vocabulary's size in `config`.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     learner = trainers.BpeTrainer(
-        vocab_size=config.vocab_size, special_tokens=SPECIAL, show_progress=False
+        vocab_size=config.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False
     )
     tokenizer.train_from_iterator(texts, learner)
-    tokenizer.post_processor = _frame(config, generates=generates)
+    tokenizer.post_processor = _special_token_template(config, generates=generates)
     config.vocab_size = tokenizer.get_vocab_size()
     config.pad_token_id, config.bos_token_id, config.eos_token_id = PAD, BOS, EOS
     if getattr(config, "decoder_vocab_size", None):
@@ -104,7 +119,7 @@ def new_tokenizer(
     )
 
 
-def _frame(config: Any, *, generates: bool) -> Any:
+def _special_token_template(config: Any, *, generates: bool) -> Any:
     marks = [("<s>", BOS), ("</s>", EOS)]
     if generates:
         return processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=marks)

@@ -1,6 +1,7 @@
-"""Alters training pictures; what the settings mean is in `sharetune.spaces.augmentation`.
+"""Alter training pictures; `sharetune.spaces.augmentation` documents the settings.
 
-Pillow alone: what lies outside a turned picture is the mean of its border.
+Needs Pillow only. The corners that a rotation uncovers are filled with the mean colour of the
+picture's border.
 """
 
 import random
@@ -16,12 +17,13 @@ PictureAlteration = Callable[[Image.Image, float, random.Random], Image.Image]
 """``(picture, setting, random) -> picture`` of the same size."""
 
 PICTURE_ALTERATIONS: Registry[PictureAlteration] = Registry("picture alteration")
+"""Alterations of pictures, by the name of the setting that gives their strength."""
 
 
 @PICTURE_ALTERATIONS.register("crop")
-def crop(picture: Image.Image, most: float, rng: random.Random) -> Image.Image:
-    """cuts up to the fraction `crop` off both sides, at a random place, and scales what is left"""
-    kept = 1 - rng.uniform(0, most)
+def crop(picture: Image.Image, limit: float, rng: random.Random) -> Image.Image:
+    """crops both sides by up to the fraction `crop`, at a random place, and scales back up"""
+    kept = 1 - rng.uniform(0, limit)
     width, height = kept * picture.width, kept * picture.height
     left, top = rng.uniform(0, picture.width - width), rng.uniform(0, picture.height - height)
     box = left, top, left + width, top + height
@@ -29,32 +31,32 @@ def crop(picture: Image.Image, most: float, rng: random.Random) -> Image.Image:
 
 
 @PICTURE_ALTERATIONS.register("rotation")
-def rotate(picture: Image.Image, most: float, rng: random.Random) -> Image.Image:
-    """turns by up to `rotation` degrees to either side"""
-    degrees = rng.uniform(-most, most)
+def rotate(picture: Image.Image, limit: float, rng: random.Random) -> Image.Image:
+    """rotates by up to `rotation` degrees to either side"""
+    degrees = rng.uniform(-limit, limit)
     return picture.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=_border(picture))
 
 
 @PICTURE_ALTERATIONS.register("flip")
-def flip(picture: Image.Image, chance: float, rng: random.Random) -> Image.Image:
-    """lets left and right change places with probability `flip`"""
-    return ImageOps.mirror(picture) if rng.random() < chance else picture
+def flip(picture: Image.Image, probability: float, rng: random.Random) -> Image.Image:
+    """mirrors left and right with probability `flip`"""
+    return ImageOps.mirror(picture) if rng.random() < probability else picture
 
 
 @PICTURE_ALTERATIONS.register("brightness")
-def brighten(picture: Image.Image, most: float, rng: random.Random) -> Image.Image:
+def brighten(picture: Image.Image, limit: float, rng: random.Random) -> Image.Image:
     """multiplies every colour by 1 - `brightness` to 1 + `brightness`"""
-    return ImageEnhance.Brightness(picture).enhance(rng.uniform(1 - most, 1 + most))
+    return ImageEnhance.Brightness(picture).enhance(rng.uniform(1 - limit, 1 + limit))
 
 
 @PICTURE_ALTERATIONS.register("contrast")
-def stretch(picture: Image.Image, most: float, rng: random.Random) -> Image.Image:
+def stretch(picture: Image.Image, limit: float, rng: random.Random) -> Image.Image:
     """multiplies the distance from the mean grey by 1 - `contrast` to 1 + `contrast`"""
-    return ImageEnhance.Contrast(picture).enhance(rng.uniform(1 - most, 1 + most))
+    return ImageEnhance.Contrast(picture).enhance(rng.uniform(1 - limit, 1 + limit))
 
 
 def altered(picture: Image.Image, settings: Augmentation, rng: random.Random) -> bytes:
-    """`picture`, which is RGB, after all that `settings` ask for, as a PNG file."""
+    """Return `picture` (RGB) after all alterations that `settings` ask for, as a PNG file."""
     for name in PICTURES:
         setting = getattr(settings, name)
         if setting:

@@ -1,4 +1,4 @@
-"""Rows of a model's inputs on disk, made by whoever comes first and read by all workers."""
+"""Cache the rows of a model's inputs on disk, written by the first worker and read by all."""
 
 import hashlib
 import json
@@ -12,12 +12,14 @@ import datasets
 
 
 def cached_rows(
-    cache: Path, split: str, words: list[Any], make: Callable[[], dict[str, Any]]
+    cache: Path, split: str, dependencies: list[Any], make: Callable[[], dict[str, Any]]
 ) -> tuple[datasets.Dataset, str]:
-    """What `make` returns as a data set, memory-mapped; and its name. `words` are all that the
-    rows depend on beside the split."""
-    identity = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
-    folder = cache / f"{split}-{identity}"
+    """Return the rows that `make` makes as a memory-mapped data set, and the name of its folder.
+
+    `dependencies` are all values, besides the split, that the rows depend on; they must be JSON.
+    """
+    digest = hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()[:16]
+    folder = cache / f"{split}-{digest}"
     if not folder.exists():
         scratch = Path(tempfile.mkdtemp(dir=cache))
         datasets.Dataset.from_dict(make()).save_to_disk(scratch / "rows")

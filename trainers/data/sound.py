@@ -1,4 +1,4 @@
-"""Recordings of sound: read with soundfile, checked, and made into a model's inputs."""
+"""Read and check sound recordings with soundfile, and turn them into a model's inputs."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -19,20 +19,33 @@ from transformers import (
 )
 
 from sharetune.spaces.errors import DataError, ModelError
-from sharetune.trainers.data.tables import located
+from sharetune.trainers.data.tables import resolve_paths
 from sharetune.trainers.models.pretrained import from_library
 
 AUDIO_COLUMNS = ("audio", "recording", "file_name", "path", "file", "sound")
+"""Names by which a table's column of recordings is found."""
+
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
-USUAL_RATE = 16_000
-FRAMES_A_SECOND = 50
-LEAST_SECONDS = 0.1
-MOST_SECONDS = 10
+"""Files that count as recordings, all of which soundfile reads."""
+
+WHISPER_RATE = 16_000
+"""Samples a second that Whisper reads."""
+
+POSITIONS_A_SECOND = 50
+"""Encoder positions a second of Whisper: one for each two frames of 10 ms."""
+
+MIN_SECONDS = 0.1
+"""Shortest input to accept; less suggests that `max_length` was meant in other units."""
+
+MAX_SECONDS = 10
+"""Longest default input: a trial's time grows with it."""
+
 UNIT = "samples; longer recordings are cut"
+"""The unit of `recipe.max_length` for recordings."""
 
 
 def audio_library(name: str) -> Any:
-    """soundfile or jiwer. Raises :class:`DataError` where it is not installed."""
+    """Import soundfile or jiwer. Raises :class:`DataError` if it is not installed."""
     try:
         return import_module(name)
     except (ImportError, OSError) as error:
@@ -42,10 +55,11 @@ def audio_library(name: str) -> Any:
 
 
 def recordings(values: Iterable[Any], source: str) -> pd.DataFrame:
-    """``audio`` (path or bytes), ``rate`` (samples a second) and ``samples`` of each recording.
+    """Return ``audio`` (path or bytes), ``rate`` (samples a second) and ``samples`` by recording.
 
-    Raises :class:`DataError` for what is no recording, an empty one, and rates that differ."""
-    found = located(values, source)
+    Raises :class:`DataError` for a value that is no recording, an empty one, and rates that differ.
+    """
+    found = resolve_paths(values, source)
     facts = [_facts(value, source, row) for row, value in enumerate(found, 1)]
     frame = pd.DataFrame(facts, columns=["rate", "samples"]).assign(audio=found)
     other = frame["rate"].ne(frame["rate"].iloc[0])
@@ -62,7 +76,7 @@ def recordings(values: Iterable[Any], source: str) -> pd.DataFrame:
 def _facts(value: Any, source: str, row: int) -> tuple[int, int]:
     library = audio_library("soundfile")
     try:
-        told = library.info(BytesIO(value) if isinstance(value, bytes) else value)
+        info = library.info(BytesIO(value) if isinstance(value, bytes) else value)
     except (library.SoundFileError, TypeError, OSError) as error:
         missing = isinstance(value, str) and not Path(value).exists()
         seen = Path(value).name[:60] if isinstance(value, str) else type(value).__name__
@@ -72,13 +86,13 @@ def _facts(value: Any, source: str, row: int) -> tuple[int, int]:
             "the audio column needs paths of recordings, relative to the table, or their bytes; "
             f"known are {', '.join(SUFFIXES)}",
         ) from error
-    if not told.frames:
+    if not info.frames:
         raise DataError(f"{source} has an empty recording in row {row}", "remove it")
-    return int(told.samplerate), int(told.frames)
+    return int(info.samplerate), int(info.frames)
 
 
-def heard(value: Any) -> np.ndarray:
-    """The samples of a recording, -1..1; of several channels the mean."""
+def read_samples(value: Any) -> np.ndarray:
+    """Return the samples of a recording, -1..1; the mean of several channels."""
     library = audio_library("soundfile")
     samples, _ = library.read(
         BytesIO(value) if isinstance(value, bytes) else value, dtype="float32", always_2d=True
@@ -89,12 +103,13 @@ def heard(value: Any) -> np.ndarray:
 def inputs(
     frame: pd.DataFrame, extractor: Any, max_length: int, *, resample: bool
 ) -> dict[str, list[Any]]:
-    """What a model reads of the first `max_length` samples of each recording of `frame`, by name.
+    """Return the model's inputs, by name, for the first `max_length` samples of each recording.
 
-    Raises :class:`DataError` for another sampling rate than the model's, unless `resample`."""
+    Raises :class:`DataError` if the sampling rate is not the model's, unless `resample`.
+    """
     check_rate(frame, extractor, resample=resample)
     wanted, rate = int(extractor.sampling_rate), int(frame["rate"].iloc[0])
-    if max_length < LEAST_SECONDS * wanted:
+    if max_length < MIN_SECONDS * wanted:
         raise DataError(
             f"recipe.max_length counts samples here: {max_length} of them are "
             f"{max_length / wanted:.4f} s",
@@ -102,7 +117,7 @@ def inputs(
         )
     rows: dict[str, list[Any]] = {}
     for value in frame["audio"]:
-        samples = heard(value)
+        samples = read_samples(value)
         if rate != wanted:
             common = gcd(rate, wanted)
             samples = resample_poly(samples, wanted // common, rate // common)
@@ -114,7 +129,7 @@ def inputs(
 
 
 def check_rate(frame: pd.DataFrame, extractor: Any, *, resample: bool) -> None:
-    """Raises :class:`DataError` for another sampling rate than the model's, unless `resample`."""
+    """Raise :class:`DataError` if the sampling rate is not the model's, unless `resample`."""
     wanted, rate = int(extractor.sampling_rate), int(frame["rate"].iloc[0])
     if rate != wanted and not resample:
         raise DataError(
@@ -124,42 +139,46 @@ def check_rate(frame: pd.DataFrame, extractor: Any, *, resample: bool) -> None:
 
 
 def usual_samples(frame: pd.DataFrame, model: PreTrainedModel) -> int:
-    """Samples that 19 of 20 recordings do not exceed, in whole hundreds; at most ten seconds, and
-    what a Whisper reads."""
-    rate = USUAL_RATE if hasattr(model.config, "num_mel_bins") else int(frame["rate"].iloc[0])
+    """Return the 95th percentile of the recordings' lengths in samples, up to whole hundreds.
+
+    At most ten seconds, and at most the length that a Whisper reads.
+    """
+    rate = WHISPER_RATE if hasattr(model.config, "num_mel_bins") else int(frame["rate"].iloc[0])
     seconds = float((frame["samples"] / frame["rate"]).quantile(0.95))
-    most = getattr(model.config, "max_source_positions", MOST_SECONDS * FRAMES_A_SECOND)
-    return 100 * ceil(rate * min(seconds, MOST_SECONDS, most / FRAMES_A_SECOND) / 100)
+    most = getattr(model.config, "max_source_positions", MAX_SECONDS * POSITIONS_A_SECOND)
+    return 100 * ceil(rate * min(seconds, MAX_SECONDS, most / POSITIONS_A_SECOND) / 100)
 
 
 def padded_inputs(extractor: Any, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch of what :func:`inputs` made, as long as its longest recording."""
+    """Return a batch of rows from :func:`inputs`, padded to its longest recording."""
     names = [name for name in rows[0] if name in extractor.model_input_names]
     columns = {name: [np.asarray(row[name], np.float32) for row in rows] for name in names}
     return dict(extractor.pad(columns, padding=True, return_tensors="pt"))
 
 
 def extractor_of(model: str) -> Any:
-    """The saved model's feature extractor."""
+    """Return the saved model's feature extractor."""
     return from_library(AutoFeatureExtractor, model)
 
 
 def new_extractor(config: Any, rate: int) -> Any:
-    """A feature extractor for a model trained from `config` on recordings of `rate` samples a
-    second: of spectrograms for Whisper, which reads 16,000, else of the samples themselves.
+    """Return a feature extractor for a new model of `config`, for `rate` samples a second.
 
-    Raises :class:`ModelError` for a Whisper that does not read whole seconds."""
+    It makes spectrograms for Whisper, which always reads 16,000 samples a second, and passes the
+    samples on for other models. Raises :class:`ModelError` for a Whisper whose input is not of
+    whole seconds.
+    """
     bins = getattr(config, "num_mel_bins", None)
     if bins is None:
         masked = config.feat_extract_norm == "layer"
         return Wav2Vec2FeatureExtractor(sampling_rate=rate, return_attention_mask=masked)
-    seconds, rest = divmod(config.max_source_positions, FRAMES_A_SECOND)
+    seconds, rest = divmod(config.max_source_positions, POSITIONS_A_SECOND)
     if rest:
         raise ModelError(
             f"max_source_positions is {config.max_source_positions}, which is not whole seconds",
-            f"{FRAMES_A_SECOND} positions are a second: "
-            f"set {FRAMES_A_SECOND * (seconds + 1)}, for example",
+            f"{POSITIONS_A_SECOND} positions are a second: "
+            f"set {POSITIONS_A_SECOND * (seconds + 1)}, for example",
         )
     return WhisperFeatureExtractor(
-        feature_size=bins, sampling_rate=USUAL_RATE, chunk_length=seconds
+        feature_size=bins, sampling_rate=WHISPER_RATE, chunk_length=seconds
     )

@@ -1,4 +1,4 @@
-"""Reads a user's table - CSV, JSON Lines, Parquet or a `datasets` name - and says what is wrong."""
+"""Read a user's table (CSV, JSON Lines, Parquet, a `datasets` name), with errors that help."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,10 +17,11 @@ READERS: dict[str, Callable[..., pd.DataFrame]] = {
     ".json": lambda path: pd.read_json(path, lines=True, dtype=False, encoding="utf-8"),
     ".parquet": pd.read_parquet,
 }
+"""The function that reads a table, by suffix. An empty text in CSV stays a text, not NaN."""
 
 
 def read_table(source: str, split: str) -> pd.DataFrame:
-    """The rows of a file, or of one `split` of a data set's name on the hub.
+    """Return the rows of a file, or of one `split` of a data set of the hub.
 
     Raises :class:`DataError` for a missing, empty, undecodable or malformed file.
     """
@@ -59,15 +60,17 @@ def _first_undecodable_line(path: Path) -> int:
 
 
 def _read_hub(name: str, split: str) -> pd.DataFrame:
-    """`name` is a folder of such files or a data set of the hub, with a configuration of it behind
-    a colon. Labels that are numbers with names become the names."""
+    """Return the rows of a data set of the hub, or of a folder that `datasets` can load.
+
+    A configuration follows `name` after a colon. Class labels become their names.
+    """
     import datasets
 
     path, _, configuration = name.partition(":")
     try:
         found = datasets.load_dataset(path, configuration or None, split=split)
         frame = found.to_pandas()
-    except Exception as error:  # the library raises a dozen kinds for one missing name
+    except Exception as error:  # `datasets` raises a dozen classes for a missing name
         raise DataError(
             f"no data set {name!r} with split {split!r}: {str(error).splitlines()[0]}",
             f"name a file ({', '.join(READERS)}), or a folder or data set of the hub that has the "
@@ -82,15 +85,18 @@ def _read_hub(name: str, split: str) -> pd.DataFrame:
 
 
 def _named(value: Any, names: list[str]) -> Any:
-    """The names of one number or of many; -1, for what has no label, stays."""
+    """Return the names of one class number or of a list of them; -1, for no label, stays."""
     if np.ndim(value):
         return [_named(number, names) for number in value]
     return names[value] if value >= 0 else value
 
 
 def labelled_files(folder: Path, what: str, suffixes: tuple[str, ...]) -> pd.DataFrame:
-    """Paths, in the column `what`, and labels of ``folder/<label>/<file>``; `what` is such as
-    "picture". Raises :class:`DataError` for a folder that has no files of these `suffixes`."""
+    """Return the paths, in the column `what`, and labels of the files ``folder/<label>/<file>``.
+
+    `what` is a word such as "picture". Raises :class:`DataError` for a folder without files of
+    these `suffixes`.
+    """
     rows = [
         {what: path.relative_to(folder).as_posix(), "label": path.parent.name}
         for path in sorted(folder.glob("*/*"))
@@ -107,19 +113,24 @@ def labelled_files(folder: Path, what: str, suffixes: tuple[str, ...]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def located(values: Iterable[Any], source: str) -> list[Any]:
-    """Files' bytes, or their paths as they can be opened: those of a table are relative to its
-    folder. The library's own tables hold both in a dictionary."""
-    beside = Path(source).parent if Path(source).suffix.lower() in READERS else Path(source)
+def resolve_paths(values: Iterable[Any], source: str) -> list[Any]:
+    """Return the files' bytes, or their paths completed by the folder of the table.
+
+    Values are paths or bytes, or dictionaries of both, as in the tables of `datasets`.
+    """
+    folder = Path(source).parent if Path(source).suffix.lower() in READERS else Path(source)
     found = [
         value.get("bytes") or value.get("path") if isinstance(value, dict) else value
         for value in values
     ]
-    return [str(beside / value) if isinstance(value, str) else value for value in found]
+    return [str(folder / value) if isinstance(value, str) else value for value in found]
 
 
 def column(frame: pd.DataFrame, given: str | None, usual: tuple[str, ...], what: str) -> str:
-    """The column's name: `given`, or the first of the `usual` ones that the table has."""
+    """Return the column's name: `given`, or the first of the `usual` ones that the table has.
+
+    Raises :class:`DataError` if the table has none of them.
+    """
     names = [given] if given else usual
     for name in names:
         if name in frame.columns:
@@ -133,7 +144,7 @@ def column(frame: pd.DataFrame, given: str | None, usual: tuple[str, ...], what:
 
 
 def filled(values: pd.Series, source: str, what: str) -> pd.Series:
-    """`values` as texts. Raises :class:`DataError` if any is missing or blank."""
+    """Return `values` as texts. Raises :class:`DataError` if any is missing or blank."""
     other = [type(v).__name__ for v in values if isinstance(v, bytes | dict | list)]
     if other:
         raise DataError(
@@ -151,7 +162,7 @@ def filled(values: pd.Series, source: str, what: str) -> pd.Series:
 
 
 def numbers(values: pd.Series, source: str, what: str) -> pd.Series:
-    """`values` as floats. Raises :class:`DataError` if any is not a finite number."""
+    """Return `values` as floats. Raises :class:`DataError` if any is not a finite number."""
     found = pd.to_numeric(values, errors="coerce").astype(float)
     wrong = ~np.isfinite(found)
     if wrong.any():

@@ -1,4 +1,4 @@
-"""Alters training texts; what the settings mean is in `sharetune.spaces.augmentation`."""
+"""Alter training texts; `sharetune.spaces.augmentation` documents the settings."""
 
 import random
 import re
@@ -12,26 +12,32 @@ from sharetune.spaces.registry import Registry
 from sharetune.trainers.data.wordnet import database, synonyms
 from sharetune.trainers.models.pretrained import from_library
 
-BATCH = 16
+BATCH_SIZE = 16
+"""Texts translated at once; 16 fit the memory of a small GPU."""
+
 SEED = 0
+"""Seed of all alterations, fixed so that every candidate trains on the same texts."""
+
 WORD = re.compile(r"\w+")
+"""The part of a word that is looked up, without punctuation."""
 
 Alteration = Callable[[list[str], float, Augmentation, random.Random], list[str]]
 """``(words, fraction, settings, random) -> words``"""
 
 ALTERATIONS: Registry[Alteration] = Registry("alteration")
+"""Alterations of words, by the name of the setting that gives their fraction."""
 
 
 @ALTERATIONS.register("deletion")
 def delete(words: list[str], rate: float, settings: Augmentation, rng: random.Random) -> list[str]:
-    """leaves every word out with probability `deletion`; one word stays"""
+    """deletes every word with probability `deletion`; at least one word stays"""
     kept = [word for word in words if rng.random() >= rate]
     return kept or [rng.choice(words)]
 
 
 @ALTERATIONS.register("swap")
 def swap(words: list[str], rate: float, settings: Augmentation, rng: random.Random) -> list[str]:
-    """exchanges two words, as often as the fraction `swap` of the words says"""
+    """swaps words in random pairs, the fraction `swap` of all words"""
     words = list(words)
     for _ in range(round(rate * len(words) / 2)):
         i, j = rng.randrange(len(words)), rng.randrange(len(words))
@@ -41,7 +47,7 @@ def swap(words: list[str], rate: float, settings: Augmentation, rng: random.Rand
 
 @ALTERATIONS.register("synonyms")
 def replace(words: list[str], rate: float, settings: Augmentation, rng: random.Random) -> list[str]:
-    """replaces the fraction `synonyms` of the words by others of one of their senses"""
+    """replaces the fraction `synonyms` of the words by synonyms"""
     known = synonyms(database(settings.wordnet))
     words = list(words)
     cores = [WORD.search(word) for word in words]
@@ -56,7 +62,7 @@ def replace(words: list[str], rate: float, settings: Augmentation, rng: random.R
 
 
 def copies(texts: Sequence[str], settings: Augmentation) -> list[list[str]]:
-    """`settings.copies` lists of altered texts, each in the order of `texts`."""
+    """Return `settings.copies` lists of altered texts, each in the order of `texts`."""
     rng = random.Random(SEED)
     for model in settings.through or ():
         texts = translated(texts, model)
@@ -64,15 +70,18 @@ def copies(texts: Sequence[str], settings: Augmentation) -> list[list[str]]:
 
 
 def translated(texts: Sequence[str], model: str) -> list[str]:
-    """`texts` by a translation model, greedily; a text longer than it reads is cut."""
+    """Return `texts` translated greedily by `model`; texts longer than its input are cut."""
     tokenizer = from_library(AutoTokenizer, model)
     translator = from_library(AutoModelForSeq2SeqLM, model).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator.to(device)
     found: list[str] = []
-    for start in range(0, len(texts), BATCH):
+    for start in range(0, len(texts), BATCH_SIZE):
         batch = tokenizer(
-            list(texts[start : start + BATCH]), return_tensors="pt", padding=True, truncation=True
+            list(texts[start : start + BATCH_SIZE]),
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
         ).to(device)
         with torch.no_grad():
             tokens = translator.generate(**batch, num_beams=1, do_sample=False)
@@ -81,7 +90,7 @@ def translated(texts: Sequence[str], model: str) -> list[str]:
 
 
 def check_augmentation(settings: Augmentation) -> None:
-    """Raises :class:`SharetuneError` if a database or a translation model is missing."""
+    """Raise :class:`SharetuneError` if a database or a translation model is missing."""
     if settings.synonyms:
         database(settings.wordnet)
     for model in settings.through or ():

@@ -1,4 +1,4 @@
-"""Synonyms out of WordNet's database files, as Princeton and Debian ship them (see wndb(5))."""
+"""Read synonyms from WordNet's database files, as Princeton and Debian ship them (wndb(5))."""
 
 import os
 from collections import defaultdict
@@ -7,14 +7,19 @@ from pathlib import Path
 
 from sharetune.spaces.errors import ConfigError
 
-PLACES = ("/usr/share/wordnet", "/usr/local/share/wordnet")
-FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+DATABASE_FOLDERS = ("/usr/share/wordnet", "/usr/local/share/wordnet")
+"""Folders in which packages install WordNet."""
+
+DATABASE_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+"""The database's files, one a part of speech."""
 
 
 def database(folder: str | None) -> Path:
-    """The folder of the database. Raises :class:`ConfigError` if there is none."""
-    named = [folder] if folder is not None else [os.environ.get("WNSEARCHDIR", ""), *PLACES]
-    found = [Path(place) for place in named if place and (Path(place) / FILES[0]).exists()]
+    """Return the folder of the database. Raises :class:`ConfigError` if there is none."""
+    named = (
+        [folder] if folder is not None else [os.environ.get("WNSEARCHDIR", ""), *DATABASE_FOLDERS]
+    )
+    found = [Path(place) for place in named if place and (Path(place) / DATABASE_FILES[0]).exists()]
     if not found:
         raise ConfigError(
             f"no WordNet database in {', '.join(filter(None, named))}",
@@ -25,9 +30,9 @@ def database(folder: str | None) -> Path:
 
 @lru_cache(maxsize=2)
 def synonyms(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The other words of all senses of each single word, in lower case and sorted."""
+    """Return, for each single word, the other words of all its senses, lower case and sorted."""
     found: dict[str, set[str]] = defaultdict(set)
-    for name in FILES:
+    for name in DATABASE_FILES:
         if (folder / name).exists():
             for line in (folder / name).read_text("utf-8").splitlines():
                 words = _words(line)
@@ -37,7 +42,7 @@ def synonyms(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _words(line: str) -> list[str]:
-    """The single words of a synset's line; none for the licence's lines, which are indented."""
+    """Return the single words of a synset's line; none for an indented line of the licence."""
     if line.startswith("  "):
         return []
     fields = line.split(" ")

@@ -1,21 +1,16 @@
-"""Trains and measures one candidate: all that happens to a trial on a worker.
+"""Train and measure one candidate: all that happens to a trial on a worker.
 
->>> trainee = Trainee(model="bert-base-uncased", task=task, cache=Path("cache"))
->>> facts = trainee.prepare(max_length=128)                      # doctest: +SKIP
->>> trainee.evaluate(Candidate(), facts, save_to=Path("trials/0"))   # doctest: +SKIP
+>>> evaluator = CandidateEvaluator.prepare("bert-base-uncased", task, cache, 128)   # doctest: +SKIP
+>>> job = Job(0, Candidate(), RunFolder(Path("run")).trial(0))                      # doctest: +SKIP
+>>> evaluator.evaluate(job, JobResources(), Unheard())                              # doctest: +SKIP
 """
 
-import copy
-import json
 import os
 import platform
-import socket
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,219 +19,223 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from sharetune.spaces.augmentation import Augmentation
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.distillation import TEACHER_RECIPE, UNSHARED
-from sharetune.spaces.errors import ModelError
-from sharetune.spaces.paths import expanded
+from sharetune.spaces.distillation import Distillation
+from sharetune.spaces.evaluator import (
+    Job,
+    JobResources,
+    Listener,
+    Measured,
+    Scores,
+    Sizes,
+    plain_fields,
+)
+from sharetune.spaces.latency import Latencies, LatencyRequest
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.trainers.compression.steps import reshape_
-from sharetune.trainers.data.new_models import start_of
 from sharetune.trainers.data.text_augmentation import check_augmentation
+from sharetune.trainers.evaluation.candidate_latency import device_name, measured_latency
 from sharetune.trainers.evaluation.compressing import compress_
-from sharetune.trainers.exports.base import export
-from sharetune.trainers.exports.onnx import onnx_run
 from sharetune.trainers.loading import load_shared
-from sharetune.trainers.measuring import latency
 from sharetune.trainers.measuring.counting import Counting
-from sharetune.trainers.models.calibration import Activations, layer_similarity, record_activations
+from sharetune.trainers.models.calibration import (
+    Activations,
+    layer_similarity,
+    record_activations,
+)
 from sharetune.trainers.models.pretrained import body_skeleton
-from sharetune.trainers.models.sharing import materialize_, share_
+from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import stack_shapes
-from sharetune.trainers.tasks.base import Split, Task
-from sharetune.trainers.training import tracking
+from sharetune.trainers.tasks.base import PreparedTask, Split, Task
 from sharetune.trainers.training.data_parallel import Team, joined
 from sharetune.trainers.training.distillation import Lesson, check_teacher
-from sharetune.trainers.training.heartbeat import Beat, Heart
+from sharetune.trainers.training.heartbeat import Heart
 from sharetune.trainers.training.resuming import Checkpoints
-from sharetune.trainers.training.rungs import Report, Rungs
-from sharetune.trainers.training.teachers import School
+from sharetune.trainers.training.rungs import Rungs
+from sharetune.trainers.training.teachers import Teachers
+from sharetune.trainers.training.tracking import Tracked, check_trackers, tracking
 from sharetune.trainers.training.trainer import memory_watched, optimiser_steps, train
 
 CALIBRATION_EXAMPLES = 64
-TRACKING = "tracking"
+"""Training examples on which units are matched: more change the choice of units little."""
+
+CALIBRATION_BATCH = 16
+"""Examples of a calibration batch."""
+
+KEPT_COUNTINGS = 4
+"""Counted unshared models a process keeps, one for each `max_length`."""
 
 
 @dataclass(frozen=True)
-class Trainee:
-    """The checkpoint and the task of a study. `cache` holds the tokenised data.
+class CandidateEvaluator:
+    """Trains and measures candidates of one model for one prepared task.
 
-    Environment variables in `model` are replaced where it is loaded, so that each machine finds
-    its own copy.
+    Teachers that the unshared model becomes learn by `teacher_recipe` (None: by the candidate's own
+    recipe). Trials are logged by `trackers` under the name `study`.
     """
 
-    model: str
-    task: Task
-    cache: Path
+    task: PreparedTask
+    stacks: dict[str, StackShape]
+    teacher_recipe: Recipe | None = None
+    trackers: tuple[str, ...] = ()
+    study: str = ""
 
-    @property
-    def start(self) -> str:
-        """The checkpoint that candidates start from: `model`, or what was made of it where it is
-        only a configuration."""
-        return start_of(self.model, self.cache)
-
-    def prepare(self, max_length: int, *, similarity: bool = False) -> dict[str, Any]:
-        """Reads the data and the model's shape once a study; returns plain facts.
+    @classmethod
+    def prepare(
+        cls,
+        model: str,
+        task: Task,
+        cache: Path,
+        max_length: int,
+        *,
+        similarity: bool = False,
+        **settings: Any,
+    ) -> "CandidateEvaluator":
+        """Read the data and the model's shape, once a study; `cache` holds the tokenised data.
 
         With `similarity` the layers' outputs on training text are compared, which assignments
-        found by similarity need.
-
-        Raises :class:`SharetuneError` for data or a model that does not fit.
+        found by similarity need. `settings` are further fields of the evaluator. Raises
+        :class:`SharetuneError` for data or a model that do not fit.
         """
         _quiet_library()
-        facts = self.task.prepare(expanded(self.model), self.cache, max_length)
-        shapes = stack_shapes(self.task.skeleton(self.start, facts))
-        stacks: dict[str, dict[str, Any]] = {
-            name: {"depth": shape.depth, "heads": shape.heads, "neurons": shape.neurons}
-            for name, shape in shapes.items()
+        prepared = task.prepare(model, cache, max_length)
+        evaluator = cls(prepared, stack_shapes(prepared.skeleton), **settings)
+        return evaluator._with_similarity(max_length) if similarity else evaluator
+
+    def _with_similarity(self, max_length: int) -> "CandidateEvaluator":
+        found = layer_similarity(self.task.load(), self._calibration_batches(max_length))
+        stacks = {
+            name: replace(shape, similarity=found[name]) for name, shape in self.stacks.items()
         }
-        if similarity:
-            model = self.task.load(self.start, facts)
-            found = layer_similarity(model, _calibration_batches(self, max_length))
-            stacks = {name: shape | {"similarity": found[name]} for name, shape in stacks.items()}
-        return facts | {"stacks": stacks}
+        return replace(self, stacks=stacks)
 
-    def inspect(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, float]:
-        """What is exact before training; see :func:`sharetune.trainers.measuring.sizes.facts`."""
-        counting = _counting(self, _frozen(facts), candidate.recipe.max_length)
-        return counting.facts(candidate.plan, candidate.compression)
+    def __getstate__(self) -> dict[str, Any]:
+        return plain_fields(self)
 
-    def check(self, candidates: Sequence[Candidate], facts: dict[str, Any]) -> None:
-        """Raises :class:`SharetuneError` for a recipe or a compression that cannot be done,
-        before anything is trained."""
-        tracking.check_trackers((facts.get(TRACKING) or ((), ""))[0])
-        student = _skeleton(self, _frozen(facts))
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many examples each split has."""
+        return self.task.rows
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A classification's labels, in order."""
+        return self.task.facts.labels
+
+    def refuse(self, candidates: Sequence[Candidate]) -> None:
+        """Raise :class:`SharetuneError` for a recipe or a compression that cannot be done."""
+        check_trackers(self.trackers)
         for candidate in candidates:
-            self.task.check(candidate.recipe)
+            self.task.task.check(candidate.recipe)
         for settings in {c.recipe.distill for c in candidates if c.recipe.distill is not None}:
-            own = settings.teacher == UNSHARED
-            teacher = student if own else body_skeleton(settings.teacher)
-            check_teacher(student, teacher, settings, facts.get("labels", []))
+            self._refuse_teacher(settings)
         for candidate in candidates:
             if candidate.recipe.augment is not None:
                 check_augmentation(candidate.recipe.augment)
             if candidate.compression != Compression():
-                counting = _counting(self, _frozen(facts), candidate.recipe.max_length)
+                counting = self._counting(candidate.recipe.max_length)
                 counting.built(candidate.plan, candidate.compression)
 
-    def evaluate(
-        self,
-        candidate: Candidate,
-        facts: dict[str, Any],
-        *,
-        save_to: Path,
-        threads: int = 1,
-        rungs: Sequence[float] = (),
-        report: Report | None = None,
-        accumulation: int = 1,
-        final: bool = False,
-        team: Team | None = None,
-        checkpoints: Path | None = None,
-        checkpoint_s: float = 300.0,
-        beat: Beat | None = None,
-    ) -> dict[str, Any]:
-        """Trains `candidate`, measures it on the split that the study selects on (the validation
-        split where there is one, else the test split) and saves it in `save_to`.
+    def _refuse_teacher(self, settings: Distillation) -> None:
+        student = self.task.skeleton
+        teacher = student if settings.teacher == UNSHARED else body_skeleton(settings.teacher)
+        check_teacher(student, teacher, settings, self.labels)
 
-        A `final` one is measured on the test split too, as ``test``, where that is another.
-        Returns metrics, the per-class report, the curve, seconds and circumstances as plain
-        data. `save_to` is ``<run>/trials/<number>/model``. Raises :class:`CandidateFault` if the
-        candidate cannot be trained, and :class:`StoppedAtRung` if `report`, which is told the
-        metrics after each of `rungs` (fractions of the training), says to stop. With
-        `accumulation` a batch is trained in so many parts, which needs less memory;
-        :class:`OutOfMemory` tells when it runs out. `team` is the leader's place where others
-        :meth:`assist`.
+    def sizes(self, candidate: Candidate) -> Sizes:
+        """Return what is exact before training; see :func:`trainers.measuring.sizes.facts`."""
+        counting = self._counting(candidate.recipe.max_length)
+        return counting.facts(candidate.plan, candidate.compression)
 
-        A training without a team leaves a checkpoint in `checkpoints` every `checkpoint_s`
-        seconds, and goes on from what it finds there. `beat` is told True when a step of the
-        training begins and False when it has ended.
+    def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:
+        """Train the job's candidate, measure it on the split that selects, and save it.
+
+        A training without a team leaves checkpoints, and goes on from what it finds there. Raises
+        :class:`CandidateFault` if the candidate cannot be trained, :class:`OutOfMemory` if memory
+        runs out, and :class:`StoppedAtRung` if `listener` says to stop.
         """
-        _begin(threads, accumulation)
-        names, study = facts.get(TRACKING) or ((), "")
-        number = save_to.parent.name
-        folder = save_to.parent.parent.parent / tracking.FOLDER
-        tracked = tracking.Tracked(study, number, candidate.written(), folder)
-        with tracking.tracking(names, tracked) as (callbacks, logs):
-            if report is not None:
-                callbacks = [*callbacks, self._rungs(candidate.recipe, facts, rungs, report)]
-            if beat is not None:
-                callbacks = [*callbacks, Heart(beat)]
-            keeping = None
-            if checkpoints is not None and team is None:
-                keeping = Checkpoints(checkpoints / str(accumulation), checkpoint_s)
-            work = Work(candidate, facts, callbacks, accumulation, team, keeping)
+        _begin(resources)
+        keeping = _checkpoints(job, resources)
+        tracked = Tracked(
+            self.study, str(job.number), job.candidate.written(), job.folder.run.tracking
+        )
+        with tracking(self.trackers, tracked) as (callbacks, logs):
+            listening = [*callbacks, *self._rungs(job, listener), Heart(listener.beat)]
             with memory_watched():
-                found = self._evaluate(work, save_to, final=final)
+                measured = self._evaluated(Training(job, resources, listening, keeping))
             for log in logs:
-                log(found["metrics"])
-        return found | {
-            "circumstances": circumstances(threads)
-            | {"seed": candidate.recipe.seed, "steps": found.pop("steps")}
-            | ({"accumulation": accumulation} if accumulation > 1 else {})
-            | ({"workers": team.size} if team is not None else {})
-            | ({"continued_at": keeping.continued_at} if keeping and keeping.continued_at else {})
-        }
+                log(measured.scores.metrics)
+        return measured
 
-    def assist(
-        self,
-        candidate: Candidate,
-        facts: dict[str, Any],
-        *,
-        team: Team,
-        threads: int = 1,
-        rungs: Sequence[float] = (),
-        accumulation: int = 1,
-    ) -> None:
-        """Trains `candidate` with the others of `team`, whose leader evaluates it with the same
-        `rungs` (none if it does not report) and `accumulation`. Raises what `evaluate` does."""
-        _begin(threads, accumulation)
-        callbacks = [self._rungs(candidate.recipe, facts, rungs, _not_asked)] if rungs else []
+    def assist(self, job: Job, resources: JobResources) -> None:
+        """Train the job with the others of `resources.team`, whose leader evaluates it."""
+        _begin(resources)
         with memory_watched():
-            self._trained(Work(candidate, facts, callbacks, accumulation, team))
+            self._trained(Training(job, resources, self._rungs(job, _Assistant()), None))
 
-    def _rungs(
-        self, recipe: Recipe, facts: dict[str, Any], rungs: Sequence[float], report: Report
-    ) -> Rungs:
-        _, judged = _splits(self, recipe.max_length, recipe.augment)
+    def latency(self, model: Path | Candidate, request: LatencyRequest) -> Latencies:
+        """Measure a saved model, or a candidate's architecture untrained, stored and materialised.
+
+        It is used as the task uses it, in turns with the unshared model. Call it on a quiet device.
+        """
+        torch.set_num_threads(request.threads)
+        stored = load_shared(model) if isinstance(model, Path) else self._untrained(model)
+        return measured_latency(self.task, stored, request)
+
+    def _untrained(self, candidate: Candidate) -> PreTrainedModel:
+        """The candidate's architecture; which units are shared, pruned or private is arbitrary."""
+        model = share_(self.task.load(), candidate.plan)
+        if candidate.compression == Compression():
+            return model
+        return reshape_(model, candidate.compression)
+
+    def _rungs(self, job: Job, listener: Listener) -> list[TrainerCallback]:
+        if not job.rungs:
+            return []
+        _, judged = self._splits(job.candidate.recipe)
 
         def measure(model: PreTrainedModel) -> dict[str, float]:
-            metrics: dict[str, float] = self._scored(model, judged, facts)["metrics"]
-            return metrics
+            return self.task.scores(model, judged).metrics
 
-        return Rungs(rungs, measure, report)
+        return [Rungs(job.rungs, measure, listener.rung)]
 
-    def _evaluate(self, work: "Work", save_to: Path, *, final: bool) -> dict[str, Any]:
-        recipe = work.candidate.recipe
-        model, curve, steps, train_s = self._trained(work)
-        _, judged = _splits(self, recipe.max_length, recipe.augment)
+    def _evaluated(self, training: "Training") -> Measured:
+        job, recipe = training.job, training.job.candidate.recipe
+        model, curve, train_s = self._trained(training)
+        _, judged = self._splits(recipe)
         start = time.perf_counter()
-        scores = self._scored(model, judged, work.facts)
-        if final and self.task.validation is not None:
-            unseen = self.task.test_split(self.start, self.cache, recipe.max_length)
-            scores["test"] = self._scored(model, unseen, work.facts)
+        scores = self.task.scores(model, judged)
+        test = self._test_scores(model, recipe) if job.final else None
         evaluate_s = time.perf_counter() - start
-        model.save_pretrained(save_to)
+        model.save_pretrained(job.folder.model)
         total_s = train_s + time.perf_counter() - start
         seconds = {"train": train_s, "evaluate": evaluate_s, "total": total_s}
-        return scores | {
-            "curve": curve,
-            "steps": steps,
-            "seconds": {what: round(value, 3) for what, value in seconds.items()},
-        }
+        return Measured(
+            scores,
+            curve,
+            {what: round(value, 3) for what, value in seconds.items()},
+            training.circumstances() | {"steps": self._steps(recipe)},
+            test,
+        )
 
-    def _trained(self, work: "Work") -> tuple[PreTrainedModel, list[list[float]], int, float]:
-        """The trained and compressed model, its curve, its steps and the seconds it took."""
-        candidate, recipe = work.candidate, work.candidate.recipe
-        split, _ = _splits(self, recipe.max_length, recipe.augment)
-        lesson = self._lesson(recipe, work.facts, split)
+    def _test_scores(self, model: PreTrainedModel, recipe: Recipe) -> Scores | None:
+        """Scores on the test split, where the study selects on another."""
+        if self.task.task.validation is None:
+            return None
+        return self.task.scores(model, self.task.test_split(recipe.max_length))
+
+    def _trained(self, training: "Training") -> tuple[PreTrainedModel, list[list[float]], float]:
+        """The trained and compressed model, its curve, and the seconds it took."""
+        candidate, recipe = training.job.candidate, training.job.candidate.recipe
+        split, _ = self._splits(recipe)
+        lesson = self._lesson(recipe, split)
         start = time.perf_counter()
         set_seed(recipe.seed)
-        model = self.task.load(self.start, work.facts)
-        activations = self._activations(candidate, work.facts)
-        share_(model, candidate.plan, activations, schedule=recipe.soften)
-        steps = optimiser_steps(recipe, len(split.rows))
-        with joined(work.team):
+        model = self.task.load()
+        share_(model, candidate.plan, self._activations(candidate), schedule=recipe.soften)
+        steps, accumulation = self._steps(recipe), training.resources.accumulation
+        with joined(training.team):
             curve = train(
                 model,
                 recipe,
@@ -244,195 +243,133 @@ class Trainee:
                 collate=split.collate,
                 total_steps=steps,
                 lesson=lesson,
-                callbacks=work.callbacks,
-                accumulation=work.accumulation,
-                checkpoints=work.checkpoints,
+                callbacks=training.callbacks,
+                accumulation=accumulation,
+                checkpoints=training.checkpoints,
             )
             if candidate.compression != Compression():
-                batches = _calibration_batches(self, recipe.max_length, labelled=True)
+                batches = self._calibration_batches(recipe.max_length, labelled=True)
                 further = round(candidate.compression.recover * steps)
-                points = compress_(
-                    model, candidate, split, lesson, further, batches, work.accumulation
-                )
+                points = compress_(model, candidate, split, lesson, further, batches, accumulation)
                 curve += [[steps + step, loss] for step, loss in points]
-        before_s = 0.0 if work.checkpoints is None else work.checkpoints.seconds_before
-        return model, curve, steps, before_s + time.perf_counter() - start
+        return model, curve, training.seconds_before + time.perf_counter() - start
 
-    def _scored(
-        self, model: PreTrainedModel, split: Split, facts: dict[str, Any]
-    ) -> dict[str, Any]:
-        return self.task.score(self.task.predict(model, split), split.labels, facts)
+    def _steps(self, recipe: Recipe) -> int:
+        split, _ = self._splits(recipe)
+        return optimiser_steps(recipe, len(split.rows))
 
-    def _activations(self, candidate: Candidate, facts: dict[str, Any]) -> Activations | None:
+    def _splits(self, recipe: Recipe) -> tuple[Split, Split]:
+        return self.task.splits(recipe.max_length, recipe.augment)
+
+    def _lesson(self, recipe: Recipe, split: Split) -> Lesson | None:
+        """What a recipe that distils learns from; its teacher is made by the first to need it."""
+        if recipe.distill is None:
+            return None
+        teachers = Teachers(self.task, self.teacher_recipe or recipe.plain())
+        return teachers.lesson(recipe.distill, split)
+
+    def _activations(self, candidate: Candidate) -> Activations | None:
         """What the pretrained units do on training text, if the plan asks; kept for the next."""
         groups = candidate.plan.groups
         if not any(group.form.calibrated or group.matches_units for group in groups):
             return None
-        return _recorded(self, _frozen(facts), candidate.recipe.max_length)
+        return self._recorded(candidate.recipe.max_length)
 
-    def _lesson(self, recipe: Recipe, facts: dict[str, Any], split: Split) -> Lesson | None:
-        """What a recipe that distils learns from; its teacher is made by whoever comes first."""
-        if recipe.distill is None:
-            return None
-        school = School(self.start, self.task, facts, self.cache)
-        own = facts.get(TEACHER_RECIPE)
-        teachers = recipe.plain() if own is None else Recipe.model_validate(own)
-        return school.lesson(recipe.distill, teachers, split)
+    @cached_property
+    def _counting(self) -> Any:
+        return lru_cache(maxsize=KEPT_COUNTINGS)(self._new_counting)
 
-    def latency(
-        self,
-        model: Path | Candidate,
-        facts: dict[str, Any],
-        *,
-        max_length: int,
-        threads: int,
-        rounds: int,
-        throughput: int | None = None,
-        onnx: bool = False,
-        graphs: bool = False,
-    ) -> dict[str, Any]:
-        """Latency of a model, stored and materialised: of the one saved in a folder, or of a
-        candidate's architecture, untrained. It is used as the task uses it on one example of
-        `max_length` tokens, in turns with the unshared model; with `throughput` also on a batch of
-        so many, over a third of the rounds; with `onnx` also one forward pass of both as
-        onnxruntime runs them on the CPU, where they can be exported. On a GPU `graphs` replays
-        CUDA graphs, where the use can be captured. Call it on a quiet device."""
-        torch.set_num_threads(threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        stored = load_shared(model) if isinstance(model, Path) else self._untrained(model, facts)
-        stored = stored.to(device)
-        models: dict[str, PreTrainedModel] = {
-            "unshared": self.task.load(self.start, facts).to(device),
-            "stored": stored,
-            "materialised": materialize_(copy.deepcopy(stored)),
-        }
-        graphs = graphs and device == "cuda"
-        found = self._compared(models, 1, max_length, graphs=graphs, rounds=rounds)
-        if onnx:
-            with suppress(ModelError):
-                sample = self.task.sample(models["unshared"], 1, max_length)
-                exported, found["onnx_unshared_ms"] = _exported(models, sample, rounds)
-                found["forms"]["onnx"] = exported
-        return {
-            **found,
-            "use": self.task.used(stored, max_length),
-            **({"written_tokens": written} if (written := self.task.written(stored)) else {}),
-            "batch_size": 1,
-            "max_length": max_length,
-            "rounds": rounds,
-            "device": device_name(),
-            "threads": threads,
-            **self._throughput(models, max_length, rounds, throughput, graphs=graphs),
-        }
+    def _new_counting(self, max_length: int) -> Counting:
+        unshared = self.task.skeleton
+        sample = self.task.task.sample(unshared, 1, max_length)
+        return Counting(unshared, {key: value.to("meta") for key, value in sample.items()})
 
-    def _untrained(self, candidate: Candidate, facts: dict[str, Any]) -> PreTrainedModel:
-        """The candidate's architecture; which units are shared, pruned or private is arbitrary."""
-        model = share_(self.task.load(self.start, facts), candidate.plan)
-        if candidate.compression == Compression():
-            return model
-        return reshape_(model, candidate.compression)
+    @cached_property
+    def _recorded(self) -> Any:
+        return lru_cache(maxsize=1)(self._new_recorded)
 
-    def _throughput(
-        self,
-        models: dict[str, PreTrainedModel],
-        max_length: int,
-        rounds: int,
-        batch: int | None,
-        *,
-        graphs: bool,
-    ) -> dict[str, Any]:
-        if batch is None:
-            return {}
-        turns = {"rounds": max(3, rounds // 3), "warmup": 2}
-        found = self._compared(models, batch, max_length, graphs=graphs, **turns)
-        return {"throughput": found | {"batch_size": batch}}
+    def _new_recorded(self, max_length: int) -> Activations:
+        return record_activations(self.task.load(), self._calibration_batches(max_length))
 
-    def _compared(
-        self,
-        models: dict[str, PreTrainedModel],
-        batch_size: int,
-        max_length: int,
-        *,
-        graphs: bool,
-        **turns: int,
-    ) -> dict[str, Any]:
-        """How long each model takes for so many examples, as the storage keeps it."""
-        sample = self.task.sample(models["unshared"], batch_size, max_length)
-        device = models["unshared"].device
-        runs = latency.uses(models, sample, self.task.use)
-        timed_by = "CUDA events" if device.type == "cuda" else "wall clock"
-        if graphs:
-            with suppress(ModelError):
-                runs = {name: latency.replayed(run) for name, run in runs.items()}
-                timed_by += ", CUDA graphs"
-        found = latency.compare(runs, "unshared", device, **turns)
-        return {
-            "forms": {name: found.models[name].written() for name in ("stored", "materialised")},
-            "unshared_ms": found.models["unshared"].written()["median_ms"],
-            "rounds_taken": found.rounds,
-            "drift": round(found.drift, 4),
-            "preempted": round(found.preempted, 4),
-            "timed_by": timed_by,
-        }
+    def _calibration_batches(
+        self, max_length: int, *, labelled: bool = False
+    ) -> list[dict[str, Tensor]]:
+        """Inputs of 64 training examples, spread over the split."""
+        split, _ = self.task.splits(max_length, None)
+        every = max(1, len(split.rows) // CALIBRATION_EXAMPLES)
+        rows = [split.rows[i] for i in range(0, len(split.rows), every)][:CALIBRATION_EXAMPLES]
+        size = CALIBRATION_BATCH
+        batches = [split.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+        return [{k: v for k, v in batch.items() if labelled or k != "labels"} for batch in batches]
 
 
 @dataclass(frozen=True)
-class Work:
-    """One candidate to train: what listens to its training, in how many parts its batches are
-    trained, with whom, and where it leaves checkpoints."""
+class Training:
+    """One training: its job, what it may use, what hears of its steps, where it leaves
+    checkpoints."""
 
-    candidate: Candidate
-    facts: dict[str, Any]
+    job: Job
+    resources: JobResources
     callbacks: Sequence[TrainerCallback]
-    accumulation: int
-    team: Team | None
-    checkpoints: Checkpoints | None = None
+    checkpoints: Checkpoints | None
+
+    @property
+    def team(self) -> Team | None:
+        """This process's place among those that train together."""
+        team = self.resources.team
+        assert team is None or isinstance(team, Team)
+        return team
+
+    @property
+    def seconds_before(self) -> float:
+        """Seconds that an interrupted training, of which this is the rest, had taken."""
+        return 0.0 if self.checkpoints is None else self.checkpoints.seconds_before
+
+    def circumstances(self) -> dict[str, Any]:
+        """Where the numbers of this training come from."""
+        found = circumstances(self.resources.threads) | {"seed": self.job.candidate.recipe.seed}
+        if self.resources.accumulation > 1:
+            found["accumulation"] = self.resources.accumulation
+        if self.team is not None:
+            found["workers"] = self.team.size
+        if self.checkpoints is not None and self.checkpoints.continued_at:
+            found["continued_at"] = self.checkpoints.continued_at
+        return found
 
 
-def shapes(facts: dict[str, Any]) -> dict[str, StackShape]:
-    """The stacks' shapes out of what :meth:`Trainee.prepare` returned."""
-    return {name: StackShape(**shape) for name, shape in facts["stacks"].items()}
+class _Assistant:
+    """The listener of a process whose team's leader alone reports."""
+
+    def rung(self, rung: int, metrics: dict[str, float]) -> bool:
+        raise AssertionError("only a team's leader reports")
+
+    def beat(self, in_step: bool) -> None:
+        raise AssertionError("only a team's leader is watched")
 
 
 def circumstances(threads: int) -> dict[str, Any]:
-    """Where a number comes from: device, threads, host, process."""
+    """Return where a number comes from: device, threads, host, process."""
     return {
         "device": device_name(),
         "threads": threads,
-        "host": socket.gethostname(),
+        "host": platform.node(),
         "pid": os.getpid(),
     }
 
 
-def device_name() -> str:
-    """The accelerator's name, or the processor's architecture."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+def _checkpoints(job: Job, resources: JobResources) -> Checkpoints | None:
+    """Where the job's training leaves checkpoints; the parts of a batch have some of their own."""
+    if resources.checkpoint_s is None or resources.team is not None:
+        return None
+    folder = job.folder.checkpoints / str(resources.accumulation)
+    return Checkpoints(folder, resources.checkpoint_s)
 
 
-def _exported(
-    models: dict[str, PreTrainedModel], sample: dict[str, Tensor], rounds: int
-) -> tuple[dict[str, float], float]:
-    """How long onnxruntime takes for the stored model, with as many threads as torch has, and the
-    unshared one's median."""
-    with tempfile.TemporaryDirectory() as scratch:
-        runs = {}
-        for name in ("unshared", "stored"):
-            folder = Path(scratch) / name
-            export(copy.deepcopy(models[name]).cpu(), folder, "onnx")
-            runs[name] = onnx_run(folder, sample, threads=torch.get_num_threads())
-        found = latency.compare(runs, "unshared", torch.device("cpu"), rounds=rounds).models
-    return found["stored"].written(), found["unshared"].written()["median_ms"]
-
-
-def _begin(threads: int, accumulation: int) -> None:
+def _begin(resources: JobResources) -> None:
     _quiet_library()
-    torch.set_num_threads(threads)
-    if accumulation > 1 and torch.cuda.is_available():
+    torch.set_num_threads(resources.threads)
+    if resources.accumulation > 1 and torch.cuda.is_available():
         torch.cuda.empty_cache()  # what the attempt that ran out of memory left
-
-
-def _not_asked(rung: int, metrics: dict[str, float]) -> bool:
-    raise AssertionError("only a team's leader reports")
 
 
 def _quiet_library() -> None:
@@ -441,44 +378,3 @@ def _quiet_library() -> None:
     import datasets
 
     datasets.disable_progress_bars()
-
-
-def _frozen(facts: dict[str, Any]) -> str:
-    """Facts are plain data, so their text can be the key of a cache."""
-    return json.dumps(facts, sort_keys=True)
-
-
-@lru_cache(maxsize=4)
-def _skeleton(trainee: Trainee, facts: str) -> PreTrainedModel:
-    return trainee.task.skeleton(trainee.start, json.loads(facts))
-
-
-@lru_cache(maxsize=4)
-def _counting(trainee: Trainee, facts: str, max_length: int) -> Counting:
-    unshared = _skeleton(trainee, facts)
-    sample = trainee.task.sample(unshared, 1, max_length)
-    return Counting(unshared, {key: value.to("meta") for key, value in sample.items()})
-
-
-@lru_cache(maxsize=1)
-def _recorded(trainee: Trainee, facts: str, max_length: int) -> Activations:
-    model = trainee.task.load(trainee.start, json.loads(facts))
-    return record_activations(model, _calibration_batches(trainee, max_length))
-
-
-def _calibration_batches(
-    trainee: Trainee, max_length: int, *, labelled: bool = False
-) -> list[dict[str, Tensor]]:
-    """Inputs of 64 training examples, spread over the split."""
-    split, _ = _splits(trainee, max_length)
-    every = max(1, len(split.rows) // CALIBRATION_EXAMPLES)
-    rows = [split.rows[i] for i in range(0, len(split.rows), every)][:CALIBRATION_EXAMPLES]
-    batches = [split.collate(rows[i : i + 16]) for i in range(0, len(rows), 16)]
-    return [{k: v for k, v in batch.items() if labelled or k != "labels"} for batch in batches]
-
-
-@lru_cache(maxsize=4)
-def _splits(
-    trainee: Trainee, max_length: int, augment: Augmentation | None = None
-) -> tuple[Split, Split]:
-    return trainee.task.splits(trainee.start, trainee.cache, max_length, augment)

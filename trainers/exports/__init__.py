@@ -1,1 +1,1 @@
-"""Write a shared model for others to load, one file a format, compared before it counts."""
+"""Write a shared model for other programs to load, one file a format, and compare its logits."""

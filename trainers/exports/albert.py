@@ -1,9 +1,9 @@
-"""A native ALBERT checkpoint of a BERT whose layers are shared whole.
+"""Write a BERT whose layers are shared whole as a native ALBERT checkpoint.
 
-ALBERT (arXiv 1909.11942) runs ``num_hidden_layers`` times one of its ``num_hidden_groups``
-groups of ``inner_group_num`` layers. With the embedding size of the hidden size and an identity
-between them, it computes what BERT computes; only the dropout after the FFN is missing, so that
-further training differs.
+In each of ``num_hidden_layers`` steps ALBERT (arXiv 1909.11942) runs one of its
+``num_hidden_groups`` groups of ``inner_group_num`` layers. With the embedding size of the hidden
+size and an identity between them, it computes the same as BERT; only the dropout after the FFN is
+missing, so that further training differs.
 """
 
 import copy
@@ -25,9 +25,16 @@ from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.modules import SharedLinear, SharedNorm, resolved
 from sharetune.trainers.models.shared_model import unshared_class
 from sharetune.trainers.models.sharing import is_shared, materialize_
+from sharetune.trainers.models.structure import find_stacks
 
-OTHERS = "export as shared, dense or onnx"
-OTHERWISE = f"{OTHERS}; or search with form: tie and parts: [attention, ffn, norms, biases]"
+OTHER_FORMATS = "export as shared, dense or onnx"
+"""The hint for models that ALBERT cannot hold."""
+
+WHOLE_LAYERS_HINT = (
+    f"{OTHER_FORMATS}; or search with form: tie and parts: [attention, ffn, norms, biases]"
+)
+"""The hint for layers that are not shared whole."""
+
 SAME_NAMES = (
     *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings"),
@@ -35,6 +42,8 @@ SAME_NAMES = (
     *("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings"),
     *("id2label", "label2id", "problem_type", "dtype"),
 )
+"""Settings that BERT and ALBERT configurations have under one name."""
+
 LAYER_NAMES = {
     "attention.self.query": "attention.query",
     "attention.self.key": "attention.key",
@@ -45,6 +54,8 @@ LAYER_NAMES = {
     "output.dense": "ffn_output",
     "output.LayerNorm": "full_layer_layer_norm",
 }
+"""Prefixes of a layer's tensors, BERT's to ALBERT's."""
+
 OUTER_NAMES = {
     "bert.pooler.dense.": "albert.pooler.",
     "bert.": "albert.",
@@ -52,12 +63,15 @@ OUTER_NAMES = {
     "cls.predictions.transform.": "predictions.",
     "cls.predictions.": "predictions.",
 }
+"""Prefixes of the tensors outside layers, BERT's to ALBERT's; the first match counts."""
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """ALBERT's three numbers, and for each of its stored layers, group by group, the first
-    position where it runs."""
+    """ALBERT's three numbers, and the first position at which each stored layer runs.
+
+    `positions` is in the order of the stored layers, group by group.
+    """
 
     num_hidden_layers: int
     num_hidden_groups: int
@@ -69,6 +83,7 @@ class Arrangement:
 def export_albert(model: PreTrainedModel, folder: Path) -> Written:
     """a native ALBERT checkpoint, for BERT models whose groups share whole layers"""
     kind = _albert_class(model)
+    _refuse_narrow(model)
     owners = layer_owners(model)
     arrangement = arrange(owners)
     albert = kind(_config(model, arrangement))
@@ -79,25 +94,36 @@ def export_albert(model: PreTrainedModel, folder: Path) -> Written:
 
 
 def _albert_class(model: PreTrainedModel) -> Any:
-    """ALBERT's class with the model's head. Raises :class:`ModelError` if there is none."""
+    """Return ALBERT's class with the model's head. Raises :class:`ModelError` if there is none."""
     own = unshared_class(type(model)) if is_shared(model) else type(model)  # type: ignore[arg-type]
     config = model.config
     if config.model_type != "bert" or config.is_decoder or config.add_cross_attention:
         raise ModelError(
             f"only BERT encoders can become ALBERT, and {own.__name__} is none: its positions, "
             "embeddings or attention differ",
-            OTHERS,
+            OTHER_FORMATS,
         )
     albert = getattr(transformers, own.__name__.replace("Bert", "Albert"), None)
     if albert is None:
-        raise ModelError(f"ALBERT has no head like {own.__name__}", OTHERS)
+        raise ModelError(f"ALBERT has no head like {own.__name__}", OTHER_FORMATS)
     return albert
 
 
-def layer_owners(model: PreTrainedModel) -> list[int]:
-    """For each layer of a BERT, the number of the whole layer it reads.
+def _refuse_narrow(model: PreTrainedModel) -> None:
+    stack = next(iter(find_stacks(model).values()))
+    heads, neurons = model.config.num_attention_heads, model.config.intermediate_size
+    if (stack.shape.heads, stack.shape.neurons) != (heads, neurons):
+        raise ModelError(
+            f"ALBERT's layers are of one width, {heads} heads and {neurons} neurons, but this "
+            "model has narrower ones",
+            OTHER_FORMATS,
+        )
 
-    Raises :class:`ModelError` for layers that share some of their tensors only.
+
+def layer_owners(model: PreTrainedModel) -> list[int]:
+    """Return, for each layer of a BERT, the number of the whole layer that it reads.
+
+    Raises :class:`ModelError` for layers that share only some of their tensors.
     """
     layers = [dict(_tensors(i, layer)) for i, layer in enumerate(model.base_model.encoder.layer)]
     for (i, one), (j, two) in combinations(enumerate(layers), 2):
@@ -106,7 +132,7 @@ def layer_owners(model: PreTrainedModel) -> list[int]:
             raise ModelError(
                 f"ALBERT's layers are whole, but layers {i} and {j} share some tensors and not "
                 f"others, such as {private[0]}",
-                OTHERWISE,
+                WHOLE_LAYERS_HINT,
             )
     keys = [tuple(map(id, layer.values())) for layer in layers]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -118,7 +144,7 @@ def _tensors(index: int, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
         module = resolved(module)
         if isinstance(module, Borrower):
             raise ModelError(
-                f"ALBERT's layers reuse nothing, but {path} of layer {index} does", OTHERS
+                f"ALBERT's layers reuse nothing, but {path} of layer {index} does", OTHER_FORMATS
             )
         if isinstance(module, SharedLinear):
             _refuse_composed(index, path, module)
@@ -133,12 +159,12 @@ def _refuse_composed(index: int, path: str, module: SharedLinear) -> None:
         raise ModelError(
             f"ALBERT's layers are whole, but {path} of layer {index} is put together from a bank "
             "and private weights",
-            OTHERWISE,
+            WHOLE_LAYERS_HINT,
         )
 
 
 def arrange(owners: Sequence[int]) -> Arrangement:
-    """The arrangement of the fewest stored layers that runs `owners` in their order.
+    """Return the arrangement of the fewest stored layers that runs `owners` in their order.
 
     There is always one: as many groups as layers, which stores them all.
     """
@@ -153,12 +179,12 @@ def arrange(owners: Sequence[int]) -> Arrangement:
 
 
 def _arrangement(owners: Sequence[int], groups: int, inner: int) -> Arrangement | None:
-    """The arrangement in so many groups of so many layers; None if it runs another order."""
+    """Return the arrangement of `groups` groups of `inner` layers; None if its order differs."""
     turns = len(owners) // inner
     first: dict[tuple[int, int], int] = {}
     for position, owner in enumerate(owners):
         turn, place = divmod(position, inner)
-        group = int(turn / (turns / groups))  # as ALBERT's forward computes it, rounding and all
+        group = int(turn / (turns / groups))  # ALBERT's own expression, to round alike
         if owners[first.setdefault((group, place), position)] != owner:
             return None
     if len(first) < groups * inner:
@@ -180,7 +206,7 @@ def _config(model: PreTrainedModel, arrangement: Arrangement) -> AlbertConfig:
 
 
 def _load(albert: PreTrainedModel, bert: PreTrainedModel, arrangement: Arrangement) -> None:
-    """Fills `albert` with the tensors of the dense `bert`, under ALBERT's names."""
+    """Fill `albert` with the tensors of the dense `bert`, under ALBERT's names."""
     prefix = f"{bert.base_model_prefix}." if bert.base_model is not bert else ""
     layers = f"{prefix}encoder.layer."
     state = {
@@ -206,13 +232,13 @@ def _load_all(albert: PreTrainedModel, state: dict[str, Tensor]) -> None:
     if wrong:
         raise ModelError(
             f"the model does not map to {type(albert).__name__}, which lacks or needs {wrong[0]}",
-            OTHERS,
+            OTHER_FORMATS,
         )
     albert.eval()
 
 
 def _renamed(name: str, names: dict[str, str]) -> str:
-    """`name` with its start replaced by the first of `names` that fits."""
+    """Return `name` with its prefix replaced by the first of `names` that matches."""
     for old, new in names.items():
         if name.startswith(old):
             return new + name.removeprefix(old)

@@ -1,4 +1,4 @@
-"""Writes a shared model for others to load, and loads it again before it is called written.
+"""Write a shared model in a format, load it again, and compare its logits.
 
 A new format is one file here with one function registered in `EXPORTS`.
 
@@ -24,20 +24,25 @@ from sharetune.trainers.exports.samples import Inputs, samples
 from sharetune.trainers.models.shared_model import SharedModel
 
 Answer = Callable[[Inputs], Tensor]
-"""Logits of a model for named inputs; hidden states of a model without a head."""
+"""A function from named inputs to logits, or to hidden states for a model without a head."""
 
 FOLDER = "FOLDER"
+"""The placeholder for the folder's name in `Written.load`."""
+
 NEEDS_EQUAL_LAYERS = {"dense", "albert"}
+"""Formats of classes of transformers, whose layers all have the same width."""
+
 NEEDS_FLOATS = {"albert", "onnx"}
+"""Formats whose tensors are floats, so that they cannot hold 8-bit matrices."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a format tells of the model it wrote into a folder.
+    """A model that an exporter wrote into a folder.
 
-    `reload` makes a fresh model from that folder. `load` is Python that does so, with `FOLDER`
-    in double quotes for the folder's name. Logits may differ by `tolerance` at most. `note` says
-    in one sentence what a user should know; empty for nothing.
+    `reload` loads it anew from that folder. `load` is Python code that does so, with `FOLDER` in
+    double quotes for the folder's name. Logits may differ by `tolerance` at most. `note` is one
+    sentence for the user; empty for none.
     """
 
     reload: Callable[[Path], Answer]
@@ -48,8 +53,10 @@ class Written:
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that was written, loaded again and compared: the largest difference of its logits,
-    the size of its files in bytes, and the format's note."""
+    """A model that was written, loaded again and compared.
+
+    `difference` is the largest of its logits, `size` the bytes of its files, `note` the format's.
+    """
 
     difference: float
     size: int
@@ -57,11 +64,11 @@ class Exported:
     _load: str
 
     def load(self, folder: str | Path) -> str:
-        """Python lines that load the model from `folder`."""
+        """Return Python lines that load the model from `folder`."""
         return self._load.replace(FOLDER, json.dumps(str(folder))[1:-1])
 
     def summary(self, folder: str | Path) -> str:
-        """One sentence for people, and the note."""
+        """Return one sentence for people, and the note."""
         return (
             f"wrote {folder}, {self.size / 1e6:,.1f} MB; loaded again, its logits differ by "
             f"{self.difference:.2g} at most. {self.note}"
@@ -69,22 +76,26 @@ class Exported:
 
 
 Exporter = Callable[[PreTrainedModel, Path], Written]
+"""``(model, folder) -> what was written``."""
+
 EXPORTS: Registry[Exporter] = Registry("export format", package="sharetune.trainers.exports")
+"""Exporters by the name of their format."""
 
 
 def export(model: PreTrainedModel, out: Path, format: str = "shared") -> Exported:
-    """Writes `model` into the folder `out`, which must not exist or be empty.
+    """Write `model` into the folder `out`, which must not exist or be empty.
 
-    Raises :class:`ModelError` if the format cannot hold the model or gives other logits, and
-    :class:`RunError` if `out` is taken. Nothing is left of `out` then.
+    Raises :class:`ModelError` if the format cannot hold the model or changes its logits, and
+    :class:`RunError` if `out` is not free. Then nothing is left of `out`.
     """
     with placed(out) as folder:
         return write(model, folder, format)
 
 
 def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
-    """Writes `model` into the existing `folder` and compares the logits of what is loaded
-    from there. Raises :class:`ModelError` as :func:`export` does.
+    """Write `model` into the existing `folder`, load it from there, and compare logits.
+
+    Raises :class:`ModelError` as :func:`export` does.
     """
     exporter = EXPORTS[format]
     if isinstance(model, SharedModel):
@@ -106,7 +117,7 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
 
 
 def refuse_compressed(compression: Compression, format: str) -> None:
-    """Raises :class:`ModelError` if the format cannot hold what compression makes of a model."""
+    """Raise :class:`ModelError` if the format cannot hold a model so compressed."""
     narrower = compression.removes_units and format in NEEDS_EQUAL_LAYERS
     if narrower or (compression.quantize and format in NEEDS_FLOATS):
         what = "layers with fewer heads or neurons" if narrower else "8-bit matrices"
@@ -115,7 +126,7 @@ def refuse_compressed(compression: Compression, format: str) -> None:
 
 @contextmanager
 def placed(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, or vanishes after an error.
+    """Yield a folder next to `out` that becomes `out` at the end, or is removed after an error.
 
     Raises :class:`RunError` if `out` is a file or a folder that is not empty.
     """
@@ -134,7 +145,7 @@ def placed(out: Path) -> Iterator[Path]:
 
 
 def check_free(out: Path) -> None:
-    """Raises :class:`RunError` if `out` is a file or a folder that is not empty."""
+    """Raise :class:`RunError` if `out` is a file or a folder that is not empty."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise RunError(
             f"{out} exists already", "name a folder that does not exist, or an empty one"
@@ -142,7 +153,7 @@ def check_free(out: Path) -> None:
 
 
 def answering(model: PreTrainedModel) -> Answer:
-    """The function from inputs to logits that `model` is."""
+    """Return the function from inputs to logits (or hidden states) that `model` computes."""
 
     def answer(inputs: Inputs) -> Tensor:
         with torch.no_grad():
@@ -154,7 +165,10 @@ def answering(model: PreTrainedModel) -> Answer:
 
 
 def _difference(one: Answer, other: Answer, batches: list[Inputs]) -> float:
-    """The largest over all batches; NaN if any logit is NaN, infinite for another shape."""
+    """Return the largest absolute difference of logits over all batches.
+
+    NaN if any logit is NaN, infinite if shapes differ.
+    """
     differences = []
     for inputs in batches:
         a, b = one(inputs).float(), other(inputs).float()

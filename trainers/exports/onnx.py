@@ -1,4 +1,4 @@
-"""An ONNX file with each shared tensor once, for onnxruntime. Needs `sharetune[onnx]`."""
+"""Write an ONNX file with each shared tensor once, for onnxruntime. Needs `sharetune[onnx]`."""
 
 import copy
 import logging
@@ -22,14 +22,21 @@ from sharetune.trainers.exports.samples import Inputs, samples
 from sharetune.trainers.measuring.sizes import parameters
 from sharetune.trainers.models.modules import products_apart
 
-FILE = "model.onnx"
-NEEDED = ("onnx", "onnxruntime", "onnxscript")
-ONE_FILE_BYTES = 1.9e9  # a protobuf message ends at 2 GiB
-NAMES_OF_AXES = {"decoder_input_ids": "decoder_sequence"}
+FILE_NAME = "model.onnx"
+"""The name of the file in the export's folder."""
+
+NEEDED_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+"""Packages that writing and running ONNX need."""
+
+ONE_FILE_BYTES = 1.9e9
+"""Bytes of weights up to which they are in the file: a protobuf message ends at 2 GiB."""
+
+AXIS_NAMES = {"decoder_input_ids": "decoder_sequence"}
+"""Names for the dynamic text length of inputs that may differ in it from the others."""
 
 
 class Logits(nn.Module):
-    """A model as a function of unnamed tensors, without a cache."""
+    """A model as a function of unnamed tensors, without a KV cache."""
 
     def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
@@ -37,7 +44,7 @@ class Logits(nn.Module):
         self.names = names
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Logits for the tensors of `names`."""
+        """Return the logits for the tensors of `names`."""
         return answering(self.model)(dict(zip(self.names, tensors, strict=True)))
 
 
@@ -45,35 +52,35 @@ class Logits(nn.Module):
 def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
     """an ONNX file for onnxruntime, each shared tensor stored once"""
     check_packages()
-    program = _program(model, samples(model)[0])
-    _tidy(program.model)
+    program = _traced(model, samples(model)[0])
+    _clean(program.model)
     large = 4 * parameters([model]) > ONE_FILE_BYTES
-    program.save(folder / FILE, external_data=large)
+    program.save(folder / FILE_NAME, external_data=large)
     copy.deepcopy(model.config).save_pretrained(folder)
     return Written(
         reload=_reload,
-        load=f'import onnxruntime\nmodel = onnxruntime.InferenceSession("{FOLDER}/{FILE}")',
+        load=f'import onnxruntime\nmodel = onnxruntime.InferenceSession("{FOLDER}/{FILE_NAME}")',
         tolerance=1e-4,
     )
 
 
 def check_packages() -> None:
-    """Raises :class:`ModelError` where what ONNX needs is not installed."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    """Raise :class:`ModelError` if a package that ONNX export needs is not installed."""
+    missing = [name for name in NEEDED_PACKAGES if find_spec(name) is None]
     if missing:
         raise ModelError(
             f"the onnx format needs {', '.join(missing)}", "pip install 'sharetune[onnx]'"
         )
 
 
-def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
-    """The traced model. Batch, and the length of text, stay free."""
+def _traced(model: PreTrainedModel, inputs: Inputs) -> Any:
+    """Return the traced model, with dynamic batch size and text length."""
     axes = tuple(_free_axes(name, tensor) for name, tensor in inputs.items())
     plain = copy.deepcopy(model).eval()
     plain.config.use_cache = False
-    # fewer nodes than the fused kind decomposes into, and the only one that T5 can be traced with
+    # gives fewer nodes than fused attention, and is the only one with which T5 can be traced
     plain.set_attn_implementation("eager")
-    with products_apart(plain), _quiet():
+    with products_apart(plain), _without_warnings():
         try:
             return torch.onnx.export(
                 Logits(plain, list(inputs)).eval(),
@@ -91,9 +98,11 @@ def _program(model: PreTrainedModel, inputs: Inputs) -> Any:
             ) from error
 
 
-def _tidy(graph: Any) -> None:
-    """Drops what names this machine's source files, and merges equal constants: the exporter
-    may have transposed a shared matrix ahead, once for every layer."""
+def _clean(graph: Any) -> None:
+    """Remove the names of this machine's source files, and merge equal constants.
+
+    The exporter may have transposed a shared matrix once for every layer.
+    """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
 
     ClearMetadataAndDocStringPass()(graph)
@@ -103,13 +112,13 @@ def _tidy(graph: Any) -> None:
 def _free_axes(name: str, tensor: Tensor) -> dict[int, torch.export.Dim]:
     axes = {0: torch.export.Dim("batch")} if len(tensor) > 1 else {}
     if tensor.dim() == 2 and not tensor.is_floating_point():
-        axes[1] = torch.export.Dim(NAMES_OF_AXES.get(name, "sequence"))
+        axes[1] = torch.export.Dim(AXIS_NAMES.get(name, "sequence"))
     return axes
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on operators of packages that are not there."""
+def _without_warnings() -> Iterator[None]:
+    """Silence the exporter's notes on operators of packages that are not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -122,13 +131,15 @@ def _quiet() -> Iterator[None]:
 
 
 def onnx_run(folder: Path, inputs: Inputs, *, threads: int) -> Callable[[], object]:
-    """One forward pass of the exported model on `inputs`, as onnxruntime does it with so many
-    threads. What the file reads and `inputs` lack is a mask of ones, or zeros."""
+    """Return a function that runs the exported model once on `inputs`, on `threads` threads.
+
+    Inputs of the file that `inputs` does not hold are ones for a mask, else zeros.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(folder / FILE, options)
+    session = onnxruntime.InferenceSession(folder / FILE_NAME, options)
     given = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
     first = next(iter(given.values()))
     for name in (node.name for node in session.get_inputs()):
@@ -140,7 +151,7 @@ def onnx_run(folder: Path, inputs: Inputs, *, threads: int) -> Callable[[], obje
 def _reload(folder: Path) -> Answer:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / FILE)
+    session = onnxruntime.InferenceSession(folder / FILE_NAME)
 
     def answer(inputs: Inputs) -> Tensor:
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
@@ -150,7 +161,7 @@ def _reload(folder: Path) -> Answer:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what the error came from."""
+    """Return the first line of the error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0]

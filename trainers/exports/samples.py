@@ -1,4 +1,4 @@
-"""Made-up inputs for a model, on which two forms of it are compared."""
+"""Make up inputs for a model, on which its exported form is compared with it."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,23 @@ from transformers import PreTrainedModel
 from sharetune.spaces.errors import ModelError
 
 Inputs = dict[str, Tensor]
-SIZES = ((2, 8), (3, 5))
-LONGER = 3
+"""Tensors by the names of the model's arguments."""
+
+BATCH_SHAPES = ((2, 8), (3, 5))
+"""``(batch size, tokens)`` of the two batches: different, so that fixed axes show."""
+
+EXTRA_DECODER_TOKENS = 3
+"""Tokens that a decoder's input is longer than the encoder's, so that a mix-up shows."""
+
 SAMPLES_A_SECOND = 16_000
-FRAMES = "max_source_positions"
+"""Length of a waveform: one second at the usual 16 kHz."""
+
+POSITIONS_ATTRIBUTE = "max_source_positions"
+"""The attribute for Whisper's number of encoder positions."""
 
 
 def samples(model: PreTrainedModel) -> list[Inputs]:
-    """Two batches of different size and, for text, length; the same ones every time.
+    """Return two batches of different size and, for text, length; the same at every call.
 
     Raises :class:`ModelError` for a model whose main input is of an unknown kind.
     """
@@ -27,11 +36,14 @@ def samples(model: PreTrainedModel) -> list[Inputs]:
             f"which reads {model.main_input_name!r}",
             f"models of {', '.join(MAIN_INPUTS)} can be exported",
         )
-    return [make(model, batch, length) for batch, length in SIZES]
+    return [make(model, batch, length) for batch, length in BATCH_SHAPES]
 
 
 def _text(model: PreTrainedModel, batch: int, length: int) -> Inputs:
-    """Token ids, the last row padded; a decoder's own if it writes text, else the same."""
+    """Return token ids and masks, the last row padded, and a decoder's inputs.
+
+    A decoder that writes text gets ids of its own, another one the encoder's.
+    """
     config = model.config.get_text_config()
     batch = 1 if config.pad_token_id is None and not model.can_generate() else batch
     ids = _tokens(model, batch, length)
@@ -40,14 +52,14 @@ def _text(model: PreTrainedModel, batch: int, length: int) -> Inputs:
         mask[-1, length // 2 :] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
     if model.config.is_encoder_decoder:
-        own = _tokens(model, batch, length + LONGER) if model.can_generate() else ids
+        own = _tokens(model, batch, length + EXTRA_DECODER_TOKENS) if model.can_generate() else ids
         return inputs | {"decoder_input_ids": own}
     types = getattr(config, "type_vocab_size", 0) or 0
     return inputs | ({"token_type_ids": (ids % 2) * mask} if types > 1 else {})
 
 
 def _tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
-    """Token ids that end in the end-of-sequence token if there is one."""
+    """Return token ids that end in the end-of-sequence token, if there is one."""
     config = model.config.get_text_config()
     ids = torch.randint(0, config.vocab_size, (batch, length), generator=_generator())
     for special in (config.pad_token_id, config.eos_token_id):
@@ -68,9 +80,12 @@ def _waveforms(_: PreTrainedModel, batch: int, __: int) -> Inputs:
 
 
 def _spectrograms(model: PreTrainedModel, batch: int, length: int) -> Inputs:
-    """As long as Whisper reads: its encoder halves the time. Its decoder writes text."""
+    """Return spectrograms of the length that Whisper reads, and token ids for its decoder.
+
+    Whisper's encoder halves the time, so there are two frames a position.
+    """
     config = model.config
-    bins, frames = getattr(config, "num_mel_bins", None), getattr(config, FRAMES, None)
+    bins, frames = getattr(config, "num_mel_bins", None), getattr(config, POSITIONS_ATTRIBUTE, None)
     if bins is None or frames is None or not model.can_generate():
         raise ModelError(
             f"the size of the spectrograms that {type(model).__name__} reads is not known",
@@ -90,3 +105,4 @@ MAIN_INPUTS: dict[str, Callable[[PreTrainedModel, int, int], Inputs]] = {
     "input_values": _waveforms,
     "input_features": _spectrograms,
 }
+"""The function that makes a batch, by the name of the model's main input."""

@@ -1,4 +1,4 @@
-"""The shared model as it is: each bank once, loaded with ShareTune."""
+"""Write the shared model as it is: each bank once, loaded with ShareTune."""
 
 import copy
 from dataclasses import replace
@@ -21,7 +21,7 @@ def export_shared(model: PreTrainedModel, folder: Path) -> Written:
         )
     named = copy.copy(model)
     base = {key: value for key, value in model.sharing.base.items() if key != "_name_or_path"}
-    named.sharing = replace(model.sharing, base=base)  # a path of this machine means nothing there
+    named.sharing = replace(model.sharing, base=base)  # without this machine's path
     named.save_pretrained(folder)
     return Written(
         reload=lambda path: answering(load_shared(path)),

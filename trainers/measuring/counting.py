@@ -1,9 +1,9 @@
-"""Counts what a plan stores and computes from what is known of the unshared model.
+"""Count a plan's parameters, bytes and FLOPs from a catalogue of the unshared model.
 
-Building a shared model and running it on stand-ins takes a third of a second. Here the unshared
-model is run once; a plan then is a list of tensors taken away and added, which the forms'
-own builders make for one matrix at a time, and of products that became cheaper. The numbers are
-those of :func:`sharetune.trainers.measuring.sizes.facts`, which tests hold them to.
+Building a shared model and running it on fake tensors takes a third of a second. Here the unshared
+model is run once. A plan is then a list of tensors removed and added, which the forms' own builders
+make for one matrix at a time, and of products that became cheaper. The numbers equal those of
+:func:`sharetune.trainers.measuring.sizes.facts`, as tests check.
 """
 
 import copy
@@ -27,7 +27,7 @@ from sharetune.spaces.plan import PARTS, Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.models.activation_reuse import Borrower
-from sharetune.trainers.models.feasibility import refuse_unfit
+from sharetune.trainers.models.feasibility import check_feasible
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import SharedLinear
 from sharetune.trainers.models.narrowing import narrow_
@@ -35,13 +35,14 @@ from sharetune.trainers.models.parameters import head_parameters
 from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import Slot, Stack, find_stacks, is_norm, weight_out_in
 
-NONE = Compression()
+UNCOMPRESSED = Compression()
+"""No compression."""
 
 Shape = tuple[int, ...]
 
 
 class Entry(NamedTuple):
-    """A tensor of a model. `rows` are those of a matrix that 8-bit numbers can hold, else 0."""
+    """A tensor of a model. `rows` counts those of a matrix that can be stored in 8 bits, else 0."""
 
     shape: Shape
     dtype: torch.dtype
@@ -51,17 +52,17 @@ class Entry(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """How many numbers it holds."""
+        """Return the number of elements."""
         return torch.Size(self.shape).numel()
 
 
 Entries = dict[str, Entry]
+"""Tensors by name."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """One matrix of the readers of a bank: what the bank stores of it, what each reader does, and
-    the readers themselves."""
+class BuiltMatrix:
+    """One matrix as a form builds it: the bank's tensors, each reader's, and the readers."""
 
     bank: Entries
     own: tuple[Entries, ...]
@@ -69,33 +70,38 @@ class Built:
 
 
 @dataclass
-class Use:
-    """What shapes a matrix is `given` in one pass, and how often it is read, whether to multiply
-    or only to be looked at, as T5 does to learn its dtype."""
+class MatrixUse:
+    """How a matrix is used in one forward pass: shapes of its inputs, and reads of its weight.
 
-    given: list[Shape] = field(default_factory=list)
+    A read that is not for a product only looks at the weight, as T5 does for its dtype.
+    """
+
+    input_shapes: list[Shape] = field(default_factory=list)
     reads: int = 0
 
     @property
     def looked_up(self) -> int:
-        """Times it is read beside the products."""
-        return self.reads - len(self.given)
+        """Return the number of reads that are not for a product."""
+        return self.reads - len(self.input_shapes)
 
-    def written(self) -> tuple[Any, ...]:
-        """The same as a key."""
-        return tuple(self.given), self.looked_up
+    def key(self) -> tuple[Any, ...]:
+        """Return the same as a hashable key."""
+        return tuple(self.input_shapes), self.looked_up
 
 
 @dataclass(frozen=True)
 class View:
-    """What one forward pass of a model without banks shows: its stacks, the FLOPs of the whole and
-    of each layer, by stack each layer's tensors, and how each matrix of a layer is used."""
+    """One forward pass of a model without banks.
+
+    `flops` are those of the whole, `layer_flops` those of each layer, by stack; `layers` are each
+    layer's tensors, and `uses` tells how each matrix of a layer is used.
+    """
 
     stacks: dict[str, Stack]
     flops: int
     layer_flops: dict[str, list[int]]
     layers: dict[str, list[Entries]]
-    uses: dict[tuple[str, int, str], Use]
+    uses: dict[tuple[str, int, str], MatrixUse]
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,11 @@ class Seen:
 
     entries: Entries
     flops: int
-    matrices: dict[str, tuple[nn.Module, Slot, Use]]
+    matrices: dict[str, tuple[nn.Module, Slot, MatrixUse]]
 
 
 class Counting:
-    """Counts plans for one `unshared` model on the meta device, and one sample of `inputs`."""
+    """Count plans for one `unshared` model on the meta device and one sample of `inputs`."""
 
     def __init__(self, unshared: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         self.unshared, self.inputs = unshared, inputs
@@ -117,7 +123,7 @@ class Counting:
         self.stacks = self._view.stacks
         self._whole, self._single = sizes.shareable(self.stacks.values())
         for stack in self.stacks.values():
-            _taken_out(self._rest, f"{stack.path}.")
+            _pop_prefix(self._rest, f"{stack.path}.")
         self._before = self._layer_totals()
         self._whole_layers = {
             (name, index): _seen_in(self._view, name, index)
@@ -125,35 +131,38 @@ class Counting:
             for index in range(len(stack.layers))
         }
         self._narrowed: dict[Any, View] = {}
-        self._built: dict[Any, Built] = {}
+        self._built: dict[Any, BuiltMatrix] = {}
         self._extra_flops: dict[Any, int] = {}
         self._known: dict[Any, dict[str, float]] = {}
 
-    def facts(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
-        """What :func:`sharetune.trainers.measuring.sizes.facts` says of the model shared by `plan`.
+    def facts(self, plan: SharingPlan, compression: Compression = UNCOMPRESSED) -> dict[str, float]:
+        """Return the sizes of the model shared by `plan` as :func:`sizes.facts` does.
 
         Raises :class:`PlanError` if the plan does not fit the model.
         """
         bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
-        key = tuple(map(_shape_of, bound.groups)), compression
+        key = tuple(map(_size_key, bound.groups)), compression
         if key not in self._known:
             plain = compression.quantize != "dynamic-int8" and not compression.removes_units
             count = self._counted if plain else self.built
             self._known[key] = count(bound, compression)
         return dict(self._known[key])
 
-    def built(self, plan: SharingPlan, compression: Compression = NONE) -> dict[str, float]:
-        """The same by building the model and running it on stand-ins, which also finds out what
-        cannot be done. Pruned models, and products in 8 bits, are only counted so."""
+    def built(self, plan: SharingPlan, compression: Compression = UNCOMPRESSED) -> dict[str, float]:
+        """Return the same by building the model and running it on fake tensors.
+
+        Building also raises for what the model cannot do. Pruned models and products in 8 bits are
+        counted in this way only.
+        """
         shared = share_(copy.deepcopy(self.unshared), plan)
         compressed = reshape_(copy.deepcopy(shared), compression)
         return sizes.facts(self.unshared, shared, self.inputs, compressed)
 
     def _counted(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
-        refuse_unfit(self.stacks, plan, self.unshared.config)
+        check_feasible(self.stacks, plan, self.unshared.config)
         orders = {name: plan.order(name, len(s.layers)) for name, s in self.stacks.items()}
         seen = self._seen(plan)
-        layers, flops = self._arranged(orders, seen)
+        layers, flops = self._tensors_at_positions(orders, seen)
         banks: Entries = {}
         number = 0
         for group in plan.groups:
@@ -166,7 +175,7 @@ class Counting:
                 copied = not isinstance(init, str) and init not in own
                 for name, entry in self._share(bank, layers[stack.name], copied=copied):
                     banks[f"banks.{number}.{name}"] = entry
-                flops += self._further_flops(bank, copied=copied)
+                flops += self._added_flops(bank, copied=copied)
                 number += 1
         in_stacks = {
             f"{self.stacks[name].path}.{place}.{path}": entry
@@ -177,16 +186,16 @@ class Counting:
         return self._totals(in_stacks, flops, compression)
 
     def _totals(self, in_stacks: Entries, flops: int, compression: Compression) -> dict[str, float]:
-        matrices, vectors = _numbers(in_stacks.values())
+        matrices, vectors = _parameters_by_kind(in_stacks.values())
         lost = self._before[0] + self._before[1] - matrices - vectors
         other = self._before[1] - vectors
         rest = self._rest
         if compression.quantize is not None:
             in_stacks, rest = _in_eight_bits(in_stacks), _in_eight_bits(rest)
-        stored = sum(_numbers(in_stacks.values()))
+        stored = sum(_parameters_by_kind(in_stacks.values()))
         saved = {n: e for n, e in (rest | in_stacks).items() if e.is_saved}
         return {
-            "parameters": stored + sum(_numbers(rest.values())),
+            "parameters": stored + sum(_parameters_by_kind(rest.values())),
             "stack_parameters": stored,
             "bytes": sizes.file_bytes((n, e.shape, e.dtype) for n, e in saved.items()),
             "flops": flops,
@@ -194,12 +203,12 @@ class Counting:
         }
 
     def _layer_totals(self) -> tuple[int, int]:
-        """Numbers in matrices and in vectors of the unshared model's layers."""
+        """Return the numbers of elements in matrices and in vectors of all unshared layers."""
         every = [e for layers in self._view.layers.values() for own in layers for e in own.values()]
-        return _numbers(every)
+        return _parameters_by_kind(every)
 
     def _seen(self, plan: SharingPlan) -> dict[tuple[str, int], Seen]:
-        """Every layer as the plan narrows it, before anything is shared."""
+        """Return every layer as the plan narrows it, before anything is shared."""
         seen = dict(self._whole_layers)
         for group in plan.groups:
             for view in self._views(group) if isinstance(group.form, Narrow) else ():
@@ -210,8 +219,10 @@ class Counting:
         return seen
 
     def _views(self, group: Group) -> Iterator[View]:
-        """For each part that a group narrows, the model with this part of all layers of the stack
-        narrowed so: what a layer takes depends on its own width alone, part by part."""
+        """Yield, for each part of a group, the model with it narrowed in all layers of the stack.
+
+        What a layer takes depends on its own width alone, and part by part.
+        """
         for part in PARTS:
             if set(PARTS[part]) <= set(group.parts):
                 key = group.stack, part, group.form
@@ -223,12 +234,12 @@ class Counting:
                     self._narrowed[key] = _look(model, self.inputs)
                 yield self._narrowed[key]
 
-    def _arranged(
+    def _tensors_at_positions(
         self, orders: dict[str, tuple[int, ...]], seen: dict[tuple[str, int], Seen]
     ) -> tuple[dict[str, list[Entries]], int]:
-        """Each place's tensors, before anything is shared, and the FLOPs of the whole model.
+        """Return the tensors at each position before sharing, and the FLOPs of the whole model.
 
-        A layer that runs again has none of its own.
+        A repeated layer has no tensors at its later positions.
         """
         flops, layers = self._view.flops, {}
         for name, order in orders.items():
@@ -243,7 +254,7 @@ class Counting:
     def _share(
         self, bank: "Bank", layers: list[Entries], *, copied: bool
     ) -> Iterator[tuple[str, Entry]]:
-        """Replaces, in `layers`, what reads the bank; yields the bank's tensors."""
+        """Replace the tensors in `layers` that read the bank; yield the bank's tensors."""
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
             for place, own in zip(bank.readers, built.own, strict=False):
@@ -271,8 +282,8 @@ class Counting:
                 (f"{entry_key(path)}.{n.removeprefix(f'{path}.')}", e) for n, e in own.items()
             )
 
-    def _build(self, bank: "Bank", slot: Slot, *, copied: bool) -> Built:
-        """The matrix as its form's builder makes it, for as many readers."""
+    def _build(self, bank: "Bank", slot: Slot, *, copied: bool) -> BuiltMatrix:
+        """Return the matrix as its form's builder makes it for this number of readers."""
         count, biases = len(bank.readers) + copied, "biases" in bank.group.parts
         key = bank.stack.name, slot, bank.group.form, count, biases
         if key not in self._built:
@@ -280,16 +291,18 @@ class Counting:
             self._built[key] = _build(module, slot, bank.group.form, count, biases)
         return self._built[key]
 
-    def _further_flops(self, bank: "Bank", *, copied: bool) -> int:
-        """FLOPs that the bank's readers take more than the matrices they replace, below 0 for
-        fewer."""
+    def _added_flops(self, bank: "Bank", *, copied: bool) -> int:
+        """Return the FLOPs of the bank's readers beyond those of the matrices they replace.
+
+        Negative if the readers take fewer.
+        """
         total = 0
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
             for reader, own, seen in zip(built.readers, built.own, bank.seen, strict=False):
-                if _computes_otherwise(reader):
+                if _changes_flops(reader):
                     replaced, _, use = seen.matrices[slot.path]
-                    key = slot, bank.group.form, use.written(), tuple(own.items())
+                    key = slot, bank.group.form, use.key(), tuple(own.items())
                     if key not in self._extra_flops:
                         self._extra_flops[key] = _flops(reader, use) - _flops(replaced, use)
                     total += self._extra_flops[key]
@@ -298,8 +311,10 @@ class Counting:
 
 @dataclass(frozen=True)
 class Bank:
-    """The places `readers` of a stack, at which these `layers` run, as they are `seen`, that read
-    one bank."""
+    """The positions `readers` of a stack that read one bank, and the `layers` that run there.
+
+    `seen` are these layers as the plan narrows them.
+    """
 
     stack: Stack
     group: Group
@@ -309,28 +324,28 @@ class Bank:
 
     @property
     def slots(self) -> list[Slot]:
-        """The matrices that are read from it."""
+        """Return the matrices that read the bank."""
         slots = [slot for _, slot, _ in self.seen[0].matrices.values()]
         return [slot for slot in slots if set(slot.roles) & set(self.group.parts)]
 
 
 def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
-    """Runs a model without banks once on stand-ins."""
+    """Run a model without banks once on fake tensors."""
     stacks, entries = find_stacks(model), _entries(model)
     flops = {name: [0] * len(stack.layers) for name, stack in stacks.items()}
-    uses: dict[tuple[str, int, str], Use] = {}
+    uses: dict[tuple[str, int, str], MatrixUse] = {}
     counter = sizes.flop_counter()
     with ExitStack() as watching:
         for name, stack in stacks.items():
             for index, layer in enumerate(stack.layers):
-                for hook in _counted_by(counter, layer, flops[name], index):
+                for hook in _flop_hooks(counter, layer, flops[name], index):
                     watching.callback(hook.remove)
                 for slot in stack.layer_slots[index]:
-                    use = uses.setdefault((name, index, slot.path), Use())
-                    watching.enter_context(_watched(layer.get_submodule(slot.path), use))
-        whole = sizes.run_on_stand_ins(model, inputs, counter)
+                    use = uses.setdefault((name, index, slot.path), MatrixUse())
+                    watching.enter_context(_recording(layer.get_submodule(slot.path), use))
+        whole = sizes.run_on_fake_tensors(model, inputs, counter)
     layers = {
-        name: [_taken_out(entries, f"{stack.path}.{i}.") for i in range(len(stack.layers))]
+        name: [_pop_prefix(entries, f"{stack.path}.{i}.") for i in range(len(stack.layers))]
         for name, stack in stacks.items()
     }
     return View(stacks, whole, flops, layers, uses)
@@ -350,7 +365,7 @@ def _seen_in(view: View, name: str, index: int) -> Seen:
 
 
 def _with_change(seen: Seen, whole: Seen, own: Seen) -> Seen:
-    """A layer with what narrowing made of a `whole` one, which now is its `own`."""
+    """Return a layer with what differs between a `whole` one and one that is narrowed."""
     changed = {name: e for name, e in own.entries.items() if e != whole.entries[name]}
     matrices = {
         path: found for path, found in own.matrices.items() if found[1] != whole.matrices[path][1]
@@ -360,8 +375,8 @@ def _with_change(seen: Seen, whole: Seen, own: Seen) -> Seen:
     )
 
 
-def _shape_of(group: Group) -> tuple[Any, ...]:
-    """What of a group its sizes depend on."""
+def _size_key(group: Group) -> tuple[Any, ...]:
+    """Return a cache key: the properties of a group that change its sizes."""
     copies = tuple(
         not isinstance(init, str) and init not in own
         for own, init in zip(banks_of(group), _inits(group), strict=True)
@@ -386,14 +401,14 @@ def _entries(model: PreTrainedModel) -> Entries:
     }
 
 
-def _taken_out(entries: Entries, start: str) -> Entries:
-    """What begins with `start`, by the rest of its name; it is gone from `entries` then."""
+def _pop_prefix(entries: Entries, start: str) -> Entries:
+    """Remove the entries that begin with `start`; return them by the rest of their names."""
     names = [name for name in entries if name.startswith(start)]
     return {name.removeprefix(start): entries.pop(name) for name in names}
 
 
 def _own_entries(module: nn.Module) -> Entries:
-    """The tensors of a part of a shared model, all of which are saved."""
+    """Return the tensors of a part of a shared model, all of which are saved."""
     rows = {
         f"{path}.weight".lstrip("."): len(weight_out_in(child))
         for path, child in module.named_modules()
@@ -407,7 +422,7 @@ def _own_entries(module: nn.Module) -> Entries:
 
 
 def _rows_in_eight_bits(model: PreTrainedModel) -> dict[str, int]:
-    """Rows of each matrix that `quantise_` makes smaller."""
+    """Return the rows of each matrix that `quantise_` stores in 8 bits."""
     head = head_parameters(model)
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     matrices = {
@@ -435,8 +450,8 @@ def _in_eight_bits(entries: Entries) -> Entries:
     return found
 
 
-def _numbers(entries: Iterable[Entry]) -> tuple[int, int]:
-    """How many are in matrices, and how many in vectors, of parameters."""
+def _parameters_by_kind(entries: Iterable[Entry]) -> tuple[int, int]:
+    """Return the numbers of parameters in matrices and in vectors."""
     counts = [0, 0]
     for entry in entries:
         if entry.is_parameter:
@@ -455,7 +470,7 @@ def _has_norm(layer: nn.Module, path: str) -> bool:
     return path in modules and is_norm(path, modules[path])
 
 
-def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) -> Built:
+def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) -> BuiltMatrix:
     weight = weight_out_in(module).detach()
     bias: Any = module.bias
     bank = nn.ModuleDict()
@@ -470,11 +485,11 @@ def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) 
     with torch.device("meta"):
         readers = BUILDERS[form.name](form, matrices, bank, "entry")
     entries = {n.removeprefix("entry."): e for n, e in _own_entries(bank).items()}
-    return Built(entries, tuple(map(_own_entries, readers)), tuple(readers))
+    return BuiltMatrix(entries, tuple(map(_own_entries, readers)), tuple(readers))
 
 
-def _counted_by(counter: FlopCounterMode, layer: nn.Module, flops: list[int], index: int) -> Any:
-    """Hooks that add to ``flops[index]`` what `counter` counts while the layer runs."""
+def _flop_hooks(counter: FlopCounterMode, layer: nn.Module, flops: list[int], index: int) -> Any:
+    """Return hooks that add the FLOPs of each run of the layer to ``flops[index]``."""
 
     def enter(*_: Any) -> None:
         flops[index] -= counter.get_total_flops()
@@ -486,15 +501,17 @@ def _counted_by(counter: FlopCounterMode, layer: nn.Module, flops: list[int], in
 
 
 @contextmanager
-def _watched(module: nn.Module, use: Use) -> Iterator[None]:
-    """Inside, `use` learns what `module` is given and how often its matrix is read."""
+def _recording(module: nn.Module, use: MatrixUse) -> Iterator[None]:
+    """Record in `use`, within the context, the input shapes of `module` and reads of its matrix."""
 
     def weight(self: nn.Module) -> Tensor | None:
         use.reads += 1
         return self._parameters["weight"]
 
     kind = type(module)
-    hook = module.register_forward_pre_hook(lambda _, given: use.given.append(given[0].shape))
+    hook = module.register_forward_pre_hook(
+        lambda _, given: use.input_shapes.append(given[0].shape)
+    )
     module.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
     try:
         yield
@@ -503,22 +520,24 @@ def _watched(module: nn.Module, use: Use) -> Iterator[None]:
         hook.remove()
 
 
-def _computes_otherwise(reader: nn.Module) -> bool:
-    """Whether a reader takes other FLOPs in use than the matrix it replaces: a model that is put
-    together for use composes none any more."""
+def _changes_flops(reader: nn.Module) -> bool:
+    """Return whether a reader takes other FLOPs, once deployed, than the matrix it replaces.
+
+    A deployed model has composed its matrices once.
+    """
     if isinstance(reader, SharedLinear):
         return not reader.composes
     return isinstance(reader, Borrower)
 
 
-def _flops(module: nn.Module, use: Use) -> int:
-    """FLOPs of a matrix used so; of one that borrows, of its own part."""
+def _flops(module: nn.Module, use: MatrixUse) -> int:
+    """Return the FLOPs of a matrix for this use; of a borrower, those of its own part."""
     if isinstance(module, Borrower):
         return 0 if module.own is None else _flops(module.own, use)
     counter = sizes.flop_counter()
     dtype = next(module.parameters()).dtype
     with FakeTensorMode(allow_non_fake_inputs=True), counter:
-        for shape in use.given:
+        for shape in use.input_shapes:
             module(torch.empty(shape, device="meta", dtype=dtype))
         for _ in range(use.looked_up):
             _ = module.weight

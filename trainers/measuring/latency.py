@@ -1,13 +1,13 @@
-"""How long one use of a model takes, against the unshared model, on a quiet device.
+"""Measure the latency of models against the unshared model, on a quiet device.
 
 Models run in turns, each turn followed by the same turn backwards (A B C, C B A, B C A, A C B,
-...), so that whatever slows the machine slows all of them and none always comes after the same
-one. A ratio is the median of the rounds' own ratios, so that it does not notice a clock that
-changes slowly. Medians and ratios come with 95 % bootstrap intervals over the rounds; no round is
-left out. While a ratio's interval is wider than 2 % of it, more rounds follow, up to four times as
-many as were asked for. What else went on is told: how much the reference alone changed from the
-first third of the rounds to the last, as drift (of the clock, of heat), and in what part of all
-uses the system took the processor away meanwhile, as preempted.
+...), so that anything that slows the machine slows all of them and none always follows the same
+one. A ratio is the median of the rounds' own ratios, so that slow changes of the clock rate cancel.
+Medians and ratios have 95 % bootstrap intervals over the rounds; no round is left out. While a
+ratio's interval is wider than 2 % of it, more rounds follow, up to four times the number asked for.
+Two numbers describe disturbances: drift, the change of the reference from the first third of the
+rounds to the last (by clock rate or heat), and preempted, the fraction of all uses during which the
+system took the processor away.
 """
 
 import fcntl
@@ -18,48 +18,44 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import bootstrap
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
+from sharetune.spaces.latency import Latency
 
 RESAMPLES = 1000
-WIDEST = 0.02
-MOST_TIMES = 4
+"""Bootstrap resamples: enough for two digits of a 95 % interval."""
+
+TARGET_WIDTH = 0.02
+"""Width of a ratio's interval, as a fraction of it, at which measuring stops."""
+
+MAX_ROUNDS_FACTOR = 4
+"""Most rounds, as a multiple of the number asked for, before measuring stops anyhow."""
+
 CAPTURE_WARMUP = 3
+"""Runs before capture, as PyTorch's documentation of CUDA graphs does."""
 
 Run = Callable[[], object]
+"""One run of a model, to be timed."""
+
 Use = Callable[[PreTrainedModel, dict[str, Tensor]], object]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median of the rounds, and of their ratios to the reference's, with 95 % intervals."""
-
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-
-    def written(self) -> dict[str, float]:
-        """As plain data, rounded to what can be meant."""
-        return {name: round(value, 5) for name, value in asdict(self).items()}
+"""``(model, inputs) -> output``, one use of a model such as a forward pass."""
 
 
 def time_in_turns(
     runs: Mapping[str, Run], *, rounds: int, warmup: int, cuda: bool = False
 ) -> dict[str, list[float]]:
-    """Milliseconds of each run in each round, after `warmup` rounds that are not counted.
+    """Return the milliseconds of each run in each round, after `warmup` uncounted rounds.
 
-    Garbage is collected before, and not in between.
+    Garbage is collected before the rounds, and not between them.
     """
     clock = _cuda_ms if cuda else _wall_ms
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -73,14 +69,17 @@ def time_in_turns(
 
 
 def _order(names: list[str], turn: int) -> list[str]:
-    """Every second turn is the one before it backwards; every pair starts with the next name."""
+    """Return the names in the order of one turn.
+
+    Every second turn is the one before it backwards; every pair starts with the next name.
+    """
     first = turn // 2 % len(names)
     order = names[first:] + names[:first]
     return order[::-1] if turn % 2 else order
 
 
 def times_preempted() -> int:
-    """How often the system has taken the processor from this process while it had work."""
+    """Return how often the system has taken the processor from this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
@@ -98,7 +97,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def exclusive(device: torch.device) -> Iterator[None]:
-    """Waits until no other measurement of this machine's user runs on `device`, and holds it."""
+    """Lock `device`, within the context, against other measurements of this machine's user."""
     name = f"sharetune-latency-{os.getuid()}-{str(device).replace(':', '-')}.lock"
     with (Path(tempfile.gettempdir()) / name).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -122,24 +121,23 @@ def _cuda_ms(run: Run) -> float:
 
 
 def summarise(times: list[float], reference: list[float]) -> Latency:
-    """Medians of times, and of ratios round by round, with bootstrap intervals over rounds."""
+    """Return medians of times, and of ratios by round, with bootstrap intervals over rounds."""
+    ratios = np.asarray(times) / np.asarray(reference)
+    return Latency(*_median(np.asarray(times)), *_median(ratios))
+
+
+def _median(values: np.ndarray) -> tuple[float, float, float]:
+    """Return the median and its 95 % percentile interval, which is the median for one value."""
+    middle = float(np.median(values))
+    if len(values) == 1:
+        return middle, middle, middle
     rng = np.random.default_rng(0)
-    mine = np.asarray(times)
-    ratios = mine / np.asarray(reference)
-    picks = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
-    found = [
-        number
-        for values in (mine, ratios)
-        for number in (
-            np.median(values),
-            *np.percentile(np.median(values[picks], axis=1), [2.5, 97.5]),
-        )
-    ]
-    return Latency(*map(float, found))
+    found = bootstrap((values,), np.median, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    return middle, float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def drift(times: list[float]) -> float:
-    """By what fraction the median of the last third of the rounds lies above the first third's.
+    """Return the relative change of the median from the first to the last third of the rounds.
 
     0 for fewer than three rounds.
     """
@@ -151,8 +149,11 @@ def drift(times: list[float]) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Latency by name, over how many rounds, and while they were measured the :func:`drift` of
-    the reference and how often a use was preempted, 0..1 and more where it was several times."""
+    """Latencies by model, the number of rounds, and disturbances meanwhile.
+
+    `drift` is the reference's, see :func:`drift`. `preempted` is how often, per use, the processor
+    was taken away: 0..1, more if several times in one use.
+    """
 
     models: dict[str, Latency]
     rounds: int
@@ -168,7 +169,7 @@ def compare(
     rounds: int = 40,
     warmup: int = 5,
 ) -> Comparison:
-    """Latency of every run on `device`, against ``runs[reference]``, over `rounds` or more."""
+    """Measure every run on `device` against ``runs[reference]``, in `rounds` or more."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     taken, before = 0, times_preempted()
     with torch.inference_mode(), exclusive(device):
@@ -179,25 +180,25 @@ def compare(
             taken += rounds
             times = {name: own + more[name] for name, own in times.items()}
             found = {name: summarise(own, times[reference]) for name, own in times.items()}
-            if taken >= MOST_TIMES * rounds or all(map(_narrow, found.values())):
+            if taken >= MAX_ROUNDS_FACTOR * rounds or all(map(_is_precise, found.values())):
                 break
     preempted = (times_preempted() - before) / (len(runs) * (taken + warmup))
     return Comparison(found, taken, drift(times[reference]), preempted)
 
 
-def _narrow(latency: Latency) -> bool:
-    return latency.ratio_high - latency.ratio_low <= WIDEST * latency.ratio
+def _is_precise(latency: Latency) -> bool:
+    return latency.ratio_high - latency.ratio_low <= TARGET_WIDTH * latency.ratio
 
 
 def one_pass(model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
-    """One forward pass."""
+    """Run one forward pass."""
     return model(**inputs)
 
 
 def uses(
     models: Mapping[str, PreTrainedModel], inputs: dict[str, Tensor], use: Use = one_pass
 ) -> dict[str, Run]:
-    """Each model used once on `inputs`, which are brought to its device."""
+    """Return, by name, one use of each model on `inputs`, moved to its device."""
     return {
         name: partial(use, model.eval(), {key: x.to(model.device) for key, x in inputs.items()})
         for name, model in models.items()
@@ -205,13 +206,13 @@ def uses(
 
 
 def replayed(run: Run) -> Run:
-    """`run` captured as a CUDA graph, which is launched as one: without the time that Python and
-    the launches of single kernels take.
+    """Return `run` captured as a CUDA graph, which runs without Python and single launches.
 
-    Raises :class:`ModelError` for a run that waits for the device on its way, such as one that
-    writes text, which cannot be captured.
+    Raises :class:`ModelError` for a run that waits for the device, such as text generation, which
+    cannot be captured.
     """
-    stream = torch.cuda.Stream()  # capture wants warm caches of a stream that is not the default
+    # capture needs caches that were warmed up on a stream other than the default one
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.inference_mode(), torch.cuda.stream(stream):
         for _ in range(CAPTURE_WARMUP):

@@ -1,4 +1,4 @@
-"""What is known of a candidate before it is trained: parameters, bytes, FLOPs, sharing."""
+"""Compute what is known before training: parameters, bytes, FLOPs, effective ratio."""
 
 import copy
 import json
@@ -18,24 +18,24 @@ from sharetune.trainers.models.structure import Slot, Stack, find_stacks, weight
 
 
 def parameters(modules: Iterable[nn.Module]) -> int:
-    """Stored parameters of these modules, each tensor counted once."""
+    """Return the number of parameters of these modules, each tensor counted once."""
     tensors = {id(p): p for module in modules for p in module.parameters()}
     return sum(p.numel() for p in tensors.values())
 
 
 def stack_parameters(model: PreTrainedModel, stacks: Iterable[Stack]) -> int:
-    """Parameters of all stacks' layers and of the banks they read."""
+    """Return the number of parameters of all stacks' layers and of the banks they read."""
     banks = [model.banks] if hasattr(model, "banks") else []
     return parameters([model.get_submodule(stack.path) for stack in stacks] + banks)
 
 
 def saved_bytes(model: PreTrainedModel) -> int:
-    """Size of the model's safetensors file in bytes, header included."""
+    """Return the size of the model's safetensors file in bytes, header included."""
     return file_bytes((name, t.shape, t.dtype) for name, t in saved_tensors(model))
 
 
 def file_bytes(tensors: Iterable[tuple[str, Sequence[int], torch.dtype]]) -> int:
-    """Size in bytes of the safetensors file that holds these names, shapes and dtypes."""
+    """Return the bytes of the safetensors file with these names, shapes and dtypes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape, dtype in sorted(tensors, key=lambda found: (-found[2].itemsize, found[0])):
@@ -51,7 +51,7 @@ def file_bytes(tensors: Iterable[tuple[str, Sequence[int], torch.dtype]]) -> int
 
 
 def saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of the model's file."""
+    """Yield the names and tensors of the model's file."""
     seen: set[int] = set()
     left_out = {*model.all_tied_weights_keys, *never_saved(model)}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -67,39 +67,42 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def forward_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
-    """Floating-point operations of one forward pass, a multiply-add counted as two; those of
-    8-bit numbers count as well.
+    """Return the FLOPs of one forward pass, a multiply-add counted as two.
 
-    Nothing is computed: tensors are stand-ins, which models know not to ask for values. With
-    gradients, because the counter stumbles over a bare parameter without them.
+    Operations on 8-bit numbers count as well. Nothing is computed: tensors are fake, which models
+    detect, and then skip code that depends on values. Gradients stay on, because the counter fails
+    on a bare parameter without them.
     """
-    return run_on_stand_ins(model, inputs, flop_counter())
+    return run_on_fake_tensors(model, inputs, flop_counter())
 
 
-def run_on_stand_ins(
+def run_on_fake_tensors(
     model: PreTrainedModel, inputs: dict[str, Tensor], counter: FlopCounterMode
 ) -> int:
-    """FLOPs of one forward pass, by a counter that hooks may read on the way."""
+    """Return the FLOPs of one forward pass on fake tensors, counted by `counter`.
+
+    Hooks may read the counter during the pass.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, counter:
         model(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
     return int(counter.get_total_flops())
 
 
 def flop_counter() -> FlopCounterMode:
-    """Counts products of floats and of 8-bit numbers."""
+    """Return a counter of the FLOPs of products of floats and of 8-bit numbers."""
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: _product_flops})
 
 
 def _product_flops(left: Sequence[int], right: Sequence[int], **_: Any) -> int:
-    """FLOPs of a product of matrices of these shapes."""
+    """Return the FLOPs of a product of matrices of these shapes."""
     return 2 * left[0] * left[1] * right[1]
 
 
 def deployed_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
-    """FLOPs of one forward pass once every matrix that passes compose has been put together.
+    """Return the FLOPs of one forward pass after every composed matrix has been built once.
 
-    Composing costs the same whatever the number of tokens, and a materialised model does it
-    never; thin factors, by which a form multiplies instead, stay as they are.
+    Composing costs the same for any number of tokens, and a materialised model never composes. Thin
+    factors, by which a form multiplies instead, stay as they are.
     """
     ready = copy.deepcopy(model)
     for parent in list(ready.modules()):
@@ -110,12 +113,12 @@ def deployed_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
 
 
 def matrix_parameters(layer: nn.Module, slots: Iterable[Slot]) -> int:
-    """P: the shareable parameters of one layer, which are those of its matrices."""
+    """Return P, the number of shareable parameters of one layer: those of its matrices."""
     return sum(weight_out_in(layer.get_submodule(slot.path)).numel() for slot in slots)
 
 
 def shareable(stacks: Iterable[Stack]) -> tuple[int, float]:
-    """``(n P, P)`` summed over the stacks of an unshared model; P is the mean of unequal layers."""
+    """Return ``(n P, P)`` summed over the stacks of an unshared model, P the mean of its layers."""
     whole, single = 0, 0.0
     for stack in stacks:
         layers = [
@@ -132,17 +135,17 @@ def facts(
     inputs: dict[str, Tensor],
     compressed: PreTrainedModel | None = None,
 ) -> dict[str, float]:
-    """Everything exact about `shared`, which was made from an equal of `unshared`.
+    """Return all exact sizes of `shared`, which was made from a model equal to `unshared`.
 
-    ``effective_ratio`` is ``(n P - stored) / (n P - P)`` over all matrices of all stacks: 0
-    for no sharing, 1 when every stack stores one layer. Sizes and FLOPs are those of
-    `compressed`, where it is given. Runs on the meta device.
+    ``effective_ratio`` is ``(n P - stored) / (n P - P)`` over all matrices of all stacks: 0 for no
+    sharing, 1 when every stack stores one layer. Sizes and FLOPs are those of `compressed`, if
+    given. Runs on the meta device.
     """
     final = shared if compressed is None else compressed
     stacks = list(find_stacks(unshared).values())
     before, after = stack_parameters(unshared, stacks), stack_parameters(shared, stacks)
     whole, single = shareable(stacks)
-    other = _unshareable_lost(unshared, shared, stacks)
+    other = _saved_vector_parameters(unshared, shared, stacks)
     return {
         "parameters": parameters([final]),
         "stack_parameters": stack_parameters(final, stacks),
@@ -152,10 +155,10 @@ def facts(
     }
 
 
-def _unshareable_lost(
+def _saved_vector_parameters(
     unshared: PreTrainedModel, shared: PreTrainedModel, stacks: Iterable[Stack]
 ) -> int:
-    """Vectors (norms, biases) that sharing or dropping saved beside the matrices."""
+    """Return the number of parameters saved in vectors (norms, biases), not in matrices."""
 
     def vectors(model: PreTrainedModel) -> int:
         roots = [model.get_submodule(stack.path) for stack in stacks]

@@ -1,8 +1,8 @@
-"""Hands the output of one layer's matrix on to layers above, within one forward pass.
+"""Reuse the output of one layer's matrix in later layers, within one forward pass.
 
-A handover holds a tensor from its owner's forward to its last reader's, a thread its own. Gradient
-checkpointing runs layers a second time, from the top, when the pass is long over: each replay is
-given back what was being handed on when the layer first ran.
+A handover holds a tensor from the forward of the layer that computes it to that of the last layer
+that reads it; every thread has its own. Gradient checkpointing recomputes layers from the top, long
+after the forward pass: each replay finds in its handovers what they held when the layer first ran.
 """
 
 import threading
@@ -18,7 +18,7 @@ from sharetune.spaces.errors import ModelError
 
 
 class Handover(threading.local):
-    """The tensor under way, if any. Copies of a model have handovers of their own, empty."""
+    """The tensor handed on at this moment, if any; a copied model gets empty ones of its own."""
 
     tensor: Tensor | None = None
 
@@ -37,10 +37,10 @@ class Lend:
 
 
 class Borrower(nn.Module):
-    """Stands for a matrix of `shape` (out, in) and gives the owner's output instead of its own.
+    """A stand-in for a matrix of `shape` (out, in) that returns another layer's output.
 
-    Of a fused matrix only the outputs `rows` are borrowed; the others, in order, come from `own`.
-    The last reader of a handover empties it.
+    Of a fused matrix only the outputs `rows` are borrowed; the others, in order, are computed by
+    `own`. The last reader of a handover empties it.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Borrower(nn.Module):
         self._pieces = tuple(_pieces(rows, shape[0]))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Return the borrowed outputs joined with the layer's own: (..., in) -> (..., out)."""
         borrowed = self.handover.tensor
         if borrowed is None:
             raise ModelError(
@@ -79,7 +79,7 @@ class Borrower(nn.Module):
 
 
 def _pieces(rows: Sequence[int], size: int) -> Iterator[tuple[bool, slice]]:
-    """Whether each run of `size` outputs is borrowed, and where it lies in its source."""
+    """Yield each run of borrowed or own outputs: if it is borrowed, and its slice in its source."""
     borrowed, place, own = set(rows), 0, 0
     for taken, run in groupby(range(size), borrowed.__contains__):
         length = len(list(run))
@@ -89,20 +89,20 @@ def _pieces(rows: Sequence[int], size: int) -> Iterator[tuple[bool, slice]]:
 
 
 def handovers(model: nn.Module) -> list[Handover]:
-    """All handovers of a model, each once."""
+    """Return the model's handovers, each once."""
     borrowers = [module for module in model.modules() if isinstance(module, Borrower)]
     return list({id(b.handover): b.handover for b in borrowers}.values())
 
 
 Checkpoint = Callable[..., Any]
+"""``(function, *args) -> output``, as ``torch.utils.checkpoint.checkpoint``."""
 
 
-class Remembering:
-    """`checkpoint`, with every replay of a function finding in the handovers `held` what its
-    first run found there.
+class HandoverCheckpoint:
+    """Gradient checkpointing that restores the handovers `held` whenever it replays a function.
 
-    Raises :class:`ModelError` for reentrant checkpointing, under which a pass has no graph and
-    nothing that is handed on a gradient.
+    Raises :class:`ModelError` for reentrant checkpointing: it runs the first pass without a graph,
+    so that a tensor that is handed on would get no gradient.
     """
 
     def __init__(self, checkpoint: Checkpoint, held: Sequence[Handover]) -> None:
@@ -121,7 +121,7 @@ class Remembering:
         def run(*args: Any) -> Any:
             nonlocal is_replay
             if is_replay:
-                with _holding(self.held, found):
+                with _restored(self.held, found):
                     return function(*args)
             is_replay = True
             return function(*args)
@@ -130,7 +130,7 @@ class Remembering:
 
 
 @contextmanager
-def _holding(held: Sequence[Handover], tensors: Sequence[Tensor | None]) -> Iterator[None]:
+def _restored(held: Sequence[Handover], tensors: Sequence[Tensor | None]) -> Iterator[None]:
     before = [handover.tensor for handover in held]
     for handover, tensor in zip(held, tensors, strict=True):
         handover.tensor = tensor

@@ -1,9 +1,9 @@
-"""Chooses which units of a group's layers are shared, and brings those that match together.
+"""Choose which units of a group's layers are shared, and align those that match.
 
-Permuting heads or neurons does not change a layer's function, so the units to be shared are
-laid out first in every layer, each beside the units it matches in the others. What stays
-private matters more than how a bank is made: keeping the units with the largest contribution
-private cuts the error of a shared FFN to a third (docs/log.md).
+Permuting heads or neurons does not change a layer's function. So every layer is permuted to have
+the shared units first, and matching units at the same position in all layers. Which units stay
+private matters more than how a bank is made: keeping those with the largest contribution private
+cuts the error of a shared FFN to a third (docs/log.md).
 """
 
 import inspect
@@ -22,23 +22,29 @@ from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
-    family,
+    attention_path,
     is_norm,
     matrices,
     weight_out_in,
 )
 
 HEAD_TOKENS = 512
+"""Tokens by which heads are matched: enough to tell heads apart, and few because each costs ``out``
+numbers a head."""
+
 HEAD_BIAS_WORD = re.compile(r"alibi|position_bias")
+"""Arguments of an attention's forward that differ between heads."""
+
 HEADS_WORD = re.compile(r"(q|k|v|query|key|value)_")
+"""Start of the name of a norm that is applied to the heads of q, k or v."""
 
 
 @dataclass(frozen=True)
 class UnitView:
     """The units of one family (one attention, or the FFN) in one layer.
 
-    `importance` (units) is each unit's contribution to the layer's output, `features`
-    (units, any) what it is recognised by, rows of length 1.
+    `importance` (units) is the norm of each unit's contribution to the layer's output. `features`
+    (units, any) are the vectors by which units are matched, normalised to length 1.
     """
 
     importance: Tensor
@@ -46,15 +52,15 @@ class UnitView:
 
 
 Order = Callable[[Sequence[UnitView], int], list[Tensor]]
-"""``(views of the layers, how many units are shared) -> one permutation of units a layer``,
-the shared units first, these and the others in matching order."""
+"""``(views of the layers, number of shared units) -> one permutation of units a layer``, the shared
+units first, both parts in matching order."""
 
 ORDERS: Registry[Order] = Registry("choice of units")
 
 
 @ORDERS.register("first")
 def first(views: Sequence[UnitView], shared: int) -> list[Tensor]:
-    """the first units, as they lie"""
+    """the first units, in their present order"""
     return [torch.arange(len(view.importance)) for view in views]
 
 
@@ -86,14 +92,14 @@ def importance(views: Sequence[UnitView], shared: int) -> list[Tensor]:
 
 
 def _match(view: UnitView, own: Tensor, other: UnitView, others: Tensor) -> Tensor:
-    """The units `own` of `view`, in the order of the `others` they match (an assignment)."""
+    """Return the units `own` of `view`, in the order of the `others` they match (an assignment)."""
     similarity = other.features[others] @ view.features[own].T
     _, columns = linear_sum_assignment(similarity.double().cpu().numpy(), maximize=True)
     return own[torch.as_tensor(columns)]
 
 
 def _others(chosen: Tensor, units: int) -> Tensor:
-    """The units that are not `chosen`, in order."""
+    """Return the units that are not `chosen`, in order."""
     left = torch.ones(units, dtype=torch.bool)
     left[chosen] = False
     return left.nonzero().flatten()
@@ -107,11 +113,11 @@ def align_(
     shared: int,
     activations: Activations | None,
 ) -> Activations:
-    """Permutes, in place, the units of one family in `layers` of the stack of that name.
+    """Permute, in place, the units of one family in `layers` of the stack `stack`.
 
-    Layers go by the number under which `activations` know them. `slots` are all matrices of the
-    family. Without `activations` units are known by their weights alone. Returns those of
-    `activations` whose columns are the units, in the new order.
+    The keys of `layers` are the layer numbers of `activations`. `slots` are all matrices of the
+    family. Without `activations` units are matched by their weights alone. Returns the activations
+    whose columns are units, with the columns in the new order.
     """
     out = next(slot for slot in slots if slot.axis == 1)
     views = [
@@ -129,10 +135,10 @@ def align_(
 
 
 def can_align(stack: Stack, slots: Sequence[Slot]) -> bool:
-    """Whether permuting this family's units leaves the model's function as it is.
+    """Return whether permuting this family's units leaves the model's function unchanged.
 
-    It does not where there is anything else with one entry a unit: T5's and Swin's relative
-    position biases, ALiBi's slopes, a norm over all heads or over the FFN's neurons.
+    It does not if another tensor has one entry a unit: T5's and Swin's relative position biases,
+    ALiBi's slopes, a norm over all heads or over the FFN's neurons.
     """
     if not any(slot.axis == 1 for slot in slots):
         return False
@@ -144,15 +150,15 @@ def can_align(stack: Stack, slots: Sequence[Slot]) -> bool:
 
 
 def _has_neurons(layer: nn.Module, slots: Sequence[Slot]) -> bool:
-    """Whether a tensor beside the matrices is as long as the FFN is wide."""
+    """Return whether a tensor other than the matrices has a dimension of the FFN's width."""
     known = {path for path, _ in matrices(layer)}
     tensors = [p for n, p in layer.named_parameters() if not _inside(n, known)]
     return any(slots[0].units in tensor.shape for tensor in tensors)
 
 
 def _has_heads(layer: nn.Module, slots: Sequence[Slot]) -> bool:
-    """Whether the attention holds, or is handed, anything that may differ between heads."""
-    prefix = family(slots[0].path)
+    """Return whether the attention has a weight or an argument that may differ between heads."""
+    prefix = attention_path(slots[0].path)
     attention = layer.get_submodule(prefix)
     known = {slot.path for slot in slots}
     width = min(size // slot.units for slot in slots if slot.axis == 0 for size in slot.sections)
@@ -168,12 +174,12 @@ def _has_heads(layer: nn.Module, slots: Sequence[Slot]) -> bool:
 
 
 def _inside(path: str, matrices: set[str]) -> bool:
-    """Whether `path` is one of these matrices, or part of one."""
+    """Return whether `path` is one of these matrices, or a part of one."""
     return any(path == matrix or path.startswith(f"{matrix}.") for matrix in matrices)
 
 
 def _ignores_heads(path: str, module: nn.Module, width: int) -> bool:
-    """Whether this is a norm after all heads are mixed, or one of `width` that all heads use."""
+    """Return whether this is a norm of the mixed heads, or one of `width` that all heads share."""
     words = path.split(".")
     of_heads = [word for word in words if HEADS_WORD.match(word)]
     sizes = {parameter.numel() for parameter in module.parameters(recurse=False)}
@@ -181,8 +187,11 @@ def _ignores_heads(path: str, module: nn.Module, width: int) -> bool:
 
 
 def contributions(layer: nn.Module, slots: Sequence[Slot], activations: Tensor | None) -> Tensor:
-    """Each unit's contribution to the layer's output (units), of one family, whose `slots` are all
-    its matrices; on what enters its output matrix (tokens x columns), or by weights alone."""
+    """Return each unit's contribution to the layer's output (units), for one attention or FFN.
+
+    `slots` are all its matrices, `activations` the inputs of its output matrix (tokens x columns);
+    without them the weights alone decide.
+    """
     return _view(layer, slots, activations).importance
 
 
@@ -207,7 +216,7 @@ def _view(layer: nn.Module, slots: Sequence[Slot], activations: Tensor | None) -
 
 
 def _by_unit(weight: Tensor, slot: Slot) -> Tensor:
-    """The matrix as one row a unit: (units, everything that belongs to it)."""
+    """Return the matrix as one row a unit: (units, all weights of the unit)."""
     along = weight if slot.axis == 0 else weight.T
     sections = along.split(slot.sections)
     rows = [section.unflatten(0, (slot.units, -1)) for section in sections]
@@ -225,7 +234,7 @@ def _permute_(module: nn.Module, slot: Slot, permutation: Tensor) -> None:
 
 
 def _entries(slot: Slot, permutation: Tensor) -> Tensor:
-    """The slot's rows or columns in the order of its permuted units."""
+    """Return the slot's row or column indices in the order of its permuted units."""
     index, offset = [], 0
     for size in slot.sections:
         width = size // slot.units

@@ -1,4 +1,4 @@
-"""What the layers' units do on real inputs: recorded once, used to choose and match units."""
+"""Record the inputs of layers' matrices on real data, and compare layers by their outputs."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,24 +12,25 @@ from transformers import PreTrainedModel
 from sharetune.trainers.models.structure import Stack, find_stacks
 
 Activations = Mapping[tuple[str, int, str], Tensor]
-"""``(stack, layer, path of a matrix) -> (tokens, columns)``: what enters that matrix."""
+"""``(stack, layer, path of a matrix) -> (tokens, columns)``, the inputs of that matrix."""
 
-MOST_TOKENS = 2048
+MAX_TOKENS = 2048
+"""Tokens to record unless asked otherwise; BERT-base's inputs then take 0.5 GB in float32."""
 
 
 def record_activations(
-    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], most_tokens: int = MOST_TOKENS
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], max_tokens: int = MAX_TOKENS
 ) -> Activations:
-    """Runs the unshared `model` over `batches` of inputs and records what enters its matrices.
+    """Run the unshared `model` over `batches` and record the inputs of its matrices.
 
-    At most `most_tokens` tokens are kept, padding left out where an ``attention_mask`` tells.
-    Matrices that read the same input, such as q, k and v, have one tensor in common.
+    Keeps at most `max_tokens` tokens, without padding where there is an ``attention_mask``.
+    Matrices that read the same input, such as q, k and v, refer to the same tensor.
     """
     model.eval()
     kept: dict[tuple[str, int, str], list[Tensor]] = defaultdict(list)
     readers: dict[tuple[str, int, str], tuple[str, int, str]] = {}
     tokens = 0
-    with torch.no_grad(), _hooks(model) as seen:
+    with torch.no_grad(), _recorded_inputs(model) as seen:
         for batch in batches:
             seen.clear()
             model(**batch)
@@ -39,15 +40,15 @@ def record_activations(
                 if readers[key] == key:
                     kept[key].append(_without_padding(values, batch.get("attention_mask")))
             tokens += max(len(parts[-1]) for parts in kept.values())
-            if tokens >= most_tokens:
+            if tokens >= max_tokens:
                 break
-    whole = {key: torch.cat(parts)[:most_tokens] for key, parts in kept.items()}
+    whole = {key: torch.cat(parts)[:max_tokens] for key, parts in kept.items()}
     return {key: whole[first] for key, first in readers.items()}
 
 
 @contextmanager
-def _hooks(model: PreTrainedModel) -> Iterator[dict[tuple[str, int, str], Tensor]]:
-    """The inputs of all matrices during the latest forward pass."""
+def _recorded_inputs(model: PreTrainedModel) -> Iterator[dict[tuple[str, int, str], Tensor]]:
+    """Yield a dictionary with the inputs of all matrices in the latest forward pass."""
     seen: dict[tuple[str, int, str], Tensor] = {}
     handles = []
     for key, module in _matrices(find_stacks(model).values()):
@@ -77,9 +78,9 @@ def _without_padding(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def layer_similarity(
-    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], most_tokens: int = MOST_TOKENS
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], max_tokens: int = MAX_TOKENS
 ) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """How alike the outputs of each two layers of a stack are on real inputs, by stack.
+    """Return, by stack, the similarity of the outputs of each two layers on `batches`.
 
     Linear centred kernel alignment (Kornblith et al., arXiv 1905.00414), 0..1.
     """
@@ -96,14 +97,14 @@ def layer_similarity(
             model(**batch)
     return {
         stack.name: similarity_matrix(
-            [torch.cat(outputs[stack.name, i])[:most_tokens] for i in range(len(stack.layers))]
+            [torch.cat(outputs[stack.name, i])[:max_tokens] for i in range(len(stack.layers))]
         )
         for stack in stacks
     }
 
 
 def similarity_matrix(outputs: Sequence[Tensor]) -> tuple[tuple[float, ...], ...]:
-    """Linear CKA of each two of `outputs`, each (examples, features)."""
+    """Return the linear CKA of each two of `outputs`, each (examples, features)."""
     centred = [output - output.mean(0) for output in outputs]
     sizes = [(x.T @ x).norm() for x in centred]
     return tuple(

@@ -1,4 +1,4 @@
-"""What a plan cannot do to a model, found out before anything is changed."""
+"""Refuse a plan that a model cannot follow, before anything is changed."""
 
 import inspect
 import re
@@ -14,17 +14,28 @@ from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.layers import runs
 from sharetune.spaces.plan import FFN, Group, SharingPlan, write_parts
 from sharetune.trainers.models.alignment import can_align
-from sharetune.trainers.models.structure import Slot, Stack
+from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices
 
 LAYER_INDEX = "layer_idx"
-PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
-LAYER_DROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+"""The attribute in which attentions keep their layer's position, to find its KV cache."""
+
+PER_LAYER_ATTRIBUTES = ("layer_types", "mlp_layer_types", "no_rope_layers")
+"""Configuration lists with one entry a layer, which follow the layers when they move."""
+
+LAYER_DROP_ATTRIBUTES = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+"""Configuration attributes that make training skip layers at random."""
+
 POSITION_CALL = r"self\.{}\(\s*(rel|pos)"
-INSTEAD = "share weights instead, for example with form: tie"
+"""A call, in an attention's source, of the matrix ``{}`` on relative positions."""
+
+REUSE_HINT = "share weights instead, for example with form: tie"
+"""The hint for plans whose reuse is refused."""
 
 
-def refuse_unfit(stacks: Mapping[str, Stack], plan: SharingPlan, config: PreTrainedConfig) -> None:
-    """Raises :class:`PlanError` if `plan`, bound to `stacks`, asks for what they cannot do."""
+def check_feasible(
+    stacks: Mapping[str, Stack], plan: SharingPlan, config: PreTrainedConfig
+) -> None:
+    """Raise :class:`PlanError` if `plan`, bound to `stacks`, asks for the impossible."""
     for group in plan.groups:
         _refuse_group(stacks[group.stack or ""], group, config)
     for stack in stacks.values():
@@ -59,10 +70,10 @@ def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
 
 
 def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) -> None:
-    """Layers move when others go or come; each must be of the kind that its new place has.
+    """Refuse an order that puts a layer where the model needs one of another kind.
 
-    Where the configuration says which kind stands where it is told of the move. Places beyond
-    the last are of the last one's kind.
+    Layers move when others are dropped or repeated. If the configuration lists the kind of each
+    layer, the list is reordered with them. Positions after the last are of the last layer's kind.
     """
     if not order:
         raise PlanError(
@@ -72,8 +83,8 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
         )
     if list(order) == list(range(len(stack.layers))):
         return
-    listed = any(lists_layers(config, attribute, stack) for attribute in PER_LAYER)
-    kinds = [_traits(layer, attributes=not listed) for layer in stack.layers]
+    listed = any(lists_layers(config, attribute, stack) for attribute in PER_LAYER_ATTRIBUTES)
+    kinds = [_layer_kind(layer, attributes=not listed) for layer in stack.layers]
     for place, index in enumerate(order):
         model_layer = min(place, len(kinds) - 1)
         differing = kinds[model_layer] ^ kinds[index]
@@ -121,7 +132,10 @@ def refuse_removal(stack: Stack, slots: Sequence[Slot], hint: str) -> None:
 
 
 def _refuse_loop(stack: Stack, group: Group) -> None:
-    """What runs again is run module by module, so tensors must lie in modules of their own."""
+    """Refuse to repeat a layer that holds tensors outside its innermost modules.
+
+    A repeated layer is run module by module, so every tensor must be in a module of its own.
+    """
     for index in group.layers:
         for path, module in stack.layers[int(index)].named_modules():
             own = [name for name, _ in module.named_parameters(recurse=False)]
@@ -134,7 +148,7 @@ def _refuse_loop(stack: Stack, group: Group) -> None:
 
 
 def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
-    """What is reused must be made once a pass, in every pass, and from the same tokens."""
+    """Refuse reuse of a matrix that some passes skip, call twice, or call on other tokens."""
     what = f"layers of stack {stack.name!r} cannot reuse {' and '.join(group.form.roles() or ())}"
     for slot in stack.slots:
         parent, _, name = slot.path.rpartition(".")
@@ -143,16 +157,16 @@ def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
             POSITION_CALL.format(name), _source(kind)
         ):
             raise PlanError(
-                f"{what}, because relative positions go through {slot.path}, too", INSTEAD
+                f"{what}, because relative positions go through {slot.path}, too", REUSE_HINT
             )
-    kinds = [_settings(stack.layers[int(index)]) for index in group.layers]
+    kinds = [_integer_settings(stack.layers[int(index)]) for index in group.layers]
     differing = kinds[0].union(*kinds) - kinds[0].intersection(*kinds)
     if differing:
         raise PlanError(
             f"{what}, because they look at different tokens: {', '.join(sorted(differing))}",
-            INSTEAD,
+            REUSE_HINT,
         )
-    skipping = [name for name in LAYER_DROPS if getattr(config, name, 0)]
+    skipping = [name for name in LAYER_DROP_ATTRIBUTES if getattr(config, name, 0)]
     if skipping:
         raise PlanError(
             f"{what}, because training skips layers at random: "
@@ -166,8 +180,8 @@ def _source(kind: Any) -> str:
     return inspect.getsource(kind)
 
 
-def _settings(layer: nn.Module) -> set[str]:
-    """A layer's whole-number settings, such as Swin's shift."""
+def _integer_settings(layer: nn.Module) -> set[str]:
+    """Return a layer's integer settings as ``name=value``, such as Swin's shift."""
     return {
         f"{name}={value}"
         for name, value in vars(layer).items()
@@ -175,13 +189,18 @@ def _settings(layer: nn.Module) -> set[str]:
     }
 
 
-def _traits(layer: nn.Module, *, attributes: bool) -> set[str]:
-    """Names of the layer's tensors, and its whole-number settings, such as Swin's shift."""
+def _layer_kind(layer: nn.Module, *, attributes: bool) -> set[str]:
+    """Return the names of the layer's tensors, and its integer settings, such as Swin's shift.
+
+    Settings that say how wide the layer is are left out.
+    """
+    widths = {path for path, _ in matrices(layer)}
     return {name for name, _ in layer.named_parameters()} | {
         f"{path}.{name}={value}".lstrip(".")
         for path, module in layer.named_modules()
         for name, value in vars(module).items()
-        if attributes and isinstance(value, int) and name != LAYER_INDEX
+        if attributes and path not in widths and name not in SIZE_ATTRIBUTES
+        if isinstance(value, int) and name != LAYER_INDEX
     }
 
 
@@ -190,5 +209,6 @@ def _tensors_first(trait: str) -> tuple[bool, str]:
 
 
 def lists_layers(config: PreTrainedConfig, attribute: str, stack: Stack) -> bool:
+    """Return whether `attribute` of `config` is a list with one entry a layer of `stack`."""
     values = getattr(config, attribute, None)
     return isinstance(values, list) and len(values) == len(stack.layers)

@@ -1,8 +1,8 @@
 """Modules that read their weights from a bank.
 
-A bank is a ``ModuleDict`` at the model's root. Readers hold it without registering it, so no
-tensor has two names, and look their entry up at every use, so that replacing an entry (by
-quantisation, for one) reaches every reader.
+A bank is a ``ModuleDict`` at the model's root. Readers hold it without registering it, so that no
+tensor has two names. They look their entry up at every use, so that replacing an entry (by
+quantisation, for example) reaches every reader.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """An ``nn.Linear`` around copies of `weight` (out x in) and `bias` (out)."""
+    """Return an ``nn.Linear`` with copies of `weight` (out x in) and `bias` (out)."""
     module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     module.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     if bias is not None:
@@ -26,7 +26,7 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
 
 
 def dense_layer(weight: Tensor, bias: Tensor | None, *, transposed: bool) -> nn.Module:
-    """An ``nn.Linear`` as :func:`linear` makes, or a Conv1D if `transposed`."""
+    """Return an ``nn.Linear`` as :func:`linear` does, or a Conv1D if `transposed`."""
     dense = linear(weight, bias)
     if not transposed:
         return dense
@@ -37,8 +37,7 @@ def dense_layer(weight: Tensor, bias: Tensor | None, *, transposed: bool) -> nn.
 
 
 def product(module: nn.Module, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``hidden @ weight.T + bias`` with the matrix of `module`, (..., in) -> (..., out), in the
-    way in which the module itself multiplies."""
+    """Return ``hidden @ weight.T + bias``, (..., in) -> (..., out), as `module` multiplies."""
     if not isinstance(module, Multiplier):
         return functional.linear(hidden, module.weight, bias)  # type: ignore[arg-type]
     output = module.product(hidden)
@@ -46,18 +45,18 @@ def product(module: nn.Module, hidden: Tensor, bias: Tensor | None = None) -> Te
 
 
 class Multiplier(nn.Module):
-    """A module whose matrix is not multiplied in full precision."""
+    """A module that multiplies by its matrix in less than full precision."""
 
     def product(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T``: (..., in) -> (..., out)."""
+        """Return ``hidden @ weight.T``: (..., in) -> (..., out)."""
         raise NotImplementedError
 
 
-class Again(nn.Module):
-    """Runs the module `name` of `holder`, which belongs to an earlier position, once more.
+class RepeatedModule(nn.Module):
+    """A second run of the module `name` of `holder`, which is at an earlier position.
 
-    It is looked up at every use, so that replacing it reaches here, and it is not registered, so
-    that no tensor has two names. Attributes such as `weight` are the module's.
+    The module is looked up at every use, so that replacing it takes effect here, and is not
+    registered, so that no tensor has two names. Attributes such as `weight` are the module's.
     """
 
     def __init__(self, holder: nn.Module, name: str) -> None:
@@ -67,11 +66,11 @@ class Again(nn.Module):
 
     @property
     def source(self) -> nn.Module:
-        """The module that runs here, too."""
+        """Return the module at the earlier position."""
         return self._holder[0].get_submodule(self._name_there)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module gives."""
+        """Return the module's output."""
         return self.source(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -80,17 +79,17 @@ class Again(nn.Module):
         return getattr(self.source, name)
 
     def materialize(self) -> nn.Module:
-        """A private copy of the module."""
+        """Return a private copy of the module."""
         return deepcopy(self.source)
 
 
 def resolved(module: nn.Module) -> nn.Module:
-    """The module that runs where `module` stands."""
-    return module.source if isinstance(module, Again) else module
+    """Return the module that runs where `module` stands: itself, or the one it repeats."""
+    return module.source if isinstance(module, RepeatedModule) else module
 
 
 class BankReader(nn.Module):
-    """Holds an unregistered reference to the entry `key` of `banks`."""
+    """A module with an unregistered reference to the entry `key` of `banks`."""
 
     def __init__(self, banks: nn.ModuleDict, key: str) -> None:
         super().__init__()
@@ -99,7 +98,7 @@ class BankReader(nn.Module):
 
     @property
     def entry(self) -> nn.Module:
-        """The module whose tensors all readers of this entry share."""
+        """Return the module whose tensors all readers of this entry share."""
         return self._banks[0][self._key]
 
     def extra_repr(self) -> str:
@@ -107,7 +106,7 @@ class BankReader(nn.Module):
 
 
 class SharedNorm(BankReader):
-    """A normalisation layer that is the bank's."""
+    """A normalisation layer whose tensors are in the bank."""
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         output: Tensor = self.entry(*args, **kwargs)
@@ -115,19 +114,19 @@ class SharedNorm(BankReader):
 
     @property
     def weight(self) -> Tensor:
-        """The bank's scale."""
+        """Return the bank's scale."""
         return self.entry.weight  # type: ignore[return-value]
 
     def materialize(self) -> nn.Module:
-        """A private copy of the bank's layer."""
+        """Return a private copy of the bank's layer."""
         return deepcopy(self.entry)
 
 
 class SharedLinear(BankReader):
     """A linear layer whose matrix is made from a bank and private tensors.
 
-    Subclasses say how, by the property :attr:`weight`. `own_bias` (out) is the layer's own;
-    without one the entry's bias is used. `transposed` remembers a Conv1D to go back to.
+    Subclasses define how, by the property :attr:`weight`. `own_bias` (out) is the layer's own;
+    without one the entry's bias is used. If `transposed`, the layer materialises as a Conv1D.
     """
 
     own_bias: nn.Parameter | None
@@ -142,49 +141,51 @@ class SharedLinear(BankReader):
 
     @property
     def weight(self) -> Tensor:
-        """The layer's matrix, out x in."""
+        """Return the layer's matrix, out x in."""
         raise NotImplementedError
 
     @property
     def composes(self) -> bool:
-        """Whether `forward` puts the matrix together, which a materialised layer need not."""
+        """Return whether `forward` builds the full matrix, which a materialised layer need not."""
         return True
 
     @property
     def bias(self) -> Tensor | None:
-        """The layer's bias (out), its own or the bank's."""
+        """Return the layer's bias (out), its own or the bank's."""
         return self.entry.bias if self.own_bias is None else self.own_bias  # type: ignore[return-value]
 
     @property
     def in_features(self) -> int:
-        """Columns of the matrix."""
+        """Return the number of columns of the matrix."""
         return int(self.weight.shape[1])
 
     @property
     def out_features(self) -> int:
-        """Rows of the matrix."""
+        """Return the number of rows of the matrix."""
         return int(self.weight.shape[0])
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
+        """Return ``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
         return functional.linear(hidden, self.weight, self.bias)
 
     def forward_apart(self, hidden: Tensor) -> Tensor:
-        """The same function with bank and private tensors in products of their own, where the
-        form allows it; the matrix is then never put together."""
+        """Return the same as `forward` by separate products with bank and private tensors.
+
+        Forms that allow it override this; their full matrix is then never built.
+        """
         return type(self).forward(self, hidden)
 
     def materialize(self) -> nn.Module:
-        """The dense layer of the kind that stood here before, with the same function."""
+        """Return a dense layer of the original class with the same function."""
         return dense_layer(self.weight, self.bias, transposed=self.transposed)
 
 
 @contextmanager
 def products_apart(model: nn.Module) -> Iterator[None]:
-    """Inside, shared layers of `model` multiply by bank and private tensors one by one.
+    """Make shared layers multiply by bank and private tensors one by one, within the context.
 
-    A runtime that computes constants ahead would put a composed matrix together once a layer
-    and keep every layer's.
+    A runtime that folds constants would otherwise build the full matrix of every layer, and keep
+    them all.
     """
     readers = [module for module in model.modules() if isinstance(module, SharedLinear)]
     for reader in readers:

@@ -1,4 +1,4 @@
-"""Removes units of layers, heads (KV groups) and FFN neurons, and with zeros brings them back.
+"""Remove units of layers, heads (KV groups) and FFN neurons, and with zeros brings them back.
 
 A unit goes with all that is its own: rows of the matrices that make it, columns of the one that
 reads it, entries of biases. Which units stay is the caller's choice, or by the importance that
@@ -21,10 +21,10 @@ from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.forms.bank import BankLinear
 from sharetune.trainers.models.modules import dense_layer, resolved
 from sharetune.trainers.models.structure import (
-    HEADS_ATTRIBUTES,
+    SIZE_ATTRIBUTES,
     Slot,
     Stack,
-    family,
+    attention_path,
     find_stacks,
     weight_out_in,
 )
@@ -36,13 +36,11 @@ Place = tuple[str, int, str]
 Kept = Mapping[Place, Tensor]
 """The units that stay in each place, in order."""
 
-SIZES = (*HEADS_ATTRIBUTES, "num_key_value_heads", "all_head_size", "split_size")
-
 
 def narrow_(
     stacks: Mapping[str, Stack], groups: Iterable[Group], activations: Activations
 ) -> Activations:
-    """Removes, in place, the least important units of the layers of `groups`, whose form is narrow.
+    """Remove, in place, the least important units of the layers of `groups`, whose form is narrow.
 
     Returns those of `activations` whose columns are the units, less what was removed. On the meta
     device, where nothing is important, the last units go.
@@ -74,7 +72,7 @@ def _narrow_family(
 
 
 def fit_(model: PreTrainedModel, units: Mapping[str, Mapping[str, Any]]) -> None:
-    """Removes, in place, the last units of layers that have more than `units` says: by stack,
+    """Remove, in place, the last units of layers that have more than `units` says: by stack,
     `heads` and `neurons` as :class:`StackShape` has them."""
     for name, stack in find_stacks(model).items():
         shape = StackShape(depth=len(stack.layers), **units[name])
@@ -87,7 +85,7 @@ def fit_(model: PreTrainedModel, units: Mapping[str, Mapping[str, Any]]) -> None
 
 
 def keep_units_(model: PreTrainedModel, kept: Kept) -> None:
-    """Removes, in place, all units but `kept`; places missing from it keep every unit."""
+    """Remove, in place, all units but `kept`; places missing from it keep every unit."""
     done: set[int] = set()
     for stack in find_stacks(model).values():
         for index, layer in enumerate(stack.layers):
@@ -98,23 +96,25 @@ def keep_units_(model: PreTrainedModel, kept: Kept) -> None:
 
 
 def keep_in_layer_(layer: nn.Module, slots: Sequence[Slot], units: Tensor, done: set[int]) -> None:
-    """Keeps `units` of one family of a layer, whose matrices are `slots`; what is in `done`, by
-    id, is left as it is, and what is not comes to it."""
+    """Keep `units` of one attention or FFN of a layer, whose matrices are `slots`.
+
+    Modules whose id is in `done` are left as they are; the others are added to it.
+    """
     for slot in slots:
         module = resolved(layer.get_submodule(slot.path))
         if id(module) not in done:
             done.add(id(module))
             _keep_in_matrix(module, slot, units, done)
-    _scale_sizes(layer.get_submodule(family(slots[0].path)), slots[0].units, len(units))
+    _scale_sizes(layer.get_submodule(attention_path(slots[0].path)), slots[0].units, len(units))
 
 
 def shared_of(cut: Cut, slot: Slot) -> int:
-    """How many of a slot's units the cut shares."""
+    """Return how many of a slot's units the cut shares."""
     return cut.shared[0] // (slot.sections[0] // slot.units)
 
 
 def _keep_in_matrix(module: nn.Module, slot: Slot, units: Tensor, done: set[int]) -> None:
-    """Keeps `units` of one matrix; an entry of a bank, once `done`, is left as it is."""
+    """Keep `units` of one matrix; an entry of a bank, once `done`, is left as it is."""
     widths = [size // slot.units for size in slot.sections]
     if not isinstance(module, BankLinear):
         _keep(module, slot.axis, rows_of(slot, units))
@@ -133,12 +133,12 @@ def _keep_in_matrix(module: nn.Module, slot: Slot, units: Tensor, done: set[int]
 
 
 def rows_of(slot: Slot, kept: Tensor) -> Tensor:
-    """Rows, or columns, of the units `kept` in a slot's matrix."""
+    """Return the rows, or columns, of the units `kept` in a slot's matrix."""
     return _rows([size // slot.units for size in slot.sections], slot.units, kept)
 
 
 def _rows(widths: Sequence[int], units: int, kept: Tensor) -> Tensor:
-    """Rows of the units `kept` in a matrix of one section of `units` units a width."""
+    """Return the row indices of the units `kept` in sections of `units` units, one a width."""
     parts, offset = [], 0
     for width in widths:
         parts.append((offset + kept[:, None] * width + torch.arange(width)).flatten())
@@ -147,7 +147,7 @@ def _rows(widths: Sequence[int], units: int, kept: Tensor) -> Tensor:
 
 
 def _keep(module: nn.Module, axis: int, index: Tensor) -> None:
-    """Keeps rows (axis 0) or columns of a Linear or a Conv1D, with what of the bias is theirs."""
+    """Keep rows (axis 0) or columns of a Linear or a Conv1D, with what of the bias is theirs."""
     transposed = isinstance(module, Conv1D)
     module.weight = _kept(module.weight, 1 - axis if transposed else axis, index)
     if axis == 0 and module.bias is not None:
@@ -162,17 +162,19 @@ def _kept(tensor: Any, axis: int, index: Tensor) -> nn.Parameter:
 
 
 def _scale_sizes(attention: nn.Module, before: int, after: int) -> None:
-    """Tells an attention's modules, where they keep such numbers, how many heads are left."""
+    """Update the attributes of an attention's modules that depend on the number of heads."""
     for module in attention.modules():
-        for name in SIZES:
+        for name in SIZE_ATTRIBUTES:
             size = vars(module).get(name)
             if isinstance(size, int) and size % before == 0:
                 setattr(module, name, size // before * after)
 
 
 def pad_(model: PreTrainedModel, whole: Mapping[str, Stack]) -> int:
-    """Widens, in place, the layers of a dense `model` to those of the stacks `whole` by units that
-    are zero, which changes nothing of what it computes; returns how many were added."""
+    """Widen, in place, the layers of a dense `model` to those of the stacks `whole` by zero units.
+
+    The model computes what it did. Returns the number of units added.
+    """
     added = 0
     for name, stack in find_stacks(model).items():
         for index, layer in enumerate(stack.layers):
@@ -187,7 +189,7 @@ def pad_(model: PreTrainedModel, whole: Mapping[str, Stack]) -> int:
 
 
 def _padded(module: nn.Module, slot: Slot, target: Slot) -> nn.Module:
-    """A matrix with zeros for the units that `target` has more, after the others."""
+    """Return a matrix with zeros for the units that `target` has more, after the others."""
     bias: Any = module.bias
     return dense_layer(
         _with_zeros(weight_out_in(module).detach(), slot, target),

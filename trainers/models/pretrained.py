@@ -1,4 +1,4 @@
-"""Loads checkpoints of the library, from the hub or a folder, with errors that say what to do."""
+"""Load checkpoints from the hub or a folder, with errors that say what to do."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from sharetune.trainers.models.shared_model import SharedConfig
 
 
 def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
-    """``auto.from_pretrained(model)``, which never runs code that lies with a model: what is saved
-    of a shared one could not be loaded without it.
+    """Return ``auto.from_pretrained(model)``, without running code that comes with the model.
 
-    Raises :class:`ModelError` if there is no such model, or it cannot be loaded without such code.
+    A shared model could not be loaded again without such code. Raises :class:`ModelError` if there
+    is no such model, or if it cannot be loaded without such code.
     """
     try:
         return auto.from_pretrained(model, trust_remote_code=False, **kwargs)
@@ -23,9 +23,9 @@ def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
 
 
 def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
-    """The model's architecture on the meta device, in eval mode, with plain attention.
+    """Return the model's architecture on the meta device, in eval mode, with eager attention.
 
-    Plain (eager) attention, because the FLOP counter sees its products.
+    Eager, because the FLOP counter sees its products.
     """
     config = from_library(AutoConfig, model, **kwargs)
     with torch.device("meta"):
@@ -34,7 +34,7 @@ def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
 
 
 def body_skeleton(model: str) -> PreTrainedModel:
-    """The body of any saved model, shared ones included, on the meta device: shapes only."""
+    """Return the body of any saved model, shared ones included, on the meta device."""
     config = from_library(AutoConfig, model)
     if isinstance(config, SharedConfig):
         base = dict(config.base)

@@ -1,8 +1,8 @@
-"""What a shared model is: its class, its configuration, and what it writes to disk.
+"""Define a shared model's class, its configuration, and the files it is saved as.
 
 ``config.json`` holds the unshared model's configuration and the plan. Its model type,
-``sharetune``, is unknown to a plain Transformers installation, which therefore refuses the
-folder instead of filling layers with random numbers.
+``sharetune``, is unknown to a plain Transformers installation, which therefore refuses the folder
+instead of filling layers with random numbers.
 """
 
 import json
@@ -17,20 +17,23 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.plan import SharingPlan, StackShape
-from sharetune.trainers.models.activation_reuse import Remembering, handovers
+from sharetune.trainers.models.activation_reuse import HandoverCheckpoint, handovers
 
 MODEL_TYPE = "sharetune"
 """The model type in ``config.json`` of a saved shared model."""
 
-UNSHARED = "_unshared_class"
+UNSHARED_CLASS = "_unshared_class"
 """The attribute of a shared model's class that names the class it had before."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """The bound plan of a shared model, the configuration it had before, by stack the layer of
-    that model that runs at each position now and the shape it had before, and what was done to its
-    weights after training."""
+    """How a model was shared, as stored in ``model.sharing``.
+
+    `plan` is bound to the model, `base` is the configuration before sharing, `orders` gives, by
+    stack, the original layer that runs at each position, `shapes` the stacks before sharing, and
+    `compression` was applied after training.
+    """
 
     plan: SharingPlan
     base: dict[str, Any]
@@ -40,13 +43,13 @@ class Sharing:
 
 
 class SharedConfig(PreTrainedConfig):
-    """Configuration of a saved shared model: `base` and `plan` as plain data."""
+    """The configuration of a saved shared model: `base` and `plan` as plain data."""
 
     model_type = MODEL_TYPE
 
 
 class SharedModel:
-    """What a shared model's class has beside the class it had before."""
+    """The mixin that turns a transformers class into the class of its shared models."""
 
     sharing: Sharing
 
@@ -55,22 +58,22 @@ class SharedModel:
     ) -> None:
         held = handovers(self)  # type: ignore[arg-type]
         if enable and held:
-            gradient_checkpointing_func = Remembering(gradient_checkpointing_func, held)
+            gradient_checkpointing_func = HandoverCheckpoint(gradient_checkpointing_func, held)
         super()._set_gradient_checkpointing(  # type: ignore[misc]
             enable, gradient_checkpointing_func, **kwargs
         )
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Writes weights (each bank once) and configuration; see the library's method.
+        """Write weights (each bank once) and configuration, as the method of transformers does.
 
-        Tensors keep the names they have in the model. Older names, under which the library writes
-        some families, it can only read back into an unshared model.
+        Tensors keep the names they have in the model. For some families transformers writes older
+        names, which it can only read back into an unshared model.
         """
         kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         config = {
             "model_type": MODEL_TYPE,
-            "architectures": [getattr(type(self), UNSHARED).__name__],
+            "architectures": [getattr(type(self), UNSHARED_CLASS).__name__],
             "base": self.sharing.base,
             "plan": self.sharing.plan.written(),
             "units": {
@@ -86,16 +89,16 @@ class SharedModel:
 
 @cache
 def shared_class(unshared: Any) -> type[PreTrainedModel]:
-    """The class of shared models whose unshared class is `unshared`."""
-    return type(f"Shared{unshared.__name__}", (SharedModel, unshared), {UNSHARED: unshared})
+    """Return the class of shared models whose unshared class is `unshared`."""
+    return type(f"Shared{unshared.__name__}", (SharedModel, unshared), {UNSHARED_CLASS: unshared})
 
 
 def unshared_class(shared: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The inverse of :func:`shared_class`."""
-    unshared: type[PreTrainedModel] = getattr(shared, UNSHARED)
+    """Return the unshared class; the inverse of :func:`shared_class`."""
+    unshared: type[PreTrainedModel] = getattr(shared, UNSHARED_CLASS)
     return unshared
 
 
 def never_saved(model: PreTrainedModel) -> set[str]:
-    """Names of tensors that the model computes when it is built, such as Marian's positions."""
+    """Return the names of tensors that are computed, not saved, such as Marian's positions."""
     return set(model._keys_to_ignore_on_save or ())

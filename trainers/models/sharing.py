@@ -1,4 +1,4 @@
-"""Makes a model share its weights by a plan, and back.
+"""Make a model share its weights by a plan, and undo it.
 
 >>> model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased")
 >>> share_(model, SharingPlan.range(2, 7, 0.7))        # doctest: +SKIP
@@ -22,9 +22,14 @@ from sharetune.spaces.inits import INITS, start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_, can_align
 from sharetune.trainers.models.calibration import Activations
-from sharetune.trainers.models.feasibility import LAYER_INDEX, PER_LAYER, lists_layers, refuse_unfit
+from sharetune.trainers.models.feasibility import (
+    LAYER_INDEX,
+    PER_LAYER_ATTRIBUTES,
+    check_feasible,
+    lists_layers,
+)
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
-from sharetune.trainers.models.modules import Again, SharedNorm, resolved
+from sharetune.trainers.models.modules import RepeatedModule, SharedNorm, resolved
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
@@ -37,8 +42,11 @@ from sharetune.trainers.models.structure import (
 )
 from sharetune.trainers.models.units import shared_units
 
-DEPTHS = ("num_hidden_layers", "num_layers")
-STAGE = re.compile(r"stage(\d+)$")
+DEPTH_ATTRIBUTES = ("num_hidden_layers", "num_layers")
+"""Configuration attributes for the depth of a stack, where none names its side."""
+
+STAGE_NAME = re.compile(r"stage(\d+)$")
+"""The name of one of several stages, as Swin has; group 1 is its number."""
 
 
 def share_(
@@ -48,17 +56,16 @@ def share_(
     *,
     schedule: str | None = None,
 ) -> PreTrainedModel:
-    """Shares `model`'s weights in place as `plan` says, and returns it.
+    """Share `model`'s weights in place as `plan` says, and return it.
 
-    `activations` (see :func:`record_activations`) tell groups whose units are chosen and matched,
-    and forms that are calibrated, what happens on real inputs; without them the weights alone
-    decide. With a `schedule` (`softening.py`) layers read something else until
-    ``harden_``.
-    Each group's weights lie once in ``model.banks``; layers keep what is private. Works on
-    the meta device too, where nothing but shapes is made.
+    `activations` (see :func:`record_activations`) are used by groups that choose and match units
+    and by calibrated forms; without them the weights alone decide. With a `schedule`
+    (`softening.py`) the plan takes effect gradually in training, until ``harden_``. The weights of
+    each group are stored once in ``model.banks``; layers keep what is private. Works on the meta
+    device too, where only shapes are made.
 
-    Raises :class:`PlanError` if the plan does not fit the model and :class:`ModelError` if
-    the model has no stack of layers or is shared already.
+    Raises :class:`PlanError` if the plan does not fit the model and :class:`ModelError` if the
+    model has no stack of layers or is shared already.
     """
     if is_shared(model):
         raise ModelError(
@@ -68,7 +75,7 @@ def share_(
     stacks = find_stacks(model)
     shapes = {name: stack.shape for name, stack in stacks.items()}
     bound = plan.bound(shapes)
-    refuse_unfit(stacks, bound, model.config)
+    check_feasible(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
     model.banks = nn.ModuleList()
@@ -101,33 +108,32 @@ def share_(
 def share_params(
     model: PreTrainedModel, first: int, last: int, ratio: float, **group: Any
 ) -> PreTrainedModel:
-    """Layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
+    """Make layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
     return share_(model, SharingPlan.range(first, last, ratio, **group))
 
 
 def is_shared(model: nn.Module) -> bool:
-    """Whether `share_` was called on this model and `materialize_` not since."""
+    """Return whether the model is shared now, by `share_` and without `materialize_` since."""
     return isinstance(getattr(model, "sharing", None), Sharing)
 
 
 def materialize_(model: PreTrainedModel) -> PreTrainedModel:
-    """Turns every shared or quantised layer back into a dense one of the same function, in place.
+    """Turn every shared or quantised layer back into a dense one of the same function, in place.
 
-    Layers that the plan removed stay removed, those it narrowed stay narrow, and what it repeated
-    becomes layers. Where layers
-    reuse what another computes there is no dense form; they stay as they are, and the model
-    stays a shared one, by a plan of these groups only, and of those that narrow layers.
+    Layers that the plan removed stay removed, narrowed ones stay narrow, and repeated layers become
+    layers of their own. Layers that reuse another's output have no dense form: they stay as they
+    are, and the model stays shared, by a plan of these groups, and those that narrow layers, only.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if hasattr(child, "materialize"):
                 setattr(parent, name, child.materialize().train(child.training))
     if is_shared(model):
-        _forget_banks(model)
+        _remove_banks(model)
     return model
 
 
-def _forget_banks(model: PreTrainedModel) -> None:
+def _remove_banks(model: PreTrainedModel) -> None:
     groups = model.sharing.plan.groups
     kept = [g for g in groups if not g.form.materializes or isinstance(g.form, Narrow)]
     if all(g.form.materializes for g in kept):
@@ -143,7 +149,7 @@ def _forget_banks(model: PreTrainedModel) -> None:
 
 
 def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
-    """The group's banks as groups over the positions at which their layers run."""
+    """Yield the group's banks as groups over the positions at which their layers run."""
     for own in group.readers():
         places = tuple(i for i, layer in enumerate(orders[group.stack or ""]) if layer in own)
         settled = {"assign": Assignment(), "times": 1, "order": "block"}
@@ -151,7 +157,7 @@ def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator
 
 
 def banks_of(group: Group) -> list[tuple[int, ...]]:
-    """The layers of each bank that the group stores."""
+    """Return the layers of each bank that the group stores."""
     return group.readers() if group.form.shares and not group.only_loops else []
 
 
@@ -161,8 +167,11 @@ def _is_shape_only(model: PreTrainedModel) -> bool:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a bank starts from. `copy` is of a layer that does not read the bank, if it starts from
-    one, and `number` what that copy's activations are recorded under."""
+    """The initial value of a bank.
+
+    It starts as `init` says. If that names a layer that does not read the bank, `copy` is a copy of
+    the layer and `number` its layer number in the recorded activations.
+    """
 
     init: str | int
     copy: nn.Module | None = None
@@ -170,13 +179,13 @@ class Origin:
 
 
 def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin]:
-    """One for each of the group's banks, before anything is changed."""
+    """Return the origin of each of the group's banks, before anything is changed."""
     origins = []
     for own, init in zip(banks_of(group), group.inits() if banks_of(group) else (), strict=True):
         if isinstance(init, str) or init in own:
             origins.append(Origin(init))
             continue
-        # below 0, and unlike for every layer that reads a bank
+        # a key that no layer has: negative, and unique by the bank's first layer
         number = -1 - own[0]
         seen |= {(s, number, p): t for (s, i, p), t in seen.items() if (s, i) == (stack.name, init)}
         origins.append(Origin(init, copy.deepcopy(stack.layers[init]), number))
@@ -186,7 +195,7 @@ def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin
 def _start_from_mean(
     stack: Stack, group: Group, plan: SharingPlan, seen: dict[tuple[str, int, str], Tensor]
 ) -> None:
-    """Gives the layer that takes the place of the group's others the mean of all, in place."""
+    """Give the layer that takes the place of the group's others the mean of all, in place."""
     seen |= _align(stack, group, plan, [], seen) if group.matches_units else {}
     ((staying, span),) = group.spans().items()
     layers = [stack.layers[index] for index in span]
@@ -202,7 +211,7 @@ def _align(
     origins: Sequence[Origin],
     activations: Activations,
 ) -> dict[tuple[str, int, str], Tensor]:
-    """Permutes the units of each family that only this group shares, and what enters them."""
+    """Permute the units of each family that only this group shares; return their activations."""
     permuted: dict[tuple[str, int, str], Tensor] = {}
     layers = {int(index): stack.layers[int(index)] for index in group.layers}
     layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
@@ -226,9 +235,11 @@ def _align(
 
 @dataclass(frozen=True)
 class Positions:
-    """The positions `readers` of a stack's `layers`, which read one bank, and by `order` the
-    unshared model's layer at every position. The copy that the bank starts from, if there is one,
-    comes after them."""
+    """The positions `readers` of a stack's `layers`, which read one bank.
+
+    `order` gives the unshared model's layer at every position. The copy that the bank starts from,
+    if any, comes after the readers.
+    """
 
     layers: nn.Module
     order: Sequence[int]
@@ -237,23 +248,23 @@ class Positions:
 
     @property
     def numbers(self) -> list[int]:
-        """What the activations of each are recorded under."""
+        """Return the layer number of each in the recorded activations."""
         copied = [] if self.origin.copy is None else [self.origin.number]
         return [self.order[i] for i in self.readers] + copied
 
     @property
     def start(self) -> Callable[[Sequence[Tensor]], Tensor]:
-        """Makes the bank's tensor from that of each."""
+        """Return the function that makes the bank's tensor from the layers' tensors."""
         return start_of(self.origin.init, [self.order[i] for i in self.readers])
 
     def modules(self, path: str) -> list[nn.Module]:
-        """What stands at `path` of each."""
+        """Return the modules at `path` of the layers."""
         standing = [self.layers.get_submodule(f"{i}.{path}") for i in self.readers]
         copied = self.origin.copy
         return standing if copied is None else [*standing, copied.get_submodule(path)]
 
     def replace(self, path: str, readers: Iterable[nn.Module]) -> None:
-        """Puts `readers` there."""
+        """Put `readers` at `path` of the layers, in order."""
         for i, reader in zip(self.readers, readers, strict=False):
             self.layers.set_submodule(f"{i}.{path}", reader.train(self.layers.training))
 
@@ -283,7 +294,7 @@ def _share_bank(
         )
         with weights[0].device:
             readers = BUILDERS[group.form.name](group.form, matrices, entries, entry_key(slot.path))
-        positions.replace(slot.path, soft.over(readers, weights) if soft else readers)
+        positions.replace(slot.path, soft.for_readers(readers, weights) if soft else readers)
     if "norms" in group.parts:
         _share_norms(positions, stack.norms, entries)
     return entries
@@ -292,7 +303,7 @@ def _share_bank(
 def _inputs(
     activations: Activations, stack: Stack, group: Group, positions: Positions, slot: Slot
 ) -> list[Tensor] | None:
-    """What entered the slot's matrices, for forms whose start goes by it."""
+    """Return the recorded inputs of the slot's matrices, or None for an uncalibrated form."""
     keys = [(stack.name, number, slot.path) for number in positions.numbers]
     if not group.form.calibrated or not all(key in activations for key in keys):
         return None
@@ -320,18 +331,18 @@ def _share_norms(positions: Positions, paths: Iterable[str], entries: nn.ModuleD
 
 
 def entry_key(path: str) -> str:
-    """What a matrix or norm at `path` of a layer is called in its bank."""
+    """Return the name, in its bank, of the matrix or norm at `path` of a layer."""
     return path.replace(".", "_")
 
 
 def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) -> None:
-    """Lays out the stack's layers in `order`: some are gone, some run again."""
+    """Replace the stack's layers by those of `order`: some are dropped, some run again."""
     if list(order) == list(range(len(stack.layers))):
         return
     layers = nn.ModuleList()
     for place, index in enumerate(order):
         layer = stack.layers[index]
-        layers.append(_running_again(layer) if index in order[:place] else layer)
+        layers.append(_repeated(layer) if index in order[:place] else layer)
     model.set_submodule(stack.path, layers)
     for place, layer in enumerate(layers):
         for module in layer.modules():
@@ -340,28 +351,28 @@ def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) 
     _set_depth(model, stack, order)
 
 
-def _running_again(layer: nn.Module) -> nn.Module:
-    """A layer whose tensors are those of `layer`."""
+def _repeated(layer: nn.Module) -> nn.Module:
+    """Return a layer that runs with the tensors of `layer`."""
     kept = [*layer.parameters(), *(m.config for m in layer.modules() if hasattr(m, "config"))]
     again = copy.deepcopy(layer, {id(one): one for one in kept})
     for path, module in list(layer.named_modules()):
         if next(module.parameters(recurse=False), None) is not None:
-            again.set_submodule(path, Again(layer, path).train(layer.training))
+            again.set_submodule(path, RepeatedModule(layer, path).train(layer.training))
     return again
 
 
 def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> None:
-    """Tells every configuration between the model and the stack which layers run."""
+    """Set the layers that run in every configuration between the model and the stack."""
     words = stack.path.split(".")
     holders = [model.get_submodule(".".join(words[:i])) for i in range(len(words))]
     configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
     side = next((word for word in ("decoder", "encoder") if word in words), "")
     for config in configs.values():
-        own = DEPTHS if config is not model.config else ()
+        own = DEPTH_ATTRIBUTES if config is not model.config else ()
         for attribute in _depth_attributes(config, side, stack) + own:
             if getattr(config, attribute, None) == len(stack.layers):
                 setattr(config, attribute, len(kept))
-        for attribute in PER_LAYER:
+        for attribute in PER_LAYER_ATTRIBUTES:
             if lists_layers(config, attribute, stack):
                 values = getattr(config, attribute)
                 setattr(config, attribute, [values[index] for index in kept])
@@ -369,15 +380,15 @@ def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> Non
 
 
 def _depth_attributes(config: PreTrainedConfig, side: str, stack: Stack) -> tuple[str, ...]:
-    """What this configuration calls the stack's depth: its side's own word, or the general one."""
-    if STAGE.match(stack.name):
+    """Return the attributes for the stack's depth: those of its side, or the general ones."""
+    if STAGE_NAME.match(stack.name):
         return ()
     own = [name for name in (f"{side}_layers", f"num_{side}_layers") if hasattr(config, name)]
-    return tuple(own) or DEPTHS
+    return tuple(own) or DEPTH_ATTRIBUTES
 
 
 def _set_stage_depth(config: PreTrainedConfig, stack: Stack, depth: int) -> None:
-    stage, depths = STAGE.match(stack.name), getattr(config, "depths", None)
+    stage, depths = STAGE_NAME.match(stack.name), getattr(config, "depths", None)
     if stage and depths:
         number = int(stage[1])
         config.depths = [*depths[:number], depth, *depths[number + 1 :]]

@@ -1,8 +1,8 @@
-"""From soft to hard, or back: layers read something else for a while, then what the plan says.
+"""Move layers gradually, during training, from their own weights to the bank's, or back.
 
-A schedule stands in a layer's place while ``alpha`` rises from 0 to 1 over the first part of
-training. Most let a layer keep weights of its own beside what the bank gives it; the reverse
-starts with all layers tied. At the end the model is the plan's, as small as it was counted.
+A schedule replaces each layer while ``alpha`` rises from 0 to 1 over the first part of training.
+Most schedules give a layer weights of its own in addition to the bank's; the reverse starts with
+all layers tied. At the end the model is the plan's, of the size that was counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,13 @@ from sharetune.spaces.registry import Registry
 from sharetune.trainers.models.modules import SharedLinear
 
 Start = Callable[[Sequence[Tensor]], Tensor]
+"""``(tensors of the layers) -> the bank's initial tensor``."""
 
 
 class SoftLinear(nn.Module):
-    """A linear layer on its way to what `reader` makes of the bank; `alpha` (0..1) says how far.
+    """A linear layer in transition to `reader`, which reads the bank.
 
-    Subclasses say by :attr:`weight` what it is until then.
+    `alpha` (0..1) is the progress. Subclasses define the matrix until the end, by :attr:`weight`.
     """
 
     def __init__(self, reader: SharedLinear) -> None:
@@ -31,34 +32,34 @@ class SoftLinear(nn.Module):
 
     @staticmethod
     def origins(weights: Sequence[Tensor], start: Start) -> Sequence[Tensor]:
-        """What bank and private tensors are made from, given the layers' matrices."""
+        """Return the matrices that bank and private tensors are initialised from."""
         return weights
 
     @classmethod
-    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> "list[SoftLinear]":
-        """One soft layer for each of `readers`, whose matrices were `weights` (out x in)."""
+    def for_readers(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> "list[SoftLinear]":
+        """Return one soft layer for each of `readers`, whose matrices were `weights` (out x in)."""
         raise NotImplementedError
 
     @property
     def weight(self) -> Tensor:
-        """The layer's matrix at this point of the schedule, out x in."""
+        """Return the layer's matrix at this point of the schedule, out x in."""
         raise NotImplementedError
 
     @property
     def bias(self) -> Tensor | None:
-        """The reader's bias."""
+        """Return the reader's bias."""
         return self.reader.bias
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
+        """Return ``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
         return nn.functional.linear(hidden, self.weight, self.bias)
 
     def distance(self) -> Tensor:
-        """Mean square of what separates weights of the layer's own from the bank's."""
+        """Return the mean squared difference of the layer's own matrix from the bank's."""
         return torch.zeros(())
 
     def hardened(self) -> SharedLinear:
-        """The layer that stands here after the schedule."""
+        """Return the layer that remains after the schedule."""
         return self.reader
 
 
@@ -66,9 +67,9 @@ SCHEDULES: Registry[type[SoftLinear]] = Registry("schedule")
 
 
 class OwnLinear(SoftLinear):
-    """A layer that has `own` weights (out x in) until the end of the schedule.
+    """A layer with `own` weights (out x in) until the end of the schedule.
 
-    Subclasses are one function of its own and the bank's matrix.
+    Subclasses combine its own matrix and the bank's by one function.
     """
 
     def __init__(self, reader: SharedLinear, own: Tensor) -> None:
@@ -76,12 +77,12 @@ class OwnLinear(SoftLinear):
         self.own = nn.Parameter(own.detach().clone(memory_format=torch.contiguous_format))
 
     @classmethod
-    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
+    def for_readers(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
         return [cls(reader, own) for reader, own in zip(readers, weights, strict=False)]
 
     @staticmethod
     def blend(own: Tensor, shared: Tensor, alpha: float) -> Tensor:
-        """The layer's matrix from two of out x in, alpha in 0..1."""
+        """Return the layer's matrix from its own and the bank's (out x in), alpha in 0..1."""
         raise NotImplementedError
 
     @property
@@ -112,7 +113,7 @@ class Replace(OwnLinear):
 
 @SCHEDULES.register("pull")
 class Pull(OwnLinear):
-    """the layer's own, which the loss term `pull` draws to the bank, then the bank's"""
+    """the layer's own, pulled towards the bank's by the loss term `pull`, then the bank's"""
 
     @staticmethod
     def blend(own: Tensor, shared: Tensor, alpha: float) -> Tensor:
@@ -121,7 +122,7 @@ class Pull(OwnLinear):
 
 @SCHEDULES.register("untie")
 class Untie(SoftLinear):
-    """one matrix for all layers, whose private part each then goes on with (SWE, 2110.03848)
+    """one matrix for all layers, then a private part a layer that starts from it (SWE, 2110.03848)
 
     All layers read the private tensors of `leader`; a layer's own come into use at the end.
     """
@@ -135,7 +136,7 @@ class Untie(SoftLinear):
         return [start(weights)] * len(weights)
 
     @classmethod
-    def over(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
+    def for_readers(cls, readers: Sequence[Any], weights: Sequence[Tensor]) -> list[SoftLinear]:
         return [cls(reader, readers[0]) for reader in readers]
 
     @property
@@ -152,12 +153,12 @@ class Untie(SoftLinear):
 
 
 def soft_layers(model: nn.Module) -> list[SoftLinear]:
-    """The layers that are on their way."""
+    """Return the layers in transition."""
     return [module for module in model.modules() if isinstance(module, SoftLinear)]
 
 
 def harden_(model: nn.Module) -> None:
-    """Ends the schedule: every layer reads its bank as the plan says, and nothing else."""
+    """End the schedule: make every layer read its bank as the plan says, and nothing else."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, SoftLinear):
@@ -165,7 +166,7 @@ def harden_(model: nn.Module) -> None:
 
 
 class SoftToHard(TrainerCallback):
-    """Raises alpha linearly over the first `until` (0..1) of training, then hardens."""
+    """Raise alpha linearly over the first `until` (0..1) of training, then harden."""
 
     def __init__(self, until: float) -> None:
         self.until = until
@@ -178,7 +179,7 @@ class SoftToHard(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Called by the Trainer before every optimiser step."""
+        """Set alpha before an optimiser step."""
         alpha = state.global_step / max(1, self.until * state.max_steps)
         if alpha >= 1:
             harden_(model)

@@ -1,8 +1,8 @@
-"""Finds, in any Transformer, the stacks of layers and what each matrix of a layer is for.
+"""Find, in any Transformer, the stacks of layers and the role of each matrix of a layer.
 
-Nothing here knows a model's class. A stack is a list of modules of one class and shape; a
-matrix is a Linear (or GPT-2's transposed Conv1D); its role follows from where it stands and
-from its shape. Only the words that tell queries, keys, values and gates apart are a table.
+No model class is named here. A stack is a list of modules of one class and shape; a matrix is a
+Linear (or GPT-2's transposed Conv1D); its role follows from its place and its shape. Only the words
+that distinguish queries, keys, values and gates are a table.
 """
 
 import re
@@ -24,29 +24,50 @@ from sharetune.trainers.models.modules import SharedLinear, resolved
 from sharetune.trainers.models.softening import SoftLinear
 
 MATRICES = (nn.Linear, Conv1D, SharedLinear, SoftLinear, Borrower)
+"""Module classes that count as one matrix of a layer."""
+
 BANKS = "banks"
+"""The name of the banks at the model's root, where no stacks are looked for."""
 
 ATTENTION_WORD = re.compile(r"att", re.IGNORECASE)
+"""A word of a path that marks an attention."""
+
 QKV_WORDS = {
     "q": re.compile(r"^(wq|q|query)(_?(proj|lin|projection))?$", re.IGNORECASE),
     "k": re.compile(r"^(wk|k|key)(_?(proj|lin|projection))?$", re.IGNORECASE),
     "v": re.compile(r"^(wv|v|value)(_?(proj|lin|projection))?$", re.IGNORECASE),
 }
-NOT_OUTPUT_WORD = re.compile(r"^pos_")
+"""The last word of the path of a q, k or v matrix, by role."""
+
+POSITION_WORD = re.compile(r"^pos_")
+"""Matrices of an attention that project positions, as in DeBERTa."""
+
 GATE_WORD = re.compile(r"gate|wi_0", re.IGNORECASE)
+"""A word in the path of the gate of a gated FFN; T5 names it ``wi_0``."""
+
 NORM_WORD = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
+"""A word in the path or class of a normalisation."""
+
 HEADS_ATTRIBUTES = ("num_attention_heads", "num_heads", "n_heads")
-HEAD_SIZES = ("head_dim", "head_size")
+"""Attributes, of a module or a configuration, for the number of heads."""
+
+SIZE_ATTRIBUTES = (*HEADS_ATTRIBUTES, "num_key_value_heads", "all_head_size", "split_size")
+"""Attributes of an attention that are multiples of its number of units (heads or KV groups)."""
+
+HEAD_SIZE_ATTRIBUTES = ("head_dim", "head_size")
+"""Attributes of an attention for the width of one head."""
+
 INTERLEAVED_BY_HEAD = {"query_key_value"}
+"""Fused matrices whose rows go q, k, v head by head, as GPT-NeoX's, not section by section."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One matrix of a layer, out x in, what it is for, and how it divides into units.
+    """One matrix of a layer (out x in), with its roles and its division into units.
 
-    `path` is relative to the layer. Units (heads or KV groups, FFN neurons) lie along `axis`: 0
-    for rows, 1 for columns. A fused matrix has several `roles`; its `sections` along that axis
-    each hold an equal number of rows of every unit.
+    `path` is relative to the layer. Units (heads or KV groups, FFN neurons) are along `axis`: 0 for
+    rows, 1 for columns. A fused matrix has several `roles`; each of its `sections` along that axis
+    holds an equal number of rows of every unit.
     """
 
     path: str
@@ -56,7 +77,7 @@ class Slot:
     sections: tuple[int, ...]
 
     def rows(self, roles: Iterable[str]) -> list[int]:
-        """Where, along `axis`, the units of these of its `roles` lie."""
+        """Return the indices along `axis` of all units of these of its `roles`."""
         sections, units = self.sections, 1
         if len(sections) < len(self.roles):
             units = self.units
@@ -72,13 +93,13 @@ class Slot:
 
     @property
     def role(self) -> str:
-        """The first of the roles: attention's and the FFN's are never in one matrix."""
+        """Return the first role, which says if the matrix is an attention's or the FFN's."""
         return self.roles[0]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A named list of layers of equal structure. `path` leads to it from the model.
+    """A named list of layers of equal structure, at `path` of the model.
 
     `slots` are the first layer's matrices; the others have the same ones, of as many units or of
     others. `norms` are the paths at which at least one layer has a normalisation with weights.
@@ -92,29 +113,28 @@ class Stack:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The matrices of the first layer."""
+        """Return the matrices of the first layer."""
         return self.layer_slots[0]
 
     @property
     def shape(self) -> StackShape:
-        """Depth and unit counts, as plans need them."""
+        """Return the depth and the numbers of units, as plans need them."""
         heads = (_units(slots, ("q", "k", "v")) for slots in self.layer_slots)
         neurons = (_units(slots, ("fc_out",)) for slots in self.layer_slots)
         return StackShape(len(self.layers), tuple(heads), tuple(neurons))
 
     def families(self, layer: int = 0) -> dict[str, list[Slot]]:
-        """The matrices of `layer` by what has units of its own: each attention, by its path, and
-        the FFN, under an empty one."""
+        """Return the matrices of `layer` by the path of their attention; empty for the FFN."""
         found: dict[str, list[Slot]] = defaultdict(list)
         for slot in self.layer_slots[layer]:
-            found[family(slot.path)].append(slot)
+            found[attention_path(slot.path)].append(slot)
         return found
 
 
 def find_stacks(model: PreTrainedModel) -> dict[str, Stack]:
-    """The model's stacks by name: ``layers``, or ``encoder`` and ``decoder``, or ``stage0`` ...
+    """Return the model's stacks by name: ``layers``, ``encoder`` and ``decoder``, ``stage0`` ...
 
-    A list of one layer, or of layers of unlike matrices, is no stack; layers may differ in how
+    A list of one layer, or of layers of unlike matrices, is not a stack; layers may differ in how
     many heads and neurons they have. Raises :class:`ModelError`
     for a model without a stack, or one that reads its layers more than once already.
     """
@@ -130,12 +150,12 @@ def find_stacks(model: PreTrainedModel) -> dict[str, Stack]:
 
 
 def stack_shapes(model: PreTrainedModel) -> dict[str, StackShape]:
-    """What plans and spaces must know of the model."""
+    """Return the shapes of the model's stacks by name, as plans and spaces need them."""
     return {name: stack.shape for name, stack in find_stacks(model).items()}
 
 
 def weight_out_in(module: nn.Module) -> Tensor:
-    """The module's matrix as out x in, whichever way it is stored."""
+    """Return the module's matrix as out x in, also if it is stored transposed."""
     module = resolved(module)
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -143,9 +163,9 @@ def weight_out_in(module: nn.Module) -> Tensor:
 
 
 def matrices(layer: nn.Module) -> list[tuple[str, nn.Module]]:
-    """All matrices of a layer with their paths, in order of registration.
+    """Return all matrices of a layer with their paths, in order of registration.
 
-    One that is shared counts as the matrix it stands for, not as the tensors it is made of.
+    A shared matrix counts as one, not as the tensors it is made of.
     """
     found: list[tuple[str, nn.Module]] = []
     for path, module in layer.named_modules():
@@ -155,21 +175,21 @@ def matrices(layer: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def family(path: str) -> str:
-    """The attention that a matrix of a layer belongs to; empty for the FFN."""
+def attention_path(path: str) -> str:
+    """Return the path of the attention that a matrix belongs to; empty for the FFN."""
     words = path.split(".")
     attention = [i for i, word in enumerate(words) if ATTENTION_WORD.search(word)]
     return ".".join(words[: attention[0] + 1]) if attention else ""
 
 
 def is_norm(path: str, module: nn.Module) -> bool:
-    """Whether `module`, at `path`, is a normalisation with weights of its own."""
+    """Return whether `module`, at `path`, is a normalisation with weights of its own."""
     own = list(module.parameters(recurse=False))
     return bool(own) and NORM_WORD.search(path + type(module).__name__) is not None
 
 
 def _refuse_shared_by_design(model: PreTrainedModel) -> None:
-    """Raises if the configuration counts more layers than the longest list of them holds."""
+    """Raise if the configuration counts more layers than the longest list holds, as ALBERT's."""
     depth = getattr(model.config, "num_hidden_layers", None)
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and matrices(m)]
     stored = max((len(layers) for layers in lists), default=0)
@@ -205,7 +225,7 @@ def _shapes(layer: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _frame(layer: nn.Module, model: PreTrainedModel) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Shapes of a layer's matrices less the sides along which units lie."""
+    """Return the shapes of a layer's matrices without the sides along which units lie."""
     axes = {slot.path: slot.axis for slot in _slots(layer, model)}
     return tuple(
         (path, (shape[1 - axes[path]],) if path in axes else shape)
@@ -226,7 +246,7 @@ def _units(slots: Sequence[Slot], roles: tuple[str, ...]) -> int:
 
 
 def _names(paths: list[str]) -> list[str]:
-    """The first word that tells all paths apart; a number is a stage's."""
+    """Return the first word of each path that differs between all; a number names a stage."""
     if len(paths) == 1:
         return ["layers"]
     for words in zip(*(path.split(".") for path in paths), strict=False):
@@ -237,11 +257,11 @@ def _names(paths: list[str]) -> list[str]:
 
 def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
     found = matrices(layer)
-    attentions = dict.fromkeys(family(path) for path, _ in found if family(path))
+    attentions = dict.fromkeys(attention_path(path) for path, _ in found if attention_path(path))
     for name in attentions:
-        shapes = {p: _out_in(m) for p, m in found if family(p) == name}
+        shapes = {p: _out_in(m) for p, m in found if attention_path(p) == name}
         yield from _attention_slots(shapes, partial(_heads, layer, tuple(shapes), model))
-    yield from _ffn_slots([(p, *_out_in(m)) for p, m in found if not family(p)])
+    yield from _ffn_slots([(p, *_out_in(m)) for p, m in found if not attention_path(p)])
 
 
 def _out_in(matrix: nn.Module) -> tuple[int, int]:
@@ -254,8 +274,10 @@ def _out_in(matrix: nn.Module) -> tuple[int, int]:
 def _attention_slots(
     shapes: dict[str, tuple[int, int]], heads_of: Callable[[int], int]
 ) -> Iterator[Slot]:
-    """The slots of one attention, given out x in by path and how many heads so many rows of
-    queries are; none if it is of an unknown kind."""
+    """Yield the slots of one attention from out x in by path; none if its kind is unknown.
+
+    `heads_of` gives the number of heads for a number of rows of queries.
+    """
     named = {role: path for path in shapes for role in QKV_WORDS if _is_word(role, path)}
     rest = [p for p in shapes if p not in named.values() and not _is_position(p)]
     if set(named) == set(QKV_WORDS) and rest:
@@ -276,7 +298,7 @@ def _attention_slots(
 
 
 def _fused_slot(path: str, rows: int, query: int, heads: int) -> Slot:
-    """q, k and v in one matrix, `query` of whose rows are q's."""
+    """Return the slot of q, k and v in one matrix of `rows` rows, `query` of which are q's."""
     key = (rows - query) // 2
     by_head = path.split(".")[-1] in INTERLEAVED_BY_HEAD
     sections = (rows,) if by_head else (query, key, key)
@@ -288,29 +310,29 @@ def _is_word(role: str, path: str) -> bool:
 
 
 def _is_position(path: str) -> bool:
-    return NOT_OUTPUT_WORD.match(path.split(".")[-1]) is not None
+    return POSITION_WORD.match(path.split(".")[-1]) is not None
 
 
 def _heads(layer: nn.Module, paths: Iterable[str], model: PreTrainedModel, rows: int) -> int:
-    """How many heads the attention of these matrices has, whose queries are so many `rows`."""
+    """Return the number of heads of an attention whose queries are `rows` rows."""
     parents = [
         layer.get_submodule(parent) for parent in sorted({p.rpartition(".")[0] for p in paths})
     ]
     configs = [parent.config for parent in parents if hasattr(parent, "config")]
-    own, size = _number(parents, HEADS_ATTRIBUTES), _number(parents, HEAD_SIZES)
+    own, size = _number(parents, HEADS_ATTRIBUTES), _number(parents, HEAD_SIZE_ATTRIBUTES)
     if own is None and size:
         return rows // size
     return own or _number([*configs, model.config], HEADS_ATTRIBUTES) or 1
 
 
 def _number(holders: Iterable[Any], attributes: Iterable[str]) -> int | None:
-    """The first whole number that one of `holders` has under one of these names."""
+    """Return the first whole number that one of `holders` has under one of these names."""
     found = [getattr(holder, name, None) for holder in holders for name in attributes]
     return next((number for number in found if isinstance(number, int)), None)
 
 
 def _ffn_slots(found: list[tuple[str, int, int]]) -> Iterator[Slot]:
-    """The slots of the FFN, given path, out and in of every matrix outside attentions."""
+    """Yield the slots of the FFN from path, out and in of all matrices outside attentions."""
     if not 2 <= len(found) <= 3:
         return
     *ins, (out_path, _, neurons) = found

@@ -1,6 +1,6 @@
-"""Cuts a matrix between its shared units and its private ones, and puts it together again.
+"""Split a matrix into its shared and its private units, and join them again.
 
-Shared units come first in every layer. For a matrix whose units lie along `axis` in several
+Shared units come first in every layer. For a matrix whose units are along `axis` in several
 sections (a fused q|k|v has three), every section is cut at the same unit.
 """
 
@@ -24,24 +24,24 @@ class Cut:
 
     @classmethod
     def at(cls, slot: Slot, shared_units: int) -> "Cut":
-        """The cut of `slot` after its first `shared_units` units."""
+        """Return the cut of `slot` after its first `shared_units` units."""
         shared = tuple(size // slot.units * shared_units for size in slot.sections)
         private = tuple(a - b for a, b in zip(slot.sections, shared, strict=True))
         return cls(slot.axis, shared, private)
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing stays private."""
+        """Return whether all units are shared."""
         return not any(self.private)
 
     def split(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """The shared and the private part of `tensor` (a matrix out x in, or a bias)."""
+        """Return the shared and the private part of `tensor` (a matrix out x in, or a bias)."""
         sizes = [size for pair in zip(self.shared, self.private, strict=True) for size in pair]
         pieces = tensor.split(sizes, dim=self.axis)
         return torch.cat(pieces[0::2], self.axis), torch.cat(pieces[1::2], self.axis)
 
     def join(self, shared: Tensor, private: Tensor) -> Tensor:
-        """The inverse of :meth:`split`."""
+        """Return the tensor that :meth:`split` cut."""
         if len(self.shared) == 1:
             return torch.cat((shared, private), self.axis)
         banks = shared.split(self.shared, self.axis)
@@ -50,13 +50,13 @@ class Cut:
 
 
 def kept_units(slot: Slot, form: Narrow) -> int:
-    """How many of the slot's units a narrowed layer keeps: whole heads, neurons in eights."""
+    """Return the number of units that a narrowed layer keeps: whole heads, neurons in eights."""
     step = 8 if slot.role in FFN else 1
     return min(slot.units, step * form.kept(slot.units // step))
 
 
 def shared_units(slot: Slot, ratio: float) -> int:
-    """How many of the slot's units `ratio` (0..1) shares: whole heads, neurons in eights."""
+    """Return the number of units that `ratio` (0..1) shares: whole heads, neurons in eights."""
     if ratio == 1:
         return slot.units
     step = 8 if slot.role in FFN else 1

@@ -7,6 +7,7 @@ know of it. Metrics that `sharetune.spaces.objectives` lacks are registered in t
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,10 +19,12 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
 from sharetune.spaces.augmentation import Augmentation
 from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.spaces.evaluator import Scores, plain_fields
+from sharetune.spaces.paths import expanded
 from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.registry import Registry, did_you_mean
 from sharetune.trainers.data.dummy_inputs import full_length
-from sharetune.trainers.data.new_models import new_tokenizer, started
+from sharetune.trainers.data.new_models import new_tokenizer, start_of, started
 from sharetune.trainers.data.row_cache import cached_rows
 from sharetune.trainers.data.tables import read_table
 from sharetune.trainers.models.pretrained import from_library, skeleton
@@ -29,6 +32,11 @@ from sharetune.trainers.tasks.prediction import predict
 
 TASKS: Registry[type["Task"]] = Registry("task", package="sharetune.trainers.tasks")
 TRUTH = "truth"
+"""The column of rows that a task scores against, where that is not `labels`."""
+
+KEPT_SPLITS = 4
+"""Prepared splits a worker keeps: a search draws few lengths and augmentations in a row."""
+
 MOST_TOKENS = 128
 TOKENS_A_WORD = 1.6
 NEED_A_FITTING_TASK = ("distill", "adversary", "r_drop", "augment", "label_smoothing")
@@ -47,6 +55,15 @@ class Split:
     identity: str
 
 
+@dataclass(frozen=True)
+class DataFacts:
+    """What the data say of the model's head: a classification's `labels` in order, or how many
+    `items` a recommender ranks."""
+
+    labels: tuple[str, ...] = ()
+    items: int = 0
+
+
 class Task(BaseModel, ABC):
     """Base of all tasks. Fields are the keys of a study's `task` section.
 
@@ -54,9 +71,9 @@ class Task(BaseModel, ABC):
     `test` or a fraction of the training data, candidates are measured and selected on that split,
     and only finalists on the test split.
 
-    The driver calls :meth:`prepare` once a study; workers call the rest with the facts it
-    returned, which are plain data. `model` is a hub name or a folder. A task must say what is
-    abstract here; the rest fits tasks of text whose prediction is the model's logits.
+    A study calls :meth:`prepare` once; workers use the :class:`PreparedTask` it returns. `model` is
+    a hub name or a folder. A task must say what is abstract here; the rest fits tasks of text whose
+    prediction is the model's logits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,7 +111,7 @@ class Task(BaseModel, ABC):
         """Names of the objectives that :meth:`score` measures, the main one first."""
 
     @abstractmethod
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         """The training and the test split, checked, and facts for workers.
 
         Raises :class:`DataError` that says what was found and what is needed."""
@@ -105,10 +122,10 @@ class Task(BaseModel, ABC):
         there, is what `score` compares with, else ``labels`` is."""
 
     @abstractmethod
-    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
-        """``{"metrics": {...}, ...}`` of what :meth:`predict` gave for a split."""
+    def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
+        """Score what :meth:`predict` gave for a split."""
 
-    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def head(self, facts: DataFacts) -> dict[str, Any]:
         """What the model's configuration must say of the head, such as the labels."""
         return {}
 
@@ -162,18 +179,23 @@ class Task(BaseModel, ABC):
         """Whether the model writes on from what it reads, without an encoder."""
         return False
 
-    def prepare(self, model: str, cache: Path, max_length: int) -> dict[str, Any]:
-        """Reads and checks the data, prepares it in `cache`, returns facts for workers."""
+    def prepare(self, model: str, cache: Path, max_length: int) -> "PreparedTask":
+        """Read and check the data, and prepare them in `cache` for all workers.
+
+        Raises :class:`DataError` and :class:`ModelError` for data and a model that do not fit.
+        """
+        located = expanded(model)
         frames, facts = self.read_splits()
         cache.mkdir(parents=True, exist_ok=True)
         for name, frame in frames.items():
             frame.to_parquet(cache / f"{name}.parquet")
-        reader = self._make_reader(model, frames["train"])
-        start = started(model, cache, self.auto, head=self.head(facts), reader=reader)
+        reader = self._make_reader(located, frames["train"])
+        start = started(located, cache, self.auto, head=self.head(facts), reader=reader)
         self.splits(start, cache, max_length)
-        return facts | {"rows": {name: len(frame) for name, frame in frames.items()}}
+        rows = {name: len(frame) for name, frame in frames.items()}
+        return PreparedTask(self, model, cache, facts, rows)
 
-    def read_splits(self) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    def read_splits(self) -> tuple[dict[str, pd.DataFrame], DataFacts]:
         """All splits by name, checked, and facts for workers."""
         train, test, facts = self.read()
         if self.validation is None:
@@ -205,12 +227,12 @@ class Task(BaseModel, ABC):
         """The column over whose values rows are drawn evenly."""
         return None
 
-    def load(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
+    def load(self, model: str, facts: DataFacts) -> PreTrainedModel:
         """The pretrained model with this task's head."""
         loaded: PreTrainedModel = from_library(self.auto, model, **self.head(facts))
         return loaded
 
-    def skeleton(self, model: str, facts: dict[str, Any]) -> PreTrainedModel:
+    def skeleton(self, model: str, facts: DataFacts) -> PreTrainedModel:
         """The same model on the meta device: shapes without weights."""
         return skeleton(self.auto, model, **self.head(facts))
 
@@ -306,6 +328,53 @@ class Task(BaseModel, ABC):
 
 def _size(reader: Any) -> list[int]:
     return [len(reader)] if hasattr(reader, "__len__") else []
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task whose data are ready in `cache`, with the model it trains.
+
+    `rows` counts the examples of each split. Environment variables in `model` are replaced where
+    it is loaded, so that each machine finds its own copy.
+    """
+
+    task: Task
+    model: str
+    cache: Path
+    facts: DataFacts
+    rows: dict[str, int]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return plain_fields(self)
+
+    @property
+    def start(self) -> str:
+        """The checkpoint that candidates start from: `model`, or the weights that were drawn for
+        it where it is only a configuration."""
+        return start_of(self.model, self.cache)
+
+    def load(self, model: str | None = None) -> PreTrainedModel:
+        """Load the unshared model, or another `model`, with the task's head."""
+        return self.task.load(self.start if model is None else model, self.facts)
+
+    @cached_property
+    def skeleton(self) -> PreTrainedModel:
+        """The unshared model on the meta device: shapes without weights."""
+        return self.task.skeleton(self.start, self.facts)
+
+    @cached_property
+    def splits(self) -> Callable[..., tuple[Split, Split]]:
+        """Return the training split and the one that candidates are selected on, for a maximum
+        length and an augmentation; see :meth:`Task.splits`. The latest are kept."""
+        return lru_cache(maxsize=KEPT_SPLITS)(partial(self.task.splits, self.start, self.cache))
+
+    def test_split(self, max_length: int) -> Split:
+        """Return the test split, cut to at most `max_length` tokens."""
+        return self.task.test_split(self.start, self.cache, max_length)
+
+    def scores(self, model: PreTrainedModel, split: Split) -> Scores:
+        """Score `model` on a split."""
+        return self.task.score(self.task.predict(model, split), split.labels, self.facts)
 
 
 def read_task(value: dict[str, Any]) -> Task:

@@ -18,7 +18,7 @@ from transformers import (
 from sharetune.spaces.augmentation import PICTURES, Augmentation
 from sharetune.spaces.errors import DataError
 from sharetune.trainers.data.picture_augmentation import altered
-from sharetune.trainers.data.tables import column, located
+from sharetune.trainers.data.tables import column, resolve_paths
 from sharetune.trainers.data.text_augmentation import SEED
 from sharetune.trainers.models.pretrained import from_library
 from sharetune.trainers.tasks.base import TASKS
@@ -82,7 +82,7 @@ class ImageClassification(LabelledFiles):
     def columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         image = column(frame, self.image, IMAGE_COLUMNS, "image")
         label = column(frame, self.label, LABEL_COLUMNS, "label")
-        found = located(frame[image], source)
+        found = resolve_paths(frame[image], source)
         for row, value in enumerate(found, 1):
             _check(value, source, row)
         return pd.DataFrame({"image": found, "label": frame[label].astype(str)})

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import pandas as pd
 from torch import Tensor
 
+from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.tables import labelled_files
-from sharetune.trainers.tasks.base import Task
+from sharetune.trainers.tasks.base import DataFacts, Task
 from sharetune.trainers.tasks.text_classification import classification_scores, label_set, named
 
 
@@ -32,12 +33,12 @@ class LabelledFiles(Task):
     def evenly_over(self) -> str | None:
         return "label"
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         train, test = self.frames(self.columns)
         labels = label_set(self.labels, (self.train, train), (self.test or self.train, test))
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)
-        return train, test, {"labels": labels}
+        return train, test, DataFacts(labels=tuple(labels))
 
     def table(self, source: str, split: str) -> pd.DataFrame:
         folder = Path(source)
@@ -49,8 +50,8 @@ class LabelledFiles(Task):
         """The files and, as text, the column ``label`` of a table as it was read."""
         raise NotImplementedError
 
-    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def head(self, facts: DataFacts) -> dict[str, Any]:
         return named(facts)
 
-    def score(self, predictions: Tensor, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
-        return classification_scores(predictions, [int(n) for n in labels], facts["labels"])
+    def score(self, predictions: Tensor, labels: Sequence[Any], facts: DataFacts) -> Scores:
+        return classification_scores(predictions, [int(n) for n in labels], facts.labels)

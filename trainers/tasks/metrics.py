@@ -58,16 +58,18 @@ def ranking_metrics(ranks: Tensor, k: int = 10) -> tuple[float, float]:
     return float(hits.mean()), float((hits / (ranks.double() + 1).log2()).mean())
 
 
-def by_class(truth: Any, predicted: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Precision, recall, F1 and support of each of `names`, and the confusion matrix (rows are
-    true), of classes by number. What was never predicted, or never true, counts 0."""
+def by_class(
+    truth: Any, predicted: Any, names: Sequence[str]
+) -> tuple[dict[str, dict[str, float]], list[list[int]]]:
+    """Return precision, recall, F1 and support of each of `names`, and the confusion matrix (rows
+    are true), of classes by number. What was never predicted, or never true, counts 0."""
     numbers = range(len(names))
     scores = precision_recall_fscore_support(truth, predicted, labels=numbers, zero_division=0)
     rows = zip(names, *scores, strict=True)
-    return {
-        "per_class": {
+    return (
+        {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(many)}
             for name, p, r, f, many in rows
         },
-        "confusion": confusion_matrix(truth, predicted, labels=numbers).tolist(),
-    }
+        confusion_matrix(truth, predicted, labels=numbers).tolist(),
+    )

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.tables import column, filled
-from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 LONGEST_ANSWER = 30
@@ -41,8 +42,8 @@ class QuestionAnswering(Task):
     def metrics(self) -> tuple[str, ...]:
         return ("answer_f1", "exact_match")
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        return *self.frames(self._columns), {}
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
+        return *self.frames(self._columns), DataFacts()
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
         return pd.concat([frame["question"], frame["context"].drop_duplicates()])
@@ -88,14 +89,14 @@ class QuestionAnswering(Task):
             found += zip(told.start_logits.cpu(), told.end_logits.cpu(), strict=True)
         return found
 
-    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+    def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         exact = partly = 0.0
         for (starts, ends), written in zip(predictions, labels, strict=True):
             row = json.loads(written)
             told = best_answer(starts, ends, row["offsets"], row["context"])
             exact += max(float(normal(told) == normal(text)) for text in row["texts"])
             partly += max(words_f1(told, text) for text in row["texts"])
-        return {"metrics": {"answer_f1": partly / len(labels), "exact_match": exact / len(labels)}}
+        return Scores({"answer_f1": partly / len(labels), "exact_match": exact / len(labels)})
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         context = filled(

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.tables import column, read_table
-from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.metrics import ranking_metrics
 
 USER_COLUMNS = ("user", "user_id", "userId", "session", "session_id")
@@ -50,7 +51,7 @@ class NextItem(Task):
     def generates(self) -> bool:
         return True
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         table = self._columns(read_table(self.train, "train"))
         users = table.sort_values(["user", "time"], kind="stable").groupby("user")["item"]
         histories = [items for _, items in users if len(items) >= LEAST]
@@ -67,7 +68,7 @@ class NextItem(Task):
         test = pd.DataFrame(
             {"items": pasts, "next": [number.get(items.iloc[-1], 0) for items in histories]}
         )
-        return train, test[test["next"] > 0].reset_index(drop=True), {"items": len(known)}
+        return train, test[test["next"] > 0].reset_index(drop=True), DataFacts(items=len(known))
 
     def hold_out(self, frame: pd.DataFrame, part: float) -> tuple[pd.DataFrame, pd.DataFrame]:
         """`frame` without the last item of a `part` of its users, and what these took last."""
@@ -85,9 +86,9 @@ class NextItem(Task):
         )
         return pd.DataFrame({"items": pasts}), validation.reset_index(drop=True)
 
-    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def head(self, facts: DataFacts) -> dict[str, Any]:
         none = {"bos_token_id": None, "eos_token_id": None}
-        return {"vocab_size": facts["items"] + 1, "pad_token_id": PAD, **none}
+        return {"vocab_size": facts.items + 1, "pad_token_id": PAD, **none}
 
     def reader(self, model: str) -> Any:
         return None
@@ -119,9 +120,9 @@ class NextItem(Task):
             found.append(logits[torch.arange(len(last)), last].float().cpu())
         return torch.cat(found)
 
-    def score(self, predictions: Tensor, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+    def score(self, predictions: Tensor, labels: Sequence[Any], facts: DataFacts) -> Scores:
         hit, ndcg = ranking_metrics(ranks(predictions, labels))
-        return {"metrics": {"ndcg_10": ndcg, "hit_rate_10": hit}}
+        return Scores({"ndcg_10": ndcg, "hit_rate_10": hit})
 
     def _columns(self, frame: pd.DataFrame) -> pd.DataFrame:
         names = {

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer
 from sharetune.trainers.data.sound import (
@@ -36,7 +37,7 @@ from sharetune.trainers.data.sound import (
 )
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.models.pretrained import from_library
-from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.generation import NEW_TOKENS, generated, write_on
 from sharetune.trainers.tasks.prediction import predict_rows
 
@@ -123,9 +124,9 @@ class SpeechRecognition(Task):
     def metrics(self) -> tuple[str, ...]:
         return ("word_error_rate", "character_error_rate")
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         audio_library("jiwer")  # rather missed now than after a training
-        return *self.frames(self._columns), {}
+        return *self.frames(self._columns), DataFacts()
 
     def table(self, source: str, split: str) -> pd.DataFrame:
         folder = Path(source)
@@ -160,7 +161,7 @@ class SpeechRecognition(Task):
         return {**read, "labels": tokens, "truth": frame["text"].tolist()}
 
     def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
-        config = self.skeleton(model, {}).config
+        config = self.skeleton(model, DataFacts()).config
         start = config.decoder_start_token_id if config.is_encoder_decoder else None
         return SpeechBatch(reader, start)
 
@@ -178,15 +179,15 @@ class SpeechRecognition(Task):
         paths = [row[:length].argmax(-1) for row, length in zip(logits, frames, strict=True)]
         return tokenizer.batch_decode(paths)
 
-    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+    def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         jiwer = audio_library("jiwer")
         wanted, told = list(labels), list(predictions)
-        return {
-            "metrics": {
+        return Scores(
+            {
                 "word_error_rate": float(jiwer.wer(wanted, told)),
                 "character_error_rate": float(jiwer.cer(wanted, told)),
             }
-        }
+        )
 
     def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:
         full = full_length(model, batch, max_length)

@@ -14,10 +14,11 @@ from transformers import AutoModelForSequenceClassification
 
 from sharetune.spaces.augmentation import TEXTS, Augmentation
 from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.spaces.evaluator import Scores
 from sharetune.spaces.recipe import Recipe
 from sharetune.trainers.data.tables import column, filled, numbers
 from sharetune.trainers.data.text_augmentation import copies
-from sharetune.trainers.tasks.base import NEED_A_FITTING_TASK, TASKS, Task
+from sharetune.trainers.tasks.base import NEED_A_FITTING_TASK, TASKS, DataFacts, Task
 from sharetune.trainers.tasks.metrics import by_class, calibration_error
 
 TEXT_COLUMNS = ("text", "sentence", "content", "article", "review", "document", "sentence1")
@@ -56,18 +57,18 @@ class TextClassification(Task):
     def evenly_over(self) -> str | None:
         return None if self.regression else "label"
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         if self.regression:
             if self.labels is not None:
                 raise ConfigError("a regression has no task.labels", "leave labels out")
-            return *self.frames(self._columns), {}
+            return *self.frames(self._columns), DataFacts()
         train, test = self.frames(self._columns)
         labels = label_set(self.labels, (self.train, train), (self.test or self.train, test))
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)
-        return train, test, {"labels": labels}
+        return train, test, DataFacts(labels=tuple(labels))
 
-    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def head(self, facts: DataFacts) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"} if self.regression else named(facts)
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
@@ -99,10 +100,10 @@ class TextClassification(Task):
         ]
         return pd.concat([frame, *more], ignore_index=True)
 
-    def score(self, predictions: Tensor, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+    def score(self, predictions: Tensor, labels: Sequence[Any], facts: DataFacts) -> Scores:
         if self.regression:
-            return {"metrics": regression_metrics(predictions[:, 0], labels)}
-        return classification_scores(predictions, labels, facts["labels"])
+            return Scores(regression_metrics(predictions[:, 0], labels))
+        return classification_scores(predictions, labels, facts.labels)
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         text = column(frame, self.text, TEXT_COLUMNS, "text")
@@ -145,9 +146,9 @@ def label_set(
     return labels
 
 
-def named(facts: dict[str, Any]) -> dict[str, Any]:
+def named(facts: DataFacts) -> dict[str, Any]:
     """A head's part of the configuration: the labels' names."""
-    labels = facts["labels"]
+    labels = facts.labels
     return {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
@@ -155,22 +156,21 @@ def named(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def classification_scores(
-    logits: Tensor, labels: Sequence[int], names: Sequence[str]
-) -> dict[str, Any]:
-    """Metrics, the report by class and the confusion matrix of `logits` (examples, classes)."""
+def classification_scores(logits: Tensor, labels: Sequence[int], names: Sequence[str]) -> Scores:
+    """Return metrics, report by class and confusion matrix of `logits` (examples, classes)."""
     truth, predicted = torch.tensor(labels), logits.argmax(-1)
-    classes = by_class(truth, predicted, names)
-    return {
-        "metrics": {
+    per_class, confusion = by_class(truth, predicted, names)
+    return Scores(
+        {
             "accuracy": float((predicted == truth).float().mean()),
-            "macro_f1": mean(row["f1"] for row in classes["per_class"].values()),
+            "macro_f1": mean(row["f1"] for row in per_class.values()),
             "matthews": float(matthews_corrcoef(truth, predicted)),
             "eval_loss": float(functional.cross_entropy(logits, truth)),
             "calibration_error": calibration_error(logits, truth),
         },
-        **classes,
-    }
+        per_class,
+        confusion,
+    )
 
 
 def regression_metrics(predicted: Tensor, truth: Sequence[float]) -> dict[str, float]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, default_data_collator
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.tables import column, filled
-from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
 from sharetune.trainers.tasks.prediction import mean_loss
 
@@ -40,8 +41,8 @@ class TextGeneration(Task):
     def generates(self) -> bool:
         return True
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        return *self.frames(self._columns), {}
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
+        return *self.frames(self._columns), DataFacts()
 
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
         end = [] if reader.eos_token_id is None else [reader.eos_token_id]
@@ -63,8 +64,8 @@ class TextGeneration(Task):
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
         return mean_loss(model, data=split.rows, collate=split.collate)
 
-    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
-        return {"metrics": {"perplexity": exp(min(predictions, 700)), "eval_loss": predictions}}
+    def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
+        return Scores({"perplexity": exp(min(predictions, 700)), "eval_loss": predictions})
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         return write_on(model, inputs["input_ids"][:, NEW_TOKENS:], NEW_TOKENS)

@@ -12,8 +12,9 @@ from transformers import (
 )
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.tables import column
-from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.metrics import by_class, span_f1
 from sharetune.trainers.tasks.prediction import predict_rows
 from sharetune.trainers.tasks.text_classification import named
@@ -43,7 +44,7 @@ class TokenClassification(Task):
     def metrics(self) -> tuple[str, ...]:
         return ("entity_f1", "accuracy")
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         train, test = self.frames(self._columns)
         labels = sorted(
             {tag for tags in train["tags"] for tag in tags}, key=lambda t: (t != "O", t)
@@ -57,9 +58,9 @@ class TokenClassification(Task):
             )
         for frame in (train, test):
             frame["numbers"] = [[labels.index(tag) for tag in tags] for tags in frame["tags"]]
-        return train, test, {"labels": labels}
+        return train, test, DataFacts(labels=tuple(labels))
 
-    def head(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def head(self, facts: DataFacts) -> dict[str, Any]:
         return named(facts)
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
@@ -86,7 +87,7 @@ class TokenClassification(Task):
             for row, wanted in zip(found, split.rows["labels"], strict=True)
         ]
 
-    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+    def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         told = [
             [*tags, *["O"] * (len(truth) - len(tags))]
             for tags, truth in zip(predictions, labels, strict=True)
@@ -94,16 +95,14 @@ class TokenClassification(Task):
         pairs = [
             pair for both in zip(told, labels, strict=True) for pair in zip(*both, strict=True)
         ]
-        numbers = {tag: number for number, tag in enumerate(facts["labels"])}
+        numbers = {tag: number for number, tag in enumerate(facts.labels)}
         said = [numbers.get(tag, UNCOUNTED) for tag, _ in pairs]
         true = [numbers[tag] for _, tag in pairs]
-        return {
-            "metrics": {
-                "entity_f1": span_f1(told, labels),
-                "accuracy": sum(one == other for one, other in pairs) / len(pairs),
-            },
-            **by_class(true, said, facts["labels"]),
+        metrics = {
+            "entity_f1": span_f1(told, labels),
+            "accuracy": sum(one == other for one, other in pairs) / len(pairs),
         }
+        return Scores(metrics, *by_class(true, said, facts.labels))
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         words = column(frame, self.tokens, WORD_COLUMNS, "tokens")

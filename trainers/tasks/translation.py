@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
 
 from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.tables import column, filled
-from sharetune.trainers.tasks.base import TASKS, Split, Task
+from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.generation import NEW_TOKENS, generated, write_on
 from sharetune.trainers.tasks.prediction import mean_loss
 
@@ -42,8 +43,8 @@ class Translation(Task):
     def metrics(self) -> tuple[str, ...]:
         return ("bleu", "chrf", "eval_loss")
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        return *self.frames(self._columns), {}
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
+        return *self.frames(self._columns), DataFacts()
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
         return pd.concat([frame["source"], frame["target"]])
@@ -73,7 +74,7 @@ class Translation(Task):
         return {**kept, "labels": labels, "truth": frame["target"].tolist()}
 
     def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
-        return DataCollatorForSeq2Seq(reader, model=self.skeleton(model, {}))
+        return DataCollatorForSeq2Seq(reader, model=self.skeleton(model, DataFacts()))
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
         tokenizer = split.collate.tokenizer
@@ -84,17 +85,17 @@ class Translation(Task):
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts, mean_loss(model, data=split.rows, collate=split.collate)
 
-    def score(self, predictions: Any, labels: Sequence[Any], facts: dict[str, Any]) -> Any:
+    def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         import sacrebleu
 
         texts, loss = predictions
-        return {
-            "metrics": {
+        return Scores(
+            {
                 "bleu": sacrebleu.corpus_bleu(texts, [list(labels)]).score,
                 "chrf": sacrebleu.corpus_chrf(texts, [list(labels)]).score,
                 "eval_loss": loss,
             }
-        }
+        )
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         return write_on(model, inputs["input_ids"], NEW_TOKENS)

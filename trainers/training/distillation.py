@@ -1,6 +1,6 @@
 """What a student learns from a teacher; formulas and papers are in `spaces/distillation.py`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -176,7 +176,10 @@ class Distiller:
 
 
 def check_teacher(
-    student: PreTrainedModel, teacher: PreTrainedModel, settings: Distillation, labels: list[str]
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    settings: Distillation,
+    labels: Sequence[str],
 ) -> None:
     """Raises :class:`ModelError` if `teacher` cannot teach `student`; shapes are enough.
 

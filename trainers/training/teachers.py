@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
-from sharetune.spaces.distillation import UNSHARED, Distillation
+from sharetune.spaces.anchors import UNSHARED
+from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.recipe import Recipe
-from sharetune.trainers.tasks.base import Split, Task
+from sharetune.trainers.tasks.base import PreparedTask, Split
 from sharetune.trainers.tasks.prediction import predict
 from sharetune.trainers.training.distillation import Lesson
 from sharetune.trainers.training.trainer import optimiser_steps, train
@@ -30,52 +31,54 @@ MOST_CACHED_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class School:
-    """Where teachers come from: checkpoint, task, its facts and the cache of a study."""
+class Teachers:
+    """The teachers of one study; the unshared model becomes one by `recipe`."""
 
-    model: str
-    task: Task
-    facts: dict[str, Any]
-    cache: Path
+    task: PreparedTask
+    recipe: Recipe
 
-    def lesson(self, settings: Distillation, recipe: Recipe, split: Split) -> Lesson:
-        """What a student of `split` learns from; `recipe` is the unshared teacher's.
+    def lesson(self, settings: Distillation, split: Split) -> Lesson:
+        """Return what a student of `split` learns from.
 
         The teacher's logits are computed once and kept, where nothing else of it is used and they
         take at most 256 MiB."""
-        size = 4 * len(split.rows) * len(self.facts["labels"])
+        size = 4 * len(split.rows) * len(self.task.facts.labels)
         if settings.hidden or settings.relations or size > MOST_CACHED_BYTES:
-            return Lesson(self.task.load(self.folder(settings, recipe), self.facts).eval())
-        return Lesson(logits=self.logits(settings, recipe, split))
+            return Lesson(self.task.load(self.folder(settings)).eval())
+        return Lesson(logits=self.logits(settings, split))
 
-    def folder(self, settings: Distillation, recipe: Recipe) -> str:
-        """Folder or hub name of the fine-tuned teacher. The unshared model learns by `recipe` if
-        nobody made it do so before; a second process waits for the first."""
+    def folder(self, settings: Distillation) -> str:
+        """Return the folder or hub name of the teacher, fine-tuned by the first to ask; a second
+        process waits for the first."""
         if settings.teacher != UNSHARED:
             return settings.teacher
-        folder = self.cache / "teachers" / _digest(self.model, recipe.model_dump_json())
+        folder = self._cache / _digest(self.task.start, self.recipe.model_dump_json())
         with locked(folder):
             if not folder.exists():
-                self._fine_tune(recipe, folder)
+                self._fine_tune(folder)
         return str(folder)
 
-    def logits(self, settings: Distillation, recipe: Recipe, split: Split) -> Tensor:
-        """The teacher's logits for all of `split`, (examples, classes)."""
-        name = self.folder(settings, recipe)
+    @property
+    def _cache(self) -> Path:
+        return self.task.cache / "teachers"
+
+    def logits(self, settings: Distillation, split: Split) -> Tensor:
+        """Return the teacher's logits for all of `split`, (examples, classes)."""
+        name = self.folder(settings)
         identity = _digest(name, split.identity)
-        path = self.cache / "teachers" / f"logits-{identity}.pt"
+        path = self._cache / f"logits-{identity}.pt"
         with locked(path):
             if not path.exists():
-                self._answer_all(self.task.load(name, self.facts), split, path)
+                self._answer_all(self.task.load(name), split, path)
         logits: Tensor = torch.load(path, weights_only=True)
         return logits
 
-    def _fine_tune(self, recipe: Recipe, folder: Path) -> None:
-        set_seed(recipe.seed)
-        split, _ = self.task.splits(self.model, self.cache, recipe.max_length)
-        model = self.task.load(self.model, self.facts)
-        steps = optimiser_steps(recipe, len(split.rows))
-        train(model, recipe, data=split.rows, collate=split.collate, total_steps=steps)
+    def _fine_tune(self, folder: Path) -> None:
+        set_seed(self.recipe.seed)
+        split, _ = self.task.splits(self.recipe.max_length, None)
+        model = self.task.load()
+        steps = optimiser_steps(self.recipe, len(split.rows))
+        train(model, self.recipe, data=split.rows, collate=split.collate, total_steps=steps)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         model.save_pretrained(scratch / "model")
         (scratch / "model").rename(folder)

@@ -20,7 +20,6 @@ from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.registry import Registry
 
 Log = Callable[[Mapping[str, float]], None]
-FOLDER = "tracking"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,13 @@ from optuna.trial import TrialState
 from sharetune.results.card import model_card
 from sharetune.results.judging.caveats import caveats
 from sharetune.results.judging.choices import choices
-from sharetune.results.judging.finals import final_study, has_finals, standing_of, standings
+from sharetune.results.judging.finals import (
+    final_study,
+    has_finals,
+    middle_run,
+    standing_of,
+    standings,
+)
 from sharetune.results.judging.seeds import Spread, spreads, student_interval
 from sharetune.results.judging.summary import Counts, summarise, tiles
 from sharetune.results.page.candidate_pages import draw_cards
@@ -182,6 +188,28 @@ def test_the_picture_has_finalists_by_where_they_stand(finished):
     bars = next(trace for trace in front.figure.data if trace.name == "on the front").error_y
     assert bars.array[0] == pytest.approx(0.0248, abs=5e-5)
     assert "one seed on the validation split" in front.caption
+
+
+@pytest.mark.parametrize(
+    ("qualities", "middle"),
+    [
+        ({7: 0.93, 8: 0.92, 9: 0.91}, 8),
+        ({7: 0.93, 8: 0.92, 9: 0.91, 10: 0.95}, 8),  # the lower of two
+        ({7: 0.9, 8: 0.9, 9: 0.9}, 8),
+        ({7: 0.9}, 7),
+    ],
+)
+def test_the_middle_run_is_that_of_middle_quality(qualities, middle):
+    assert middle_run(qualities) == middle
+
+
+def test_the_middle_run_is_offered_where_every_run_s_weights_are_kept_too(make_run):
+    runs = [again(0, HALF, seed + 1, score) for seed, score in enumerate((0.94, 0.90, 0.92))]
+    run = make_run(complete(0.99, 100.0, HALF), *runs, **SPLITS)
+    for number in range(4):
+        (run / "trials" / str(number) / "model").mkdir(parents=True)
+    (card,) = [card for card in draw_cards(read_study(run)) if card.number == 0]
+    assert card.delivery.whose.startswith("Trial 3 is trial 0 on another seed, the middle one")
 
 
 def test_a_finalist_s_card_offers_the_weights_of_its_middle_run(finished):

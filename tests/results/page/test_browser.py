@@ -28,6 +28,7 @@ playwright = pytest.importorskip(
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),  # a browser waits so long only: not while clusters run
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
 ]
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import datasets
 import optuna
@@ -17,68 +18,80 @@ from typer.testing import CliRunner
 
 from sharetune import results
 from sharetune.search.commands.cli import app
-from tests.checkpoint import write_checkpoint, write_rows
+from tests.checkpoint import write_checkpoint, write_rows, write_study_data
 from tests.paths import ROOT
+
+ONE_PROCESS = pytest.mark.xdist_group("cli")  # for the tests of one searched run
+STUDY = {
+    "model": "model",
+    "task": {"name": "text-classification", "train": "train.csv", "test": "test.csv"},
+    "executor": "local",
+    "budget": {"trials": 6},
+    "latency": {"rounds": 0},
+    "space": {
+        "plan": [{"layers": {"within": "0..-1"}, "form": {"choices": ["tie", "drop"]}}],
+        "recipe": {"steps": 3, "max_length": 8},
+    },
+}
+
+
+def write_study(folder, **changes):
+    """Write `folder`/study.yaml next to a tiny checkpoint and its data; returns its path."""
+    write_study_data(folder, 60)
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY | changes))
+    return str(path)
 
 
 @pytest.fixture()
 def study(tmp_path):
-    """A study folder with a tiny checkpoint and data; returns a writer of study files."""
-    write_checkpoint(tmp_path / "model")
-    write_rows(tmp_path / "train.csv", 60)
-    write_rows(tmp_path / "test.csv", 30, seed=1)
-
-    def write(**changes):
-        data = {
-            "model": "model",
-            "task": {"name": "text-classification", "train": "train.csv", "test": "test.csv"},
-            "executor": "local",
-            "budget": {"trials": 6},
-            "latency": {"rounds": 3},
-            "space": {
-                "plan": [{"layers": {"within": "0..-1"}, "form": {"choices": ["tie", "drop"]}}],
-                "recipe": {"steps": 3, "max_length": 8},
-            },
-        }
-        path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump(data | changes))
-        return str(path)
-
-    return write
+    """A writer of study files into a folder with a tiny checkpoint and data."""
+    return partial(write_study, tmp_path)
 
 
 def call(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_search_then_report(study, tmp_path):
-    result = call("search", study(), "--out", tmp_path / "run")
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The folder of a searched study, its run being `run`, and what the search printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    path = write_study(folder, latency={"rounds": 3})
+    result = call("search", path, "--out", folder / "run")
     assert result.exit_code == 0, result.output
+    return folder, result
+
+
+@ONE_PROCESS
+def test_search_then_report(searched):
+    folder, result = searched
     assert "unshared" in result.output
     assert re.search(r"trial\s+accuracy\s+parameters\s+FLOPs.*95 % interval", result.stdout)
-    search_on = f"sharetune search {tmp_path / 'study.yaml'} --out {tmp_path / 'run'} --resume"
+    search_on = f"sharetune search {folder / 'study.yaml'} --out {folder / 'run'} --resume"
     report, export, sure, further = result.stderr.rstrip().split("\n")[-4:]
-    assert report == f"report: {tmp_path / 'run' / 'report.html'}"
-    assert export.startswith(f"export: sharetune export {tmp_path / 'run'} ")
+    assert report == f"report: {folder / 'run' / 'report.html'}"
+    assert export.startswith(f"export: sharetune export {folder / 'run'} ")
     assert sure == f"how sure: {search_on} --set finalists.seeds=3"
     assert further == f"search on: {search_on} --set budget.trials=12"
-    frame = results.load(tmp_path / "run")
+    frame = results.load(folder / "run")
     assert frame["latency_ms"].notna().sum() >= 4
-    again = call("report", tmp_path / "run")
+    again = call("report", folder / "run")
     assert again.exit_code == 0
     assert again.stdout == result.stdout
 
 
-def test_the_same_seed_gives_the_same_accuracies(study, tmp_path):
-    runs = []
-    for name in ("a", "b"):
-        assert call("search", study(), "--out", tmp_path / name).exit_code == 0
-        frame = results.load(tmp_path / name)
-        runs.append(frame[["plan", "accuracy", "eval_loss", "parameters"]])
+@ONE_PROCESS
+def test_the_same_seed_gives_the_same_accuracies(searched, tmp_path):
+    folder, _ = searched
+    assert call("search", folder / "study.yaml", "--out", tmp_path / "again").exit_code == 0
+    frames = [results.load(run) for run in (folder / "run", tmp_path / "again")]
+    runs = [frame[["plan", "accuracy", "eval_loss", "parameters"]] for frame in frames]
     assert runs[0]["accuracy"].notna().sum() >= 4
     assert runs[0].equals(runs[1])
 
 
+@pytest.mark.slow
 def test_finalists_and_a_limit_on_latency_in_a_real_search(study, tmp_path):
     path = study(
         task={
@@ -88,6 +101,7 @@ def test_finalists_and_a_limit_on_latency_in_a_real_search(study, tmp_path):
             "test": "test.csv",
         },
         budget={"trials": 4, "max_latency_ms": 10000.0},
+        latency={"rounds": 3},
         finalists={"seeds": 2, "most": 1},
     )
     settings = "--set", "finalists.seeds=2", "--set", "seed=0"
@@ -227,7 +241,7 @@ def test_mistakes_end_in_one_error_and_a_hint(study, tmp_path, name):
     ],
 )
 def test_bad_data_ends_in_one_error(study, tmp_path, content, message):
-    path = study()
+    path = study(budget={"trials": 1})
     (tmp_path / "train.csv").write_bytes(content)
     result = call("search", path, "--out", tmp_path / "run")
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
@@ -235,14 +249,14 @@ def test_bad_data_ends_in_one_error(study, tmp_path, content, message):
     assert call("search", path, "--out", tmp_path / "run").exit_code == 0
 
 
-def test_an_existing_run_folder_is_kept(study, tmp_path):
-    path = study()
-    assert call("search", path, "--out", tmp_path / "run").exit_code == 0
-    before = (tmp_path / "run" / "study.db").read_bytes()
-    result = call("search", path, "--out", tmp_path / "run")
+@ONE_PROCESS
+def test_an_existing_run_folder_is_kept(searched):
+    folder, _ = searched
+    before = (folder / "run" / "study.db").read_bytes()
+    result = call("search", folder / "study.yaml", "--out", folder / "run")
     assert result.exit_code == 2
     assert "exists already" in result.stderr
-    assert (tmp_path / "run" / "study.db").read_bytes() == before
+    assert (folder / "run" / "study.db").read_bytes() == before
 
 
 def test_show_draws_a_plan_without_weights(study, tmp_path):
@@ -322,6 +336,7 @@ def wait_for_trials(out, count, limit_s=120):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("executor", ["local", "ray"])
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_search_resumes_to_exactly_its_budget(study, tmp_path, executor, death):
@@ -356,9 +371,10 @@ def test_a_stopped_search_resumes_to_exactly_its_budget(study, tmp_path, executo
     assert not trained["candidate"].astype(str).duplicated().any()
 
 
-def test_the_storage_has_no_running_trials_after_a_search(study, tmp_path):
-    call("search", study(), "--out", tmp_path / "run")
-    storage = f"sqlite:///{tmp_path / 'run' / 'study.db'}"
+@ONE_PROCESS
+def test_the_storage_has_no_running_trials_after_a_search(searched):
+    folder, _ = searched
+    storage = f"sqlite:///{folder / 'run' / 'study.db'}"
     (name,) = optuna.get_all_study_names(storage)
     found = optuna.load_study(study_name=name, storage=storage)
     assert TrialState.RUNNING not in {trial.state for trial in found.trials}

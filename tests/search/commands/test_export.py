@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sharetune import results
 from sharetune.results.reading.study import read_study
 from sharetune.search.commands.cli import app
-from tests.checkpoint import write_checkpoint, write_rows
+from tests.checkpoint import write_study_data
 from tests.paths import ROOT
 
 WHOLE = {"layers": "0..3", "parts": ["attention", "ffn", "norms", "biases"], "assign": {"cycle": 2}}
@@ -35,6 +35,7 @@ STUDY = {
         "recipe": {"steps": 40, "max_length": 8, "learning_rate": 0.003},
     },
 }
+pytestmark = pytest.mark.xdist_group("export")  # one run for all of them
 DIGITS = ROOT / "examples" / "digits"
 UNSHARED, DROPPED, CYCLED, REPEATED, HALF = 0, 2, 3, 4, 5
 
@@ -47,9 +48,7 @@ def call(*arguments):
 def run(tmp_path_factory):
     """The run folder of a small search that kept every trial's weights."""
     folder = tmp_path_factory.mktemp("export")
-    write_checkpoint(folder / "model")
-    write_rows(folder / "train.csv", 60)
-    write_rows(folder / "test.csv", 30, seed=1)
+    write_study_data(folder, 60)
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
     result = call("search", folder / "study.yaml", "--out", folder / "run")
     assert result.exit_code == 0, result.output
@@ -166,6 +165,7 @@ for load in loads:
 """
 
 
+@pytest.mark.slow
 def test_the_printed_lines_reproduce_the_accuracy(run, tmp_path):
     trials = [UNSHARED, DROPPED, CYCLED, HALF]
     loads = [call("export", run, trial, tmp_path / f"{trial}").stdout for trial in trials]

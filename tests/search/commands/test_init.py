@@ -9,7 +9,7 @@ from sharetune.search.commands.init import write_study
 from sharetune.search.config import load_config
 from sharetune.trainers.tasks.base import TASKS
 from tests.checkpoint import write_checkpoint, write_rows
-from tests.trainers.tasks.test_tasks import tones, trainee
+from tests.trainers.tasks.test_tasks import configured, prepared, tones
 
 
 def call(*arguments):
@@ -40,10 +40,10 @@ def test_a_written_study_runs(tmp_path):
 
 
 def test_a_group_for_each_stack(tmp_path):
-    made = trainee(tmp_path, "translation", "t5")
+    model, task = configured(tmp_path, "translation", "t5")
     out = tmp_path / "study.yaml"
     result = call(
-        "init", "--task", "translation", "--model", made.model, "--data", made.task.train,
+        "init", "--task", "translation", "--model", model, "--data", task.train,
         "--out", out,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -75,33 +75,32 @@ def test_every_task_is_known_here():
 def test_a_study_for_every_task(tmp_path, name):
     family, length = FITTING[name]
     keys = {"regression": True} if name == "text-classification" else {}
-    made = trainee(tmp_path, name, family, **keys)
+    model, task = configured(tmp_path, name, family, **keys)
     out = tmp_path / "study.yaml"
     overrides = tuple(f"task.{key}={value}" for key, value in keys.items())
-    write_study(name, made.model, made.task.train, out, overrides=overrides)
+    write_study(name, model, task.train, out, overrides=overrides)
     config = load_config(out)
-    assert config.objectives[0] == made.task.metrics[0]
+    assert config.objectives[0] == task.metrics[0]
     assert config.space.recipe["max_length"] == length
 
 
 def test_keys_of_the_task(tmp_path):
-    made = trainee(tmp_path, "text-classification", "bert")
-    asked = ("init", "--task", "text-classification", "--model", made.model)
-    asked += ("--data", made.task.train, "--out", tmp_path / "study.yaml")
+    model, task = configured(tmp_path, "text-classification", "bert")
+    asked = ("init", "--task", "text-classification", "--model", model)
+    asked += ("--data", task.train, "--out", tmp_path / "study.yaml")
     result = call(*asked, "--set", "budget.trials=3")
     assert "error: init sets keys of task, but got budget" in result.output
     result = call(*asked, "--set", "task.pair=pair", "--set", "task.regression=true")
     assert result.exit_code == 0, result.output
-    task = load_config(tmp_path / "study.yaml").task
-    assert (task["pair"], task["regression"]) == ("pair", True)
+    keys = load_config(tmp_path / "study.yaml").task
+    assert (keys["pair"], keys["regression"]) == ("pair", True)
     assert "objectives: [spearman, parameters, flops]" in result.output
 
 
 def test_recordings_of_another_sampling_rate(tmp_path):
-    made = trainee(tmp_path, "audio-classification", "hubert")
-    made.prepare(1600)
+    made = prepared(tmp_path, "audio-classification", "hubert", 1600)
     data = tones(tmp_path / "other", rate=800)
-    asked = ("init", "--task", "audio-classification", "--model", made.start, "--data", data)
+    asked = ("init", "--task", "audio-classification", "--model", made.task.start, "--data", data)
     asked += ("--out", tmp_path / "study.yaml")
     result = call(*asked)
     assert result.exit_code == 2

@@ -7,9 +7,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from sharetune.search.jobs import Outcome
+from sharetune.results.reading.trial import Draw, Trial
 from sharetune.search.pinned import bulk_rows as rows
-from sharetune.search.study.writer import Draw, Store
+from sharetune.search.study.writer import StudyWriter
 
 DRAW = Draw(
     {"rate": 1e-4, "layers": 3, "form": "bank", "none": None},
@@ -26,7 +26,7 @@ ATTRIBUTES = {"candidate": {"plan": {"groups": [1]}}, "started": True, "text": "
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store.create(tmp_path / "run", "s", {"objectives": ["accuracy", "parameters"]})
+    store = StudyWriter.create(tmp_path / "run", "s", {"objectives": ["accuracy", "parameters"]})
     yield store
     store.close()
 
@@ -47,7 +47,7 @@ def test_a_trial_is_the_one_that_optuna_would_have_written(store, state, values)
     with_rows = rows.create(store.storage, store._study_id, trial)
     store.storage.scoped_session().commit()
     assert with_rows == (theirs + 1, 1)
-    expected, found = store.trials()
+    expected, found = store.study.trials
     for name in ("state", "values", "params", "distributions", "user_attrs", "system_attrs"):
         assert getattr(found, name) == getattr(expected, name)
     assert (found.datetime_complete is None) == (expected.datetime_complete is None)
@@ -55,10 +55,11 @@ def test_a_trial_is_the_one_that_optuna_would_have_written(store, state, values)
 
 
 def test_what_is_told_twice_is_what_was_told_last(store):
-    number = store.start(DRAW, ATTRIBUTES)
+    number = store.start(DRAW, ATTRIBUTES).number
     told = store.complete(number, [0.5, 9.0], {"text": "new", "metrics": {"accuracy": 0.5}})
-    (found,) = store.trials()
-    assert found.user_attrs == told.user_attrs
+    (found,) = store.study.trials
+    assert told.metrics == Trial.of(found).metrics == {"accuracy": 0.5}
+    assert told.values == Trial.of(found).values
     assert found.user_attrs == ATTRIBUTES | {"text": "new", "metrics": {"accuracy": 0.5}}
     assert found.values == [0.5, 9.0]
 
@@ -70,10 +71,10 @@ def test_nothing_of_a_trial_is_written_where_one_row_is_refused(store):
     with pytest.raises(TypeError, match="not JSON serializable"):
         store.start(DRAW, {"bad": Unwritable()})
     assert store.trials() == []
-    number = store.start(DRAW, ATTRIBUTES)
+    number = store.start(DRAW, ATTRIBUTES).number
     assert number == 0
     with pytest.raises(TypeError, match="not JSON serializable"):
-        store.fail(number, Outcome("failed", {"bad": Unwritable()}))
+        store.end(number, TrialState.FAIL, {"bad": Unwritable()})
     (found,) = store.trials()
     assert found.state is TrialState.RUNNING
 

@@ -1,7 +1,7 @@
 """A real file system that fills up while a search writes to it."""
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,22 +11,23 @@ from sharetune.results.reading import attributes as record
 from sharetune.search.run import run
 from sharetune.search.workers import ray_tune as tune
 from sharetune.spaces.errors import RunError
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 from tests.search.test_run import trials
 
 
 @dataclass(frozen=True)
-class Filling(FakeTrainee):
+class Filling(FakeEvaluator):
     """Leaves so much on the disk with each trial: `weights` bytes, or `points` of a curve in the
     storage."""
 
     weights: int = 1
     points: int = 1
 
-    def evaluate(self, candidate, facts, *, save_to, **options):
-        found = super().evaluate(candidate, facts, save_to=save_to, **options)
-        (save_to / "weights").write_bytes(b"x" * self.weights)
-        return found | {"curve": [[step, 0.123456] for step in range(self.points)]}
+    def evaluate(self, job, resources, listener):
+        found = super().evaluate(job, resources, listener)
+        (job.folder.model / "weights").write_bytes(b"x" * self.weights)
+        return replace(found, curve=[[step, 0.123456] for step in range(self.points)])
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ FILLED_BY = {
 }
 
 
-@pytest.mark.parametrize("what", FILLED_BY)
+@pytest.mark.parametrize("what", ["weights", pytest.param("the storage", marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_search_with_one_error(disk, what):
     search_until_full(disk / "run", what, executor="local")
 
@@ -63,7 +64,7 @@ def search_until_full(out: Path, what, executor):
     fills, message = FILLED_BY[what]
     config = study(executor=executor, keep="all", budget={"trials": 30}, resources={"workers": 2})
     with pytest.raises(RunError) as caught:
-        run(config, out=out, trainee=Filling(**fills))
+        run(config, out=out, evaluator=Filling(**fills))
     assert caught.value.message == message.format(out=out)
     assert "continue with --resume" in caught.value.hint
     before = trials(out)
@@ -73,7 +74,7 @@ def search_until_full(out: Path, what, executor):
     assert {t.state for t in before} == {TrialState.COMPLETE, TrialState.RUNNING}
 
     subprocess.run(["mount", "-o", "remount,size=64m", out.parent], check=True)
-    run(config, out=out, resume=True, trainee=FakeTrainee())
+    run(config, out=out, resume=True, evaluator=FakeEvaluator())
     after = trials(out)
     assert [t.values for t in after[: len(before)] if t.state is TrialState.COMPLETE] == [
         t.values for t in complete

@@ -12,11 +12,12 @@ from sharetune import results
 from sharetune.results.page.report import write_report
 from sharetune.results.page.serving import LivePage
 from sharetune.search.run import run
-from sharetune.search.study.writer import Store
+from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.errors import RunError
 from tests.paths import ROOT
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
 from tests.search.postgres import server
+from tests.search.studies import study
 
 pytestmark = [pytest.mark.xdist_group("postgres"), pytest.mark.slow]
 
@@ -37,8 +38,8 @@ def url(server_url, request):
 
 
 def test_a_search_goes_as_it_does_in_the_folder(url, tmp_path):
-    run(study(), out=tmp_path / "folder", trainee=FakeTrainee())
-    run(study(storage=url), out=tmp_path / "database", trainee=FakeTrainee())
+    run(study(), out=tmp_path / "folder", evaluator=FakeEvaluator())
+    run(study(storage=url), out=tmp_path / "database", evaluator=FakeEvaluator())
     one, two = (results.load(tmp_path / name) for name in ("folder", "database"))
     assert list(one["values"]) == list(two["values"])
     assert list(one["candidate"]) == list(two["candidate"])
@@ -48,19 +49,19 @@ def test_a_search_goes_as_it_does_in_the_folder(url, tmp_path):
 
 
 def test_an_interrupted_search_resumes_to_exactly_its_budget(url, tmp_path):
-    stopping = FakeTrainee(faults=(("bank", "interrupt"),))
+    stopping = FakeEvaluator(faults=(("bank", "interrupt"),))
     with pytest.raises(KeyboardInterrupt):
-        run(study(storage=url), out=tmp_path / "run", trainee=stopping)
+        run(study(storage=url), out=tmp_path / "run", evaluator=stopping)
     before = results.load(tmp_path / "run")
     assert before["state"].iloc[-1] == "RUNNING"
-    run(study(storage=url), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+    run(study(storage=url), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
     after = results.load(tmp_path / "run")
     assert (after["state"] == "COMPLETE").sum() - after["same_as"].notna().sum() == 10
     assert after["reason"][len(before) - 1] == "interrupted"
 
 
 def test_a_trial_is_ended_at_once_or_not_at_all(url, tmp_path, monkeypatch):
-    store = Store.create(tmp_path / "run", "fake", {"objectives": ["accuracy"]}, url)
+    store = StudyWriter.create(tmp_path / "run", "fake", {"objectives": ["accuracy"]}, url)
     number = store.start(results_draw(), {"candidate": {}})
     with (
         monkeypatch.context() as patch,
@@ -84,49 +85,49 @@ def power_cut(*_):
 
 
 def test_a_second_driver_is_refused_from_any_run_folder(url, tmp_path):
-    run(study(storage=url), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(storage=url), out=tmp_path / "run", evaluator=FakeEvaluator())
     (tmp_path / "copy").mkdir()
     shutil.copy(tmp_path / "run" / "storage.yaml", tmp_path / "copy")
-    store = Store.open(tmp_path / "run")
+    store = StudyWriter.open(tmp_path / "run")
     with pytest.raises(RunError, match="another search is running on fake in postgresql://"):
-        Store.open(tmp_path / "copy")
+        StudyWriter.open(tmp_path / "copy")
     store.close()
-    Store.open(tmp_path / "copy").close()
+    StudyWriter.open(tmp_path / "copy").close()
 
 
 def test_two_studies_of_one_name_do_not_mix(url, tmp_path):
-    run(study(storage=url), out=tmp_path / "one", trainee=FakeTrainee())
+    run(study(storage=url), out=tmp_path / "one", evaluator=FakeEvaluator())
     with pytest.raises(RunError, match="holds a study fake already"):
-        run(study(storage=url), out=tmp_path / "two", trainee=FakeTrainee())
+        run(study(storage=url), out=tmp_path / "two", evaluator=FakeEvaluator())
     assert not (tmp_path / "two" / "storage.yaml").exists()
-    run(study(storage=url, name="other"), out=tmp_path / "three", trainee=FakeTrainee())
+    run(study(storage=url, name="other"), out=tmp_path / "three", evaluator=FakeEvaluator())
     assert len(results.load(tmp_path / "one")) == len(results.load(tmp_path / "three")) == 10
 
 
 def test_a_driver_that_lost_its_connection_writes_nothing_more(url, tmp_path):
     """The lock went with the connection, so another driver may have taken the study."""
 
-    class CutOff(FakeTrainee):
-        def evaluate(self, candidate, facts, **options):
-            if "bank" in str(candidate.plan):
+    class CutOff(FakeEvaluator):
+        def evaluate(self, job, resources, listener):
+            if "bank" in str(job.candidate.plan):
                 with psycopg.connect(url, autocommit=True) as connection:
                     connection.execute(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                         "WHERE pid <> pg_backend_pid() AND datname = current_database()"
                     )
-            return super().evaluate(candidate, facts, **options)
+            return super().evaluate(job, resources, listener)
 
     with pytest.raises(RunError, match="connection") as caught:
-        run(study(storage=url), out=tmp_path / "run", trainee=CutOff())
+        run(study(storage=url), out=tmp_path / "run", evaluator=CutOff())
     assert "--resume" in caught.value.hint
     states = list(results.load(tmp_path / "run")["state"])
     assert states[-1] == "RUNNING" and set(states[:-1]) == {"COMPLETE"}
-    run(study(storage=url), out=tmp_path / "run", resume=True, trainee=FakeTrainee())
+    run(study(storage=url), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
     assert (results.load(tmp_path / "run")["state"] == "COMPLETE").sum() == 10
 
 
 def test_the_live_page_notices_what_the_search_writes(url, tmp_path):
-    run(study(storage=url), out=tmp_path / "run", trainee=FakeTrainee())
+    run(study(storage=url), out=tmp_path / "run", evaluator=FakeEvaluator())
     page = LivePage(tmp_path / "run")
     before = page.state()
     assert before == page.state()
@@ -134,7 +135,7 @@ def test_the_live_page_notices_what_the_search_writes(url, tmp_path):
         study(storage=url, budget={"trials": 11}),
         out=tmp_path / "run",
         resume=True,
-        trainee=FakeTrainee(),
+        evaluator=FakeEvaluator(),
     )
     assert page.state() != before
 
@@ -150,4 +151,4 @@ def test_killed_drivers_lose_and_double_nothing(url, tmp_path):
 def test_a_server_that_is_not_there_is_one_error(tmp_path):
     gone = "postgresql://nobody@127.0.0.1:1/studies"
     with pytest.raises(RunError, match="127.0.0.1:1/studies cannot be reached: .*refused"):
-        run(study(storage=gone), out=tmp_path / "run", trainee=FakeTrainee())
+        run(study(storage=gone), out=tmp_path / "run", evaluator=FakeEvaluator())

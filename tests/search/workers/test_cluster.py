@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,12 @@ from ray.cluster_utils import Cluster
 from sharetune.search.run import run
 from sharetune.search.workers import ray_tune as tune
 from sharetune.spaces.errors import RunError
-from sharetune.trainers.evaluation.evaluator import Trainee
+from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from tests.checkpoint import write_checkpoint, write_rows
 from tests.paths import ROOT
-from tests.search.fakes import FakeTrainee
-from tests.search.fakes import study as fake_study
-from tests.search.test_faults import study, trainee
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study as fake_study
+from tests.search.test_faults import prepared, study
 from tests.search.test_run import trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -42,16 +42,16 @@ def cluster(tmp_path, monkeypatch):
 
 
 @dataclass(frozen=True)
-class Telling(Trainee):
+class Telling(CandidateEvaluator):
     """Says where this machine has the model, once the other node has a trial as well."""
 
-    def evaluate(self, candidate, facts, **options):
-        here = Path(self.start).parent
+    def evaluate(self, job, resources, listener):
+        here = Path(self.task.start).parent
         (here / "reached").touch()
         while len(list(here.parent.glob("*/reached"))) < 2:
             time.sleep(0.1)
-        found = super().evaluate(candidate, facts, **options)
-        return found | {"circumstances": found["circumstances"] | {"model": self.start}}
+        found = super().evaluate(job, resources, listener)
+        return replace(found, circumstances=found.circumstances | {"model": self.task.start})
 
 
 def test_each_node_finds_its_own_copy_of_the_model(cluster, tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_each_node_finds_its_own_copy_of_the_model(cluster, tmp_path, monkeypatc
         space={"plan": [{"layers": "1..2"}], "recipe": ranges},
     )
     out = tmp_path / "run"
-    run(config, out=out, address=cluster.address, trainee=trainee(Telling, config, out))
+    run(config, out=out, address=cluster.address, evaluator=prepared(Telling, config, out))
     found = trials(out)
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 6
     used = {trial.user_attrs["circumstances"]["model"] for trial in found}
@@ -91,7 +91,7 @@ def test_a_fraction_of_a_gpu_and_a_node_without_the_run_folder(cluster, tmp_path
     tune.require_run_folder(tmp_path)
     with pytest.raises(RunError, match="does not see the run folder .*/elsewhere"):
         tune.require_run_folder(tmp_path / "elsewhere")
-    run(config, out=tmp_path / "run", address=cluster.address, trainee=FakeTrainee())
+    run(config, out=tmp_path / "run", address=cluster.address, evaluator=FakeEvaluator())
     assert [t.state for t in trials(tmp_path / "run")] == [TrialState.COMPLETE] * 6
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from optuna.trial import TrialState
 from sharetune.search.run import run
 from sharetune.search.workers import ray_tune as tune
 from sharetune.spaces.errors import ConfigError, RunError
-from tests.search.fakes import FakeTrainee, study
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
 from tests.search.test_run import trials
 
 pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all of them
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all of them
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    tune.MOST_PRELOADED = 0  # the fake trainee needs no torch
+    tune.MOST_PRELOADED = 0  # the fake evaluator needs no torch
     tune.connect(None, study(executor="ray"))
     yield
     tune.disconnect()
@@ -33,12 +35,12 @@ def keep_cluster(monkeypatch):
 def test_workers_train_the_whole_budget_and_stay_warm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    class Pid(FakeTrainee):
-        def evaluate(self, candidate, facts, **kwargs):
-            found = super().evaluate(candidate, facts, **kwargs)
-            return found | {"circumstances": {"pid": os.getpid()}}
+    class Pid(FakeEvaluator):
+        def evaluate(self, job, resources, listener):
+            found = super().evaluate(job, resources, listener)
+            return replace(found, circumstances={"pid": os.getpid()})
 
-    run(study(executor="ray"), out=Path("run"), trainee=Pid())
+    run(study(executor="ray"), out=Path("run"), evaluator=Pid())
     assert (tmp_path / "run" / "trials" / "0" / "model" / "weights").exists()
     found = [t for t in trials(tmp_path / "run") if "started" in t.user_attrs]
     assert [t.state for t in found] == [TrialState.COMPLETE] * 10
@@ -49,8 +51,8 @@ def test_workers_train_the_whole_budget_and_stay_warm(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("fault", "state"), [("nan", "PRUNED"), ("raise", "FAIL")])
 def test_faults_on_workers_end_in_the_right_state(tmp_path, fault, state):
-    trainee = FakeTrainee(faults=(("0..5 tie", fault),))
-    run(study(executor="ray"), out=tmp_path / "run", trainee=trainee)
+    fake = FakeEvaluator(faults=(("0..5 tie", fault),))
+    run(study(executor="ray"), out=tmp_path / "run", evaluator=fake)
     found = trials(tmp_path / "run")
     assert found[1].state.name == state
     assert TrialState.RUNNING not in {t.state for t in found}
@@ -58,8 +60,8 @@ def test_faults_on_workers_end_in_the_right_state(tmp_path, fault, state):
 
 
 def test_a_candidate_that_kills_its_worker_fails_and_the_search_goes_on(tmp_path):
-    trainee = FakeTrainee(faults=(("0..5 tie", "kill"),), folder=tmp_path)
-    run(study(executor="ray", budget={"trials": 6}), out=tmp_path / "run", trainee=trainee)
+    fake = FakeEvaluator(faults=(("0..5 tie", "kill"),), folder=tmp_path)
+    run(study(executor="ray", budget={"trials": 6}), out=tmp_path / "run", evaluator=fake)
     tied = trials(tmp_path / "run")[1]
     assert (tied.state, tied.user_attrs["reason"]) == (TrialState.FAIL, "worker lost")
     complete = [t for t in trials(tmp_path / "run") if t.state is TrialState.COMPLETE]
@@ -71,7 +73,7 @@ def test_a_candidate_that_kills_its_worker_fails_and_the_search_goes_on(tmp_path
 def test_one_worker_gives_the_same_search_twice(tmp_path):
     one = study(executor="ray", resources={"workers": 1}, budget={"trials": 8})
     for name in ("a", "b"):
-        run(one, out=tmp_path / name, trainee=FakeTrainee())
+        run(one, out=tmp_path / name, evaluator=FakeEvaluator())
     runs = [
         [(t.user_attrs["candidate"], t.values) for t in trials(tmp_path / name)] for name in "ab"
     ]
@@ -79,13 +81,13 @@ def test_one_worker_gives_the_same_search_twice(tmp_path):
 
 
 def test_finalists_run_on_the_same_workers_once_the_search_is_over(tmp_path):
-    class Pid(FakeTrainee):
-        def evaluate(self, candidate, facts, **kwargs):
-            found = super().evaluate(candidate, facts, **kwargs)
-            return found | {"circumstances": {"pid": os.getpid()}}
+    class Pid(FakeEvaluator):
+        def evaluate(self, job, resources, listener):
+            found = super().evaluate(job, resources, listener)
+            return replace(found, circumstances={"pid": os.getpid()})
 
     config = study(executor="ray", budget={"trials": 6}, finalists={"seeds": 2})
-    run(config, out=tmp_path / "run", trainee=Pid(folder=tmp_path, seconds=0.05))
+    run(config, out=tmp_path / "run", evaluator=Pid(folder=tmp_path, seconds=0.05))
     found = trials(tmp_path / "run")
     again = [t for t in found if "finalist" in t.user_attrs]
     assert len(again) >= 8
@@ -103,7 +105,7 @@ def test_what_workers_of_one_trial_cannot_do_is_refused_before_any_is_trained(tm
         space={"recipe": {"steps": 1, "batch_size": {"choices": [8, 2]}}},
     )
     with pytest.raises(ConfigError, match="a batch of 2 has no example for each of 4") as caught:
-        run(together, out=tmp_path / "run", trainee=FakeTrainee())
+        run(together, out=tmp_path / "run", evaluator=FakeEvaluator())
     assert caught.value.hint == (
         "set recipe.batch_size to at least 4: it is what all workers of a trial train on together"
     )
@@ -121,7 +123,7 @@ def test_workers_stop_at_rungs_and_go_on_with_the_next_job(tmp_path):
         "budget": {"trials": 24},
         "sampler": "random",
     }
-    run(study(executor="ray", **rungs), out=tmp_path / "run", trainee=FakeTrainee(harm=0.3))
+    run(study(executor="ray", **rungs), out=tmp_path / "run", evaluator=FakeEvaluator(harm=0.3))
     found = [t for t in trials(tmp_path / "run") if "started" in t.user_attrs]
     stopped = [t for t in found if "stopped at rung" in t.user_attrs.get("reason", "")]
     assert len(found) == 24
@@ -132,9 +134,9 @@ def test_workers_stop_at_rungs_and_go_on_with_the_next_job(tmp_path):
 
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(tmp_path):
-    trainee = FakeTrainee(faults=(("0..5 tie", "hang"),), folder=tmp_path)
+    fake = FakeEvaluator(faults=(("0..5 tie", "hang"),), folder=tmp_path)
     limited = {"resources": {"time_limit_s": 1}, "budget": {"trials": 4}}
-    run(study(executor="ray", **limited), out=tmp_path / "run", trainee=trainee)
+    run(study(executor="ray", **limited), out=tmp_path / "run", evaluator=fake)
     found = trials(tmp_path / "run")
     assert (found[1].state, found[1].user_attrs["reason"]) == (
         TrialState.PRUNED,

@@ -3,7 +3,6 @@
 import os
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
@@ -11,7 +10,7 @@ from optuna.trial import TrialState
 from sharetune.search.config import validate
 from sharetune.search.run import run
 from sharetune.search.workers import ray_tune as tune
-from sharetune.trainers.evaluation.evaluator import Trainee
+from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
 from sharetune.trainers.training import trainer as training
 from tests.checkpoint import write_study_data
@@ -86,11 +85,11 @@ def test_two_workers_have_the_loss_curve_of_one_with_the_whole_batch(folder, tmp
 
 
 @dataclass(frozen=True)
-class Mortal(Trainee):
+class Mortal(CandidateEvaluator):
     """Its first assistant is killed at the third step, once the file `killed` is not there."""
 
     def assist(self, *args, **kwargs):
-        killed, steps, average = self.cache / "killed", [], training.average_gradients_
+        killed, steps, average = self.task.cache / "killed", [], training.average_gradients_
 
         def deadly(parameters):
             steps.append(1)
@@ -112,9 +111,10 @@ def test_a_team_that_loses_a_worker_is_replaced_and_its_trial_is_trained(folder,
         resources={"workers": 1, "workers_per_trial": 2},
         early_stopping={"rungs": [0.25, 0.5]},
     )
-    trainee = Mortal(config.model, read_task(config.task), tmp_path / "run" / "cache")
-    run(config, out=tmp_path / "run", trainee=trainee)
+    cache = tmp_path / "cache"
+    mortal = Mortal.prepare(config.model, read_task(config.task), cache, 12)
+    run(config, out=tmp_path / "run", evaluator=mortal)
     found = trials(tmp_path / "run")
-    assert Path(tmp_path / "run" / "cache" / "killed").exists()
+    assert (tmp_path / "cache" / "killed").exists()
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 2
     assert [len(trial.user_attrs["curve"]) for trial in found] == [12] * 2

@@ -12,7 +12,7 @@ from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.compression import steps as compressing
 from sharetune.trainers.compression.importance import masked_logits, unit_importance
 from sharetune.trainers.compression.magnitude import zero_smallest_
-from sharetune.trainers.compression.pruning import choose, sorts
+from sharetune.trainers.compression.pruning import tied_units, units_to_keep
 from sharetune.trainers.compression.quantisation import (
     DynamicInt8Linear,
     Int8,
@@ -29,7 +29,7 @@ from sharetune.trainers.exports.base import export
 from sharetune.trainers.measuring.sizes import deployed_flops, parameters, saved_bytes
 from sharetune.trainers.models.structure import find_stacks
 from tests.families import inputs, inputs_of, labels_of, logits, tiny
-from tests.trainers.conftest import candidate
+from tests.trainers.conftest import candidate, evaluated, latency, saved
 
 HALF = SharingPlan.range(1, 4, 0.5, units="first")
 """Layers 1 to 4 of 6, of 4 heads and 96 neurons: two heads and 48 neurons of each from a bank."""
@@ -47,8 +47,8 @@ def test_units_that_a_bank_ties_are_one():
     stack = find_stacks(shared())["layers"]
     attention = [slot for slot in stack.slots if slot.role in ("q", "k", "v", "o")]
     found = {
-        (tuple(place[1] for place in sort.places)): sort.positions
-        for sort in sorts(stack, attention)
+        (tuple(place[1] for place in tied.places)): tied.positions
+        for tied in tied_units(stack, attention)
     }
     assert found == {
         (0,): (0, 1, 2, 3),
@@ -64,7 +64,7 @@ def test_parts_that_are_shared_by_others_tie_together():
     stack = find_stacks(shared(SharingPlan(groups=(queries, values))))["layers"]
     attention = [slot for slot in stack.slots if slot.role in ("q", "k", "v", "o")]
     assert (0, 1, 2) in [
-        tuple(place[1] for place in sort.places) for sort in sorts(stack, attention)
+        tuple(place[1] for place in tied.places) for tied in tied_units(stack, attention)
     ]
 
 
@@ -171,7 +171,7 @@ def test_the_least_important_go_first():
     scores = {
         ("layers", layer, "attention"): torch.tensor([4.0, 3.0, 2.0, 1.0]) for layer in range(6)
     }
-    kept = choose(model, Compression(heads=0.5), scores)
+    kept = units_to_keep(model, Compression(heads=0.5), scores)
     assert kept["layers", 0, "attention"].tolist() == [0, 1]
     assert kept["layers", 2, "attention"].tolist() == [0, 2]
     assert kept["layers", 1, "attention"].tolist() == [0, 2]
@@ -310,30 +310,30 @@ def test_formats_that_cannot_hold_it(tmp_path, compression, format, message):
 
 
 @pytest.mark.slow
-def test_a_trial_is_measured_compressed(trainee, facts, tmp_path):
-    plain = candidate(facts, SharingPlan.range(0, 3, 0.5), steps=30)
+def test_a_trial_is_measured_compressed(evaluator, tmp_path):
+    plain = candidate(evaluator, SharingPlan.range(0, 3, 0.5), steps=30)
     compression = Compression(heads=0.5, neurons=0.25, magnitude=0.1, recover=0.5, quantize="int8")
     small = plain.model_copy(update={"compression": compression})
-    exact, before = trainee.inspect(small, facts), trainee.inspect(plain, facts)
-    found = trainee.evaluate(small, facts, save_to=tmp_path)
-    assert found["curve"][-1][0] == 45
-    model = load_shared(tmp_path)
+    exact, before = evaluator.sizes(small), evaluator.sizes(plain)
+    found = evaluated(evaluator, small, tmp_path)
+    assert found.curve[-1][0] == 45
+    model = load_shared(saved(tmp_path))
     assert exact["parameters"] == parameters([model]) < before["parameters"]
     assert exact["bytes"] == (tmp_path / "model.safetensors").stat().st_size < before["bytes"] / 2
     assert exact["flops"] < before["flops"]
     assert exact["effective_ratio"] == before["effective_ratio"]
-    assert found["metrics"]["accuracy"] > 0.5
-    measured = trainee.latency(tmp_path, facts, max_length=12, threads=1, rounds=2)
+    assert found.scores.metrics["accuracy"] > 0.5
+    measured = latency(evaluator, saved(tmp_path), threads=1, rounds=2)
     assert measured["forms"]["stored"]["median_ms"] > 0
 
 
-def test_compression_that_cannot_be_done_is_told_before_anything_is_trained(trainee, facts):
+def test_compression_that_cannot_be_done_is_told_before_anything_is_trained(evaluator):
     plan = SharingPlan(groups=(Group(layers="1..2", form={"atoms": {"count": 2}}),))
     bad = Candidate(plan=plan, compression=Compression(heads=0.5), recipe=Recipe(max_length=12))
     with pytest.raises(
         PlanError, match="heads of a AtomsLinear cannot be removed: they are not its own"
     ):
-        trainee.check([bad], facts)
+        evaluator.refuse([bad])
 
 
 def test_compression_is_searched_like_everything_else():

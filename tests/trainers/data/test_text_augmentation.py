@@ -16,10 +16,10 @@ from sharetune.trainers.data.text_augmentation import (
     copies,
     translated,
 )
-from sharetune.trainers.data.wordnet import PLACES, database, synonyms
+from sharetune.trainers.data.wordnet import DATABASE_FOLDERS, database, synonyms
 from tests.checkpoint import write_checkpoint
 from tests.families import SIDES, without
-from tests.trainers.conftest import candidate
+from tests.trainers.conftest import candidate, evaluated
 
 TEXT = "one two three four five six seven eight nine ten"
 # two synsets and the licence, as in WordNet 3.0's data.noun
@@ -67,7 +67,7 @@ def test_synonyms_are_those_of_all_senses(wordnet):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path(PLACES[0]).exists(), reason="wordnet-base is not installed")
+@pytest.mark.skipif(not Path(DATABASE_FOLDERS[0]).exists(), reason="wordnet-base is not installed")
 def test_the_real_wordnet():
     known = synonyms(database(None))
     assert len(known) > 40_000
@@ -109,14 +109,14 @@ def test_a_text_goes_there_and_back(tmp_path):
     assert copies(texts, settings) == [[" ".join(t.split()) for t in translated(abroad, back)]]
 
 
-def test_a_training_reads_the_copies(trainee, facts, tmp_path):
-    augmented = candidate(facts, augment=Augmentation(swap=0.5, copies=2), steps=2)
-    split, test = trainee.task.splits(trainee.model, trainee.cache, 12, augmented.recipe.augment)
+def test_a_training_reads_the_copies(evaluator, tmp_path):
+    augmented = candidate(evaluator, augment=Augmentation(swap=0.5, copies=2), steps=2)
+    split, test = evaluator.task.splits(12, augmented.recipe.augment)
     assert (len(split.labels), len(test.labels)) == (270, 30)
     assert split.labels[:90] == split.labels[90:180]
-    plain, _ = trainee.task.splits(trainee.model, trainee.cache, 12)
+    plain, _ = evaluator.task.splits(12, None)
     assert (len(plain.labels), plain.identity != split.identity) == (90, True)
-    assert len(trainee.evaluate(augmented, facts, save_to=tmp_path)["curve"]) == 2
+    assert len(evaluated(evaluator, augmented, tmp_path).curve) == 2
 
 
 def test_what_is_missing_is_told():

@@ -1,6 +1,7 @@
 """One candidate, trained and measured for real, on a tiny checkpoint."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -14,87 +15,89 @@ from sharetune.spaces.errors import (
     OutOfMemory,
     StoppedAtRung,
 )
+from sharetune.spaces.plan import StackShape
 from sharetune.trainers import load_shared
-from sharetune.trainers.evaluation.evaluator import Trainee
+from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
 from sharetune.trainers.tasks.prediction import predict
 from sharetune.trainers.training.trainer import CandidateTrainer, optimiser_steps
-from tests.trainers.conftest import candidate
+from tests.trainers.conftest import candidate, evaluated, latency, saved
 
 
-def test_facts_say_what_workers_need(facts):
-    assert facts == {
-        "labels": ["food", "sea", "sky"],
-        "rows": {"train": 90, "test": 30},
-        "stacks": {"layers": {"depth": 4, "heads": 4, "neurons": 64}},
-    }
+def test_what_a_prepared_evaluator_knows_travels_to_workers(evaluator):
+    evaluator.sizes(candidate(evaluator))  # fills caches, which are left behind
+    for known in (evaluator, pickle.loads(pickle.dumps(evaluator))):
+        assert known.labels == ("food", "sea", "sky")
+        assert known.rows == {"train": 90, "test": 30}
+        assert known.stacks == {"layers": StackShape(depth=4, heads=4, neurons=64)}
+    assert len(pickle.dumps(evaluator)) < 2000
 
 
-def test_a_candidate_learns_and_its_saved_model_is_the_measured_one(trainee, facts, tmp_path):
-    shared = candidate(facts, SharingPlan.range(1, 2, 0.5))
-    found = trainee.evaluate(shared, facts, save_to=tmp_path / "model")
-    assert found["metrics"]["accuracy"] > 0.6
-    assert found["curve"][-1][1] < 0.9 * found["curve"][0][1]
-    assert sum(map(sum, found["confusion"])) == 30
-    assert set(found["per_class"]) == {"food", "sea", "sky"}
-    assert found["circumstances"]["steps"] == 60
+def test_a_candidate_learns_and_its_saved_model_is_the_measured_one(evaluator, tmp_path):
+    shared = candidate(evaluator, SharingPlan.range(1, 2, 0.5))
+    found = evaluated(evaluator, shared, tmp_path / "model")
+    assert found.scores.metrics["accuracy"] > 0.6
+    assert found.curve[-1][1] < 0.9 * found.curve[0][1]
+    assert sum(map(sum, found.scores.confusion)) == 30
+    assert set(found.scores.per_class) == {"food", "sea", "sky"}
+    assert found.circumstances["steps"] == 60
 
-    _, test = trainee.task.splits(trainee.model, trainee.cache, 12)
-    logits = predict(load_shared(tmp_path / "model"), data=test.rows, collate=test.collate)
+    _, test = evaluator.task.splits(12, None)
+    logits = predict(load_shared(saved(tmp_path / "model")), data=test.rows, collate=test.collate)
     accuracy = (logits.argmax(-1) == torch.tensor(test.labels)).float().mean().item()
-    assert accuracy == found["metrics"]["accuracy"]
+    assert accuracy == found.scores.metrics["accuracy"]
 
 
-def test_the_same_seed_gives_the_same_numbers(trainee, facts, tmp_path):
+def test_the_same_seed_gives_the_same_numbers(evaluator, tmp_path):
     twice = [
-        trainee.evaluate(candidate(facts, steps=5), facts, save_to=tmp_path / str(i))
-        for i in range(2)
+        evaluated(evaluator, candidate(evaluator, steps=5), tmp_path / str(i)) for i in range(2)
     ]
-    other = trainee.evaluate(candidate(facts, steps=5, seed=1), facts, save_to=tmp_path / "2")
-    assert twice[0]["metrics"] == twice[1]["metrics"]
-    assert twice[0]["curve"] == twice[1]["curve"] != other["curve"]
+    other = evaluated(evaluator, candidate(evaluator, steps=5, seed=1), tmp_path / "2")
+    assert twice[0].scores.metrics == twice[1].scores.metrics
+    assert twice[0].curve == twice[1].curve != other.curve
 
 
 @pytest.mark.parametrize(("until", "apart"), [(0.5, True), (1.0, False)])
-def test_layers_go_apart_from_the_step_on_that_unties_them(trainee, facts, tmp_path, until, apart):
+def test_layers_go_apart_from_the_step_on_that_unties_them(evaluator, tmp_path, until, apart):
     plan = SharingPlan.range(1, 2, 0.5)
-    untied = candidate(facts, plan, steps=6, soften="untie", soften_until=until)
-    trainee.evaluate(untied, facts, save_to=tmp_path)
+    untied = candidate(evaluator, plan, steps=6, soften="untie", soften_until=until)
+    evaluated(evaluator, untied, tmp_path)
     one, two = (
-        layer.output.dense.private.weight for layer in load_shared(tmp_path).bert.encoder.layer[1:3]
+        layer.output.dense.private.weight
+        for layer in load_shared(saved(tmp_path)).bert.encoder.layer[1:3]
     )
     assert torch.equal(one, two) != apart
 
 
-def test_measuring_at_rungs_changes_nothing_and_stopping_stops(trainee, facts, tmp_path):
+def test_measuring_at_rungs_changes_nothing_and_stopping_stops(evaluator, tmp_path):
     seen = []
 
     def note(rung, metrics):
         seen.append((rung, metrics["step"]))
         return True
 
-    shared = candidate(facts, SharingPlan.range(1, 2, 0.5), steps=20)
-    plain = trainee.evaluate(shared, facts, save_to=tmp_path / "0")
+    shared = candidate(evaluator, SharingPlan.range(1, 2, 0.5), steps=20)
+    plain = evaluated(evaluator, shared, tmp_path / "0")
     rungs = {"rungs": (0.1, 0.25, 0.5), "report": note}
-    measured = trainee.evaluate(shared, facts, save_to=tmp_path / "1", **rungs)
+    measured = evaluated(evaluator, shared, tmp_path / "1", **rungs)
     assert seen == [(0, 2), (1, 5), (2, 10)]
-    assert (plain["metrics"], plain["curve"]) == (measured["metrics"], measured["curve"])
+    assert (plain.scores.metrics, plain.curve) == (measured.scores.metrics, measured.curve)
 
     with pytest.raises(StoppedAtRung, match="stopped at rung 1, step 5"):
         only_first = {"rungs": (0.1, 0.25, 0.5), "report": lambda rung, _: rung < 1}
-        trainee.evaluate(shared, facts, save_to=tmp_path / "2", **only_first)
+        evaluated(evaluator, shared, tmp_path / "2", **only_first)
     assert not (tmp_path / "2").exists()
 
 
 def test_batches_in_parts_train_the_same_and_memory_that_runs_out_is_told(
-    trainee, facts, tmp_path, monkeypatch
+    evaluator, tmp_path, monkeypatch
 ):
-    shared = candidate(facts, SharingPlan.range(1, 2, 0.5), steps=5, batch_size=8)
-    whole = trainee.evaluate(shared, facts, save_to=tmp_path / "0")
-    parts = trainee.evaluate(shared, facts, save_to=tmp_path / "1", accumulation=2)
-    assert "accumulation" not in whole["circumstances"]
-    assert parts["circumstances"]["accumulation"] == 2
-    losses = [[point[1] for point in found["curve"]] for found in (whole, parts)]
+    shared = candidate(evaluator, SharingPlan.range(1, 2, 0.5), steps=5, batch_size=8)
+    whole = evaluated(evaluator, shared, tmp_path / "0")
+    parts = evaluated(evaluator, shared, tmp_path / "1", accumulation=2)
+    assert "accumulation" not in whole.circumstances
+    assert parts.circumstances["accumulation"] == 2
+    losses = [[point[1] for point in found.curve] for found in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)  # dropout masks differ
 
     def exhausted(*_, **__):
@@ -102,12 +105,10 @@ def test_batches_in_parts_train_the_same_and_memory_that_runs_out_is_told(
 
     monkeypatch.setattr("sharetune.trainers.training.trainer.CandidateTrainer.train", exhausted)
     with pytest.raises(OutOfMemory, match="can't allocate memory"):
-        trainee.evaluate(shared, facts, save_to=tmp_path / "2")
+        evaluated(evaluator, shared, tmp_path / "2")
 
 
-def test_training_on_after_pruning_has_its_batches_in_parts_too(
-    trainee, facts, tmp_path, monkeypatch
-):
+def test_training_on_after_pruning_has_its_batches_in_parts_too(evaluator, tmp_path, monkeypatch):
     sizes, step = [], CandidateTrainer.training_step
 
     def noted(self, model, inputs, *more):
@@ -115,39 +116,39 @@ def test_training_on_after_pruning_has_its_batches_in_parts_too(
         return step(self, model, inputs, *more)
 
     monkeypatch.setattr(CandidateTrainer, "training_step", noted)
-    pruned = candidate(facts, SharingPlan(), steps=2, batch_size=8).model_copy(
+    pruned = candidate(evaluator, SharingPlan(), steps=2, batch_size=8).model_copy(
         update={"compression": Compression(magnitude=0.5, recover=1.0)}
     )
-    trainee.evaluate(pruned, facts, save_to=tmp_path, accumulation=2)
+    evaluated(evaluator, pruned, tmp_path, accumulation=2)
     assert sizes == [4] * 2 * (2 + 2)
 
 
-def test_exact_numbers_are_those_of_the_trained_model(trainee, facts, tmp_path):
-    tied = candidate(facts, SharingPlan.range(0, 3, 1.0), steps=1)
-    exact = trainee.inspect(tied, facts)
-    trainee.evaluate(tied, facts, save_to=tmp_path)
-    model = load_shared(tmp_path)
+def test_exact_numbers_are_those_of_the_trained_model(evaluator, tmp_path):
+    tied = candidate(evaluator, SharingPlan.range(0, 3, 1.0), steps=1)
+    exact = evaluator.sizes(tied)
+    evaluated(evaluator, tied, tmp_path)
+    model = load_shared(saved(tmp_path))
     assert exact["parameters"] == sum(p.numel() for p in model.parameters())
-    assert exact["bytes"] == (tmp_path / "model.safetensors").stat().st_size
+    assert exact["bytes"] == (saved(tmp_path) / "model.safetensors").stat().st_size
 
 
-def test_a_loss_that_is_no_number_is_the_candidates_fault(trainee, facts, tmp_path):
+def test_a_loss_that_is_no_number_is_the_candidates_fault(evaluator, tmp_path):
     with pytest.raises(CandidateFault, match="the loss is nan at step"):
-        trainee.evaluate(candidate(facts, learning_rate=1e30, steps=10), facts, save_to=tmp_path)
+        evaluated(evaluator, candidate(evaluator, learning_rate=1e30, steps=10), tmp_path)
 
 
-def test_l2_on_shared_weights_shrinks_the_bank(trainee, facts, tmp_path):
+def test_l2_on_shared_weights_shrinks_the_bank(evaluator, tmp_path):
     plan = SharingPlan.range(1, 2, 1.0)
     norms = []
     for strength in (0.0, 1.0):
-        trained = candidate(facts, plan, bank_l2=strength)
-        trainee.evaluate(trained, facts, save_to=tmp_path / str(strength))
-        bank = load_shared(tmp_path / str(strength)).banks.parameters()
+        trained = candidate(evaluator, plan, bank_l2=strength)
+        evaluated(evaluator, trained, tmp_path / str(strength))
+        bank = load_shared(saved(tmp_path / str(strength))).banks.parameters()
         norms.append(math.sqrt(sum(p.square().sum().item() for p in bank)))
     assert norms[1] < 0.5 * norms[0]
 
 
-def test_regularisation_goes_through_a_training(trainee, facts, tmp_path):
+def test_regularisation_goes_through_a_training(evaluator, tmp_path):
     changes = {
         "bank_l2_start": 1e-3,
         "bank_lr_rule": "sqrt",
@@ -157,11 +158,11 @@ def test_regularisation_goes_through_a_training(trainee, facts, tmp_path):
         "label_smoothing": 0.1,
         "patience": 3,
     }
-    regular = candidate(facts, SharingPlan.range(1, 2, 0.5), **changes)
-    found = trainee.evaluate(regular, facts, save_to=tmp_path / "model")
-    assert found["metrics"]["accuracy"] > 0.6
+    regular = candidate(evaluator, SharingPlan.range(1, 2, 0.5), **changes)
+    found = evaluated(evaluator, regular, tmp_path / "model")
+    assert found.scores.metrics["accuracy"] > 0.6
     # smoothed by 0.1 over three classes, no cross entropy is below 0.29
-    assert found["curve"][-1][1] > 0.29
+    assert found.curve[-1][1] > 0.29
 
 
 @pytest.mark.parametrize(
@@ -176,10 +177,10 @@ def test_steps_of_a_recipe(recipe, examples, steps):
     assert optimiser_steps(recipe, examples) == steps
 
 
-def test_latency_is_measured_against_the_unshared_model(trainee, facts, tmp_path):
-    dropped = candidate(facts, SharingPlan.drop([0, 1, 2]), steps=1)
-    trainee.evaluate(dropped, facts, save_to=tmp_path)
-    found = trainee.latency(tmp_path, facts, max_length=12, threads=1, rounds=20, throughput=4)
+def test_latency_is_measured_against_the_unshared_model(evaluator, tmp_path):
+    dropped = candidate(evaluator, SharingPlan.drop([0, 1, 2]), steps=1)
+    evaluated(evaluator, dropped, tmp_path)
+    found = latency(evaluator, saved(tmp_path), threads=1, rounds=20, throughput=4)
     stored = found["forms"]["stored"]
     assert stored["low_ms"] <= stored["median_ms"] <= stored["high_ms"]
     assert stored["ratio_low"] <= stored["ratio"] <= stored["ratio_high"] < 0.8
@@ -189,10 +190,10 @@ def test_latency_is_measured_against_the_unshared_model(trainee, facts, tmp_path
 
 
 @pytest.mark.slow
-def test_latency_in_onnxruntime_is_against_the_unshared_model_there(trainee, facts, tmp_path):
-    dropped = candidate(facts, SharingPlan.drop([0, 1, 2]), steps=1)
-    trainee.evaluate(dropped, facts, save_to=tmp_path)
-    found = trainee.latency(tmp_path, facts, max_length=12, threads=1, rounds=20, onnx=True)
+def test_latency_in_onnxruntime_is_against_the_unshared_model_there(evaluator, tmp_path):
+    dropped = candidate(evaluator, SharingPlan.drop([0, 1, 2]), steps=1)
+    evaluated(evaluator, dropped, tmp_path)
+    found = latency(evaluator, saved(tmp_path), threads=1, rounds=20, onnx=True)
     onnx = found["forms"]["onnx"]
     assert onnx["ratio_low"] <= onnx["ratio"] <= onnx["ratio_high"] < 0.9
     # tiny layers: what PyTorch spends on each of its calls is most of its time
@@ -210,29 +211,32 @@ def test_latency_in_onnxruntime_is_against_the_unshared_model_there(trainee, fac
         ("text,topic\na,x\n", "no label column"),
     ],
 )
-def test_data_that_does_not_fit(trainee, tmp_path, rows, message):
+def test_data_that_does_not_fit(evaluator, tmp_path, rows, message):
     path = tmp_path / "train.csv"
     path.write_text(rows)
     task = read_task({"name": "text-classification", "train": str(path), "test": str(path)})
     with pytest.raises(DataError, match=message):
-        Trainee(trainee.model, task, tmp_path / "cache").prepare(12)
+        CandidateEvaluator.prepare(evaluator.task.model, task, tmp_path / "cache", 12)
 
 
-def test_a_label_that_training_never_saw(trainee, tmp_path):
+def test_a_label_that_training_never_saw(evaluator, tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\n")
     (tmp_path / "test.csv").write_text("text,label\na,z\n")
     paths = {split: str(tmp_path / f"{split}.csv") for split in ("train", "test")}
     task = read_task({"name": "text-classification", **paths})
     with pytest.raises(DataError, match=r"test.csv has labels that .*train.csv lacks: 'z'"):
-        Trainee(trainee.model, task, tmp_path / "cache").prepare(12)
+        CandidateEvaluator.prepare(evaluator.task.model, task, tmp_path / "cache", 12)
 
 
-def test_a_fifth_is_held_out_where_no_test_split_is_given(trainee, tmp_path):
-    task = read_task({"name": "text-classification", "train": trainee.task.train})
-    assert Trainee(trainee.model, task, tmp_path).prepare(12)["rows"] == {"train": 72, "test": 18}
+def test_a_fifth_is_held_out_where_no_test_split_is_given(evaluator, tmp_path):
+    task = read_task({"name": "text-classification", "train": evaluator.task.task.train})
+    assert CandidateEvaluator.prepare(evaluator.task.model, task, tmp_path, 12).rows == {
+        "train": 72,
+        "test": 18,
+    }
 
 
 @pytest.mark.parametrize("name", ["no-such-org/no-such-model", "./missing-folder"])
-def test_a_model_that_is_not_there(trainee, tmp_path, name):
+def test_a_model_that_is_not_there(evaluator, tmp_path, name):
     with pytest.raises(ModelError, match="missing-folder|cannot load model 'no-such-org"):
-        Trainee(name, trainee.task, tmp_path).prepare(12)
+        CandidateEvaluator.prepare(name, evaluator.task.task, tmp_path, 12)

@@ -78,7 +78,13 @@ def test_the_formats():
         EXPORTS["onx"]
 
 
-@pytest.mark.parametrize("name", sorted(set(EXPORTS) - {"albert"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "onnx" else [])
+        for name in sorted(set(EXPORTS) - {"albert"})
+    ],
+)
 def test_a_bank_of_70_percent(tmp_path, name):
     exported = export(share_params(tiny("bert"), 1, 4, 0.7), tmp_path / "out", name)
     assert exported.difference <= 1e-6
@@ -204,6 +210,7 @@ print(json.dumps([model(**inputs).logits.tolist() for model in models]))
 """
 
 
+@pytest.mark.slow
 def test_a_plain_installation_loads_it(tmp_path):
     model = share_(tiny("bert"), whole({"cycle": 2}))
     for name in ("dense", "albert"):
@@ -380,6 +387,7 @@ def test_products_apart_are_the_same_function(model):
     assert torch.equal(answering(model)(batch), together)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_has_each_tensor_once_and_no_paths(tmp_path):
     model = share_(tiny("bert"), whole({"cycle": 2}))
     export(model, tmp_path / "out", "onnx")

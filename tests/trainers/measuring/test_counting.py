@@ -19,7 +19,7 @@ from tests.families import FAMILIES, inputs_of, tiny
 from tests.trainers.models.test_contract import CASES, groups_of, nearness
 
 PLAIN, INT8 = Compression(), Compression(quantize="int8")
-QUICK = {("t5", "bank"), ("t5", "basis"), ("gpt2", "basis")}
+QUICK = {("gpt2", "basis")}
 EIGHT_BITS = {"bert", "gpt2", "t5", "vit"}
 
 
@@ -32,7 +32,7 @@ def counting_of(family):
 
 
 def is_quick(family, form, assignment):
-    """BERT through every form, and two of other kinds through one or two."""
+    """BERT through every form, and one that fuses q, k and v."""
     return assignment == "one" and (family == "bert" or (family, form) in QUICK)
 
 
@@ -84,8 +84,34 @@ MIXED = space(parts=["attention"], form={"lowrank": {"rank": 0, "heads": True}})
 TIED_WHOLE = space(parts=["attention", "ffn", "norms", "biases"], form="tie")
 
 
+CUT = space(
+    layers={"within": "0..-1", "min": 1},
+    parts={"choices": [["attention", "ffn"], ["attention"], ["ffn"]]},
+    count={"low": 2, "high": 3},
+    form={
+        "choices": [
+            "merge",
+            {"narrow": {"keep": {"low": 0.2, "high": 0.8, "step": 0.3}}},
+            {"bank": {"ratio": 0.5}},
+            {"basis": {"rank": 8}},
+        ]
+    },
+    init={"choices": ["mean", "first", "last"]},
+    assign="one",
+    times=1,
+)
+
+
 @pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("drawn_from", "draws"), [(FORMED, 14), (MIXED, 3), (TIED_WHOLE, 4)])
+@pytest.mark.parametrize(
+    ("drawn_from", "draws"),
+    [
+        pytest.param(FORMED, 14, marks=pytest.mark.slow),
+        (MIXED, 3),
+        (CUT, 4),
+        pytest.param(TIED_WHOLE, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_any_draw_is_counted_as_it_is_built(family, drawn_from, draws):
     counting = counting_of(family)
     shapes = stack_shapes(counting.unshared)

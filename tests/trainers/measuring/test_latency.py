@@ -20,7 +20,7 @@ from sharetune.trainers.measuring.latency import (
     time_in_turns,
 )
 from tests.families import tiny
-from tests.trainers.conftest import candidate
+from tests.trainers.conftest import candidate, evaluated, latency, saved
 
 
 def test_medians_keep_outliers_and_ratios_are_to_the_reference():
@@ -61,6 +61,8 @@ def test_rounds_follow_until_the_ratio_is_narrow():
     assert compare(runs, "A", device, rounds=3, warmup=0).rounds == 12
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # times are measured while no other test is
 def test_a_busy_machine_is_noticed():
     """Four processes that want the one processor that this one may use."""
     processor = min(os.sched_getaffinity(0))
@@ -135,23 +137,22 @@ def test_cuda_events_time_the_device():
     assert max(times["A"]) < 1000 * (time.perf_counter() - start) * 10
 
 
-def test_an_untrained_architecture_is_measured_as_its_trained_model_is(trainee, facts, tmp_path):
-    one = candidate(facts, SharingPlan.drop([1, 2, 3]), steps=1)
-    trainee.evaluate(one, facts, save_to=tmp_path / "model")
-    options = {"max_length": 12, "threads": 1, "rounds": 20}
-    trained = trainee.latency(tmp_path / "model", facts, **options)
-    untrained = trainee.latency(one, facts, **options)
+def test_an_untrained_architecture_is_measured_as_its_trained_model_is(evaluator, tmp_path):
+    one = candidate(evaluator, SharingPlan.drop([1, 2, 3]), steps=1)
+    evaluated(evaluator, one, tmp_path)
+    trained = latency(evaluator, saved(tmp_path), rounds=20)
+    untrained = latency(evaluator, one, rounds=20)
     assert set(untrained) == set(trained)
     for found in (trained, untrained):  # one layer of four is left
         assert found["forms"]["stored"]["ratio"] < 0.9
 
 
-def test_compressed_architectures_can_be_measured_too(trainee, facts):
+def test_compressed_architectures_can_be_measured_too(evaluator):
     compression = Compression(quantize="int8", heads=0.5)
-    one = candidate(facts, SharingPlan.range(0, 3, 0.5)).model_copy(
+    one = candidate(evaluator, SharingPlan.range(0, 3, 0.5)).model_copy(
         update={"compression": compression}
     )
-    found = trainee.latency(one, facts, max_length=12, threads=1, rounds=3)
+    found = latency(evaluator, one, threads=1, rounds=3)
     assert found["forms"]["stored"]["median_ms"] > 0
 
 

@@ -9,7 +9,7 @@ from sharetune.spaces import SharingPlan
 from sharetune.trainers import share_
 from sharetune.trainers.models.alignment import ORDERS, UnitView, align_
 from sharetune.trainers.models.calibration import record_activations
-from sharetune.trainers.models.structure import family, find_stacks
+from sharetune.trainers.models.structure import attention_path, find_stacks
 from sharetune.trainers.models.units import shared_units
 from tests.families import CONFIGS, inputs, logits, tiny
 
@@ -45,8 +45,8 @@ def test_alignment_leaves_the_function_as_it_is(name, order, calibrated):
     before = logits(model)
     activations = record_activations(model, [inputs(8)]) if calibrated else None
     (stack,) = find_stacks(model).values()
-    for which in {family(slot.path) for slot in stack.slots}:
-        slots = [slot for slot in stack.slots if family(slot.path) == which]
+    for which in {attention_path(slot.path) for slot in stack.slots}:
+        slots = [slot for slot in stack.slots if attention_path(slot.path) == which]
         weights = copy.deepcopy(stack.layers.state_dict())
         shared, layers = shared_units(slots[0], 0.5), dict(enumerate(stack.layers))
         align_(stack.name, layers, slots, ORDERS[order], shared, activations)

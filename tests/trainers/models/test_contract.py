@@ -19,7 +19,7 @@ from sharetune.trainers import is_shared, load_shared, materialize_, share_
 from sharetune.trainers.measuring.sizes import parameters, saved_bytes
 from sharetune.trainers.models.parameters import bank_parameters
 from sharetune.trainers.models.structure import stack_shapes
-from tests.families import FAMILIES, inputs_of, labels_of, logits, tiny
+from tests.families import FAMILIES, WRITING, inputs_of, labels_of, logits, tiny
 
 KNOBS: dict[str, dict[str, Any]] = {}
 ARGUMENTS = {"one": None, "each": None, "owners": [0, 1, 1, 0, 2, 2]}
@@ -53,22 +53,31 @@ CASES = [
 ]
 
 
-def is_quick(family: str, form: str, assignment: str) -> bool:
-    """A bank goes through all that BERT can do and once through every family, and another form
-    through BERT only; which layers read one bank is the same to all forms."""
-    return form in ("bank", "drop") or (family == "bert" and assignment in ("one", "each", "cycle"))
+TURNS = 6
 
 
-def quick_and_slow(cases: list[tuple[str, str, str]]) -> list[Any]:
-    """The cases as parameters, most of them slow."""
-    slow = pytest.mark.slow
+def turn(family: str, form: str, assignment: str) -> int:
+    """Which of the six tests of all families is quick for a case: each family with each form
+    in one of them, and each family, each form and each assignment in all six."""
+    names = (FAMILIES, family), (FORMS, form), (ASSIGNMENTS, assignment)
+    return sum(list(every).index(name) for every, name in names) % TURNS
+
+
+def in_turn(quick: int, cases: list[tuple[str, str, str]] = CASES) -> list[Any]:
+    """The cases as parameters, slow but for those of one turn and BERT's banks; one process
+    takes all of a family, which are built once for the tests that leave them as they are."""
     return [
-        pytest.param(case, id="-".join(case), marks=[] if is_quick(*case) else slow)
+        pytest.param(
+            case,
+            id="-".join(case),
+            marks=[pytest.mark.xdist_group(case[0])]
+            + ([] if turn(*case) == quick or case[:2] == ("bert", "bank") else [pytest.mark.slow]),
+        )
         for case in cases
     ]
 
 
-WRITERS = [case for case in CASES if tiny(case[0]).can_generate()]
+WRITERS = [case for case in CASES if FAMILIES[case[0]][0] in WRITING]
 
 
 def knobs(form: str) -> dict[str, Any]:
@@ -136,12 +145,25 @@ def test_what_a_family_cannot_do_is_refused_before_anything_is_changed(family, f
     assert torch.equal(logits(model), logits(tiny(family)))
 
 
-@pytest.fixture(params=quick_and_slow(CASES), scope="module")
+def test_each_family_meets_each_form_in_the_quick_suite():
+    quick = [
+        {p.values[0] for p in in_turn(n) if "slow" not in {m.name for m in p.marks}}
+        for n in range(TURNS)
+    ]
+    # 22 families and 7 forms, of which 3 pairs are refused
+    assert len({case[:2] for cases in quick for case in cases}) == 151
+    for cases in quick:
+        families, forms, given = (set(names) for names in zip(*cases, strict=True))
+        assert (families, forms, given) == (set(FAMILIES), set(FORMS), set(ASSIGNMENTS))
+
+
+@pytest.fixture(scope="module")
 def shared(request):
     """A model for tests that leave it as it is."""
     return share_case(request.param)
 
 
+@pytest.mark.parametrize("shared", in_turn(0), indirect=True)
 def test_saved_equals_loaded_and_is_of_the_size_foretold(shared, tmp_path):
     shared.save_pretrained(tmp_path)
     assert os.path.getsize(tmp_path / "model.safetensors") == saved_bytes(shared)
@@ -151,6 +173,7 @@ def test_saved_equals_loaded_and_is_of_the_size_foretold(shared, tmp_path):
     assert loaded.sharing == shared.sharing
 
 
+@pytest.mark.parametrize("shared", in_turn(1), indirect=True)
 def test_no_tensor_has_two_names_but_for_tied_embeddings(shared):
     tensors = shared.state_dict(keep_vars=True)
     own = [tensor for name, tensor in tensors.items() if name not in shared.all_tied_weights_keys]
@@ -158,6 +181,7 @@ def test_no_tensor_has_two_names_but_for_tied_embeddings(shared):
     assert parameters([shared]) == sum(p.numel() for p in shared.parameters())
 
 
+@pytest.mark.parametrize("shared", in_turn(2), indirect=True)
 def test_a_copy_shares_with_itself_and_not_with_the_original(shared):
     if not can_be_copied(shared):
         return
@@ -170,6 +194,7 @@ def test_a_copy_shares_with_itself_and_not_with_the_original(shared):
     assert torch.equal(logits(shared), before)
 
 
+@pytest.mark.parametrize("shared", in_turn(3), indirect=True)
 def test_a_training_step_moves_every_bank(shared):
     before = copy.deepcopy(shared.state_dict())
     banks = [bank.detach().clone() for bank in bank_parameters(shared)]
@@ -195,6 +220,7 @@ def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.parametrize("shared", in_turn(4), indirect=True)
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
 def test_gradient_checkpointing_gives_the_same_gradients(shared):
     plain = gradients(shared)
@@ -205,7 +231,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(shared):
     assert all(torch.allclose(plain[n], replayed[n], atol=1e-5) for n in plain)
 
 
-@pytest.mark.parametrize("case", quick_and_slow(CASES))
+@pytest.mark.parametrize("case", in_turn(5))
 def test_dtype_moves_keep_the_sharing_and_materialised_equals_shared(case):
     model = share_case(case)
     single, count = logits(model), parameters([model])
@@ -219,7 +245,7 @@ def test_dtype_moves_keep_the_sharing_and_materialised_equals_shared(case):
     assert not any("banks" in name for name in dense.state_dict())
 
 
-@pytest.mark.parametrize("case", quick_and_slow(WRITERS))
+@pytest.mark.parametrize("case", in_turn(0, WRITERS))
 def test_generation_with_cache_equals_generation_without(case):
     model = share_case(case)
     given = {name: t for name, t in inputs_of(model).items() if "decoder" not in name}

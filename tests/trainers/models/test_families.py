@@ -17,8 +17,7 @@ from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.measuring.sizes import facts, parameters
 from sharetune.trainers.models.alignment import ORDERS, align_, can_align
 from sharetune.trainers.models.calibration import record_activations
-from sharetune.trainers.models.structure import family as family_of
-from sharetune.trainers.models.structure import find_stacks
+from sharetune.trainers.models.structure import attention_path, find_stacks
 from sharetune.trainers.models.units import shared_units
 from sharetune.trainers.training.parameter_groups import top_parameters
 from tests.families import FAMILIES, SHALLOW, inputs, inputs_of, labels_of, logits, tiny
@@ -58,6 +57,7 @@ STACKS = {
 }
 HEADS_STAY = {"t5", "t5-gated", "swin", "deberta-v2-own-positions"}
 TEXT = [name for name in FAMILIES if tiny(name).main_input_name == "input_ids"]
+KINDS = {"bert", "gpt2", "llama", "t5"}  # an encoder, fused matrices, grouped heads, two stacks
 
 
 def plan(model, form, layers="all", **group):
@@ -236,8 +236,8 @@ def test_units_are_permuted_only_where_the_function_stays(family, calibrated):
     activations = record_activations(model, [inputs_of(model)]) if calibrated else None
     for stack in find_stacks(model).values():
         layers = dict(enumerate(stack.layers))
-        for which in dict.fromkeys(family_of(slot.path) for slot in stack.slots):
-            slots = [slot for slot in stack.slots if family_of(slot.path) == which]
+        for which in dict.fromkeys(attention_path(slot.path) for slot in stack.slots):
+            slots = [slot for slot in stack.slots if attention_path(slot.path) == which]
             assert can_align(stack, slots) == (which == "" or family not in HEADS_STAY)
             if can_align(stack, slots):
                 shared = shared_units(slots[0], 0.5)
@@ -250,7 +250,7 @@ def test_heads_with_a_norm_over_all_of_them_stay():
     for layer in model.bert.encoder.layer:
         layer.attention.self.q_norm = nn.LayerNorm(48)
     stack = find_stacks(model)["layers"]
-    attention = [slot for slot in stack.slots if family_of(slot.path)]
+    attention = [slot for slot in stack.slots if attention_path(slot.path)]
     assert not can_align(stack, attention)
     for layer in model.bert.encoder.layer:
         layer.attention.self.q_norm = nn.LayerNorm(12)
@@ -262,7 +262,7 @@ def test_neurons_with_a_norm_of_their_own_stay():
     for layer in model.bert.encoder.layer:
         layer.intermediate.norm = nn.LayerNorm(96)
     stack = find_stacks(model)["layers"]
-    assert not can_align(stack, [slot for slot in stack.slots if not family_of(slot.path)])
+    assert not can_align(stack, [slot for slot in stack.slots if not attention_path(slot.path)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -274,7 +274,10 @@ def test_auto_classes_load_shared_models(family, tmp_path):
     assert torch.equal(logits(loaded), logits(model))
 
 
-@pytest.mark.parametrize("family", TEXT)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in TEXT],
+)
 def test_facts_need_no_weights(family, tmp_path):
     auto, config = FAMILIES[family]
     with torch.device("meta"):

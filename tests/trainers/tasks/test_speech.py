@@ -9,8 +9,8 @@ import soundfile
 from transformers import HubertConfig, Wav2Vec2FeatureExtractor, WhisperConfig
 
 from sharetune.spaces.errors import DataError, ModelError
-from sharetune.trainers.data.sound import heard, inputs, new_extractor, recordings
-from sharetune.trainers.tasks.base import read_task
+from sharetune.trainers.data.sound import inputs, new_extractor, read_samples, recordings
+from sharetune.trainers.tasks.base import DataFacts, read_task
 from sharetune.trainers.tasks.speech_recognition import SpeechBatch, SpeechReader, letters
 from tests.trainers.tasks.test_tasks import sayings, tones
 
@@ -73,8 +73,8 @@ def test_without_the_extra_nothing_is_trained(tmp_path, monkeypatch, missing):
 
 def test_channels_become_one(tmp_path):
     path = write(tmp_path / "a.wav", channels=2)
-    assert heard(path) == pytest.approx(np.full(1600, 0.375))
-    assert heard((tmp_path / "a.wav").read_bytes()) == pytest.approx(heard(path))
+    assert read_samples(path) == pytest.approx(np.full(1600, 0.375))
+    assert read_samples((tmp_path / "a.wav").read_bytes()) == pytest.approx(read_samples(path))
 
 
 def test_a_length_in_tokens(tmp_path):
@@ -143,5 +143,5 @@ def test_recordings_in_a_table_of_bytes(tmp_path):
     pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
     task = read_task({"name": "audio-classification", "train": str(tmp_path / "rows.parquet")})
     train, test, facts = task.read()
-    assert (len(train), len(test), facts) == (10, 2, {"labels": ["high", "low"]})
+    assert (len(train), len(test), facts) == (10, 2, DataFacts(("high", "low")))
     assert set(train["rate"]) == {1600}

@@ -1,6 +1,5 @@
 """Every task trains a tiny model from a configuration, end to end, and refuses other data."""
 
-import json
 import random
 
 import numpy as np
@@ -20,9 +19,10 @@ from transformers import (
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.errors import ConfigError, DataError
 from sharetune.trainers import load_shared
-from sharetune.trainers.evaluation.evaluator import Trainee, shapes
-from sharetune.trainers.tasks.base import TASKS, read_task
+from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
+from sharetune.trainers.tasks.base import TASKS, DataFacts, read_task
 from tests.families import FAMILIES, SIDES
+from tests.trainers.conftest import evaluated, latency, saved
 
 RECIPE = Recipe(steps=2, learning_rate=1e-3, batch_size=4, max_length=24)
 WORDS = ["red", "green", "blue", "one", "two", "three", "fish", "bird"]
@@ -140,12 +140,20 @@ CASES = [
 ]
 
 
-def trainee(folder, name, family, **keys):
+def configured(folder, name, family, **keys):
+    """A task over made-up data, and the folder of a tiny configuration."""
     model = folder / "config"
     model.mkdir()
     (model / "config.json").write_text(CONFIGS[family].to_json_string(use_diff=False))
     task = read_task({"name": name, "train": DATA[name](folder), **keys})
-    return Trainee(str(model), task, folder / "cache")
+    return str(model), task
+
+
+def prepared(folder, name, family, length=24, **keys):
+    """An evaluator of the same."""
+    return CandidateEvaluator.prepare(
+        *configured(folder, name, family, **keys), folder / "cache", length
+    )
 
 
 def test_every_task_has_a_case():
@@ -154,33 +162,32 @@ def test_every_task_has_a_case():
 
 @pytest.mark.parametrize(("name", "family", "keys"), CASES)
 def test_a_task_from_a_configuration_to_its_metrics(tmp_path, name, family, keys):
-    made = trainee(tmp_path, name, family, **keys)
     length = LENGTHS.get(name, 24)
-    facts = made.prepare(length)
-    assert json.loads(json.dumps(facts)) == facts
-    stack, shape = next(iter(shapes(facts).items()))
+    made = prepared(tmp_path, name, family, length, **keys)
+    stack, shape = next(iter(made.stacks.items()))
     last = shape.depth - 1
     plan = SharingPlan.from_yaml(
         f"groups: [{{stack: {stack}, layers: 0..{last}, form: {{bank: {{ratio: 0.5}}}}}}]"
     )
     recipe = RECIPE.model_copy(update={"max_length": length})
-    candidate = Candidate(plan=plan, recipe=recipe).bound(shapes(facts))
-    exact = made.inspect(candidate, facts)
+    candidate = Candidate(plan=plan, recipe=recipe).bound(made.stacks)
+    exact = made.sizes(candidate)
     assert exact["flops"] > 0
-    found = made.evaluate(candidate, facts, save_to=tmp_path / "0" / "model")
-    assert tuple(found["metrics"]) == made.task.metrics
-    assert all(isinstance(value, float) for value in found["metrics"].values())
-    loaded = load_shared(tmp_path / "0" / "model")
+    found = evaluated(made, candidate, tmp_path)
+    assert tuple(found.scores.metrics) == made.task.task.metrics
+    assert all(isinstance(value, float) for value in found.scores.metrics.values())
+    loaded = load_shared(saved(tmp_path))
     assert sum(p.numel() for p in loaded.parameters()) == exact["parameters"]
 
 
-@pytest.mark.parametrize(("name", "family"), [("text-generation", "gpt2"), ("translation", "t5")])
+@pytest.mark.parametrize(
+    ("name", "family"), [("text-generation", "gpt2"), slow("translation", "t5")]
+)
 def test_latency_of_writing(tmp_path, name, family):
-    made = trainee(tmp_path, name, family)
-    facts = made.prepare(24)
-    candidate = Candidate(recipe=RECIPE).bound(shapes(facts))
-    made.evaluate(candidate, facts, save_to=tmp_path / "0" / "model")
-    found = made.latency(tmp_path / "0" / "model", facts, max_length=24, threads=1, rounds=2)
+    made = prepared(tmp_path, name, family)
+    candidate = Candidate(recipe=RECIPE).bound(made.stacks)
+    evaluated(made, candidate, tmp_path)
+    found = latency(made, saved(tmp_path), max_length=24, rounds=2)
     assert found["use"].startswith("generation of 16 tokens with cache")
     assert found["written_tokens"] == 16
 
@@ -206,7 +213,7 @@ def test_a_model_of_many_languages_is_told_the_target(tmp_path, tokenizer):
     data = DATA["translation"](tmp_path)
     task = read_task({"name": "translation", "train": data, "languages": ["de_DE", "fr_XX"]})
     task.prepare(model, tmp_path / "cache", 16)
-    loaded = task.load(model, {})
+    loaded = task.load(model, DataFacts())
     _, test = task.splits(model, tmp_path / "cache", 16)
     code = test.collate.tokenizer.convert_tokens_to_ids
     assert code("de_DE") in test.rows["input_ids"][0]
@@ -250,18 +257,16 @@ def test_a_cache_is_right_when_the_first_layers_are_dropped(family):
 
 
 def test_first_weights_are_the_same_for_all_candidates(tmp_path):
-    made = trainee(tmp_path, "text-generation", "llama")
-    facts = made.prepare(24)
-    one, other = (made.task.load(made.start, facts) for _ in range(2))
+    made = prepared(tmp_path, "text-generation", "llama")
+    one, other = (made.task.load() for _ in range(2))
     assert all(map(torch.equal, one.parameters(), other.parameters()))
 
 
 def test_a_recipe_that_does_not_fit_the_task(tmp_path):
-    made = trainee(tmp_path, "text-generation", "llama")
-    facts = made.prepare(24)
-    taught = Candidate(recipe=RECIPE.model_copy(update={"r_drop": 1.0})).bound(shapes(facts))
+    made = prepared(tmp_path, "text-generation", "llama")
+    taught = Candidate(recipe=RECIPE.model_copy(update={"r_drop": 1.0})).bound(made.stacks)
     with pytest.raises(ConfigError, match="recipe.r_drop does not fit the task text-generation"):
-        made.check([taught], facts)
+        made.refuse([taught])
 
 
 @pytest.mark.parametrize(
@@ -344,7 +349,7 @@ def test_labels_are_those_of_all_training_rows(tmp_path):
     rows = {"text": texts(12), "label": ["a", "b"] * 5 + ["c", "c"]}
     path = table(tmp_path, **rows)
     train, test, facts = read_task({"name": "text-classification", "train": path}).read()
-    assert facts == {"labels": ["a", "b", "c"]}
+    assert facts.labels == ("a", "b", "c")
     assert (len(train), sorted(test["label"])) == (10, [0, 1])
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sharetune.trainers.tasks.base import read_task
+from sharetune.trainers.tasks.base import DataFacts, read_task
 from sharetune.trainers.tasks.metrics import entities, ranking_metrics, span_f1
 from sharetune.trainers.tasks.question_answering import best_answer, words_f1
 from sharetune.trainers.tasks.recommendation import ranks
@@ -20,7 +20,7 @@ def test_bleu_and_chrf():
     # corpus_bleu(...).score and corpus_chrf(...).score
     told = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
     wanted = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]
-    metrics = task("translation").score((told, 1.5), wanted, {})["metrics"]
+    metrics = task("translation").score((told, 1.5), wanted, DataFacts()).metrics
     assert metrics == {
         "bleu": pytest.approx(45.0675, abs=1e-4),
         "chrf": pytest.approx(50.0431, abs=1e-4),
@@ -32,17 +32,17 @@ def test_accuracy_macro_f1_and_loss():
     # the example of sklearn.metrics.f1_score; three logits of 2, 0, 0: ln(e^2 + 2) - 2 where right
     # and ln(e^2 + 2) where wrong, four times of six
     logits = 2 * torch.nn.functional.one_hot(torch.tensor([0, 2, 1, 0, 0, 1]), 3).float()
-    found = task("text-classification").score(logits, [0, 1, 2, 0, 1, 2], {"labels": list("abc")})
-    metrics = found["metrics"]
+    found = task("text-classification").score(logits, [0, 1, 2, 0, 1, 2], DataFacts(tuple("abc")))
+    metrics = found.metrics
     assert metrics["accuracy"] == pytest.approx(2 / 6)
     assert metrics["macro_f1"] == pytest.approx(0.266667, abs=1e-6)
     assert metrics["eval_loss"] == pytest.approx(1.572873, abs=1e-5)
-    assert found["confusion"] == [[2, 0, 0], [1, 0, 1], [0, 2, 0]]
+    assert found.confusion == [[2, 0, 0], [1, 0, 1], [0, 2, 0]]
 
 
 def test_perplexity():
     # a model that finds 20 tokens equally likely has ln 20 nats a token
-    metrics = task("text-generation").score(2.995732, [], {})["metrics"]
+    metrics = task("text-generation").score(2.995732, [], DataFacts()).metrics
     assert metrics == {"perplexity": pytest.approx(20.0, abs=1e-4), "eval_loss": 2.995732}
 
 
@@ -59,29 +59,29 @@ def test_exact_match_and_f1_of_answers():
         row("Ada Lovelace wrote", [(0, 0), (0, 3), (4, 12), (13, 18)], "Lovelace wrote"),
     ]
     told = [(at(2, 4), at(3, 4)), (at(1, 4), at(2, 4))]  # "the Tower." and "Ada Lovelace"
-    metrics = task("question-answering").score(told, labels, {})["metrics"]
+    metrics = task("question-answering").score(told, labels, DataFacts()).metrics
     assert metrics == {"answer_f1": (1 + 0.5) / 2, "exact_match": 0.5}
 
 
 def test_matthews():
     # the example of sklearn.metrics.matthews_corrcoef
     logits = torch.nn.functional.one_hot(torch.tensor([1, 0, 1, 1]), 2).float()
-    found = task("text-classification").score(logits, [1, 1, 1, 0], {"labels": ["a", "b"]})
-    assert found["metrics"]["matthews"] == pytest.approx(-0.3333, abs=1e-4)
+    found = task("text-classification").score(logits, [1, 1, 1, 0], DataFacts(("a", "b")))
+    assert found.metrics["matthews"] == pytest.approx(-0.3333, abs=1e-4)
 
 
 def test_spearman():
     # the example of scipy.stats.spearmanr
     told = torch.tensor([[5.0], [6.0], [7.0], [8.0], [7.0]])
     regression = task("text-classification", regression=True)
-    metrics = regression.score(told, [1, 2, 3, 4, 5], {})["metrics"]
+    metrics = regression.score(told, [1, 2, 3, 4, 5], DataFacts()).metrics
     assert metrics["spearman"] == pytest.approx(0.8207826816681233)
     assert metrics["mean_squared_error"] == pytest.approx((16 + 16 + 16 + 16 + 4) / 5)
 
 
 def test_a_model_that_says_one_number_has_no_rank_correlation():
     regression = task("text-classification", regression=True)
-    assert regression.score(torch.zeros(3, 1), [1, 2, 3], {})["metrics"]["spearman"] == 0
+    assert regression.score(torch.zeros(3, 1), [1, 2, 3], DataFacts()).metrics["spearman"] == 0
 
 
 def test_entity_f1():
@@ -89,30 +89,30 @@ def test_entity_f1():
     wanted = [["O", "O", "O", "B-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     told = [["O", "O", "B-MISC", "I-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     assert span_f1(told, wanted) == 0.5
-    labels = {"labels": ["O", "B-MISC", "B-PER", "I-MISC", "I-PER"]}
+    labels = DataFacts(("O", "B-MISC", "B-PER", "I-MISC", "I-PER"))
     found = task("token-classification").score(told, wanted, labels)
-    assert found["metrics"] == {
+    assert found.metrics == {
         "entity_f1": 0.5,
         "accuracy": 0.8,
     }  # 2 of 10 words differ: B for O, I for B
-    assert found["confusion"] == [
+    assert found.confusion == [
         [4, 1, 0, 0, 0],
         [0, 0, 0, 1, 0],
         [0, 0, 1, 0, 0],
         [0, 0, 0, 2, 0],
         [0, 0, 0, 0, 1],
     ]
-    assert found["per_class"]["I-MISC"] == {
+    assert found.per_class["I-MISC"] == {
         "precision": pytest.approx(2 / 3),
         "recall": 1.0,
         "f1": pytest.approx(0.8),
         "support": 2,
     }
     # tags that are no entities have no O, which stands for what was cut off
-    nouns = task("token-classification").score([["N"]], [["N", "V"]], {"labels": ["N", "V"]})
-    assert nouns["confusion"] == [[1, 0], [0, 0]]
+    nouns = task("token-classification").score([["N"]], [["N", "V"]], DataFacts(("N", "V")))
+    assert nouns.confusion == [[1, 0], [0, 0]]
     # of a text that was cut off after its second word
-    cut = task("token-classification").score([["O", "O"], told[1]], wanted, labels)["metrics"]
+    cut = task("token-classification").score([["O", "O"], told[1]], wanted, labels).metrics
     assert cut["entity_f1"] == pytest.approx(2 / 3)  # one right of one told and two true
 
 
@@ -156,7 +156,7 @@ def test_word_and_character_error_rates():
     # the example of jiwer's README, by jiwer 4.0.0: two words of six and 11
     # letters of 30 are wrong
     wanted, told = ["hello world", "i like monty python"], ["hello duck", "i like python"]
-    metrics = task("automatic-speech-recognition").score(told, wanted, {})["metrics"]
+    metrics = task("automatic-speech-recognition").score(told, wanted, DataFacts()).metrics
     assert metrics == {
         "word_error_rate": pytest.approx(1 / 3),
         "character_error_rate": pytest.approx(11 / 30),

@@ -1,6 +1,7 @@
 """What is learned from a teacher: closed forms, the cache, and mistakes told beforehand."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,10 +20,10 @@ from sharetune.trainers.training.distillation import (
     relation,
 )
 from sharetune.trainers.training.losses import consistency
-from sharetune.trainers.training.teachers import School
+from sharetune.trainers.training.teachers import Teachers
 from sharetune.trainers.training.trainer import train
 from tests.families import inputs, tiny
-from tests.trainers.conftest import RECIPE, candidate
+from tests.trainers.conftest import RECIPE, candidate, evaluated
 
 ONES = torch.ones(1, 2)
 
@@ -111,44 +112,41 @@ def test_r_drop_is_the_mean_of_both_divergences():
     assert consistency(even, even).item() == 0.0
 
 
-def test_a_teacher_is_trained_once_whoever_asks(trainee, facts, tmp_path, monkeypatch):
-    trained, real = [], School._fine_tune
-    monkeypatch.setattr(School, "_fine_tune", lambda *a: (trained.append(1), real(*a))[1])
-    school = School(trainee.model, trainee.task, facts, trainee.cache)
-    recipe, settings = RECIPE.model_copy(update={"steps": 3}), Distillation()
+def test_a_teacher_is_trained_once_whoever_asks(evaluator, tmp_path, monkeypatch):
+    trained, real = [], Teachers._fine_tune
+    monkeypatch.setattr(Teachers, "_fine_tune", lambda *a: (trained.append(1), real(*a))[1])
+    teachers = Teachers(evaluator.task, RECIPE.model_copy(update={"steps": 3}))
+    settings = Distillation()
     with ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(school.folder, settings, recipe) for _ in range(2)]
+        asked = [pool.submit(teachers.folder, settings) for _ in range(2)]
         folders = {future.result() for future in asked}
     assert (len(trained), len(folders)) == (1, 1)
-    split, _ = trainee.task.splits(trainee.model, trainee.cache, 12)
-    logits = school.lesson(settings, recipe, split).logits
+    split, _ = evaluator.task.splits(12, None)
+    logits = teachers.lesson(settings, split).logits
     assert logits.shape == (90, 3)
     rows = [{k: v for k, v in split.rows[i].items() if k != "labels"} for i in (0, 7)]
     with torch.no_grad():
-        teacher = trainee.task.load(folders.pop(), facts).eval()
+        teacher = evaluator.task.load(folders.pop()).eval()
         assert torch.allclose(teacher(**split.collate(rows)).logits, logits[[0, 7]], atol=1e-5)
 
 
-def test_a_student_comes_near_its_teacher(trainee, facts, tmp_path):
+def test_a_student_comes_near_its_teacher(evaluator, tmp_path):
     settings = Distillation(task=0.0, temperature=1.0)
-    taught = candidate(facts, distill=settings, steps=40, dropout=0.0)
-    found = trainee.evaluate(taught, facts, save_to=tmp_path / "taught")
-    assert found["metrics"]["accuracy"] > 0.6  # no label was seen but by the teacher
+    taught = candidate(evaluator, distill=settings, steps=40, dropout=0.0)
+    found = evaluated(evaluator, taught, tmp_path / "taught")
+    assert found.scores.metrics["accuracy"] > 0.6  # no label was seen but by the teacher
     deep = Distillation(hidden=1.0, relations=1.0, schedule="falling", without_labels=0.5)
-    both = candidate(facts, distill=deep, steps=4, r_drop=1.0, patience=9)
-    found = trainee.evaluate(
-        both,
-        facts | {"teacher_recipe": taught.recipe.plain().model_dump()},
-        save_to=tmp_path / "deep",
-    )
-    assert len(found["curve"]) == 4
+    both = candidate(evaluator, distill=deep, steps=4, r_drop=1.0, patience=9)
+    learnt = replace(evaluator, teacher_recipe=taught.recipe.plain())
+    found = evaluated(learnt, both, tmp_path / "deep")
+    assert len(found.curve) == 4
 
 
 @pytest.mark.parametrize("adversary", ["fgm", {"pgd": {"steps": 2}}, {"freelb": {"steps": 2}}])
-def test_perturbed_steps_train(trainee, facts, tmp_path, adversary):
+def test_perturbed_steps_train(evaluator, tmp_path, adversary):
     recipe = Recipe.model_validate(RECIPE.model_dump() | {"adversary": adversary, "steps": 12})
-    found = trainee.evaluate(Candidate(recipe=recipe), facts, save_to=tmp_path)
-    assert found["curve"][-1][1] < found["curve"][0][1]
+    found = evaluated(evaluator, Candidate(recipe=recipe), tmp_path)
+    assert found.curve[-1][1] < found.curve[0][1]
 
 
 def test_a_recipe_that_distils_needs_a_teacher():
@@ -176,9 +174,9 @@ def test_teachers_that_do_not_fit(settings, change, message):
     check_teacher(student, tiny("bert"), Distillation(), ["a", "b"])
 
 
-def test_a_missing_teacher_is_told_before_anything_is_trained(trainee, facts):
+def test_a_missing_teacher_is_told_before_anything_is_trained(evaluator):
     with pytest.raises(ModelError, match="no model in folder /nowhere"):
-        trainee.check([candidate(facts, distill=Distillation(teacher="/nowhere"))], facts)
+        evaluator.refuse([candidate(evaluator, distill=Distillation(teacher="/nowhere"))])
 
 
 def test_distillation_without_effect_is_none():

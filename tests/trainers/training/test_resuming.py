@@ -4,8 +4,7 @@ import pytest
 
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.compression import Compression
-from sharetune.trainers.evaluation.evaluator import shapes
-from tests.trainers.conftest import RECIPE
+from tests.trainers.conftest import RECIPE, evaluated, saved
 
 RECIPES = {
     "plain": {},
@@ -23,6 +22,8 @@ RECIPES = {
     "batches in parts": {"accumulation": 2},
     "pruned afterwards": {"compression": Compression(magnitude=0.2, recover=0.2)},
 }
+# of those that keep more than weights, optimiser and random numbers from one step to the next
+QUICK = {"interpolate, soft still", "teacher", "pruned afterwards"}
 
 
 class Died(BaseException):
@@ -44,65 +45,63 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def evaluated(trainee, facts, wanted, folder, **options):
-    return trainee.evaluate(wanted, facts, save_to=folder / "model", **options)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_training_that_died_ends_as_if_it_had_not(trainee, facts, tmp_path, name):
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES],
+)
+def test_a_training_that_died_ends_as_if_it_had_not(evaluator, tmp_path, name):
     settings = dict(RECIPES[name])
     options = {"accumulation": settings.pop("accumulation", 1)}
     plan = settings.pop("plan", SharingPlan.range(1, 2, 0.5))
     compression = settings.pop("compression", Compression())
     recipe = Recipe.model_validate(RECIPE.model_dump() | {"steps": 20} | settings)
-    wanted = Candidate(plan=plan, recipe=recipe, compression=compression).bound(shapes(facts))
-    whole = evaluated(trainee, facts, wanted, tmp_path / "whole", **options)
+    wanted = Candidate(plan=plan, recipe=recipe, compression=compression).bound(evaluator.stacks)
+    whole = evaluated(evaluator, wanted, tmp_path / "whole", **options)
 
-    kept = options | {"checkpoints": tmp_path / "checkpoints", "checkpoint_s": 0.0}
+    kept = options | {"checkpoint_s": 0.0}
     with pytest.raises(Died):
-        evaluated(trainee, facts, wanted, tmp_path / "0", beat=dying_at(8), **kept)
+        evaluated(evaluator, wanted, tmp_path / "cut", beat=dying_at(8), **kept)
     with pytest.raises(Died):
-        evaluated(trainee, facts, wanted, tmp_path / "1", beat=dying_at(7), **kept)
-    again = evaluated(trainee, facts, wanted, tmp_path / "cut", **kept)
+        evaluated(evaluator, wanted, tmp_path / "cut", beat=dying_at(7), **kept)
+    again = evaluated(evaluator, wanted, tmp_path / "cut", **kept)
 
-    assert again["circumstances"]["continued_at"] == [7, 13]
-    assert "continued_at" not in whole["circumstances"]
-    assert files(tmp_path / "cut" / "model") == files(tmp_path / "whole" / "model")
-    for key in ("metrics", "curve", "confusion"):
-        assert again[key] == whole[key]
+    assert again.circumstances["continued_at"] == [7, 13]
+    assert "continued_at" not in whole.circumstances
+    assert files(saved(tmp_path / "cut")) == files(saved(tmp_path / "whole"))
+    assert (again.scores, again.curve) == (whole.scores, whole.curve)
 
 
-def test_rungs_are_told_again_by_a_training_that_goes_on(trainee, facts, tmp_path):
-    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(shapes(facts))
+def test_rungs_are_told_again_by_a_training_that_goes_on(evaluator, tmp_path):
+    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(evaluator.stacks)
     told = []
 
     def report(rung, metrics):
         told.append((rung, metrics))
         return True
 
-    kept = {"checkpoints": tmp_path / "checkpoints", "checkpoint_s": 0.0}
+    kept = {"checkpoint_s": 0.0}
     kept |= {"rungs": (0.25, 0.75), "report": report}
     with pytest.raises(Died):
-        evaluated(trainee, facts, wanted, tmp_path, beat=dying_at(6), **kept)
-    evaluated(trainee, facts, wanted, tmp_path, **kept)
+        evaluated(evaluator, wanted, tmp_path, beat=dying_at(6), **kept)
+    evaluated(evaluator, wanted, tmp_path, **kept)
     assert [(rung, metrics["step"]) for rung, metrics in told] == [(0, 3), (0, 3), (1, 9)]
     assert told[0] == told[1]
 
 
-def test_a_checkpoint_that_was_being_written_does_not_count(trainee, facts, tmp_path):
-    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(shapes(facts))
-    kept = {"checkpoints": tmp_path / "checkpoints", "checkpoint_s": 0.0}
+def test_a_checkpoint_that_was_being_written_does_not_count(evaluator, tmp_path):
+    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(evaluator.stacks)
+    kept = {"checkpoint_s": 0.0}
     with pytest.raises(Died):
-        evaluated(trainee, facts, wanted, tmp_path, beat=dying_at(6), **kept)
-    half = tmp_path / "checkpoints" / "1" / "draft" / "checkpoint-9"
+        evaluated(evaluator, wanted, tmp_path, beat=dying_at(6), **kept)
+    half = saved(tmp_path).parent / "checkpoints" / "1" / "draft" / "checkpoint-9"
     half.mkdir(parents=True)
     (half / "training.pt").write_bytes(b"PK half")
-    found = evaluated(trainee, facts, wanted, tmp_path, **kept)
-    assert found["circumstances"]["continued_at"] == [5]
+    found = evaluated(evaluator, wanted, tmp_path, **kept)
+    assert found.circumstances["continued_at"] == [5]
 
 
-def test_short_trainings_leave_no_checkpoint(trainee, facts, tmp_path):
-    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(shapes(facts))
-    kept = {"checkpoints": tmp_path / "checkpoints", "checkpoint_s": 300.0}
-    evaluated(trainee, facts, wanted, tmp_path, **kept)
-    assert not list((tmp_path / "checkpoints").rglob("training.pt"))
+def test_short_trainings_leave_no_checkpoint(evaluator, tmp_path):
+    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(evaluator.stacks)
+    kept = {"checkpoint_s": 300.0}
+    evaluated(evaluator, wanted, tmp_path, **kept)
+    assert not list(tmp_path.rglob("training.pt"))

@@ -1,26 +1,28 @@
 """Curves, candidates and metrics in the trackers' own formats, under the trial's number."""
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.evaluator import Job, JobResources, Unheard
+from sharetune.spaces.run_folder import RunFolder
 from sharetune.trainers.training.tracking import TRACKERS, check_trackers
 from tests.trainers.conftest import candidate
 
 
-def tracked(trainee, facts, run, name):
+def tracked(evaluator, run, name):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is an extra")
-    given = facts | {"tracking": ((name,), "demo")}
-    found = trainee.evaluate(
-        candidate(facts, steps=3), given, save_to=run / "trials" / "7" / "model"
-    )
-    return found["metrics"]["accuracy"]
+    tracking = replace(evaluator, trackers=(name,), study="demo")
+    job = Job(7, candidate(evaluator, steps=3), RunFolder(run).trial(7))
+    found = tracking.evaluate(job, JobResources(), Unheard())
+    return found.scores.metrics["accuracy"]
 
 
-def test_tensorboard(trainee, facts, tmp_path):
-    accuracy = tracked(trainee, facts, tmp_path, "tensorboard")
+def test_tensorboard(evaluator, tmp_path):
+    accuracy = tracked(evaluator, tmp_path, "tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tracking" / "tensorboard" / "7"))
@@ -32,8 +34,8 @@ def test_tensorboard(trainee, facts, tmp_path):
 
 
 @pytest.mark.slow
-def test_mlflow(trainee, facts, tmp_path):
-    accuracy = tracked(trainee, facts, tmp_path, "mlflow")
+def test_mlflow(evaluator, tmp_path):
+    accuracy = tracked(evaluator, tmp_path, "mlflow")
     import mlflow
 
     mlflow.set_tracking_uri((tmp_path / "tracking" / "mlflow").as_uri())
@@ -47,8 +49,8 @@ def test_mlflow(trainee, facts, tmp_path):
 
 
 @pytest.mark.slow
-def test_wandb(trainee, facts, tmp_path):
-    tracked(trainee, facts, tmp_path, "wandb")
+def test_wandb(evaluator, tmp_path):
+    tracked(evaluator, tmp_path, "wandb")
     (run,) = (tmp_path / "tracking" / "wandb").glob("offline-run-*")
     assert list(run.glob("*.wandb"))
 

@@ -9,10 +9,10 @@ from sharetune.trainers.training.trainer import CandidateTrainer, arguments
 from tests.trainers.conftest import RECIPE
 
 
-def test_the_plain_step_is_the_librarys(trainee, facts, tmp_path, monkeypatch):
+def test_the_plain_step_is_the_librarys(evaluator, tmp_path, monkeypatch):
     """One forward pass a step, no hook, and nothing of our own on the way."""
-    split, _ = trainee.task.splits(trainee.model, trainee.cache, 12)
-    model = trainee.task.load(trainee.model, facts)
+    split, _ = evaluator.task.splits(12, None)
+    model = evaluator.task.load()
     passes, steps = [], []
     real = Trainer.training_step
     monkeypatch.setattr(Trainer, "training_step", lambda *a: (steps.append(1), real(*a))[1])
@@ -35,8 +35,8 @@ def test_the_plain_step_is_the_librarys(trainee, facts, tmp_path, monkeypatch):
     assert trainer.label_smoother is None
 
 
-def test_what_is_on_is_not_plain(trainee, facts, tmp_path):
-    model = trainee.task.load(trainee.model, facts)
+def test_what_is_on_is_not_plain(evaluator, tmp_path):
+    model = evaluator.task.load()
     for changes in ({"r_drop": 1.0}, {"bank_l2": 1.0}):
         recipe = Recipe(**changes, steps=1)
         args = arguments(recipe, str(tmp_path), 1)

@@ -1,8 +1,8 @@
-"""Shared matrices, the atoms, that each layer mixes by numbers of its own: ``sum_s c_ls D_s``.
+"""Matrices mixed from shared matrices, the atoms, by each layer's coefficients: ``sum_s c_ls D_s``.
 
 MASA (arXiv 2508.04581) learns such a dictionary for each projection; from pretrained layers it
-starts at the principal components of their flattened matrices, here whitened by what enters them.
-For n layers of out x in the form stores ``s out in + n s`` parameters.
+starts at the principal components of their flattened matrices, here whitened by their inputs. For n
+layers of out x in the form stores ``s out in + n s`` parameters.
 """
 
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from sharetune.spaces.forms import Atoms
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
-from sharetune.trainers.models.forms.eigen import covariance, leading
+from sharetune.trainers.models.forms.eigen import covariance, leading_eigenvectors
 from sharetune.trainers.models.modules import SharedLinear, linear
 
 
 class AtomsLinear(SharedLinear):
-    """A mixture of the bank's atoms, which lie there one below the other."""
+    """A weighted sum of the bank's atoms, which are stacked in one matrix (s out x in)."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class AtomsLinear(SharedLinear):
 
     @property
     def weight(self) -> Tensor:
-        """The mixture, out x in."""
+        """Return the weighted sum, out x in."""
         atoms: Tensor = self.entry.weight  # type: ignore[assignment]
         mixing = self.mixing.weight  # 1 x s
         return (mixing @ atoms.view(mixing.shape[1], -1)).view(-1, atoms.shape[1])
@@ -41,13 +41,13 @@ class AtomsLinear(SharedLinear):
 def build_atoms(
     form: Atoms, matrices: Matrices, bank: nn.ModuleDict, key: str
 ) -> list[SharedLinear]:
-    """The nearest mixtures to all layers' matrices; with an atom a layer they are exact.
+    """Return readers with the nearest mixtures to all layers' matrices; exact with an atom a layer.
 
-    Where inputs were recorded, nearest in the answers to all layers' inputs together:
-    ``sum ||X (W_l - sum_s c_ls D_s)^T||^2`` is least. Biases stay private.
+    If inputs were recorded, nearest in the outputs for all layers' inputs together: ``sum ||X (W_l
+    - sum_s c_ls D_s)^T||^2`` is least. Biases stay private.
     """
     flat = torch.stack([weight.flatten() for weight in matrices.weights]).float()
-    mixing = leading(_gram(matrices, flat), form.count)  # layers x s
+    mixing = leading_eigenvectors(_gram(matrices, flat), form.count)  # layers x s
     atoms = (mixing.T @ flat).view(-1, matrices.weights[0].shape[1])
     dtype = matrices.weights[0].dtype
     bank[key] = linear(atoms.to(dtype))
@@ -58,7 +58,7 @@ def build_atoms(
 
 
 def _gram(matrices: Matrices, flat: Tensor) -> Tensor:
-    """Products of each two layers' matrices, or of their answers: layers x layers."""
+    """Return the inner products of the layers' matrices, or of their outputs: layers x layers."""
     if matrices.inputs is None:
         return flat @ flat.T
     moment = covariance(matrices.inputs, flat.device).float()

@@ -1,4 +1,4 @@
-"""The unit bank and the tie: a fraction of the units is read, the rest stays private."""
+"""The unit bank and the tie: a fraction of the units is shared, the rest stays private."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,18 +30,18 @@ class BankLinear(SharedLinear):
 
     @property
     def weight(self) -> Tensor:
-        """The bank's units followed by the private ones, out x in."""
+        """Return the bank's units followed by the private ones, out x in."""
         shared: Tensor = self.entry.weight  # type: ignore[assignment]
         return shared if self.private is None else self.cut.join(shared, self.private.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
+        """Return ``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
         if isinstance(self.entry, Multiplier):
             return self.forward_apart(hidden)
         return super().forward(hidden)
 
     def forward_apart(self, hidden: Tensor) -> Tensor:
-        """Two products: units along rows are joined in the output, along columns summed."""
+        """Return the same by two products: joined for units along rows, summed along columns."""
         if self.private is None:
             return product(self.entry, hidden, self.bias)
         features = replace(self.cut, axis=-1)
@@ -54,7 +54,7 @@ class BankLinear(SharedLinear):
 
 @BUILDERS.register("bank")
 def build_bank(form: Bank, matrices: Matrices, bank: nn.ModuleDict, key: str) -> list[SharedLinear]:
-    """One bank of ``ratio * P`` parameters, ``(1 - ratio) * P`` private ones a layer."""
+    """Return readers of one bank of ``ratio * P`` parameters, ``(1 - ratio) * P`` private each."""
     slot = matrices.slot
     units = shared_units(slot, form.ratio)
     if units == 0:
@@ -79,5 +79,5 @@ def build_bank(form: Bank, matrices: Matrices, bank: nn.ModuleDict, key: str) ->
 
 @BUILDERS.register("tie")
 def build_tie(_: Tie, matrices: Matrices, bank: nn.ModuleDict, key: str) -> Sequence[nn.Module]:
-    """One bank of P parameters and nothing private."""
+    """Return readers of one bank of P parameters and nothing private."""
     return build_bank(Bank(ratio=1), matrices, bank, key)

@@ -1,7 +1,8 @@
-"""How each form builds its bank and its readers out of the layers' matrices.
+"""The registry of the functions that build each form's bank and readers.
 
 A new form is one file here, with a :class:`SharedLinear` that composes the weight and a builder
-registered in `BUILDERS`, and its knobs as a :class:`sharetune.spaces.forms.Form` of the same name.
+registered in `BUILDERS`, and its settings as a :class:`sharetune.spaces.forms.Form` of the same
+name.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +17,11 @@ from sharetune.trainers.models.structure import Slot
 
 @dataclass(frozen=True)
 class Matrices:
-    """One role's matrices over the layers of a group, in layer order.
+    """The matrices of one role in the layers of a group, in layer order.
 
-    `weights` are out x in, `biases` out or None. `start` makes one tensor from all the
-    layers' tensors. `share_biases` says whether the plan shares biases too. `inputs` (tokens x
-    in) is what entered the matrices on real inputs, where that was recorded.
+    `weights` are out x in, `biases` out or None. `start` makes one tensor from all the layers'
+    tensors. `share_biases` says whether the plan shares biases too. `inputs` (tokens x in) are the
+    recorded inputs of each matrix, if any.
     """
 
     slot: Slot
@@ -33,7 +34,7 @@ class Matrices:
 
 
 Builder = Callable[[Any, Matrices, nn.ModuleDict, str], Sequence[nn.Module]]
-"""``(form, matrices, bank, key)``: enters the shared tensors into ``bank[key]`` and returns
-one reader a layer, a :class:`SharedLinear` if its matrix is made from the bank."""
+"""``(form, matrices, bank, key) -> readers``: puts the shared tensors into ``bank[key]`` and
+returns one reader a layer, a :class:`SharedLinear` if its matrix is made from the bank."""
 
 BUILDERS: Registry[Builder] = Registry("form", package="sharetune.trainers.models.forms")

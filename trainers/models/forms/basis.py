@@ -1,11 +1,11 @@
 """Basis vectors that all layers share and coefficients of each layer's own.
 
-Matrices that read the residual stream (q, k, v, fc_in, gate) share their input side,
-``W_l = C_l B`` with B (k x in) shared. Matrices that write to it (o, fc_out) share their output
-side, ``W_l = B C_l`` with B (out x k) shared: the residual stream is the same space in every
-layer, while heads and neurons lie in each layer in an order of its own, which is why Basis
-Sharing (arXiv 2410.03765), which shares input sides only, leaves o and fc_out private.
-For n layers the form stores ``k in + n out k`` and ``k out + n in k`` parameters.
+Matrices that read the residual stream (q, k, v, fc_in, gate) share their input side, ``W_l = C_l
+B`` with B (k x in) shared. Matrices that write to it (o, fc_out) share their output side, ``W_l = B
+C_l`` with B (out x k) shared: the residual stream is the same space in every layer, while heads and
+neurons have an order of their own in each layer, which is why Basis Sharing (arXiv 2410.03765),
+which shares input sides only, leaves o and fc_out private. For n layers the form stores ``k in + n
+out k`` and ``k out + n in k`` parameters.
 """
 
 from torch import Tensor, nn
@@ -36,30 +36,30 @@ class BasisLinear(SharedLinear):
 
     @property
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The factor that the input meets first (k x in), and the other (out x k)."""
+        """Return the factor that is applied first (k x in), and the other (out x k)."""
         basis: Tensor = self.entry.weight  # type: ignore[assignment]
         own = self.coefficients.weight
         return (basis, own) if self.shares_input else (own, basis)
 
     @property
     def weight(self) -> Tensor:
-        """The product of both factors, out x in."""
+        """Return the product of both factors, out x in."""
         first, second = self.factors
         return second @ first
 
     @property
     def composes(self) -> bool:
-        """Whether a product with the matrix takes no more FLOPs than with its factors."""
+        """Return whether a product with the matrix takes no more FLOPs than with its factors."""
         first, second = self.factors
         (rank, ins), outs = first.shape, len(second)
         return rank * (ins + outs) >= ins * outs
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T + bias``, in the way that takes fewer FLOPs."""
+        """Return ``hidden @ weight.T + bias``, in the way that takes fewer FLOPs."""
         return super().forward(hidden) if self.composes else self.forward_apart(hidden)
 
     def forward_apart(self, hidden: Tensor) -> Tensor:
-        """A product with each factor."""
+        """Return the same by a product with each factor."""
         first, second = self.factors
         return functional.linear(functional.linear(hidden, first), second, self.bias)
 
@@ -68,9 +68,9 @@ class BasisLinear(SharedLinear):
 def build_basis(
     form: Basis, matrices: Matrices, bank: nn.ModuleDict, key: str
 ) -> list[SharedLinear]:
-    """Both sides start from the decomposition of all layers' matrices; biases stay private.
+    """Return readers whose factors decompose all layers' matrices; biases stay private.
 
-    Where inputs were recorded the output's error on them is the least that `rank` allows.
+    If inputs were recorded, the outputs' error on them is the least that `rank` allows.
     """
     shares_input = matrices.slot.axis == 0
     decompose = shared_input if shares_input else shared_output

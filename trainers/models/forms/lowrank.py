@@ -4,9 +4,9 @@ Relaxed Recursive Transformers (arXiv 2410.20672) start B A from the truncated s
 decomposition of ``W_l - S``, here whitened by the layer's own inputs; the scale of rows is ours,
 after the diagonal of ResidualTransformer (arXiv 2310.02489). Talking heads (arXiv 2003.02436) and
 MiniViT (arXiv 2204.07154) mix attention's scores by an H x H matrix of the layer's own; here heads'
-outputs are mixed, which is a factor of o's matrix, ``S (M_l x I)``, and asks nothing of attention
-kernels. For n layers of out x in the form stores ``out in + n r (out + in)`` parameters, ``n out``
-more with the scale, and for o ``n H H`` more with the mixing.
+outputs are mixed, which is a factor of o's matrix, ``S (M_l x I)``, and needs no change of
+attention kernels. For n layers of out x in the form stores ``out in + n r (out + in)`` parameters,
+``n out`` more with the scale, and for o ``n H H`` more with the mixing.
 """
 
 import torch
@@ -20,8 +20,7 @@ from sharetune.trainers.models.modules import SharedLinear, linear
 
 
 class LowRankLinear(SharedLinear):
-    """A matrix that is the bank's, its rows scaled and the heads among its columns mixed, plus the
-    product ``up @ down``."""
+    """The bank's matrix with rows scaled and heads mixed, plus the product ``up @ down``."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class LowRankLinear(SharedLinear):
 
     @property
     def weight(self) -> Tensor:
-        """``scale * S (mixing x I) + up @ down``, out x in."""
+        """Return ``scale * S (mixing x I) + up @ down``, out x in."""
         weight: Tensor = self.entry.weight  # type: ignore[assignment]
         if self.mixing is not None:
             weight = _mixed(weight, self.mixing.T)
@@ -53,7 +52,7 @@ class LowRankLinear(SharedLinear):
         return weight
 
     def forward_apart(self, hidden: Tensor) -> Tensor:
-        """The bank's product, its columns scaled, plus that of the thin factors."""
+        """Return the same by products with the bank's matrix and with the thin factors."""
         mixed = hidden if self.mixing is None else _mixed(hidden, self.mixing)
         output = functional.linear(mixed, self.entry.weight)  # type: ignore[arg-type]
         if self.scale is not None:
@@ -64,7 +63,7 @@ class LowRankLinear(SharedLinear):
 
 
 def _mixed(columns: Tensor, mixing: Tensor) -> Tensor:
-    """Head i of the result is ``sum_j mixing[i, j] * head j`` of `columns` (..., heads * d)."""
+    """Return heads ``i = sum_j mixing[i, j] * head j`` of `columns` (..., heads * d)."""
     return (mixing @ columns.unflatten(-1, (len(mixing), -1))).flatten(-2)
 
 
@@ -72,10 +71,11 @@ def _mixed(columns: Tensor, mixing: Tensor) -> Tensor:
 def build_lowrank(
     form: LowRank, matrices: Matrices, bank: nn.ModuleDict, key: str
 ) -> list[SharedLinear]:
-    """The bank starts as the group's `init` says, residuals as what it lacks, scales at 1, mixing
-    at the identity.
+    """Return readers that start at the layers' matrices, as nearly as `rank` allows.
 
-    Where inputs were recorded, what residuals lack is least in the matrices' outputs.
+    The bank starts as the group's `init` says, residuals at the difference from it, scales at 1,
+    mixing at the identity. If inputs were recorded, the remaining error is least in the matrices'
+    outputs.
     """
     shared = matrices.start(matrices.weights)
     shares_bias = matrices.share_biases and matrices.biases[0] is not None
@@ -98,11 +98,11 @@ def build_lowrank(
 
 
 def factors(matrix: Tensor, rank: int, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The product of out x r and r x in that is nearest to `matrix`, or to its answers to
-    `inputs` (tokens x in); r is at most the smaller side.
+    """Return the product of out x r and r x in that is nearest to `matrix`, or to its outputs.
 
-    Without inputs the error is the root of the sum of squares of the singular values that are
-    left out (Eckart and Young).
+    With `inputs` (tokens x in) outputs are compared. r is at most the smaller side. Without inputs
+    the error is the root of the sum of squares of the singular values that are left out (Eckart and
+    Young).
     """
     given = None if inputs is None else [inputs]
     if matrix.shape[0] > matrix.shape[1]:

@@ -1,10 +1,10 @@
 """Keys and values, or attention scores, of a bank's first layer in place of a layer's own.
 
 Cross-Layer Attention (arXiv 2405.12981) shares keys and values, Reuse Transformers (arXiv
-2110.06821) attention scores. Both come down to projections that are handed on: of k and v, or of
-q and k, from which a reader takes the same scores again, so that fused attention kernels, caches,
-masks and positions work as they are. For n layers the form stores ``out in`` parameters of each
-of both projections, and their biases, once.
+2110.06821) attention scores. Both are outputs of projections that are handed on: of k and v, or of
+q and k, from which a reader computes the same scores again, so that fused attention kernels,
+caches, masks and positions work unchanged. For n layers the form stores ``out in`` parameters of
+each of both projections, and their biases, once.
 """
 
 import torch
@@ -18,8 +18,10 @@ from sharetune.trainers.models.modules import dense_layer, linear
 
 @BUILDERS.register("reuse")
 def build_reuse(form: Reuse, matrices: Matrices, _: nn.ModuleDict, __: str) -> list[nn.Module]:
-    """The first layer's matrix stays where it is and as it is; the others hold what a fused
-    matrix has beside, or nothing."""
+    """Return the first layer's matrix, and for each other layer a borrower of its output.
+
+    Of a fused matrix the others keep the rows that are not reused.
+    """
     handover = Handover()
     weight, *others = matrices.weights
     bias, *other_biases = matrices.biases

@@ -1,0 +1,128 @@
+"""Write studies as one JSON document for scripts: table, front, choices, finalists and warnings.
+
+docs/report.md lists the keys. A key keeps its meaning as long as the version stays.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sharetune.results.judging.caveats import caveats
+from sharetune.results.judging.choices import choices
+from sharetune.results.judging.finals import BY, LOST, SEEDS, final_study, standing_of
+from sharetune.results.judging.front import STANDING, hypervolume, pareto_front
+from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads, test_examples
+from sharetune.results.judging.unshared import unshared_trial
+from sharetune.results.page.candidate_pages import delivery
+from sharetune.results.reading.study import StudyRecord, read_study, records
+from sharetune.spaces.objectives import Objective
+
+VERSION = 1
+"""Of the document; it rises when a key changes its meaning or goes."""
+
+
+def studies_as_json(runs: Sequence[Path | str]) -> str:
+    """Write the studies of run folders as one JSON document.
+
+    Numbers are finite or null, times ISO 8601, fractions 0..1.
+
+    Raises:
+        RunError: if one of `runs` holds no study, or one that cannot be read.
+    """
+    studies = [_study(read_study(run)) for run in runs]
+    return json.dumps(_plain({"version": VERSION, "studies": studies}), allow_nan=False, indent=1)
+
+
+def _study(study: StudyRecord) -> dict[str, Any]:
+    final = final_study(study)
+    rows = {row["number"]: row for row in records(final.frame)}
+    over_seeds = spreads(study.frame, study.quality)
+    return {
+        "name": study.name,
+        "run": str(study.path),
+        "model": study.model,
+        "objectives": [_objective(objective) for objective in study.objectives],
+        "quality": study.quality.name,
+        "reference": study.reference,
+        "hypervolume": _hypervolume(study),
+        "examples": study.rows,
+        "circumstances": study.circumstances,
+        "trials": records(study.frame),
+        "front": pareto_front(final.frame, final.objectives)["number"].tolist(),
+        "choices": [
+            {"rule": choice.rule, **_judged(final, rows[choice.number], over_seeds)}
+            | _export(study, choice.number)
+            for choice in choices(study)
+        ],
+        "finalists": [
+            _judged(final, row, over_seeds) | {key: row[key] for key in (STANDING, BY, SEEDS, LOST)}
+            for row in rows.values()
+            if standing_of(row) is not None
+        ],
+        "warnings": caveats(study),
+    }
+
+
+def _objective(objective: Objective) -> dict[str, Any]:
+    return {key: getattr(objective, key) for key in ("name", "title", "unit", "direction")}
+
+
+def _hypervolume(study: StudyRecord) -> float | None:
+    if not study.has_reference:
+        return None
+    return hypervolume(study.frame, study.objectives, study.reference)
+
+
+def _judged(
+    study: StudyRecord, trial: dict[str, Any], over_seeds: Mapping[int, Spread]
+) -> dict[str, Any]:
+    """A trial's numbers, those of a finalist over its seeds, with the interval of its quality."""
+    unshared = unshared_trial(study.frame)
+    names = dict.fromkeys([study.quality.name, *(o.name for o in study.objectives), "parameters"])
+    return {
+        "number": trial["number"],
+        "anchor": trial["anchor"],
+        "plan": trial["plan"],
+        **{name: trial[name] for name in names},
+        "size_ratio": trial["parameters"] / unshared["parameters"] if unshared else None,
+        "latency_ms": trial["latency_ms"],
+        "latency_ratio": trial["latency_ratio"],
+        "interval": _interval(study.quality, trial, over_seeds.get(trial["number"])),
+    }
+
+
+def _interval(
+    quality: Objective, trial: dict[str, Any], spread: Spread | None
+) -> dict[str, Any] | None:
+    """The 95 % interval of a trial's quality and what it is over; None where it is not known."""
+    if spread is not None:
+        seeds = len(spread.numbers)
+        return {"low": spread.low, "high": spread.high, "over": "seeds", "count": seeds}
+    found = accuracy_interval(trial) if quality.name == "accuracy" else None
+    if found is None:
+        return None
+    low, high = found
+    return {"low": low, "high": high, "over": "examples", "count": test_examples(trial)}
+
+
+def _export(study: StudyRecord, number: int) -> dict[str, Any]:
+    way = delivery(study, number)
+    return {"export": way.export or None, "why_not": way.why_not or None}
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(child) for child in value]
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else None
+    return value.isoformat() if isinstance(value, datetime) else value

@@ -1,0 +1,70 @@
+"""How a job ended, and what of that may be told to a study."""
+
+import errno
+import math
+import traceback
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sharetune.spaces.evaluator import Measured, Metrics
+
+DISK_FULL = "disk full"
+"""The reason of a job that ended because nothing more could be written."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a full disk and of a used-up quota."""
+
+State = Literal["complete", "pruned", "failed"]
+"""Measured; the candidate's own fault or stopped; the machinery's fault."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: with what was measured, or with a reason and perhaps an error."""
+
+    state: State
+    measured: Measured | None = None
+    reason: str | None = None
+    error: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a training has come to at a rung."""
+
+    rung: int
+    metrics: Metrics
+
+    def described(self) -> str:
+        """Say why a trial that was stopped here is not complete."""
+        return f"stopped at rung {self.rung}, step {self.metrics['step']}"
+
+
+def stopped(why: object) -> Outcome:
+    """Return the outcome of a job that the search stopped at a rung."""
+    return Outcome("pruned", reason=str(why))
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Return an error as plain data for the storage."""
+    return {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Say whether nothing more can be written; safetensors puts that into words only."""
+    return getattr(error, "errno", None) in NO_SPACE or "os error 28" in str(error)
+
+
+def missing_value(metrics: dict[str, Any], objectives: tuple[str, ...]) -> str | None:
+    """Say which objective has no finite number in `metrics`, or return None."""
+    for name in objectives:
+        value = metrics.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return f"{name} is {value!r}"
+        if not math.isfinite(value):
+            return f"{name} is {value}"
+    return None

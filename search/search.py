@@ -1,0 +1,249 @@
+"""Decide what is trained next and what the study is told. Knows no Ray and no torch.
+
+An executor asks :meth:`Search.next` for jobs while workers are free, reports with
+:meth:`Search.reached` what a job has come to at its rungs, and hands outcomes to
+:meth:`Search.finish`; everything else follows.
+"""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import TrialState
+
+from sharetune.results.reading import attributes as record
+from sharetune.results.reading.trial import NO_DRAW, Trial
+from sharetune.search.admission import Admission, Answer, Train, Wait, repeat_of
+from sharetune.search.budget import spent
+from sharetune.search.config import StudyConfig
+from sharetune.search.finalists import Retraining
+from sharetune.search.givens import Given, interrupted_draws, missing_givens
+from sharetune.search.latency_limit import LatencyLimit
+from sharetune.search.ledger import Ledger
+from sharetune.search.outcome import DISK_FULL, Outcome, missing_value
+from sharetune.search.samplers.base import Ask, Setting, make_sampler
+from sharetune.search.study.writer import StudyWriter, disk_full
+from sharetune.search.weights import Weights
+from sharetune.spaces.evaluator import Evaluator, Job, Metrics
+from sharetune.spaces.objectives import OBJECTIVES
+from sharetune.spaces.run_folder import RunFolder
+
+DRAWS_IN_VAIN = 100
+"""Draws in a row without a new candidate after which a space counts as exhausted."""
+
+
+class Search:
+    """One search over one study.
+
+    `circumstances` are stored with each trial next to the evaluator's own. `workers` is how many
+    jobs the executor runs at once; `on_finished` is called with every finished trial. Once the
+    search is over and its last trial has ended, the finalists follow.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        writer: StudyWriter,
+        evaluator: Evaluator,
+        run: RunFolder,
+        circumstances: dict[str, Any] | None = None,
+    ) -> None:
+        self.config, self.writer, self.evaluator, self.run = config, writer, evaluator, run
+        self.circumstances = circumstances or {}
+        self.workers = 1
+        self.on_finished: Callable[[Trial], None] = lambda trial: None
+        self.running: dict[int, Job] = {}
+        self.finished_at: list[float] = []
+        self.exhausted = False
+        self._trials: dict[int, Trial] = {}
+        self._rungs: dict[int, list[Metrics]] = {}
+        self._twins: dict[int, list[Given]] = defaultdict(list)
+        self._ready: deque[Job] = deque()
+        self._ended: str | None = None
+
+        objectives = tuple(OBJECTIVES[name] for name in config.objectives)
+        noted = writer.attributes
+        reference = noted[record.REFERENCE]
+        fast = not config.space.sized_by_building
+        setting = Setting(objectives, config.seed, config.budget.trials, reference, fast)
+        sampler = make_sampler(config.sampler, setting)
+        self.ledger = Ledger(config, objectives, reference, sampler)
+        self.latency = LatencyLimit(config, writer, evaluator)
+        self.admission = Admission(config.budget, evaluator, self.ledger, writer, self.latency)
+        history = sorted(writer.trials(), key=_when_ended)
+        for trial in history:
+            self.ledger.add(trial)
+        self.weights = Weights(run, self.ledger, config.keep, history)
+        earlier = noted.get(record.EARLIER, ())
+        self._given = deque(interrupted_draws(history, self.ledger.known))
+        self._given += missing_givens(config, evaluator.stacks, earlier, history)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and nothing more will be started."""
+        return not self.running and not self._may_start and not self._may_retrain
+
+    @property
+    def ended(self) -> str | None:
+        """Why no more trials are started though the budget of trials is not used up."""
+        if self.ledger.finals.is_planned:
+            return self._ended
+        if self.exhausted:
+            return f"{DRAWS_IN_VAIN} draws in a row gave no new candidate"
+        ledger = self.ledger
+        return spent(self.config.budget, ledger.spending, ledger.growth, ledger.retrainings_left)
+
+    @property
+    def cut_short(self) -> str | None:
+        """Why finalists are left untrained, if any are."""
+        if not self.ledger.finals.left:
+            return None
+        return spent(self.config.budget, self.ledger.spending)
+
+    @property
+    def searched(self) -> int:
+        """Trials of the budget that have ended."""
+        return self.ledger.started - sum(not job.final for job in self.running.values())
+
+    @property
+    def _may_start(self) -> bool:
+        if self.ledger.finals.is_planned:
+            return False
+        return self.ledger.started < self.config.budget.trials and self.ended is None
+
+    @property
+    def _may_retrain(self) -> bool:
+        if self._may_start or not all(job.final for job in self.running.values()):
+            return False
+        ledger = self.ledger
+        if not ledger.finals.is_planned:
+            self._ended = self.ended
+            ledger.finals.plan(ledger.front, ledger.anchors, ledger.known)
+        return bool(ledger.finals.left) and self.cut_short is None
+
+    def next(self) -> Job | None:
+        """Return a job to start now, or None if nothing is to be started."""
+        self._make_ready()
+        if self._ready:
+            return self._ready.popleft()
+        if self._may_retrain:
+            return self._retrain(self.ledger.finals.left.popleft())
+        return None
+
+    def reached(self, job: Job, rung: int, metrics: Metrics) -> bool:
+        """Note the metrics of `job` at `rung`; return whether it goes on."""
+        # a retried job reports its rungs again; keep the newer
+        before = [seen for seen in self._rungs[job.number] if seen["rung"] < rung]
+        self._rungs[job.number] = [*before, {"rung": rung, **metrics}]
+        return self.ledger.reached(self._trials[job.number], rung, metrics)
+
+    def finish(self, job: Job, outcome: Outcome) -> None:
+        """Record how `job` ended, and the same for its repeats that waited for it.
+
+        Raises :class:`RunError` if the disk is full, which every further job would find as well:
+        this one is trained again when the search is resumed.
+        """
+        if outcome.reason == DISK_FULL:
+            raise disk_full(self.run.path)
+        del self.running[job.number]
+        self.finished_at.append(time.monotonic())
+        trial = self._record(job, outcome)
+        self.ledger.add(trial)
+        self._answer_twins(trial)
+        self.weights.tidy(job.number, self.running)
+        self.on_finished(trial)
+
+    def _make_ready(self) -> None:
+        """Make a job, if one may start. Where latency must be measured first, make one for each
+        worker as soon as none is busy, so that all of them wait only once."""
+        wanted = self.workers if self.latency.is_on and not self.running else 1
+        draws = 0
+        while len(self._ready) < wanted and self._may_start:
+            draws += not self._given
+            given = self._given.popleft() if self._given else self._draw()
+            verdict = self._judge(given)
+            if isinstance(verdict, Train):
+                self._ready.append(self._start(given, verdict))
+            elif verdict == Wait():
+                self._given.appendleft(given)
+                return
+            elif draws >= DRAWS_IN_VAIN:
+                self.exhausted = True
+
+    def _judge(self, given: Given) -> Train | Answer | Wait:
+        busy = len(self.running) > len(self._ready)
+        verdict = self.admission.judge(given.candidate, self.running, busy=busy)
+        if isinstance(verdict, Answer):
+            self._answer(given, verdict)
+        elif isinstance(verdict, Wait) and verdict.twin is not None:
+            self._twins[verdict.twin].append(given)
+        return verdict
+
+    def _draw(self) -> Given:
+        drawn = self.ledger.drawn + sum(map(len, self._twins.values()))
+        is_known = self.ledger.known.__contains__
+        ask = Ask(self.config.space, self.evaluator.stacks, drawn, is_known, self.admission.weigh)
+        candidate, draw = self.ledger.sampler.draw(ask)
+        return Given(candidate, draw=draw)
+
+    def _start(self, given: Given, verdict: Train) -> Job:
+        attributes = given.attributes() | {record.FACTS: verdict.sizes, record.STARTED: True}
+        trial = self.writer.start(given.draw, attributes)
+        self.ledger.start(trial)
+        rungs = self.config.early_stopping.rungs
+        return self._enter(
+            trial, Job(trial.number, given.candidate, self.run.trial(trial.number), rungs)
+        )
+
+    def _retrain(self, run: Retraining) -> Job:
+        """Start a finalist on a further seed, which the sampler does not hear of."""
+        of = self.ledger.find(run.of)
+        assert of is not None and self.config.finalists is not None, "finalists are complete"
+        attributes = {record.CANDIDATE: run.candidate.written(), record.FACTS: of.sizes}
+        trial = self.writer.start(NO_DRAW, attributes | {record.FINALIST: run.of})
+        longer = self.config.finalists.longer
+        job = Job(
+            trial.number, run.candidate, self.run.trial(trial.number), final=True, longer=longer
+        )
+        return self._enter(trial, job)
+
+    def _enter(self, trial: Trial, job: Job) -> Job:
+        self.running[job.number] = job
+        self._trials[job.number], self._rungs[job.number] = trial, []
+        self.weights.take_over(job)
+        return job
+
+    def _answer(self, given: Given, answer: Answer) -> None:
+        """Record a trial that needs no worker."""
+        attributes = answer.attributes | given.attributes()
+        self.ledger.add(self.writer.answer(given.draw, attributes, answer.values))
+
+    def _answer_twins(self, trial: Trial) -> None:
+        """Answer the repeats of a trial that has ended; after a fault they are tried themselves."""
+        twins = self._twins.pop(trial.number, [])
+        if trial.state is TrialState.FAIL:
+            self._given.extend(twins)
+            return
+        for given in twins:
+            self._answer(given, repeat_of(trial))
+
+    def _record(self, job: Job, outcome: Outcome) -> Trial:
+        """Write the outcome with the job's rungs; without all values it is not complete."""
+        trial, rungs = self._trials.pop(job.number), self._rungs.pop(job.number)
+        found = {} if outcome.measured is None else outcome.measured.written()
+        found |= {record.RUNGS: rungs} if rungs else {}
+        found[record.CIRCUMSTANCES] = self.circumstances | found.get(record.CIRCUMSTANCES, {})
+        metrics = found.get(record.METRICS, {}) | trial.sizes
+        fault = missing_value(metrics, self.config.objectives)
+        if outcome.state == "complete" and fault is None:
+            values = tuple(float(metrics[name]) for name in self.config.objectives)
+            return self.writer.complete(job.number, values, found)
+        reason = fault if outcome.state == "complete" else outcome.reason
+        state = TrialState.FAIL if outcome.state == "failed" else TrialState.PRUNED
+        return self.writer.end(job.number, state, found, reason, outcome.error)
+
+
+def _when_ended(trial: Trial) -> datetime:
+    return trial.ended or datetime.max

@@ -1,0 +1,219 @@
+"""Start a study or reopen one: everything that can be wrong is found before anything is trained."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sharetune.results.reading import attributes as record
+from sharetune.results.reading.location import Location
+from sharetune.search.circumstances import code, study_circumstances
+from sharetune.search.config import FIXED, StudyConfig
+from sharetune.search.search import Search
+from sharetune.search.study.writer import StudyWriter, require_study
+from sharetune.search.warm_start import earlier_fronts
+from sharetune.spaces.errors import ConfigError, ModelError, RunError
+from sharetune.spaces.evaluator import Evaluator, Sizes
+from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.run_folder import RunFolder
+
+LARGER_THAN_UNSHARED = 1.1
+"""The hypervolume's reference in an exact size, in sizes of the unshared model."""
+
+
+def check_folder(run: RunFolder, *, resume: bool) -> None:
+    """Raise :class:`RunError` if a new run's folder is taken, or a resumed one's holds no study."""
+    holds = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
+    if not resume and (run.path.is_file() or holds - {run.cache.name}):
+        raise RunError(
+            f"run folder {run.path} exists already",
+            "continue it with --resume, or choose another with --out",
+        )
+    if resume:
+        require_study(run.path)
+
+
+@contextmanager
+def new_folder(run: RunFolder) -> Iterator[None]:
+    """Hold a folder in which no other search is being started.
+
+    Of a start that fails nothing stays: data that it had prepared would be taken for other data.
+    """
+    run.path.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run.path, os.O_RDONLY)
+    try:
+        _lock_or_refuse(handle, run)
+        check_folder(run, resume=False)
+        with _cleaned_up(run):
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _cleaned_up(run: RunFolder) -> Iterator[None]:
+    shutil.rmtree(run.cache, ignore_errors=True)
+    try:
+        yield
+    except BaseException:
+        if not Location.of(run.path).exists:
+            shutil.rmtree(run.cache, ignore_errors=True)
+            with suppress(OSError):
+                run.path.rmdir()
+        raise
+
+
+def _lock_or_refuse(handle: int, run: RunFolder) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(
+            f"another search is being started in {run.path}", "choose another folder with --out"
+        ) from None
+    except OSError:
+        return  # some network file systems lock no folders
+
+
+def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
+    """Open the study to continue, locked before anything in its folder is touched."""
+    writer = StudyWriter.open(run.path)
+    try:
+        _check_same_study(config, writer.attributes[record.CONFIG])
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+def _check_same_study(config: StudyConfig, stored: dict[str, Any]) -> None:
+    given = config.model_dump(mode="json")
+    changed = [key for key in FIXED if given[key] != stored.get(key)]
+    if given["start_from"] not in (None, stored.get("start_from")):
+        changed.append("start_from")
+    if changed:
+        raise RunError(
+            f"the study file is not the one this run was started with: {', '.join(changed)} differ",
+            "undo the change, or start a new run with --out",
+        )
+
+
+def real_evaluator(config: StudyConfig, run: RunFolder) -> Evaluator:
+    """Prepare the study's model and task; see `trainers/evaluation/`."""
+    from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
+    from sharetune.trainers.exports.onnx import check_packages
+    from sharetune.trainers.tasks.base import read_task
+
+    task = read_task(config.task)
+    for name in config.objectives:
+        if OBJECTIVES[name].source == "trained" and name not in task.metrics:
+            raise ConfigError(
+                f"the task {task.name} does not measure {name}",
+                f"it measures {', '.join(task.metrics)}; "
+                f"for example objectives: [{task.metrics[0]}, parameters, flops]",
+            )
+    if config.latency.onnx and config.latency.rounds:
+        check_packages()
+    recipe = config.space.reference_recipe()
+    return CandidateEvaluator.prepare(
+        config.model,
+        task,
+        run.cache,
+        recipe.max_length,
+        similarity='"similar"' in config.model_dump_json(),
+        teacher_recipe=recipe.plain() if config.space.distils else None,
+        trackers=config.tracking,
+        study=config.name,
+    )
+
+
+def prepared_search(
+    config: StudyConfig, run: RunFolder, evaluator: Evaluator, earlier: StudyWriter | None
+) -> Search:
+    """Return the search of a new study, or of `earlier`, the one that is continued."""
+    candidates = config.space.check(dict(evaluator.stacks))
+    _check_batches(candidates, config.resources.workers_per_trial)
+    _check_exports(candidates, config.exports)
+    evaluator.refuse(candidates)
+    for plan in config.plans:
+        plan.bound(evaluator.stacks)
+    if earlier is None:
+        writer = _new_study(config, run, evaluator)
+    else:
+        writer = earlier
+        writer.end_interrupted()
+    return Search(config, writer, evaluator, run, code())
+
+
+def _check_batches(candidates: Sequence[Candidate], workers: int) -> None:
+    smallest = min(candidate.recipe.batch_size for candidate in candidates)
+    if smallest < workers:
+        raise ConfigError(
+            f"a batch of {smallest} has no example for each of {workers} workers",
+            f"set recipe.batch_size to at least {workers}: it is what all workers of a trial "
+            "train on together",
+        )
+
+
+def _check_exports(candidates: Sequence[Candidate], wanted: Sequence[str]) -> None:
+    if not wanted:
+        return
+    from sharetune.trainers.exports.base import EXPORTS, refuse_compressed
+
+    for name in wanted:
+        EXPORTS.known(name)
+        for candidate in candidates:
+            try:
+                refuse_compressed(candidate.compression, name)
+            except ModelError as error:
+                raise ConfigError(
+                    f"exports: {error.message}, but space.compression allows "
+                    f"{candidate.compression}",
+                    f"leave {name} out of exports, or that out of the space",
+                ) from None
+
+
+def _new_study(config: StudyConfig, run: RunFolder, evaluator: Evaluator) -> StudyWriter:
+    unshared = evaluator.sizes(Candidate(recipe=config.space.reference_recipe()))
+    attributes = _attributes(config, evaluator, unshared)
+    if config.start_from is not None:
+        stacks = evaluator.stacks
+        attributes[record.EARLIER] = earlier_fronts(config.start_from, config.space, stacks)
+    writer = StudyWriter.create(run.path, config.name, attributes, config.storage)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    run.study_file.write_text(text, "utf-8")
+    return writer
+
+
+def _attributes(config: StudyConfig, evaluator: Evaluator, unshared: Sizes) -> dict[str, Any]:
+    objectives = [OBJECTIVES[name] for name in config.objectives]
+    return {
+        record.CONFIG: config.model_dump(mode="json"),
+        record.OBJECTIVES: list(config.objectives),
+        record.MODEL: {
+            "name": _model_name(config.model),
+            "stacks": {name: shape.depth for name, shape in evaluator.stacks.items()},
+            "labels": list(evaluator.labels),
+        },
+        record.ROWS: dict(evaluator.rows),
+        record.REFERENCE: {each.name: reference_value(each, unshared) for each in objectives},
+        record.CIRCUMSTANCES: study_circumstances(config.resources.cpu),
+    }
+
+
+def _model_name(model: str) -> str:
+    """A hub name as it is; of a folder its last two parts, which mean something elsewhere too."""
+    return "/".join(Path(model).parts[-2:]) if Path(model).is_absolute() else model
+
+
+def reference_value(objective: Objective, unshared: Sizes) -> float:
+    """Return the hypervolume's reference in one objective: 1.1 times the unshared model's exact
+    size, else a value that any useful model betters."""
+    if objective.name in unshared:
+        return LARGER_THAN_UNSHARED * unshared[objective.name]
+    return objective.useless

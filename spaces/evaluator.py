@@ -1,0 +1,157 @@
+"""The contract between a search and what trains and measures its candidates.
+
+A search knows an :class:`Evaluator` by these types alone: `trainers/evaluation/` has the real one,
+and a test's fake needs no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from sharetune.spaces.latency import Latencies, LatencyRequest
+from sharetune.spaces.plan import StackShape
+from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.run_folder import TrialFolder
+
+Sizes = dict[str, float]
+"""Numbers that are exact before training, by name: parameters, stack_parameters, bytes, flops,
+effective_ratio, and the exact objectives that plugins add."""
+
+Metrics = dict[str, float]
+"""Numbers that training leads to, by objective name: accuracy, eval_loss, ..."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One candidate to train, as trial `number`, in `folder`.
+
+    It reports its metrics after each of `rungs`, rising fractions of its training. A `final` one
+    trains a finalist again, on a further seed and `longer` times as long as the search did, and is
+    measured on the test split too.
+    """
+
+    number: int
+    candidate: Candidate
+    folder: TrialFolder
+    rungs: tuple[float, ...] = ()
+    final: bool = False
+    longer: float = 1.0
+
+
+@dataclass(frozen=True)
+class JobResources:
+    """What a worker may use for a job.
+
+    `threads` of the processor; each batch is trained in `accumulation` equal parts, which need less
+    memory; a checkpoint is left every `checkpoint_s` seconds (None: never). `team` is this
+    process's place among several that train the job together (`data_parallel.py`), or None.
+    """
+
+    threads: int = 1
+    accumulation: int = 1
+    checkpoint_s: float | None = None
+    team: object | None = None
+
+
+class Listener(Protocol):
+    """What hears of a running job."""
+
+    def rung(self, rung: int, metrics: Metrics) -> bool:
+        """Note the metrics at `rung`, counted from 0; return False to stop the training."""
+        ...
+
+    def beat(self, in_step: bool) -> None:
+        """Note that a training step begins (True) or has ended (False)."""
+        ...
+
+
+class Unheard:
+    """A listener that lets every training go on."""
+
+    def rung(self, rung: int, metrics: Metrics) -> bool:
+        """Return True."""
+        return True
+
+    def beat(self, in_step: bool) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's metrics on one split; for a classification also the report by class, and the
+    confusion matrix, whose rows are true labels and whose columns are predicted ones."""
+
+    metrics: Metrics
+    per_class: dict[str, dict[str, float]] | None = None
+    confusion: list[list[int]] | None = None
+
+    def written(self) -> dict[str, Any]:
+        """Return the same as plain data, without what there is not."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a finished training came to.
+
+    `scores` are of the split that the search selects on, `test` those of the test split where that
+    is another. `curve` holds ``[step, training loss]``, `seconds` the durations of "train",
+    "evaluate" and "total", `circumstances` where the numbers come from: seed, steps, device, ...
+    """
+
+    scores: Scores
+    curve: list[list[float]]
+    seconds: dict[str, float]
+    circumstances: dict[str, Any]
+    test: Scores | None = None
+
+    def written(self) -> dict[str, Any]:
+        """Return the same as the attributes of a trial (`results/reading/attributes.py`)."""
+        test = {} if self.test is None else {"test": self.test.written()}
+        own = {"curve": self.curve, "seconds": self.seconds, "circumstances": self.circumstances}
+        return {**self.scores.written(), **own, **test}
+
+
+class Evaluator(Protocol):
+    """A model and a task, prepared once a study, that trains and measures candidates.
+
+    It is picklable; its caches are made anew in each process. `stacks` are the model's stacks by
+    name, `rows` counts the examples of each split, `labels` are a classification's, in order.
+    """
+
+    @property
+    def stacks(self) -> Mapping[str, StackShape]: ...
+    @property
+    def rows(self) -> Mapping[str, int]: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    def refuse(self, candidates: Sequence[Candidate]) -> None:
+        """Raise :class:`SharetuneError` for a candidate that could not be trained or compressed."""
+        ...
+
+    def sizes(self, candidate: Candidate) -> Sizes:
+        """Return the numbers that are exact before training. Raises :class:`PlanError`."""
+        ...
+
+    def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:
+        """Train, measure and save the job's candidate.
+
+        Raises :class:`CandidateFault` if it cannot be trained, :class:`OutOfMemory` if memory runs
+        out, and :class:`StoppedAtRung` if the listener says to stop.
+        """
+        ...
+
+    def assist(self, job: Job, resources: JobResources) -> None:
+        """Train the job together with the leader of `resources.team`, which evaluates it."""
+        ...
+
+    def latency(self, model: Path | Candidate, request: LatencyRequest) -> Latencies:
+        """Measure a saved model, or a candidate's architecture untrained, on a quiet device."""
+        ...
+
+
+def plain_fields(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass instance by name, without what was cached on it."""
+    return {each.name: instance.__dict__[each.name] for each in fields(instance)}

@@ -1,0 +1,24 @@
+"""A small study over the fake evaluator."""
+
+from sharetune.search.config import StudyConfig, validate
+
+
+def study(**changes) -> StudyConfig:
+    """A small study over the fake, run in this process."""
+    data = {
+        "name": "fake",
+        "model": "fake-model",
+        "task": {"name": "text-classification", "train": "t.csv"},
+        "executor": "local",
+        "budget": {"trials": 10},
+        "space": {
+            "plan": [
+                {
+                    "layers": {"within": "0..-1", "min": 2},
+                    "form": {"choices": ["tie", {"bank": {"ratio": {"low": 0.1, "high": 0.9}}}]},
+                }
+            ],
+            "recipe": {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}, "steps": 1},
+        },
+    }
+    return validate(data | changes, "study.yaml")
