@@ -100,11 +100,11 @@ def start_from_(shared: PreTrainedModel, taught: Mapping[Group, Tensors]) -> Non
 
 def _regions(stack: Stack, group: Group) -> Iterator[Region]:
     layers = sorted(map(int, group.layers))
-    if group.form.removes_layers:
-        return
     if group.form.name == "merge":
         span = f"{stack.path}.{layers[0]}"
         yield Region(span, f"{stack.path}.{layers[-1]}", span)
+        return
+    if group.form.removes_layers:
         return
     inner = _inner_path(stack, group)
     for layer in layers:

@@ -150,8 +150,8 @@ def test_each_family_meets_each_form_in_the_quick_suite():
         {p.values[0] for p in in_turn(n) if "slow" not in {m.name for m in p.marks}}
         for n in range(TURNS)
     ]
-    # 22 families and 7 forms, of which 3 pairs are refused
-    assert len({case[:2] for cases in quick for case in cases}) == 151
+    # 22 families and 9 forms, of which 3 pairs are refused
+    assert len({case[:2] for cases in quick for case in cases}) == 195
     for cases in quick:
         families, forms, given = (set(names) for names in zip(*cases, strict=True))
         assert (families, forms, given) == (set(FAMILIES), set(FORMS), set(ASSIGNMENTS))

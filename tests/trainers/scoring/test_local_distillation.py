@@ -80,3 +80,16 @@ def test_the_unshared_model_learns_nothing():
     after = scorer.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(p.grad is not None for p in scorer.model.parameters())
+
+
+def test_a_narrowed_ffn_and_a_merged_layer_come_nearer():
+    scorer = scorer_of("llama")
+    shapes = {name: stack.shape for name, stack in scorer.stacks.items()}
+    for group in (
+        "{layers: [1], parts: [ffn], form: {narrow: {keep: 0.5}}}",
+        "{layers: 1..2, form: merge, init: first}",
+    ):
+        plan = SharingPlan.from_yaml(f"groups: [{group}]").bound(shapes)
+        recipe = LocalRecipe(steps=60, learning_rate=3e-3)
+        taught = distil_locally(scorer, plan.groups, scorer.batches, recipe)
+        assert distance(scorer, plan, taught) < 0.8 * scorer.score(plan).distance
