@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.sharing import banks_of
 from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
-from sharetune.trainers.scoring.scorer import Batch, Scorer, without_labels
+from sharetune.trainers.scoring.editable import Batch, EditableModel, without_labels
 
 Tensors = dict[str, Tensor]
 """What a group's weights became: ``bank.<k>.<name>`` of its k-th bank, and
@@ -58,18 +58,18 @@ class Passage:
 
 
 def distil_locally(
-    scorer: Scorer, groups: Sequence[Group], batches: Sequence[Batch], recipe: LocalRecipe
+    editable: EditableModel, groups: Sequence[Group], batches: Sequence[Batch], recipe: LocalRecipe
 ) -> dict[Group, Tensors]:
-    """Let each of `groups`, bound to the scorer's model, learn on `batches`; return its weights.
+    """Let each of `groups`, bound to the model, learn on `batches`; return its weights.
 
     Groups without new weights, such as dropped layers, are left out.
     """
-    regions = {group: list(_regions(scorer.stacks[group.stack or ""], group)) for group in groups}
+    regions = {group: list(_regions(editable.stacks[group.stack or ""], group)) for group in groups}
     passages = _recorded(
-        scorer.model, [r for own in regions.values() for r in own], batches, scorer.options
+        editable.model, [r for own in regions.values() for r in own], batches, editable.options
     )
     return {
-        group: _taught(scorer, group, own, passages, recipe)
+        group: _taught(editable, group, own, passages, recipe)
         for group, own in regions.items()
         if own
     }
@@ -93,8 +93,7 @@ def start_from_(shared: PreTrainedModel, taught: Mapping[Group, Tensors]) -> Non
                     places = [i for i, layer in enumerate(order) if layer == int(number)]
                     paths = [f"{stack.path}.{place}.{rest}" for place in places]
                 for path in paths:
-                    if path in state:
-                        state[path].copy_(values)
+                    state[path].copy_(values)
             bank += banks
 
 
@@ -166,13 +165,13 @@ def _hidden(output: Any) -> Tensor:
 
 
 def _taught(
-    scorer: Scorer,
+    editable: EditableModel,
     group: Group,
     regions: Sequence[Region],
     passages: Mapping[str, Passage],
     recipe: LocalRecipe,
 ) -> Tensors:
-    shared, _ = scorer.shared(SharingPlan(groups=(group,)))
+    shared, _ = editable.shared(SharingPlan(groups=(group,)))
     students = [shared.get_submodule(region.student) for region in regions]
     learning = _learning(shared, group, students)
     optimiser = torch.optim.AdamW(learning.values(), lr=recipe.learning_rate)

@@ -9,11 +9,9 @@ An edit leaves everything before its first changed layer as it was. Those layers
 memory, so that an edit of the last layer costs a thirtieth of a forward pass of thirty layers.
 """
 
-import copy
-import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,16 +22,14 @@ from transformers import PreTrainedModel
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.calibration import Activations, record_activations
-from sharetune.trainers.models.sharing import share_
-from sharetune.trainers.models.structure import Stack, find_stacks
+from sharetune.trainers.models.structure import Stack
+from sharetune.trainers.scoring.editable import Batch, EditableModel, without_labels
 
 IGNORED = -100
 """The label of a position that no loss and no score counts."""
 
 OUTPUTS = ("logits", "start_logits", "end_logits")
 """Fields of a model's output that hold logits over classes, tokens or places."""
-
-Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,25 +52,24 @@ class Reference:
     counts: Tensor | None
 
 
-@dataclass
-class Scorer:
+class Scorer(EditableModel):
     """Scores plans of the unshared `model` on `batches`, whose labels are used where they exist.
 
-    Raises :class:`ModelError` if the model's outputs hold nothing to compare.
+    `activations` are recorded on the batches if they are not given. Raises :class:`ModelError` if
+    the model's outputs hold nothing to compare.
     """
 
-    model: PreTrainedModel
-    batches: Sequence[Batch]
-    activations: Activations | None = None
-    references: list[Reference] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.model.eval()
-        self.stacks = find_stacks(self.model)
-        self.options = _quiet_options(self.model)
-        if self.activations is None:
-            self.activations = record_activations(self.model, map(without_labels, self.batches))
-        self.references = [self._reference(batch) for batch in self.batches]
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batches: Sequence[Batch],
+        activations: Activations | None = None,
+    ) -> None:
+        if activations is None:
+            activations = record_activations(model, map(without_labels, batches))
+        super().__init__(model, activations)
+        self.batches = batches
+        self.references = [self._reference(batch) for batch in batches]
 
     def score(self, plan: SharingPlan) -> PlanScore:
         """Measure the distance of `plan` from the unshared model. Raises :class:`PlanError`."""
@@ -89,23 +84,6 @@ class Scorer:
                 loss += float(output.loss) * count
         known = "labels" in self.batches[0]
         return PlanScore(distance / weight, loss / weight if known else None)
-
-    def shared(self, plan: SharingPlan) -> tuple[PreTrainedModel, dict[str, int]]:
-        """Return the model shared by `plan`, which has only its changed layers for itself, and the
-        first changed layer of each changed stack."""
-        bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
-        touched: dict[str, set[int]] = {}
-        for group in bound.groups:
-            touched.setdefault(group.stack or "", set()).update(map(int, group.layers))
-        own = {
-            id(parameter)
-            for name, layers in touched.items()
-            for index in layers
-            for parameter in self.stacks[name].layers[index].parameters()
-        }
-        kept = {id(t): t for t in _tensors(self.model) if id(t) not in own}
-        shared = share_(copy.deepcopy(self.model, kept), bound, self.activations)
-        return shared, {name: min(layers) for name, layers in touched.items()}
 
     def _reference(self, batch: Batch) -> Reference:
         layers: dict[str, list[Any]] = {name: [] for name in self.stacks}
@@ -202,20 +180,3 @@ def _counted(batch: Batch, output: Any) -> Tensor | None:
     if mask is not None and mask.shape == shape:
         return mask.bool()
     return None
-
-
-def without_labels(batch: Batch) -> dict[str, Tensor]:
-    """Return the batch without its labels."""
-    return {name: values for name, values in batch.items() if name != "labels"}
-
-
-def _quiet_options(model: PreTrainedModel) -> dict[str, Any]:
-    """Keywords that keep a model that generates from filling a cache."""
-    return (
-        {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    )
-
-
-def _tensors(model: nn.Module) -> Iterable[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
