@@ -34,6 +34,9 @@ class Form(Named):
     materializes: ClassVar[bool] = True
     """Whether a dense model without banks can compute the same function."""
 
+    learns_locally: ClassVar[bool] = True
+    """Whether its new weights can learn from the unshared model's hidden states alone."""
+
     whole: ClassVar[bool] = False
     """Whether layers keep nothing private of what they share."""
 
@@ -96,6 +99,7 @@ class Drop(Form):
     """the layers are removed: the plain rival of every sharing plan (ShortGPT, LaCo)"""
 
     name: ClassVar[str] = "drop"
+    learns_locally: ClassVar[bool] = False
     removes_layers: ClassVar[bool] = True
     shares: ClassVar[bool] = False
     group_rules: ClassVar[frozenset[str]] = frozenset()
@@ -215,6 +219,7 @@ class Reuse(Form):
     name: ClassVar[str] = "reuse"
     group_rules: ClassVar[frozenset[str]] = frozenset({"units"})
     materializes: ClassVar[bool] = False
+    learns_locally: ClassVar[bool] = False
     whole: ClassVar[bool] = True
     what: Literal["kv", "scores"] = Field(
         examples=["kv"],

@@ -437,6 +437,11 @@ class Group(BaseModel):
         return self.times > 1 and apart and isinstance(self.form, Tie)
 
     @property
+    def learns_locally(self) -> bool:
+        """Return whether the group's new weights can learn from hidden states before training."""
+        return self.form.learns_locally and self.times == 1
+
+    @property
     def matches_units(self) -> bool:
         """Return whether the units of a canonical group are matched across its layers."""
         starts_apart = isinstance(self.form, Merge) and self.init != "mean"

@@ -29,6 +29,7 @@ from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit, plan_of
 from sharetune.spaces.planning.grid import KINDS, grid
@@ -36,7 +37,6 @@ from sharetune.spaces.planning.solving import Scored, Solution, solve
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.structure import stack_shapes
 from sharetune.trainers.scoring.local_distillation import (
-    LocalRecipe,
     distil_locally,
     start_from_,
 )
@@ -173,7 +173,7 @@ def main(model: str, path: Path) -> None:
         start = time.perf_counter()
         calibrating = scorer(model, SCORED, False)
         learning = taken(model, TAUGHT, unseen=False)
-        taught = distil_locally(calibrating, plan.groups, learning, LocalRecipe())
+        taught = distil_locally(calibrating, plan.groups, learning, LocalStart())
         taught_s = time.perf_counter() - start
         after = measured(model, plan, taught)
         sizes = counting.facts(plan)

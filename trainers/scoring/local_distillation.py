@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sharetune.spaces.forms import Merge
+from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.sharing import banks_of
 from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
 from sharetune.trainers.scoring.editable import Batch, EditableModel, without_labels
 
 Tensors = dict[str, Tensor]
-"""What a group's weights became: ``bank.<k>.<name>`` of its k-th bank, and
+"""The weights that a group learnt: ``bank.<k>.<name>`` of its k-th bank, and
 ``layer.<i>.<name>`` of layer i of the unshared model."""
 
 
@@ -28,15 +30,8 @@ CACHES = ("past_key_values", "past_key_value", "cache_position")
 """Keywords by which layers get a cache, which a pass over recorded inputs has none of."""
 
 
-@dataclass(frozen=True)
-class LocalRecipe:
-    """How each group learns: `steps` of AdamW at `learning_rate`, on `batch` recorded batches a
-    step, whose rate falls to zero along half a cosine."""
-
-    steps: int = 80
-    learning_rate: float = 5e-4
-    batch: int = 2
-    seed: int = 0
+BATCHES_A_STEP = 2
+"""Recorded batches of an optimiser step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Passage:
 
 
 def distil_locally(
-    editable: EditableModel, groups: Sequence[Group], batches: Sequence[Batch], recipe: LocalRecipe
+    editable: EditableModel, groups: Sequence[Group], batches: Sequence[Batch], settings: LocalStart
 ) -> dict[Group, Tensors]:
     """Let each of `groups`, bound to the model, learn on `batches`; return its weights.
 
@@ -69,7 +64,7 @@ def distil_locally(
         editable.model, [r for own in regions.values() for r in own], batches, editable.options
     )
     return {
-        group: _taught(editable, group, own, passages, recipe)
+        group: _taught(editable, group, own, passages, settings)
         for group, own in regions.items()
         if own
     }
@@ -98,15 +93,17 @@ def start_from_(shared: PreTrainedModel, taught: Mapping[Group, Tensors]) -> Non
 
 
 def _regions(stack: Stack, group: Group) -> Iterator[Region]:
-    layers = sorted(map(int, group.layers))
-    if group.form.name == "merge":
-        span = f"{stack.path}.{layers[0]}"
-        yield Region(span, f"{stack.path}.{layers[-1]}", span)
+    if not group.learns_locally:
         return
-    if group.form.removes_layers:
+    if isinstance(group.form, Merge):
+        alone = SharingPlan(groups=(group,))
+        order = alone.order(stack.name, len(stack.layers))
+        for stays, span in alone.spans(stack.name).items():
+            student = f"{stack.path}.{order.index(stays)}"
+            yield Region(f"{stack.path}.{span[0]}", f"{stack.path}.{span[-1]}", student)
         return
     inner = _inner_path(stack, group)
-    for layer in layers:
+    for layer in sorted(map(int, group.layers)):
         path = f"{stack.path}.{layer}{inner}"
         yield Region(path, path, path)
 
@@ -169,22 +166,22 @@ def _taught(
     group: Group,
     regions: Sequence[Region],
     passages: Mapping[str, Passage],
-    recipe: LocalRecipe,
+    settings: LocalStart,
 ) -> Tensors:
     shared, _ = editable.shared(SharingPlan(groups=(group,)))
     students = [shared.get_submodule(region.student) for region in regions]
     learning = _learning(shared, group, students)
-    optimiser = torch.optim.AdamW(learning.values(), lr=recipe.learning_rate)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
-    order = torch.Generator().manual_seed(recipe.seed)
+    optimiser = torch.optim.AdamW(learning.values(), lr=settings.learning_rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.local_steps)
+    order = torch.Generator().manual_seed(0)
     count = len(passages[regions[0].first].arguments)
-    for _ in range(recipe.steps):
-        for index in torch.randint(count, (recipe.batch,), generator=order).tolist():
+    for _ in range(settings.local_steps):
+        for index in torch.randint(count, (BATCHES_A_STEP,), generator=order).tolist():
             losses = (
                 _loss(student, passages[region.first], passages[region.last], index)
                 for student, region in zip(students, regions, strict=True)
             )
-            (sum(losses) / recipe.batch).backward()  # type: ignore[union-attr]
+            (sum(losses) / BATCHES_A_STEP).backward()  # type: ignore[union-attr]
         optimiser.step()
         scheduler.step()
         optimiser.zero_grad(set_to_none=True)
@@ -207,7 +204,7 @@ def _learning(
     inside = {id(p) for student in students for p in student.parameters()}
     stack = find_stacks(shared)[group.stack or ""]
     order = shared.sharing.orders[stack.name]
-    whole = group.form.name == "merge"
+    whole = isinstance(group.form, Merge)
     paths = {slot.path for slot in stack.slots if whole or set(slot.roles) & set(group.parts)}
     for place, layer in enumerate(stack.layers):
         for name, parameter in layer.named_parameters():

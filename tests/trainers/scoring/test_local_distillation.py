@@ -3,8 +3,8 @@
 import torch
 
 from sharetune.spaces import SharingPlan
+from sharetune.spaces.local_start import LocalStart
 from sharetune.trainers.scoring.local_distillation import (
-    LocalRecipe,
     distil_locally,
     start_from_,
 )
@@ -42,7 +42,7 @@ def test_tied_and_banked_ffns_come_nearer():
             text = f"groups: [{{layers: 1..2, parts: [ffn], form: {form}}}]"
             shapes = {name: stack.shape for name, stack in scorer.stacks.items()}
             plan = SharingPlan.from_yaml(text).bound(shapes)
-            recipe = LocalRecipe(steps=60, learning_rate=3e-3)
+            recipe = LocalStart(local_steps=60, learning_rate=3e-3)
             taught = distil_locally(scorer, plan.groups, scorer.batches, recipe)
             before = scorer.score(plan).distance
             assert distance(scorer, plan, taught) < 0.8 * before
@@ -55,7 +55,7 @@ def test_groups_learn_alone_and_come_together_in_any_plan():
     both = SharingPlan.from_yaml(
         "groups: [{layers: [0], form: drop}, {layers: 1..2, parts: [ffn], form: tie}]"
     ).bound(shapes)
-    recipe = LocalRecipe(steps=10)
+    recipe = LocalStart(local_steps=10)
     alone = distil_locally(scorer, one.groups, scorer.batches, recipe)
     together = distil_locally(scorer, both.groups, scorer.batches, recipe)
     (group,) = one.groups
@@ -76,7 +76,7 @@ def test_the_unshared_model_learns_nothing():
     before = {name: values.clone() for name, values in scorer.model.state_dict().items()}
     shapes = {name: stack.shape for name, stack in scorer.stacks.items()}
     plan = SharingPlan.from_yaml("groups: [{layers: 1..2, form: {bank: {ratio: 0.5}}}]")
-    distil_locally(scorer, plan.bound(shapes).groups, scorer.batches, LocalRecipe(steps=3))
+    distil_locally(scorer, plan.bound(shapes).groups, scorer.batches, LocalStart(local_steps=3))
     after = scorer.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(p.grad is not None for p in scorer.model.parameters())
@@ -90,6 +90,6 @@ def test_a_narrowed_ffn_and_a_merged_layer_come_nearer():
         "{layers: 1..2, form: merge, init: first}",
     ):
         plan = SharingPlan.from_yaml(f"groups: [{group}]").bound(shapes)
-        recipe = LocalRecipe(steps=60, learning_rate=3e-3)
+        recipe = LocalStart(local_steps=60, learning_rate=3e-3)
         taught = distil_locally(scorer, plan.groups, scorer.batches, recipe)
         assert distance(scorer, plan, taught) < 0.8 * scorer.score(plan).distance
