@@ -22,7 +22,7 @@ ROUNDING = 1e-13
 
 
 class Choice(NamedTuple):
-    """The may be chosen: `number` is the caller's; layers `first` to `end`, the latter excluded,
+    """One edit as the solver sees it: `number` is the caller's; layers `first` to `end`, the latter excluded,
     counted through all stacks."""
 
     number: int
