@@ -22,8 +22,8 @@ ROUNDING = 1e-13
 
 
 class Choice(NamedTuple):
-    """One edit as the solver sees it: `number` is the caller's; layers `first` to `end`, the latter excluded,
-    counted through all stacks."""
+    """One edit as the solver sees it: the caller's `number`, and layers `first` to `end`, the latter
+    excluded, counted through all stacks."""
 
     number: int
     first: int
