@@ -22,7 +22,7 @@ ROUNDING = 1e-13
 
 
 class Choice(NamedTuple):
-    """One edit as the solver sees it: the caller's `number`, and layers `first` to `end`, the latter
+    """One edit as the solver sees it: the caller's `number`, and layers `first` to `end`, the last
     excluded, counted through all stacks."""
 
     number: int
