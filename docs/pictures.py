@@ -49,6 +49,12 @@ class Drawn:
         return svg, width, height
 
 
+NARROW = (
+    "{layers: 1..2, parts: ffn, form: {narrow: {keep: 0.75}}}, "
+    "{layers: 3..4, form: {narrow: {keep: 0.5}}}"
+)
+
+
 def six(caption: str, plan: str) -> Drawn:
     """A plan of an encoder with six layers."""
     return Drawn(caption, plan, SIX)
@@ -72,6 +78,10 @@ GALLERIES = {
         six("cycle_rev: 3", "{layers: 0..5, form: tie, assign: {cycle_rev: 3}}"),
         six("sandwich", "{layers: 1..-2, form: tie}"),
         six("owners: [0, 1, 0, 2, 2, 1]", "{layers: 0..5, assign: {owners: [0, 1, 0, 2, 2, 1]}}"),
+    ],
+    "cut": [
+        six("narrow: keep 0.75 and 0.5", NARROW),
+        six("merge of 2..4, from the middle", "{layers: 2..4, form: merge, init: middle}"),
     ],
     "stacks": [
         Drawn(

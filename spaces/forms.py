@@ -22,6 +22,9 @@ class Form(Named):
     removes_layers: ClassVar[bool] = False
     """Whether the group's layers are taken out of the model instead of sharing."""
 
+    shares: ClassVar[bool] = True
+    """Whether the form stores a bank that the group's layers read."""
+
     group_rules: ClassVar[frozenset[str]] = frozenset({"init", "units"})
     """Which of the keys `init` and `units` of a group change the bank that this form builds."""
 
@@ -30,6 +33,9 @@ class Form(Named):
 
     materializes: ClassVar[bool] = True
     """Whether a dense model without banks can compute the same function."""
+
+    learns_locally: ClassVar[bool] = True
+    """Whether its new weights can learn from the unshared model's hidden states alone."""
 
     whole: ClassVar[bool] = False
     """Whether layers keep nothing private of what they share."""
@@ -93,11 +99,65 @@ class Drop(Form):
     """the layers are removed: the plain rival of every sharing plan (ShortGPT, LaCo)"""
 
     name: ClassVar[str] = "drop"
+    learns_locally: ClassVar[bool] = False
     removes_layers: ClassVar[bool] = True
+    shares: ClassVar[bool] = False
     group_rules: ClassVar[frozenset[str]] = frozenset()
 
     def share(self) -> float:
         return 0.0
+
+
+@FORMS.register("merge")
+class Merge(Form):
+    """one layer takes the place of adjacent ones, to be distilled to do the work of all
+
+    It starts from one of them, or their mean, as the group's `init` says.
+    """
+
+    name: ClassVar[str] = "merge"
+    whole: ClassVar[bool] = True
+    removes_layers: ClassVar[bool] = True
+    shares: ClassVar[bool] = False
+
+    def share(self) -> float:
+        return 0.0
+
+
+@FORMS.register("narrow")
+class Narrow(Form):
+    """each layer keeps its most important heads and FFN neurons, the others are removed"""
+
+    name: ClassVar[str] = "narrow"
+    shares: ClassVar[bool] = False
+    group_rules: ClassVar[frozenset[str]] = frozenset()
+    calibrated: ClassVar[bool] = True
+    keep: float = Field(
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        examples=[0.5],
+        description="Fraction of units (attention heads or KV groups, FFN neurons in multiples of "
+        "8) that each layer keeps; one head and eight neurons are the least.",
+    )
+
+    def canonical(self) -> Form | None:
+        return None if self.keep == 1 else self
+
+    def rounded(self, units: tuple[int, ...]) -> "Narrow":
+        (count,) = units
+        kept = self.kept(count)
+        if kept >= count:
+            return Narrow(keep=1)
+        shorter = (round(kept / count, digits) for digits in range(1, 7))
+        return Narrow(keep=next(keep for keep in shorter if round_half_up(keep * count) == kept))
+
+    def share(self) -> float:
+        return 0.0
+
+    def kept(self, units: int) -> int:
+        """Return how many of `units` units stay."""
+        return max(1, round_half_up(self.keep * units))
 
 
 @FORMS.register("lowrank")
@@ -159,6 +219,7 @@ class Reuse(Form):
     name: ClassVar[str] = "reuse"
     group_rules: ClassVar[frozenset[str]] = frozenset({"units"})
     materializes: ClassVar[bool] = False
+    learns_locally: ClassVar[bool] = False
     whole: ClassVar[bool] = True
     what: Literal["kv", "scores"] = Field(
         examples=["kv"],

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from string import ascii_uppercase
 
+from sharetune.spaces.forms import Narrow
 from sharetune.spaces.plan import PARTS, SharingPlan
 
 
@@ -25,7 +26,10 @@ class Reading:
 class Layer:
     """One layer of a stack: what its attention and its FFN read, and how many times it runs.
 
-    `index` is its place (0-based) in the unshared model. An empty tuple: all private.
+    `index` is its place (0-based) in the unshared model. An empty tuple: all private. A narrowed
+    layer keeps the fraction `kept` (0..1) of the units of ``attention`` and ``ffn``. A layer that
+    takes the place of others has all of them as its `span`; one whose place is taken is removed,
+    and `merged_into` is the layer that does its work.
     """
 
     stack: str
@@ -34,15 +38,30 @@ class Layer:
     attention: tuple[Reading, ...]
     ffn: tuple[Reading, ...]
     times: int = 1
+    kept: tuple[tuple[str, float], ...] = ()
+    span: tuple[int, ...] = ()
+    merged_into: int | None = None
+
+    def keeps(self, part: str) -> float:
+        """Return the fraction (0..1) of a part's units that the layer keeps."""
+        return dict(self.kept).get(part, 1.0)
 
 
 def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
     """List the layers of all stacks in order. `plan` is bound; `depths`: layers by stack."""
     readings: dict[tuple[str, int, str], list[Reading]] = defaultdict(list)
-    removed: set[tuple[str, int]] = set()
-    sharing = [group for group in plan.groups if not group.form.removes_layers]
-    for group in set(plan.groups) - set(sharing):
-        removed |= {(group.stack or "", int(layer)) for layer in group.layers}
+    removed = {(g.stack or "", layer) for g in plan.groups for layer in g.removed()}
+    kept: dict[tuple[str, int], list[tuple[str, float]]] = defaultdict(list)
+    for group in plan.groups:
+        if isinstance(group.form, Narrow):
+            keep = group.form.keep
+            parts = [part for part, roles in PARTS.items() if set(roles) <= set(group.parts)]
+            for layer in group.layers:
+                kept[group.stack or "", int(layer)] += [(part, keep) for part in parts]
+    sharing = [group for group in plan.groups if group.form.shares]
+    spans: dict[str, dict[int, tuple[int, ...]]] = defaultdict(dict)
+    for group in plan.groups:
+        spans[group.stack or ""] |= group.spans()
     banks = [(g, own) for g in sharing if not g.only_loops for own in g.readers()]
     for number, (group, own) in enumerate(banks):
         for part, roles in PARTS.items():
@@ -60,10 +79,18 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
             tuple(readings[stack, index, "attention"]),
             tuple(readings[stack, index, "ffn"]),
             times.get((stack, index), 1),
+            tuple(kept[stack, index]),
+            spans[stack].get(index, ()),
+            _standing_for(index, spans[stack]),
         )
         for stack, depth in depths.items()
         for index in range(depth)
     ]
+
+
+def _standing_for(index: int, spans: Mapping[int, tuple[int, ...]]) -> int | None:
+    """Return the other layer that does this one's work, if there is one."""
+    return next((i for i, span in spans.items() if index in span and index != i), None)
 
 
 def bank_name(index: int) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from sharetune.spaces.layer_map import Layer, Reading, layer_map
+from sharetune.spaces.layers import runs
 from sharetune.spaces.plan import SharingPlan
 
 BAR = 10
@@ -19,21 +20,29 @@ def layers_as_text(plan: SharingPlan, depths: Mapping[str, int]) -> str:
 
 def _layer_line(layer: Layer) -> str:
     name = f"{layer.stack} {layer.index:>2}"
+    if layer.merged_into is not None:
+        return f"{name}  merged into {layer.merged_into}"
     if layer.removed:
         return f"{name}  removed"
     times = f"  runs {layer.times} times" if layer.times > 1 else ""
-    return f"{name}  attention {_bar(layer.attention)}  ffn {_bar(layer.ffn)}{times}"
+    span = f"  in place of {runs(layer.span)}" if layer.span else ""
+    attention = _bar(layer.attention, layer.keeps("attention"))
+    return f"{name}  attention {attention}  ffn {_bar(layer.ffn, layer.keeps('ffn'))}{times}{span}"
 
 
-def _bar(readings: tuple[Reading, ...]) -> str:
-    """Draw ``AAAAAAA... A 70 %``: letters for units read from a bank, dots for private ones."""
-    cells, labels = "", []
+def _bar(readings: tuple[Reading, ...], keeps: float) -> str:
+    """Draw ``AAAAAAA... A 70 %``: letters for units read from a bank, dots for private ones.
+
+    The bar is as long as the fraction `keeps` of the part that the layer keeps.
+    """
+    width = max(1, round(BAR * keeps))
+    cells, labels = "", [] if keeps == 1 else [f"keeps {100 * keeps:.3g} %"]
     for reading in readings:
         whole = 1.0 if reading.roles is None else len(reading.roles) / 4
-        cells += reading.bank[0] * round(BAR * reading.share * whole)
+        cells += reading.bank[0] * round(width * reading.share * whole)
         roles = f" ({' '.join(reading.roles)})" if reading.roles else ""
         labels.append(f"{reading.bank} {100 * reading.share:.3g} %{roles}")
-    return f"{cells[:BAR]:.<{BAR}} {', '.join(labels) or 'private':12}"
+    return f"{f'{cells[:width]:.<{width}}':{BAR}} {', '.join(labels) or 'private':12}"
 
 
 def stacks_text(depths: Mapping[str, int]) -> str:

@@ -13,8 +13,8 @@ whole units can reach. Two plans that build the same model are equal.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -25,8 +25,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from sharetune.spaces.assignments import Assignment, AssignmentField
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.forms import Bank, Drop, Form, FormField, Tie
-from sharetune.spaces.inits import INITS, shortest_init, step
+from sharetune.spaces.forms import Bank, Drop, Form, FormField, Merge, Narrow, Tie
+from sharetune.spaces.inits import INITS, shortest_init, start_of, step
 from sharetune.spaces.layers import Layers, is_absolute, resolve_layers, runs
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.units import UNITS, UnitsName
@@ -80,20 +80,59 @@ class StackShape:
     """The sizes of one stack of layers that a plan is bound to.
 
     `depth` counts layers, `heads` the units of attention (KV groups under grouped-query
-    attention), `neurons` the width of the FFN's intermediate layer. `similarity`, where it was
-    measured, is the linear CKA (0..1) of each two layers' outputs.
+    attention), `neurons` the width of the FFN's intermediate layer: one number, or one for each
+    layer where they differ. `similarity`, where it was measured, is the linear CKA (0..1) of each
+    two layers' outputs.
     """
 
     depth: int
-    heads: int
-    neurons: int
+    heads: int | tuple[int, ...]
+    neurons: int | tuple[int, ...]
     similarity: tuple[tuple[float, ...], ...] | None = None
 
-    def units(self, roles: Iterable[str]) -> tuple[int, ...]:
+    def __post_init__(self) -> None:
+        for name in ("heads", "neurons"):
+            counts = getattr(self, name)
+            if not isinstance(counts, int):
+                equal = len(set(counts)) == 1
+                object.__setattr__(self, name, counts[0] if equal else tuple(counts))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all layers are of one width."""
+        return isinstance(self.heads, int) and isinstance(self.neurons, int)
+
+    def heads_of(self, layer: int) -> int:
+        """Return the units of attention in `layer`."""
+        return self.heads if isinstance(self.heads, int) else self.heads[layer]
+
+    def neurons_of(self, layer: int) -> int:
+        """Return the width of the FFN in `layer`."""
+        return self.neurons if isinstance(self.neurons, int) else self.neurons[layer]
+
+    def units(self, roles: Iterable[str], layer: int = 0) -> tuple[int, ...]:
         """Return the numbers of units a ratio is rounded to: heads, and neurons in eights."""
         roles = set(roles)
-        attention = (self.heads,) if roles & set(ATTENTION) else ()
-        return attention + ((self.neurons // 8,) if roles & set(FFN) else ())
+        attention = (self.heads_of(layer),) if roles & set(ATTENTION) else ()
+        return attention + ((self.neurons_of(layer) // 8,) if roles & set(FFN) else ())
+
+    def at(self, order: Sequence[int]) -> "StackShape":
+        """Return the shape of a stack in which these layers of it run."""
+        heads, neurons = map(self.heads_of, order), map(self.neurons_of, order)
+        return StackShape(len(order), tuple(heads), tuple(neurons))
+
+    def narrowed(self, groups: "Iterable[Group]") -> "StackShape":
+        """Return the shape that is left by `groups` of the stack, bound, whose form is narrow."""
+        heads = [self.heads_of(layer) for layer in range(self.depth)]
+        neurons = [self.neurons_of(layer) for layer in range(self.depth)]
+        for group in groups:
+            for layer in cast(tuple[int, ...], group.layers):
+                form = cast(Narrow, group.form)
+                if set(ATTENTION) <= set(group.parts):
+                    heads[layer] = form.kept(heads[layer])
+                if set(FFN) <= set(group.parts):
+                    neurons[layer] = 8 * form.kept(neurons[layer] // 8)
+        return replace(self, heads=tuple(heads), neurons=tuple(neurons))
 
 
 class Group(BaseModel):
@@ -157,11 +196,28 @@ class Group(BaseModel):
                 f"layers that a {self.form.name} removes cannot run {self.times} times",
                 "leave out times, or use another form",
             )
+        if isinstance(self.form, Narrow):
+            self._refuse_beside_width()
         if is_absolute(self.layers):
             self.runs()
         if self.is_settled:
             self.assign.owners(len(self.layers))
+            self.spans()
         return self
+
+    def _refuse_beside_width(self) -> None:
+        """Refuse what a group that narrows its layers cannot say."""
+        whole = read_parts([part for part, roles in PARTS.items() if set(roles) & set(self.parts)])
+        if whole != self.parts:
+            raise PlanError(
+                f"narrow takes whole parts, but got parts {write_parts(self.parts)}",
+                "write attention, ffn or both",
+            )
+        if self.times > 1:
+            raise PlanError(
+                f"narrow says how wide layers are, but got times: {self.times}",
+                "give times in a group of its own: {layers: .., times: .., assign: each}",
+            )
 
     def _take_roles(self) -> None:
         """Narrow `parts` to the form's roles, if it shares only those."""
@@ -206,13 +262,44 @@ class Group(BaseModel):
         starts = steps if self.init == "stepwise" else [self.init] * len(banks)
         return [shortest_init(start, own) for start, own in zip(starts, banks, strict=True)]
 
+    def spans(self) -> dict[int, tuple[int, ...]]:
+        """Return, for each layer that takes the place of adjacent ones, all of these in order.
+
+        The banks of the group are settled. Raises :class:`PlanError` for layers that are not
+        adjacent and for a start that is not one of them.
+        """
+        if not isinstance(self.form, Merge):
+            return {}
+        spans = {}
+        for own, init in zip(self.readers(), self.inits(), strict=True):
+            if own[-1] - own[0] >= len(own):
+                raise PlanError(
+                    f"a layer can take the place of adjacent ones only, but got {runs(own)}",
+                    "give each run of layers a group of its own",
+                )
+            if isinstance(init, int) and init not in own:
+                raise PlanError(
+                    f"a merge of layers {runs(own)} must start from one of them, but got "
+                    f"init: {init}",
+                    "write init: first, middle, last or mean",
+                )
+            spans[start_of("first" if init == "mean" else init, own)(own)] = own
+        return spans
+
+    def removed(self) -> tuple[int, ...]:
+        """Return the layers that do not run, of a group with settled banks."""
+        if not self.form.removes_layers:
+            return ()
+        staying = self.spans()
+        return tuple(int(layer) for layer in self.layers if layer not in staying)
+
     @property
     def is_settled(self) -> bool:
         """Return whether the group's banks are known without a model."""
         return is_absolute(self.layers) and self.assign.find is None
 
     def bound(self, stack: str, shape: StackShape) -> "Group":
-        """Return the group with absolute layers and knobs rounded to a stack of this shape."""
+        """Return the group with absolute layers in a stack of this shape."""
         layers = resolve_layers(self.layers, shape.depth, stack)
         if isinstance(self.init, int) and self.init >= shape.depth:
             raise PlanError(
@@ -224,9 +311,55 @@ class Group(BaseModel):
                 "stack": stack,
                 "layers": layers,
                 "assign": self._found_assignment(layers, shape),
-                "form": self.form.rounded(shape.units(self.parts)),
             }
         )
+
+    def rounded(self, shape: StackShape) -> "list[Group]":
+        """Return the bound group, one for each width, with knobs rounded to a stack of this shape.
+
+        Raises :class:`PlanError` where layers that share differ in width.
+        """
+        if isinstance(self.form, Narrow):
+            return self._rounded_widths(shape)
+        if shape.is_uniform or not self.form.shares:
+            return [self._rounded_alike(shape)]
+        banks = self.banks()
+        for bank in banks:
+            bank._refuse_unequal(shape)
+        return [bank._rounded_alike(shape) for bank in banks]
+
+    def _rounded_alike(self, shape: StackShape) -> "Group":
+        units = shape.units(self.parts, int(self.layers[0]))
+        return self.model_copy(update={"form": self.form.rounded(units)})
+
+    def _rounded_widths(self, shape: StackShape) -> "list[Group]":
+        """Return one group for each part and each fraction that its layers can keep."""
+        layers: dict[tuple[tuple[str, ...], Form], list[int]] = defaultdict(list)
+        for roles in PARTS.values():
+            if set(roles) <= set(self.parts):
+                for layer in cast(tuple[int, ...], self.layers):
+                    layers[roles, self.form.rounded(shape.units(roles, layer))].append(layer)
+        return [
+            self.model_copy(update={"layers": tuple(own), "parts": roles, "form": form})
+            for (roles, form), own in layers.items()
+        ]
+
+    def _refuse_unequal(self, shape: StackShape) -> None:
+        banks = [
+            {*own, init} if isinstance(init, int) else set(own)
+            for own, init in zip(self.readers(), self.inits(), strict=True)
+        ]
+        for members in [set().union(*banks)] if self.matches_units else banks:
+            widths = {layer: shape.units(self.parts, layer) for layer in members}
+            if len(set(widths.values())) > 1:
+                first = min(members)
+                other = next(i for i in sorted(members) if widths[i] != widths[first])
+                raise PlanError(
+                    f"layers that share must be of one width, but layer {first} of stack "
+                    f"{self.stack!r} has {_width_text(self, shape, first)} and layer {other} "
+                    f"{_width_text(self, shape, other)}",
+                    "share layers of one width, parts of one width, or narrow them alike",
+                )
 
     def _found_assignment(self, layers: tuple[int, ...], shape: StackShape) -> Assignment:
         """Return the assignment, or the owner map that it finds from the similarities."""
@@ -249,8 +382,13 @@ class Group(BaseModel):
             return self._looped(form)
         if form is None:
             return []
-        if form.removes_layers:
+        if isinstance(form, Drop):
             return [Group(stack=self.stack, layers=self.layers, form=form)]
+        if isinstance(form, Narrow):
+            plain = Group(stack=self.stack, layers=self.layers, form=form)
+            return [plain.model_copy(update={"parts": self.parts})]
+        if isinstance(form, Merge):
+            return self._merged(form)
         bank: dict[str, Any] = {"assign": Assignment(), "form": form} | self._used_rules(form)
         inits = self.inits() if "init" in form.group_rules else [bank["init"]] * len(self.readers())
         return [
@@ -258,6 +396,17 @@ class Group(BaseModel):
             for own, init in zip(self.readers(), inits, strict=True)
             if len(own) > 1
         ]
+
+    def _merged(self, form: Merge) -> "list[Group]":
+        """Return one group for each layer that takes the place of several."""
+        units = Group.model_fields["units"].default
+        rules = [
+            {"layers": own, "init": init} | ({} if init == "mean" else {"units": units})
+            for own, init in zip(self.spans().values(), self.inits(), strict=True)
+            if len(own) > 1
+        ]
+        plain = Group(stack=self.stack, layers=self.layers, form=form)
+        return [plain.model_copy(update=self._used_rules(form) | rule) for rule in rules]
 
     def _looped(self, form: Form | None) -> "list[Group]":
         self.runs()
@@ -289,10 +438,16 @@ class Group(BaseModel):
         return self.times > 1 and apart and isinstance(self.form, Tie)
 
     @property
+    def learns_locally(self) -> bool:
+        """Return whether the group's new weights can learn from hidden states before training."""
+        return self.form.learns_locally and self.times == 1
+
+    @property
     def matches_units(self) -> bool:
         """Return whether the units of a canonical group are matched across its layers."""
-        matches = UNITS[self.units].matches and "units" in self.form.group_rules
-        return matches and not self.only_loops
+        starts_apart = isinstance(self.form, Merge) and self.init != "mean"
+        goes_by_units = "units" in self.form.group_rules and not (self.only_loops or starts_apart)
+        return UNITS[self.units].matches and goes_by_units
 
     def _used_rules(self, form: Form) -> dict[str, Any]:
         """Return `init` and `units` where the form uses them, else their defaults."""
@@ -305,12 +460,14 @@ class Group(BaseModel):
     def __str__(self) -> str:
         where = self.layers if isinstance(self.layers, str) else runs(self.layers)
         stack = f"{self.stack} " if self.stack else ""
-        if self.form.removes_layers:
+        if isinstance(self.form, Drop):
             return f"{stack}{where} {self.form.name}"
         knobs = " ".join(map(_knob_text, self.form.model_dump(exclude_defaults=True).items()))
         form = f"{self.form.name} {knobs}".strip()
         units = "" if self.units == "importance" else f" by {self.units}"
-        start = f" {'+'.join(write_parts(self.parts))} from {self._init_text()}{units}"
+        parts = "" if self.form.removes_layers else f" {'+'.join(write_parts(self.parts))}"
+        starts = self.form.shares or "init" in self.form.group_rules
+        start = f"{parts} from {self._init_text()}{units}" if starts else parts
         rule = f"{form}{'' if self.form.roles() else start}"
         words = [f"{stack}{where}", self._loop_text(), "" if self.only_loops else rule]
         return " ".join(filter(None, words))
@@ -401,13 +558,32 @@ class SharingPlan(BaseModel):
         Raises :class:`PlanError` for a stack or a layer that the model does not have, and for
         groups that overlap once their layers are known.
         """
-        names = [_stack_of(group, stacks) for group in self.groups]
-        return SharingPlan(
-            groups=tuple(
-                group.bound(name, stacks[name])
-                for group, name in zip(self.groups, names, strict=True)
-            )
-        )
+        groups = []
+        for group in self.groups:
+            name = _stack_of(group, stacks)
+            groups.append(group.bound(name, stacks[name]))
+        narrow = [part for group in groups for part in _narrow(group, stacks)]
+        left = dict(stacks) | _shapes_left(narrow, stacks)
+        others = [
+            bank
+            for group in groups
+            if not isinstance(group.form, Narrow)
+            for bank in group.rounded(left[group.stack or ""])
+        ]
+        return SharingPlan(groups=(*narrow, *others))
+
+    def shapes_left(self, stacks: Mapping[str, StackShape]) -> dict[str, StackShape]:
+        """Return the stacks' shapes after narrowing. The plan is bound."""
+        narrow = [group for group in self.groups if isinstance(group.form, Narrow)]
+        return dict(stacks) | _shapes_left(narrow, stacks)
+
+    def spans(self, stack: str) -> dict[int, tuple[int, ...]]:
+        """Return, for each layer of a stack that takes the place of adjacent ones, all of these.
+
+        The layers are 0-based, in order, the one that stays among them. The plan is bound.
+        """
+        own = [group for group in self.groups if group.stack == stack]
+        return {layer: span for group in own for layer, span in group.spans().items()}
 
     def keeping_top(self, k: int, stacks: Mapping[str, StackShape]) -> "SharingPlan":
         """Return the bound plan with the top `k` layers of each stack private and in place."""
@@ -425,7 +601,7 @@ class SharingPlan(BaseModel):
         The plan is bound.
         """
         own = [group for group in self.groups if group.stack == stack]
-        removed = {i for group in own if group.form.removes_layers for i in group.layers}
+        removed = {i for group in own for i in group.removed()}
         repeated = {run[0]: run * group.times for group in own for run in group.runs()}
         inner = {layer for run in repeated.values() for layer in run} - set(repeated)
         starts = (i for i in range(depth) if i not in removed | inner)
@@ -442,6 +618,25 @@ def presets() -> list[str]:
     """List the names of the plans that come with the package."""
     folder = files("sharetune.spaces") / "presets"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[0] != "_")
+
+
+def _narrow(group: Group, stacks: Mapping[str, StackShape]) -> list[Group]:
+    return group.rounded(stacks[group.stack or ""]) if isinstance(group.form, Narrow) else []
+
+
+def _shapes_left(
+    narrow: Iterable[Group], stacks: Mapping[str, StackShape]
+) -> dict[str, StackShape]:
+    own: dict[str, list[Group]] = defaultdict(list)
+    for group in narrow:
+        own[group.stack or ""].append(group)
+    return {name: stacks[name].narrowed(groups) for name, groups in own.items()}
+
+
+def _width_text(group: Group, shape: StackShape, layer: int) -> str:
+    heads = f"{shape.heads_of(layer)} heads" if set(group.parts) & set(ATTENTION) else ""
+    neurons = f"{shape.neurons_of(layer)} neurons" if set(group.parts) & set(FFN) else ""
+    return " and ".join(filter(None, (heads, neurons)))
 
 
 def _first_layers(group: Group, layers: tuple[Any, ...]) -> dict[str, Any]:
@@ -472,7 +667,8 @@ def _canonical_groups(groups: list[Group]) -> tuple[Group, ...]:
     canonical = [
         rule.model_copy(update={"parts": read_parts(roles)}) for rule, roles in merged.items()
     ]
-    return tuple(sorted(_without_idle_loops(_one_drop_a_stack(canonical)), key=_order))
+    settled = _one_narrow_a_width(_one_drop_a_stack(canonical))
+    return tuple(sorted(_without_idle_loops(settled), key=_order))
 
 
 def _without_idle_loops(groups: list[Group]) -> list[Group]:
@@ -494,12 +690,32 @@ def _one_drop_a_stack(groups: list[Group]) -> list[Group]:
     kept: list[Group] = []
     dropped: dict[str | None, list[int]] = defaultdict(list)
     for group in groups:
-        if group.form.removes_layers and is_absolute(group.layers):
+        if isinstance(group.form, Drop) and is_absolute(group.layers):
             dropped[group.stack].extend(cast(tuple[int, ...], group.layers))
         else:
             kept.append(group)
     return kept + [
         Group(stack=stack, layers=tuple(layers), form=Drop()) for stack, layers in dropped.items()
+    ]
+
+
+def _one_narrow_a_width(groups: list[Group]) -> list[Group]:
+    """Merge groups whose layers and parts of a stack keep the same fraction of their units."""
+    kept: list[Group] = []
+    layers: dict[tuple[str | None, Form, str], set[int]] = defaultdict(set)
+    for group in groups:
+        if not isinstance(group.form, Narrow) or not is_absolute(group.layers):
+            kept.append(group)
+            continue
+        for part, roles in PARTS.items():
+            if set(roles) <= set(group.parts):
+                layers[group.stack, group.form, part] |= {int(layer) for layer in group.layers}
+    parts: dict[tuple[str | None, Form, tuple[int, ...]], list[str]] = defaultdict(list)
+    for (stack, form, part), own in layers.items():
+        parts[stack, form, tuple(sorted(own))].append(part)
+    return kept + [
+        Group(stack=stack, layers=own, parts=read_parts(named), form=form)
+        for (stack, form, own), named in parts.items()
     ]
 
 
@@ -510,6 +726,7 @@ def _order(group: Group) -> tuple[Any, ...]:
         not absolute,
         group.layers if absolute else str(group.layers),
         group.parts,
+        not isinstance(group.form, Narrow),
     )
 
 
@@ -518,6 +735,9 @@ def _refuse_overlap(groups: list[Group]) -> None:
         if one.stack != two.stack or not (is_absolute(one.layers) and is_absolute(two.layers)):
             continue
         layers = sorted({int(i) for i in one.layers} & {int(i) for i in two.layers})
+        if isinstance(one.form, Narrow) != isinstance(two.form, Narrow):
+            _refuse_narrowing_removed(one, two)
+            continue
         _refuse_unlike_loops(one, two, layers)
         removes = one.form.removes_layers or two.form.removes_layers
         roles = write_parts(tuple(r for r in ROLES if r in one.parts and r in two.parts))
@@ -527,6 +747,18 @@ def _refuse_overlap(groups: list[Group]) -> None:
                 f"{runs(layers)} are in two groups",
                 "give each layer's part to one group only",
             )
+
+
+def _refuse_narrowing_removed(one: Group, two: Group) -> None:
+    """Refuse narrowing a layer that another group removes; what is left of one may be shared."""
+    removed = {i for group in (one, two) if group.is_settled for i in group.removed()}
+    layers = sorted(removed & set(one.layers) & set(two.layers))
+    if layers:
+        raise PlanError(
+            f"groups must not overlap, but layers {runs(layers)} are removed in one and narrowed "
+            "in another",
+            "narrow layers that stay",
+        )
 
 
 def _refuse_unlike_loops(one: Group, two: Group, layers: list[int]) -> None:

@@ -12,6 +12,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.learning_rates import LRRuleName
+from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import SharingPlan, StackShape
 from sharetune.spaces.softening import SOFTENINGS, SofteningName
 
@@ -148,6 +149,11 @@ class Recipe(BaseModel):
         ge=4,
         description="Longest input, in tokens (for recordings in samples); longer ones are cut.",
     )
+    start: LocalStart | None = Field(
+        None,
+        description="Local distillation of the plan's new weights before training, done once a "
+        "study for each group; null is none.",
+    )
     seed: int = Field(
         0, ge=0, description="Seed of the head's start, the data's order and dropout."
     )
@@ -166,6 +172,16 @@ class Recipe(BaseModel):
                 f"a recipe has steps or epochs, but got steps={self.steps} and "
                 f"epochs={self.epochs:g}",
                 "remove one of the two",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _start_without_softening(self) -> "Recipe":
+        if self.start is not None and self.soften is not None:
+            raise ConfigError(
+                "weights that start from local distillation are hard from the start, but got "
+                f"soften={self.soften}",
+                "leave out start, or soften",
             )
         return self
 
@@ -205,10 +221,12 @@ class Candidate(BaseModel):
         recipe = self.recipe
         inert: dict[str, Any] = {} if recipe.kept_top else {"kept_top_lr_scale": 1.0}
         plan = self.plan.keeping_top(recipe.kept_top, stacks)
-        shares = any(not group.form.removes_layers for group in plan.groups)
+        shares = any(group.form.shares for group in plan.groups)
         if not shares:
             inert |= {key: Recipe.model_fields[key].default for key in OF_BANKS}
         inert |= _inert_softening(recipe, plan, shares=shares)
+        if not any(group.learns_locally for group in plan.groups):
+            inert["start"] = None
         if recipe.distill is not None:
             inert["distill"] = recipe.distill.canonical()
         if recipe.augment is not None:
@@ -239,8 +257,7 @@ def _inert_softening(recipe: Recipe, plan: SharingPlan, *, shares: bool) -> dict
     if recipe.soften is None:
         return NOT_SOFTENED
     schedule = SOFTENINGS[recipe.soften]
-    forms = [group.form for group in plan.groups]
-    private = any(not form.whole and not form.removes_layers for form in forms)
+    private = any(group.form.shares and not group.form.whole for group in plan.groups)
     if not (private if schedule.of_private else shares):
         return NOT_SOFTENED
     return {} if schedule.pulled else {"pull": 0.0}

@@ -262,7 +262,7 @@ class GroupTemplate(BaseModel):
         return place(trial, name, free, count, self.layers)
 
     def _stack(self, stacks: Mapping[str, StackShape]) -> tuple[str, StackShape]:
-        bound = SharingPlan(groups=(Group(layers=(0, 1), stack=self.stack),)).bound(stacks)
+        bound = SharingPlan.drop((0,), self.stack).bound(stacks)
         stack = bound.groups[0].stack or ""
         return stack, stacks[stack]
 

@@ -86,6 +86,7 @@ HEAVY = {"torch", "ray", "optuna", "transformers", "pandas", "plotly"}
     [
         ("import sharetune; from sharetune import search, SharingPlan, Recipe", HEAVY),
         ("import sharetune.spaces.space, sharetune.spaces.anchors", HEAVY),
+        ("from sharetune.spaces.planning import exchange, grid, rivals, solving", HEAVY),
         ("import sharetune.results.page.report", {"torch", "ray", "transformers"}),
         ("from sharetune import load, pareto_front", {"torch", "ray", "transformers"}),
         pytest.param(

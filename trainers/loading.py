@@ -19,6 +19,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.compression.steps import reshape_
+from sharetune.trainers.models.narrowing import fit_
 from sharetune.trainers.models.shared_model import (
     MODEL_TYPE,
     SharedConfig,
@@ -65,6 +66,8 @@ def load_shared(
     settings = {"dtype": wanted, "attn_implementation": attn_implementation}
     model = architecture._from_config(config, **{k: v for k, v in settings.items() if v})
     _move_weights_to_meta(model)
+    if "units" in saved:  # which layers were narrower than the configuration says
+        fit_(model, saved["units"])
     share_(model, SharingPlan.model_validate(saved["plan"]))
     compression = Compression.model_validate(saved.get("compression", {}))
     if compression != Compression():

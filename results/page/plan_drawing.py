@@ -60,9 +60,13 @@ def describe_layers(layers: Sequence[Layer]) -> str:
     """Describe in words which layers are removed, shared and repeated."""
     depth = len(layers)
     texts = [f"{depth} layers" if depth != 1 else "1 layer"]
-    removed = [layer.index for layer in layers if layer.removed]
+    removed = [x.index for x in layers if x.removed and x.merged_into is None]
     if removed:
         texts.append(f"removed: {runs(removed)}")
+    texts += [f"{x.index} in place of {runs(x.span)}" for x in layers if x.span]
+    for part, keeps in sorted({kept for layer in layers for kept in layer.kept}):
+        narrowed = [x.index for x in layers if (part, keeps) in x.kept]
+        texts.append(f"{_named(part)} narrowed to {keeps:.3g}: {runs(narrowed)}")
     banks = sorted({r.bank for x in layers for r in (*x.attention, *x.ffn)}, key=_bank_number)
     texts += [_describe_bank(bank, layers) for bank in banks]
     for times in sorted({layer.times for layer in layers} - {1}):
@@ -70,6 +74,11 @@ def describe_layers(layers: Sequence[Layer]) -> str:
     if len(texts) == 1:
         texts.append("all private")
     return "; ".join(texts)
+
+
+def _named(part: str) -> str:
+    """Write a part as the picture's labels do."""
+    return "FFN" if part == "ffn" else part
 
 
 def _describe_bank(bank: str, layers: Sequence[Layer]) -> str:
@@ -111,6 +120,7 @@ def _draw_row(row: Sequence[Layer], y: int, heading: str) -> str:
 def _draw_layer(layer: Layer, x: int, y: int) -> str:
     foot = y + 2 * BLOCK_HEIGHT + GAP + 13
     times = f" ×{layer.times}" if layer.times > 1 else ""
+    times += f"={layer.span[0]}..{layer.span[-1]}" if layer.span else ""
     number = _text(x + BLOCK_WIDTH / 2, foot, f"{layer.index}{times}", "middle", faint=True)
     if layer.removed:
         return _draw_removed(layer, x, y) + number
@@ -123,8 +133,10 @@ def _draw_layer(layer: Layer, x: int, y: int) -> str:
 
 def _draw_removed(layer: Layer, x: int, y: int) -> str:
     height = 2 * BLOCK_HEIGHT + GAP
+    taken = layer.merged_into
+    fate = "removed" if taken is None else f"merged into layer {taken}"
     return (
-        f"<g fill='none' stroke='currentColor' opacity='.45'><title>layer {layer.index} is removed"
+        f"<g fill='none' stroke='currentColor' opacity='.45'><title>layer {layer.index} is {fate}"
         f"</title><rect x='{x}' y='{y}' width='{BLOCK_WIDTH}' height='{height}' rx='4' "
         f"stroke-dasharray='3 3' fill='transparent'/>"
         f"<path d='M{x + 8} {y + 8}L{x + BLOCK_WIDTH - 8} {y + height - 8}"
@@ -132,19 +144,23 @@ def _draw_removed(layer: Layer, x: int, y: int) -> str:
     )
 
 
-def _draw_part(layer: Layer, part: str, readings: tuple[Reading, ...], x: int, y: int) -> str:
+def _draw_part(layer: Layer, part: str, readings: tuple[Reading, ...], x: float, y: int) -> str:
+    keeps = layer.keeps(part.lower())
+    block = BLOCK_WIDTH * keeps
+    x += (BLOCK_WIDTH - block) / 2
     fills, letters, at = [], [], float(x)
     for reading in readings:
-        width = BLOCK_WIDTH * _role_share(part, reading)
+        width = block * _role_share(part, reading)
         fills.append(_fill(reading, at, y, width))
         letters.append(_letter(reading, at + width / 2, y, size=13 if width > 14 else 10))
         at += width
     what = ", ".join(f"{_what(part, r)} from bank {r.bank}" for r in readings)
+    kept = "" if keeps == 1 else f", which keeps {keeps:.3g} of its units"
     return (
-        f"<g><title>layer {layer.index}: {escape(what or f'{part} is private')}</title>"
-        f"<rect x='{x}' y='{y}' width='{BLOCK_WIDTH}' height='{BLOCK_HEIGHT}' rx='4' "
+        f"<g><title>layer {layer.index}: {escape((what or f'{part} is private') + kept)}</title>"
+        f"<rect x='{x:g}' y='{y}' width='{block:g}' height='{BLOCK_HEIGHT}' rx='4' "
         f"fill='currentColor' fill-opacity='.06'/>{''.join(fills)}"
-        f"<rect x='{x}' y='{y}' width='{BLOCK_WIDTH}' height='{BLOCK_HEIGHT}' rx='4' fill='none' "
+        f"<rect x='{x:g}' y='{y}' width='{block:g}' height='{BLOCK_HEIGHT}' rx='4' fill='none' "
         f"stroke='currentColor' stroke-opacity='.4'/>{''.join(letters)}</g>"
     )
 

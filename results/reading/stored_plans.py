@@ -48,8 +48,8 @@ def _presets(stacks: tuple[tuple[str, int], ...]) -> dict[SharingPlan, str]:
 
 
 def sharing_groups(plan: SharingPlan | None) -> tuple[Group, ...]:
-    """Return the groups that share weights; groups that remove layers are left out."""
-    return tuple(g for g in plan.groups if not g.form.removes_layers) if plan else ()
+    """Return the groups that share weights; those that only remove layers or units are left out."""
+    return tuple(g for g in plan.groups if g.form.shares) if plan else ()
 
 
 def shares_only(candidate: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.layer_map import Reading, bank_name, layer_map
+from sharetune.spaces.layer_text import layers_as_text
 from sharetune.spaces.plan import StackShape
 
 STACKS = {"layers": StackShape(depth=4, heads=12, neurons=1536)}
@@ -26,3 +27,30 @@ def test_each_bank_has_a_letter():
     layers = rows("groups: [{layers: 0..3, assign: {cycle: 2}}]")
     assert [layer.ffn[0].bank for layer in layers] == ["A", "B", "A", "B"]
     assert [bank_name(i) for i in (0, 25, 26, 52)] == ["A", "Z", "A1", "A2"]
+
+
+def test_narrowed_and_merged_layers():
+    zero, one, two, three = rows(
+        "groups: [{layers: 0..1, parts: ffn, form: {narrow: {keep: 0.25}}},"
+        "{layers: 0..1, form: {bank: {ratio: 0.5}}}, {layers: 2..3, form: merge, init: last}]"
+    )
+    assert (zero.keeps("ffn"), zero.keeps("attention")) == (0.25, 1.0)
+    assert one.ffn == (Reading("A", 0.5, "bank"),)
+    assert (two.removed, two.merged_into, two.span) == (True, 3, ())
+    assert (three.removed, three.merged_into, three.span) == (False, None, (2, 3))
+
+
+def test_narrowed_and_merged_layers_as_text():
+    plan = SharingPlan.from_yaml(
+        "groups: [{layers: 0..1, parts: ffn, form: {narrow: {keep: 0.5}}},"
+        "{layers: [0, 1], form: {bank: {ratio: 0.5}}}, {layers: 2..3, form: merge, init: first}]"
+    )
+    lines = layers_as_text(plan.bound(STACKS), {"layers": 4}).split("\n")
+    shared = "attention AAAAA..... A 50 %        ffn AA...      keeps 50 %, A 50 %"
+    whole = ".......... private     "
+    assert lines == [
+        f"layers  0  {shared}",
+        f"layers  1  {shared}",
+        f"layers  2  attention {whole}  ffn {whole}  in place of 2..3",
+        "layers  3  merged into 2",
+    ]

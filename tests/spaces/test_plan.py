@@ -95,6 +95,59 @@ def test_tiny_ratio_rounds_to_no_sharing_and_large_to_a_tie():
     assert SharingPlan.range(1, 4, 0.9999).bound(MINILM) == tie
 
 
+def test_narrow_is_one_group_for_all_that_keep_the_same():
+    whole = plan("{layers: 1..3, form: {narrow: {keep: 0.5}}}").bound(BERT)
+    apart = plan(
+        "{layers: [1, 3], parts: ffn, form: {narrow: {keep: 0.5}}},"
+        "{layers: [2], parts: ffn, form: {narrow: {keep: 0.5001}}},"
+        "{layers: 1..3, parts: attention, form: {narrow: {keep: 0.49}}, units: first, init: last}"
+    ).bound(BERT)
+    assert whole == apart
+    assert str(whole) == "layers 1..3 narrow 0.5 attention+ffn"
+
+
+def test_widths_that_a_layer_can_have():
+    bound = plan("{layers: 0..1, form: {narrow: {keep: 0.66}}}").bound(
+        {"layers": StackShape(depth=4, heads=3, neurons=1536)}
+    )
+    assert str(bound) == "layers 0..1 narrow 0.66 ffn; layers 0..1 narrow 0.7 attention"
+    # 2 of 3 KV groups, 8 * 127 of 1,536 neurons
+    left = bound.shapes_left({"layers": StackShape(4, 3, 1536)})["layers"]
+    assert (left.heads, left.neurons) == ((2, 2, 3, 3), (1016, 1016, 1536, 1536))
+    least = plan("{layers: 0..1, form: {narrow: {keep: 0.001}}}").bound(MINILM)
+    assert MINILM["layers"].narrowed(least.groups).units(["q", "fc_in"], 0) == (1, 1)
+
+
+@pytest.mark.parametrize("keep", [1, 0.9999])
+def test_layers_that_keep_all_are_no_group(keep):
+    assert plan(f"{{layers: all, form: {{narrow: {{keep: {keep}}}}}}}").bound(BERT) == SharingPlan()
+
+
+def test_ratios_go_by_what_narrowing_left():
+    narrowed = "{layers: 1..2, parts: attention, form: {narrow: {keep: 0.25}}}"
+    bound = plan(f"{narrowed}, {{layers: 1..2, parts: attention, form: {{bank: {{ratio: 0.5}}}}}}")
+    # 2 of the 3 heads that are left
+    assert [group.form.share() for group in bound.bound(BERT).groups] == [0, 0.5]
+    assert bound.bound(BERT).bound(BERT) == bound.bound(BERT)
+
+
+def test_a_merge_is_a_group_for_each_layer_that_stays():
+    pairs = plan("{layers: 2..5, form: merge, assign: {sequence: 2}, init: first, units: first}")
+    assert pairs == plan(
+        "{layers: 2..3, form: merge, init: 2}, {layers: 4..5, form: merge, init: middle}"
+    )
+    assert str(pairs.bound(BERT)) == "layers 2..3 merge from first; layers 4..5 merge from first"
+    assert pairs.bound(BERT).spans("layers") == {2: (2, 3), 4: (4, 5)}
+    assert pairs.bound(BERT).order("layers", 12) == (0, 1, 2, 4, 6, 7, 8, 9, 10, 11)
+    assert plan("{layers: [3], form: merge}") == SharingPlan()
+
+
+def test_shapes_with_a_number_for_each_layer():
+    assert StackShape(3, (4, 4, 4), [8, 16, 8]) == StackShape(3, 4, (8, 16, 8))
+    assert StackShape(2, 4, (64, 64)).is_uniform
+    assert StackShape(3, 4, (8, 16, 8)).units(["q", "fc_in"], 1) == (4, 2)
+
+
 def test_kept_top_layers_leave_their_group():
     kept = plan("{layers: 0..5}").keeping_top(2, MINILM)
     assert kept == plan("{layers: 0..3}").bound(MINILM)
@@ -145,6 +198,24 @@ def test_range_and_ratio_in_one_call():
         ("{layers: 1..4, parts: atention}", "unknown part: 'atention'"),
         ("{layers: 1..4, parts: norms}", "must share at least one matrix"),
         ("{layers: 1..4, parts: [ffn, norms], form: {bank: {ratio: 0.5}}}", "only be shared whole"),
+        ("{layers: 1..4, form: {narrow: {keep: 0}}}", "narrow.keep: input should be greater than"),
+        ("{layers: 1..4, parts: q, form: {narrow: {keep: 0.5}}}", "narrow takes whole parts, but"),
+        (
+            "{layers: 1..4, times: 2, form: {narrow: {keep: 0.5}}}",
+            "narrow says how wide layers are",
+        ),
+        (
+            "{layers: 1..4, form: {narrow: {keep: 0.5}}}, {layers: [4], form: drop}",
+            "layers 4 are removed in one and narrowed in another",
+        ),
+        (
+            "{layers: 1..3, form: merge, init: last}, {layers: [2], form: {narrow: {keep: 0.5}}}",
+            "layers 2 are removed in one and narrowed in another",
+        ),
+        ("{layers: 1..3, form: merge}, {layers: 3..4, form: tie}", "layers 3 are in two groups"),
+        ("{layers: [1, 3], form: merge}", "the place of adjacent ones only, but got 1, 3"),
+        ("{layers: 1..4, form: merge, init: 0}", "must start from one of them, but got init: 0"),
+        ("{layers: 1..4, form: merge, times: 2}", "layers that a merge removes cannot run 2 times"),
     ],
 )
 def test_mistakes_name_the_rule_and_the_value(text, message):

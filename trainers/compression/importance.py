@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sharetune.trainers.compression.pruning import Kept, Place
 from sharetune.trainers.models.modules import resolved
+from sharetune.trainers.models.narrowing import Kept, Place
 from sharetune.trainers.models.structure import Slot, attention_path, find_stacks
 
 Change = Callable[[Place, Slot, Tensor], Tensor]
@@ -28,8 +28,8 @@ def unit_importance(
     totals: dict[Place, Tensor] = {
         (stack.name, index, attention_path(slot.path)): torch.zeros(slot.units)
         for stack in find_stacks(model).values()
-        for index in range(len(stack.layers))
-        for slot in stack.slots
+        for index, slots in enumerate(stack.layer_slots)
+        for slot in slots
     }
     seen: list[tuple[Place, Slot, Tensor]] = []
 
@@ -74,7 +74,7 @@ def _changed_inputs(model: PreTrainedModel, change: Change) -> Iterator[None]:
     with ExitStack() as hooks:
         for stack in find_stacks(model).values():
             for index, layer in enumerate(stack.layers):
-                for slot in stack.slots:
+                for slot in stack.layer_slots[index]:
                     if slot.axis == 1:
                         place = stack.name, index, attention_path(slot.path)
                         hook = _hook(place, slot, change)

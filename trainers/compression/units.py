@@ -10,7 +10,8 @@ from sharetune.spaces.compression import Compression, RemoveUnits
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.compression.base import COMPRESSORS, Batches, Compressor
 from sharetune.trainers.compression.importance import masked_logits, unit_importance
-from sharetune.trainers.compression.pruning import prune_, units_to_keep
+from sharetune.trainers.compression.pruning import units_to_keep
+from sharetune.trainers.models.narrowing import keep_units_
 
 
 @COMPRESSORS.register("units")
@@ -18,7 +19,7 @@ class UnitPruning(Compressor):
     """Removes the least important units; for its shapes alone any as many."""
 
     def reshape_(self, model: PreTrainedModel) -> None:
-        prune_(model, units_to_keep(model, self.method))
+        keep_units_(model, units_to_keep(model, self.method))
 
     def apply_(self, model: PreTrainedModel, batches: Batches) -> None:
         prune_least_important_(model, self.method, batches)
@@ -38,7 +39,7 @@ def prune_least_important_(
     kept = units_to_keep(model, fractions, unit_importance(model, batches))
     inputs = {key: value for key, value in batches[0].items() if key != "labels"}
     wanted = masked_logits(model, kept, inputs)
-    prune_(model, kept)
+    keep_units_(model, kept)
     with torch.no_grad():
         found = model.eval()(**inputs).logits
     allowed = torch.finfo(wanted.dtype).eps ** 0.5 * wanted.abs().max()

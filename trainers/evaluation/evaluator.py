@@ -38,6 +38,7 @@ from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.data.text_augmentation import check_augmentation
 from sharetune.trainers.evaluation.candidate_latency import device_name, measured_latency
 from sharetune.trainers.evaluation.compressing import compress_
+from sharetune.trainers.evaluation.local_starts import start_locally_
 from sharetune.trainers.loading import load_shared
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.calibration import (
@@ -237,7 +238,10 @@ class CandidateEvaluator:
         start = time.perf_counter()
         set_seed(recipe.seed)
         model = self.task.load()
-        share_(model, candidate.plan, self._activations(candidate), schedule=recipe.soften)
+        activations = self._activations(candidate)
+        share_(model, candidate.plan, activations, schedule=recipe.soften)
+        if recipe.start is not None:
+            start_locally_(model, self.task, activations, recipe.start, recipe.max_length)
         steps, accumulation = self._steps(recipe), training.resources.accumulation
         with joined(training.team):
             curve = train(

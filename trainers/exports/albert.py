@@ -25,6 +25,7 @@ from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.modules import SharedLinear, SharedNorm, resolved
 from sharetune.trainers.models.shared_model import unshared_class
 from sharetune.trainers.models.sharing import is_shared, materialize_
+from sharetune.trainers.models.structure import find_stacks
 
 OTHER_FORMATS = "export as shared, dense or onnx"
 """The hint for models that ALBERT cannot hold."""
@@ -83,6 +84,7 @@ class Arrangement:
 def export_albert(model: PreTrainedModel, folder: Path) -> Written:
     """a native ALBERT checkpoint, for BERT models whose groups share whole layers"""
     kind = _albert_class(model)
+    _refuse_narrow(model)
     owners = layer_owners(model)
     arrangement = arrange(owners)
     albert = kind(_config(model, arrangement))
@@ -106,6 +108,17 @@ def _albert_class(model: PreTrainedModel) -> Any:
     if albert is None:
         raise ModelError(f"ALBERT has no head like {own.__name__}", OTHER_FORMATS)
     return albert
+
+
+def _refuse_narrow(model: PreTrainedModel) -> None:
+    stack = next(iter(find_stacks(model).values()))
+    heads, neurons = model.config.num_attention_heads, model.config.intermediate_size
+    if (stack.shape.heads, stack.shape.neurons) != (heads, neurons):
+        raise ModelError(
+            f"ALBERT's layers are of one width, {heads} heads and {neurons} neurons, but this "
+            "model has narrower ones",
+            OTHER_FORMATS,
+        )
 
 
 def layer_owners(model: PreTrainedModel) -> list[int]:

@@ -4,11 +4,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
+from sharetune.spaces.forms import Narrow
+from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.exports.base import EXPORTS, FOLDER, Needs, Written, answering
+from sharetune.trainers.models.narrowing import pad_
 from sharetune.trainers.models.sharing import is_shared, materialize_
+from sharetune.trainers.models.structure import find_stacks
 
 
 @EXPORTS.register("dense")
@@ -21,7 +26,22 @@ def export_dense(model: PreTrainedModel, folder: Path) -> Written:
             f"layers that reuse what others compute have no dense form: {dense.sharing.plan}",
             "export as shared or onnx",
         )
-    return save_ordinary(dense, folder)
+    return save_ordinary(dense, folder, _widen(dense) if _is_narrow(model) else "")
+
+
+def _is_narrow(model: PreTrainedModel) -> bool:
+    """Whether layers may be narrower than the configuration says."""
+    plan = model.sharing.plan if is_shared(model) else SharingPlan()
+    uniform = all(stack.shape.is_uniform for stack in find_stacks(model).values())
+    return not uniform or any(isinstance(group.form, Narrow) for group in plan.groups)
+
+
+def _widen(model: PreTrainedModel) -> str:
+    """Makes all layers of a dense model as wide as its configuration says; returns a note."""
+    with torch.device("meta"):
+        whole: PreTrainedModel = type(model)._from_config(copy.deepcopy(model.config))
+    added = pad_(model, find_stacks(whole))
+    return f"{added} heads and neurons that were removed are zeros: its class has one width only."
 
 
 def save_ordinary(model: PreTrainedModel, folder: Path, note: str = "") -> Written:

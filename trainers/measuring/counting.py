@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.forms import Form
+from sharetune.spaces.forms import Form, Narrow
 from sharetune.spaces.inits import start_of
-from sharetune.spaces.plan import Group, SharingPlan
+from sharetune.spaces.plan import PARTS, Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.measuring.exact import Sized, further_facts
@@ -31,6 +31,7 @@ from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.feasibility import check_feasible
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import SharedLinear
+from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.parameters import head_parameters
 from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import Slot, Stack, find_stacks, is_norm, weight_out_in
@@ -89,16 +90,48 @@ class MatrixUse:
         return tuple(self.input_shapes), self.looked_up
 
 
+@dataclass(frozen=True)
+class View:
+    """One forward pass of a model without banks.
+
+    `flops` are those of the whole, `layer_flops` those of each layer, by stack; `layers` are each
+    layer's tensors, and `uses` tells how each matrix of a layer is used.
+    """
+
+    stacks: dict[str, Stack]
+    flops: int
+    layer_flops: dict[str, list[int]]
+    layers: dict[str, list[Entries]]
+    uses: dict[tuple[str, int, str], MatrixUse]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One layer as a plan narrows it: its tensors, its FLOPs, and by path each matrix that can be
+    shared, as a module, a slot and a use."""
+
+    entries: Entries
+    flops: int
+    matrices: dict[str, tuple[nn.Module, Slot, MatrixUse]]
+
+
 class Counting:
     """Count plans for one `unshared` model on the meta device and one sample of `inputs`."""
 
     def __init__(self, unshared: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         self.unshared, self.inputs = unshared, inputs
-        self.stacks = find_stacks(unshared)
+        self._rest, self._view = _entries(unshared), _look(unshared, inputs)
+        self.stacks = self._view.stacks
         self._whole, self._single = sizes.shareable(self.stacks.values())
-        self._rest, self._layers = self._catalogue()
+        for stack in self.stacks.values():
+            _pop_prefix(self._rest, f"{stack.path}.")
         self._before = self._layer_totals()
-        self._flops, self._layer_flops, self._uses = self._run_unshared()
+        self._whole_layers = {
+            (name, index): _seen_in(self._view, name, index)
+            for name, stack in self.stacks.items()
+            for index in range(len(stack.layers))
+        }
+        self._narrowed: dict[Any, View] = {}
         self._built: dict[Any, BuiltMatrix] = {}
         self._extra_flops: dict[Any, int] = {}
         self._known: dict[Any, dict[str, float]] = {}
@@ -135,7 +168,8 @@ class Counting:
     def _counted(self, plan: SharingPlan, compression: Compression) -> dict[str, float]:
         check_feasible(self.stacks, plan, self.unshared.config)
         orders = {name: plan.order(name, len(s.layers)) for name, s in self.stacks.items()}
-        layers, flops = self._tensors_at_positions(orders)
+        seen = self._seen(plan)
+        layers, flops = self._tensors_at_positions(orders, seen)
         banks: Entries = {}
         number = 0
         for group in plan.groups:
@@ -143,7 +177,8 @@ class Counting:
             order = orders[stack.name]
             for own, init in zip(banks_of(group), _inits(group), strict=True):
                 readers = [place for place, layer in enumerate(order) if layer in own]
-                bank = Bank(stack, group, readers, [order[place] for place in readers])
+                at = [order[place] for place in readers]
+                bank = Bank(stack, group, readers, at, [seen[stack.name, index] for index in at])
                 copied = not isinstance(init, str) and init not in own
                 for name, entry in self._share(bank, layers[stack.name], copied=copied):
                     banks[f"banks.{number}.{name}"] = entry
@@ -174,54 +209,53 @@ class Counting:
             "effective_ratio": round((lost - other) / (self._whole - self._single), 6),
         }
 
-    def _catalogue(self) -> tuple[Entries, dict[str, list[Entries]]]:
-        """Return the unshared model's tensors outside the stacks, and those of each layer."""
-        entries = _entries(self.unshared)
-        layers = {}
-        for name, stack in self.stacks.items():
-            own = [f"{stack.path}.{index}." for index in range(len(stack.layers))]
-            layers[name] = [_pop_prefix(entries, start) for start in own]
-        return entries, layers
-
     def _layer_totals(self) -> tuple[int, int]:
         """Return the numbers of elements in matrices and in vectors of all unshared layers."""
-        every = [e for layers in self._layers.values() for own in layers for e in own.values()]
+        every = [e for layers in self._view.layers.values() for own in layers for e in own.values()]
         return _parameters_by_kind(every)
 
-    def _run_unshared(
-        self,
-    ) -> tuple[int, dict[str, list[int]], dict[tuple[str, int, str], MatrixUse]]:
-        """Return the FLOPs of the model and of each layer, and the use of each matrix."""
-        flops = {name: [0] * len(stack.layers) for name, stack in self.stacks.items()}
-        uses: dict[tuple[str, int, str], MatrixUse] = {}
-        counter = sizes.flop_counter()
-        with ExitStack() as watching:
-            for name, stack in self.stacks.items():
-                for index, layer in enumerate(stack.layers):
-                    for hook in _flop_hooks(counter, layer, flops[name], index):
-                        watching.callback(hook.remove)
-                    for slot in stack.slots:
-                        use = uses.setdefault((name, index, slot.path), MatrixUse())
-                        watching.enter_context(_recording(layer.get_submodule(slot.path), use))
-            whole = sizes.run_on_fake_tensors(self.unshared, self.inputs, counter)
-        return whole, flops, uses
+    def _seen(self, plan: SharingPlan) -> dict[tuple[str, int], Seen]:
+        """Return every layer as the plan narrows it, before anything is shared."""
+        seen = dict(self._whole_layers)
+        for group in plan.groups:
+            for view in self._views(group) if isinstance(group.form, Narrow) else ():
+                for index in map(int, group.layers):
+                    place = group.stack or "", index
+                    whole, own = self._whole_layers[place], _seen_in(view, *place)
+                    seen[place] = _with_change(seen[place], whole, own)
+        return seen
+
+    def _views(self, group: Group) -> Iterator[View]:
+        """Yield, for each part of a group, the model with it narrowed in all layers of the stack.
+
+        What a layer takes depends on its own width alone, and part by part.
+        """
+        for part in PARTS:
+            if set(PARTS[part]) <= set(group.parts):
+                key = group.stack, part, group.form
+                if key not in self._narrowed:
+                    model = copy.deepcopy(self.unshared)
+                    every = range(len(self.stacks[group.stack or ""].layers))
+                    rule = {"layers": tuple(every), "parts": PARTS[part]}
+                    narrow_(find_stacks(model), [group.model_copy(update=rule)], {})
+                    self._narrowed[key] = _look(model, self.inputs)
+                yield self._narrowed[key]
 
     def _tensors_at_positions(
-        self, orders: dict[str, tuple[int, ...]]
+        self, orders: dict[str, tuple[int, ...]], seen: dict[tuple[str, int], Seen]
     ) -> tuple[dict[str, list[Entries]], int]:
         """Return the tensors at each position before sharing, and the FLOPs of the whole model.
 
         A repeated layer has no tensors at its later positions.
         """
-        flops, layers = self._flops, {}
+        flops, layers = self._view.flops, {}
         for name, order in orders.items():
-            own = self._layers[name]
             layers[name] = [
-                {} if index in order[:place] else dict(own[index])
+                {} if index in order[:place] else dict(seen[name, index].entries)
                 for place, index in enumerate(order)
             ]
-            flops += sum(self._layer_flops[name][index] for index in order)
-            flops -= sum(self._layer_flops[name])
+            flops += sum(seen[name, index].flops for index in order)
+            flops -= sum(self._view.layer_flops[name])
         return layers, flops
 
     def _share(
@@ -247,7 +281,7 @@ class Counting:
             ]
             if len(having) + copied < 2 or not having:
                 continue
-            source = self._layers[bank.stack.name][bank.layers[bank.readers.index(having[0])]]
+            source = bank.seen[bank.readers.index(having[0])].entries
             own = {n: e for n, e in source.items() if n.startswith(f"{path}.")}
             for place in having:
                 _replace(layers[place], path, {})
@@ -260,7 +294,7 @@ class Counting:
         count, biases = len(bank.readers) + copied, "biases" in bank.group.parts
         key = bank.stack.name, slot, bank.group.form, count, biases
         if key not in self._built:
-            module = bank.stack.layers[0].get_submodule(slot.path)
+            module = bank.seen[0].matrices[slot.path][0]
             self._built[key] = _build(module, slot, bank.group.form, count, biases)
         return self._built[key]
 
@@ -272,12 +306,11 @@ class Counting:
         total = 0
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
-            for reader, own, index in zip(built.readers, built.own, bank.layers, strict=False):
+            for reader, own, seen in zip(built.readers, built.own, bank.seen, strict=False):
                 if _changes_flops(reader):
-                    use = self._uses[bank.stack.name, index, slot.path]
+                    replaced, _, use = seen.matrices[slot.path]
                     key = slot, bank.group.form, use.key(), tuple(own.items())
                     if key not in self._extra_flops:
-                        replaced = bank.stack.layers[index].get_submodule(slot.path)
                         self._extra_flops[key] = _flops(reader, use) - _flops(replaced, use)
                     total += self._extra_flops[key]
         return total
@@ -285,17 +318,68 @@ class Counting:
 
 @dataclass(frozen=True)
 class Bank:
-    """The positions `readers` of a stack that read one bank, and the `layers` that run there."""
+    """The positions `readers` of a stack that read one bank, and the `layers` that run there.
+
+    `seen` are these layers as the plan narrows them.
+    """
 
     stack: Stack
     group: Group
     readers: Sequence[int]
     layers: Sequence[int]
+    seen: Sequence[Seen]
 
     @property
     def slots(self) -> list[Slot]:
         """Return the matrices that read the bank."""
-        return [slot for slot in self.stack.slots if set(slot.roles) & set(self.group.parts)]
+        slots = [slot for _, slot, _ in self.seen[0].matrices.values()]
+        return [slot for slot in slots if set(slot.roles) & set(self.group.parts)]
+
+
+def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
+    """Run a model without banks once on fake tensors."""
+    stacks, entries = find_stacks(model), _entries(model)
+    flops = {name: [0] * len(stack.layers) for name, stack in stacks.items()}
+    uses: dict[tuple[str, int, str], MatrixUse] = {}
+    counter = sizes.flop_counter()
+    with ExitStack() as watching:
+        for name, stack in stacks.items():
+            for index, layer in enumerate(stack.layers):
+                for hook in _flop_hooks(counter, layer, flops[name], index):
+                    watching.callback(hook.remove)
+                for slot in stack.layer_slots[index]:
+                    use = uses.setdefault((name, index, slot.path), MatrixUse())
+                    watching.enter_context(_recording(layer.get_submodule(slot.path), use))
+        whole = sizes.run_on_fake_tensors(model, inputs, counter)
+    layers = {
+        name: [_pop_prefix(entries, f"{stack.path}.{i}.") for i in range(len(stack.layers))]
+        for name, stack in stacks.items()
+    }
+    return View(stacks, whole, flops, layers, uses)
+
+
+def _seen_in(view: View, name: str, index: int) -> Seen:
+    stack = view.stacks[name]
+    matrices = {
+        slot.path: (
+            stack.layers[index].get_submodule(slot.path),
+            slot,
+            view.uses[name, index, slot.path],
+        )
+        for slot in stack.layer_slots[index]
+    }
+    return Seen(view.layers[name][index], view.layer_flops[name][index], matrices)
+
+
+def _with_change(seen: Seen, whole: Seen, own: Seen) -> Seen:
+    """Return a layer with what differs between a `whole` one and one that is narrowed."""
+    changed = {name: e for name, e in own.entries.items() if e != whole.entries[name]}
+    matrices = {
+        path: found for path, found in own.matrices.items() if found[1] != whole.matrices[path][1]
+    }
+    return Seen(
+        seen.entries | changed, seen.flops + own.flops - whole.flops, seen.matrices | matrices
+    )
 
 
 def _size_key(group: Group) -> tuple[Any, ...]:
@@ -304,7 +388,7 @@ def _size_key(group: Group) -> tuple[Any, ...]:
         not isinstance(init, str) and init not in own
         for own, init in zip(banks_of(group), _inits(group), strict=True)
     )
-    order = (group.times, group.order)
+    order = (group.times, group.order, None if group.form.shares else group.init)
     return group.stack, group.layers, group.parts, tuple(banks_of(group)), group.form, order, copies
 
 

@@ -120,12 +120,15 @@ def matrix_parameters(layer: nn.Module, slots: Iterable[Slot]) -> int:
     return sum(weight_out_in(layer.get_submodule(slot.path)).numel() for slot in slots)
 
 
-def shareable(stacks: Iterable[Stack]) -> tuple[int, int]:
-    """Return ``(n P, P)`` summed over the stacks of an unshared model."""
-    whole = single = 0
+def shareable(stacks: Iterable[Stack]) -> tuple[int, float]:
+    """Return ``(n P, P)`` summed over the stacks of an unshared model, P the mean of its layers."""
+    whole, single = 0, 0.0
     for stack in stacks:
-        one_layer = matrix_parameters(stack.layers[0], stack.slots)
-        whole, single = whole + one_layer * len(stack.layers), single + one_layer
+        layers = [
+            matrix_parameters(layer, slots)
+            for layer, slots in zip(stack.layers, stack.layer_slots, strict=True)
+        ]
+        whole, single = whole + sum(layers), single + sum(layers) / len(layers)
     return whole, single
 
 

@@ -143,8 +143,11 @@ def can_align(stack: Stack, slots: Sequence[Slot]) -> bool:
     """
     if not any(slot.axis == 1 for slot in slots):
         return False
-    per_unit = _has_neurons if slots[0].role in FFN else _has_heads
-    return not any(per_unit(layer, slots) for layer in stack.layers)
+    paths = {slot.path for slot in slots}
+    own = [[slot for slot in every if slot.path in paths] for every in stack.layer_slots]
+    if slots[0].role in FFN:
+        return not all(map(_has_neurons, stack.layers, own))
+    return not any(map(_has_heads, stack.layers, own))
 
 
 def _has_neurons(layer: nn.Module, slots: Sequence[Slot]) -> bool:
@@ -182,6 +185,15 @@ def _ignores_heads(path: str, module: nn.Module, width: int) -> bool:
     of_heads = [word for word in words if HEADS_WORD.match(word)]
     sizes = {parameter.numel() for parameter in module.parameters(recurse=False)}
     return is_norm(path, module) and (not of_heads or (of_heads == words[-1:] and sizes == {width}))
+
+
+def contributions(layer: nn.Module, slots: Sequence[Slot], activations: Tensor | None) -> Tensor:
+    """Return each unit's contribution to the layer's output (units), for one attention or FFN.
+
+    `slots` are all its matrices, `activations` the inputs of its output matrix (tokens x columns);
+    without them the weights alone decide.
+    """
+    return _view(layer, slots, activations).importance
 
 
 def _view(layer: nn.Module, slots: Sequence[Slot], activations: Tensor | None) -> UnitView:

@@ -10,8 +10,11 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.plan import Group, SharingPlan, write_parts
-from sharetune.trainers.models.structure import Stack
+from sharetune.spaces.forms import Merge, Narrow
+from sharetune.spaces.layers import runs
+from sharetune.spaces.plan import FFN, Group, SharingPlan, write_parts
+from sharetune.trainers.models.alignment import can_align
+from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices
 
 LAYER_INDEX = "layer_idx"
 """The attribute in which attentions keep their layer's position, to find its KV cache."""
@@ -40,6 +43,8 @@ def check_feasible(
 
 
 def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
+    if isinstance(group.form, Merge) and group.init == "mean":
+        _refuse_unlike(stack, group)
     if group.form.removes_layers:
         return
     if group.times > 1:
@@ -52,6 +57,8 @@ def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
             f"stack {stack.name!r} has none of the parts {write_parts(group.parts)}",
             f"it has {', '.join(roles) or 'no matrices of a known kind'}",
         )
+    if isinstance(group.form, Narrow):
+        _refuse_narrow(stack, group)
     for slot in stack.slots:
         named = [role for role in slot.roles if role in group.parts]
         if named and len(named) < len(slot.roles) and not group.form.roles():
@@ -89,6 +96,39 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
                 if len(order) < len(kinds)
                 else "run other layers several times, or all of them once",
             )
+
+
+def _refuse_unlike(stack: Stack, group: Group) -> None:
+    """Layers have a mean if their tensors are the same ones, of equal shapes."""
+    kinds = [
+        {(name, tuple(p.shape)) for name, p in stack.layers[int(index)].named_parameters()}
+        for index in group.layers
+    ]
+    differing = kinds[0].union(*kinds) - kinds[0].intersection(*kinds)
+    if differing:
+        name, shape = min(differing)
+        raise PlanError(
+            f"layers {runs([int(i) for i in group.layers])} of stack {stack.name!r} have no mean, "
+            f"because not all of them have {name} of shape {shape}",
+            "merge them with init: first, middle or last",
+        )
+
+
+def _refuse_narrow(stack: Stack, group: Group) -> None:
+    for slots in stack.families().values():
+        if slots[0].role in group.parts:
+            what = "ffn" if slots[0].role in FFN else "attention"
+            refuse_removal(stack, slots, f"leave {what} out of parts")
+
+
+def refuse_removal(stack: Stack, slots: Sequence[Slot], hint: str) -> None:
+    """Raises :class:`PlanError` if the units of one family cannot be removed."""
+    if not can_align(stack, slots):
+        raise PlanError(
+            f"the {'neurons' if slots[0].role in FFN else 'heads'} of stack {stack.name!r} cannot "
+            "be removed: other weights, such as position biases, count on them",
+            hint,
+        )
 
 
 def _refuse_loop(stack: Stack, group: Group) -> None:
@@ -150,12 +190,17 @@ def _integer_settings(layer: nn.Module) -> set[str]:
 
 
 def _layer_kind(layer: nn.Module, *, attributes: bool) -> set[str]:
-    """Return the names of the layer's tensors, and its integer settings, such as Swin's shift."""
+    """Return the names of the layer's tensors, and its integer settings, such as Swin's shift.
+
+    Settings that say how wide the layer is are left out.
+    """
+    widths = {path for path, _ in matrices(layer)}
     return {name for name, _ in layer.named_parameters()} | {
         f"{path}.{name}={value}".lstrip(".")
         for path, module in layer.named_modules()
         for name, value in vars(module).items()
-        if attributes and isinstance(value, int) and name != LAYER_INDEX
+        if attributes and path not in widths and name not in SIZE_ATTRIBUTES
+        if isinstance(value, int) and name != LAYER_INDEX
     }
 
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.plan import SharingPlan, StackShape
 from sharetune.trainers.models.activation_reuse import HandoverCheckpoint, handovers
 
 MODEL_TYPE = "sharetune"
@@ -31,13 +31,14 @@ class Sharing:
     """How a model was shared, as stored in ``model.sharing``.
 
     `plan` is bound to the model, `base` is the configuration before sharing, `orders` gives, by
-    stack, the original layer that runs at each position, and `compression` was applied after
-    training.
+    stack, the original layer that runs at each position, `shapes` the stacks before sharing, and
+    `compression` was applied after training.
     """
 
     plan: SharingPlan
     base: dict[str, Any]
     orders: dict[str, tuple[int, ...]]
+    shapes: dict[str, StackShape]
     compression: Compression = field(default_factory=Compression)
 
 
@@ -75,6 +76,10 @@ class SharedModel:
             "architectures": [getattr(type(self), UNSHARED_CLASS).__name__],
             "base": self.sharing.base,
             "plan": self.sharing.plan.written(),
+            "units": {
+                name: {"heads": shape.heads, "neurons": shape.neurons}
+                for name, shape in self.sharing.shapes.items()
+            },
             "compression": self.sharing.compression.model_dump(exclude_defaults=True),
             "transformers_version": transformers.__version__,
         }

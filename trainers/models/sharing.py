@@ -6,18 +6,19 @@
 
 import copy
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.assignments import Assignment
 from sharetune.spaces.errors import ModelError
-from sharetune.spaces.inits import start_of
+from sharetune.spaces.forms import Merge, Narrow
+from sharetune.spaces.inits import INITS, start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_, can_align
 from sharetune.trainers.models.calibration import Activations
@@ -29,12 +30,12 @@ from sharetune.trainers.models.feasibility import (
 )
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import RepeatedModule, SharedNorm, resolved
+from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
-    attention_path,
     find_stacks,
     is_norm,
     weight_out_in,
@@ -72,15 +73,23 @@ def share_(
             "call materialize_(model) first",
         )
     stacks = find_stacks(model)
-    bound = plan.bound({name: stack.shape for name, stack in stacks.items()})
+    shapes = {name: stack.shape for name, stack in stacks.items()}
+    bound = plan.bound(shapes)
     check_feasible(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
-    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders)
+    sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
     model.banks = nn.ModuleList()
     seen = dict(activations or {})
+    for group in bound.groups if not _is_shape_only(model) else ():
+        if isinstance(group.form, Merge) and group.init == "mean":
+            _start_from_mean(stacks[group.stack or ""], group, bound, seen)
+    narrowed = [group for group in bound.groups if isinstance(group.form, Narrow)]
+    if narrowed:
+        seen |= narrow_(stacks, narrowed, seen)
+        stacks = find_stacks(model)
     origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in bound.groups}
     for group in bound.groups if not _is_shape_only(model) else ():
-        if group.matches_units:
+        if group.matches_units and group.form.shares:
             seen |= _align(stacks[group.stack or ""], group, bound, origins[group], seen)
     for name, order in orders.items():
         _arrange_layers(model, stacks[name], order)
@@ -111,9 +120,9 @@ def is_shared(model: nn.Module) -> bool:
 def materialize_(model: PreTrainedModel) -> PreTrainedModel:
     """Turn every shared or quantised layer back into a dense one of the same function, in place.
 
-    Layers that the plan removed stay removed, and repeated layers become layers of their own.
-    Layers that reuse another's output have no dense form: they stay as they are, and the model
-    stays shared, by a plan of these groups only.
+    Layers that the plan removed stay removed, narrowed ones stay narrow, and repeated layers become
+    layers of their own. Layers that reuse another's output have no dense form: they stay as they
+    are, and the model stays shared, by a plan of these groups, and those that narrow layers, only.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -125,8 +134,9 @@ def materialize_(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _remove_banks(model: PreTrainedModel) -> None:
-    kept = [g for g in model.sharing.plan.groups if not g.form.materializes]
-    if not kept:
+    groups = model.sharing.plan.groups
+    kept = [g for g in groups if not g.form.materializes or isinstance(g.form, Narrow)]
+    if all(g.form.materializes for g in kept):
         del model.banks, model.sharing
         model.__class__ = unshared_class(type(model))
         return
@@ -134,7 +144,8 @@ def _remove_banks(model: PreTrainedModel) -> None:
     orders = model.sharing.orders
     plan = SharingPlan(groups=tuple(b for g in kept for b in _by_positions(g, orders)))
     unlooped = {name: tuple(range(len(order))) for name, order in orders.items()}
-    model.sharing = Sharing(plan, copy.deepcopy(model.config.to_dict()), unlooped)
+    shapes = {n: shape.at(orders[n]) for n, shape in model.sharing.shapes.items()}
+    model.sharing = Sharing(plan, copy.deepcopy(model.config.to_dict()), unlooped, shapes)
 
 
 def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
@@ -147,7 +158,7 @@ def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator
 
 def banks_of(group: Group) -> list[tuple[int, ...]]:
     """Return the layers of each bank that the group stores."""
-    return [] if group.form.removes_layers or group.only_loops else group.readers()
+    return group.readers() if group.form.shares and not group.only_loops else []
 
 
 def _is_shape_only(model: PreTrainedModel) -> bool:
@@ -181,6 +192,18 @@ def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin
     return origins
 
 
+def _start_from_mean(
+    stack: Stack, group: Group, plan: SharingPlan, seen: dict[tuple[str, int, str], Tensor]
+) -> None:
+    """Give the layer that takes the place of the group's others the mean of all, in place."""
+    seen |= _align(stack, group, plan, [], seen) if group.matches_units else {}
+    ((staying, span),) = group.spans().items()
+    layers = [stack.layers[index] for index in span]
+    with torch.no_grad():
+        for name, parameter in stack.layers[staying].named_parameters():
+            parameter.copy_(INITS["mean"]([layer.get_parameter(name) for layer in layers]))
+
+
 def _align(
     stack: Stack,
     group: Group,
@@ -192,16 +215,14 @@ def _align(
     permuted: dict[tuple[str, int, str], Tensor] = {}
     layers = {int(index): stack.layers[int(index)] for index in group.layers}
     layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
-    families: dict[str, list[Slot]] = defaultdict(list)
-    for slot in stack.slots:
-        families[attention_path(slot.path)].append(slot)
-    for slots in families.values():
+    for slots in stack.families(int(group.layers[0])).values():
         roles = {role for slot in slots for role in slot.roles}
         others = [
             other
             for other in plan.groups
             if other is not group
             and other.stack == group.stack
+            and other.form.shares
             and set(other.layers) & set(group.layers)
             and set(other.parts) & roles
         ]
@@ -257,7 +278,7 @@ def _share_bank(
 ) -> nn.ModuleDict:
     entries = nn.ModuleDict()
     soft = SCHEDULES[schedule] if schedule and group.form.materializes else None
-    for slot in stack.slots:
+    for slot in stack.layer_slots[positions.order[positions.readers[0]]]:
         if not set(slot.roles) & set(group.parts):
             continue
         modules = positions.modules(slot.path)

@@ -6,9 +6,12 @@ that distinguish queries, keys, values and gates are a table.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -47,6 +50,12 @@ NORM_WORD = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 
 HEADS_ATTRIBUTES = ("num_attention_heads", "num_heads", "n_heads")
 """Attributes, of a module or a configuration, for the number of heads."""
+
+SIZE_ATTRIBUTES = (*HEADS_ATTRIBUTES, "num_key_value_heads", "all_head_size", "split_size")
+"""Attributes of an attention that are multiples of its number of units (heads or KV groups)."""
+
+HEAD_SIZE_ATTRIBUTES = ("head_dim", "head_size")
+"""Attributes of an attention for the width of one head."""
 
 INTERLEAVED_BY_HEAD = {"query_key_value"}
 """Fused matrices whose rows go q, k, v head by head, as GPT-NeoX's, not section by section."""
@@ -92,31 +101,45 @@ class Slot:
 class Stack:
     """A named list of layers of equal structure, at `path` of the model.
 
-    `norms` are the paths at which at least one layer has a normalisation with weights.
+    `slots` are the first layer's matrices; the others have the same ones, of as many units or of
+    others. `norms` are the paths at which at least one layer has a normalisation with weights.
     """
 
     name: str
     path: str
     layers: nn.ModuleList
-    slots: tuple[Slot, ...]
     norms: tuple[str, ...]
+    layer_slots: tuple[tuple[Slot, ...], ...]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Return the matrices of the first layer."""
+        return self.layer_slots[0]
 
     @property
     def shape(self) -> StackShape:
         """Return the depth and the numbers of units, as plans need them."""
-        heads = next((s.units for s in self.slots if s.role in ("q", "k", "v")), 0)
-        neurons = next((s.units for s in self.slots if s.role == "fc_out"), 0)
-        return StackShape(len(self.layers), heads, neurons)
+        heads = (_units(slots, ("q", "k", "v")) for slots in self.layer_slots)
+        neurons = (_units(slots, ("fc_out",)) for slots in self.layer_slots)
+        return StackShape(len(self.layers), tuple(heads), tuple(neurons))
+
+    def families(self, layer: int = 0) -> dict[str, list[Slot]]:
+        """Return the matrices of `layer` by the path of their attention; empty for the FFN."""
+        found: dict[str, list[Slot]] = defaultdict(list)
+        for slot in self.layer_slots[layer]:
+            found[attention_path(slot.path)].append(slot)
+        return found
 
 
 def find_stacks(model: PreTrainedModel) -> dict[str, Stack]:
     """Return the model's stacks by name: ``layers``, ``encoder`` and ``decoder``, ``stage0`` ...
 
-    A list of one layer, or of layers of unequal shape, is not a stack. Raises :class:`ModelError`
+    A list of one layer, or of layers of unlike matrices, is not a stack; layers may differ in how
+    many heads and neurons they have. Raises :class:`ModelError`
     for a model without a stack, or one that reads its layers more than once already.
     """
     _refuse_shared_by_design(model)
-    paths = list(_stack_paths(model, ""))
+    paths = list(_stack_paths(model, model, ""))
     if not paths:
         raise ModelError(
             f"{type(model).__name__} has no stack of at least two layers of one shape",
@@ -178,25 +201,48 @@ def _refuse_shared_by_design(model: PreTrainedModel) -> None:
         )
 
 
-def _stack_paths(module: nn.Module, path: str) -> Iterator[str]:
-    if isinstance(module, nn.ModuleList) and _is_stack(module):
+def _stack_paths(model: PreTrainedModel, module: nn.Module, path: str) -> Iterator[str]:
+    if isinstance(module, nn.ModuleList) and _is_stack(module, model):
         yield path
         return
     for name, child in module.named_children():
         if name != BANKS or path:
-            yield from _stack_paths(child, f"{path}.{name}" if path else name)
+            yield from _stack_paths(model, child, f"{path}.{name}" if path else name)
 
 
-def _is_stack(layers: nn.ModuleList) -> bool:
-    shapes = {(type(layer), tuple((p, _out_in(m)) for p, m in matrices(layer))) for layer in layers}
-    return len(layers) > 1 and len(shapes) == 1 and len(matrices(layers[0])) > 1
+def _is_stack(layers: nn.ModuleList, model: PreTrainedModel) -> bool:
+    if len(layers) < 2 or len(matrices(layers[0])) < 2:
+        return False
+    return _are_one(layers, _shapes) or _are_one(layers, lambda layer: _frame(layer, model))
+
+
+def _are_one(layers: nn.ModuleList, trait: Callable[[nn.Module], Any]) -> bool:
+    return len({(type(layer), trait(layer)) for layer in layers}) == 1
+
+
+def _shapes(layer: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((path, _out_in(module)) for path, module in matrices(layer))
+
+
+def _frame(layer: nn.Module, model: PreTrainedModel) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shapes of a layer's matrices without the sides along which units lie."""
+    axes = {slot.path: slot.axis for slot in _slots(layer, model)}
+    return tuple(
+        (path, (shape[1 - axes[path]],) if path in axes else shape)
+        for path, shape in _shapes(layer)
+    )
 
 
 def _stack(model: PreTrainedModel, name: str, path: str) -> Stack:
     layers = model.get_submodule(path)
     assert isinstance(layers, nn.ModuleList)
     norms = [p for layer in layers for p, m in layer.named_modules() if is_norm(p, m)]
-    return Stack(name, path, layers, tuple(_slots(layers[0], model)), tuple(dict.fromkeys(norms)))
+    slots = tuple(tuple(_slots(layer, model)) for layer in layers)
+    return Stack(name, path, layers, tuple(dict.fromkeys(norms)), slots)
+
+
+def _units(slots: Sequence[Slot], roles: tuple[str, ...]) -> int:
+    return next((slot.units for slot in slots if slot.role in roles), 0)
 
 
 def _names(paths: list[str]) -> list[str]:
@@ -214,7 +260,7 @@ def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
     attentions = dict.fromkeys(attention_path(path) for path, _ in found if attention_path(path))
     for name in attentions:
         shapes = {p: _out_in(m) for p, m in found if attention_path(p) == name}
-        yield from _attention_slots(shapes, _heads(layer, list(shapes), model))
+        yield from _attention_slots(shapes, partial(_heads, layer, tuple(shapes), model))
     yield from _ffn_slots([(p, *_out_in(m)) for p, m in found if not attention_path(p)])
 
 
@@ -225,17 +271,25 @@ def _out_in(matrix: nn.Module) -> tuple[int, int]:
     return weight.shape[0], weight.shape[1]
 
 
-def _attention_slots(shapes: dict[str, tuple[int, int]], heads: int) -> Iterator[Slot]:
-    """Yield the slots of one attention from out x in by path; none if its kind is unknown."""
+def _attention_slots(
+    shapes: dict[str, tuple[int, int]], heads_of: Callable[[int], int]
+) -> Iterator[Slot]:
+    """Yield the slots of one attention from out x in by path; none if its kind is unknown.
+
+    `heads_of` gives the number of heads for a number of rows of queries.
+    """
     named = {role: path for path in shapes for role in QKV_WORDS if _is_word(role, path)}
     rest = [p for p in shapes if p not in named.values() and not _is_position(p)]
     if set(named) == set(QKV_WORDS) and rest:
         rows = {role: shapes[path][0] for role, path in named.items()}
-        units = heads * rows["k"] // rows["q"]
+        units = heads_of(rows["q"]) * rows["k"] // rows["q"]
         ins = [Slot(path, (role,), 0, units, (rows[role],)) for role, path in named.items()]
     elif not named and len(rest) == 2:
-        rest.sort(key=lambda path: -shapes[path][0])
-        ins = [_fused_slot(rest[0], shapes[rest[0]][0], shapes[rest[1]][1], heads)]
+        one, two = rest
+        if shapes[one][0] <= shapes[two][1]:  # what is fused makes more than the output reads
+            rest = [two, one]
+        query = shapes[rest[1]][1]
+        ins = [_fused_slot(rest[0], shapes[rest[0]][0], query, heads_of(query))]
     else:
         return
     if ins[0].units > 0:
@@ -259,16 +313,22 @@ def _is_position(path: str) -> bool:
     return POSITION_WORD.match(path.split(".")[-1]) is not None
 
 
-def _heads(layer: nn.Module, paths: list[str], model: PreTrainedModel) -> int:
+def _heads(layer: nn.Module, paths: Iterable[str], model: PreTrainedModel, rows: int) -> int:
+    """Return the number of heads of an attention whose queries are `rows` rows."""
     parents = [
         layer.get_submodule(parent) for parent in sorted({p.rpartition(".")[0] for p in paths})
     ]
     configs = [parent.config for parent in parents if hasattr(parent, "config")]
-    for holder in [*parents, *configs, model.config]:
-        for attribute in HEADS_ATTRIBUTES:
-            if isinstance(getattr(holder, attribute, None), int):
-                return int(getattr(holder, attribute))
-    return 1
+    own, size = _number(parents, HEADS_ATTRIBUTES), _number(parents, HEAD_SIZE_ATTRIBUTES)
+    if own is None and size:
+        return rows // size
+    return own or _number([*configs, model.config], HEADS_ATTRIBUTES) or 1
+
+
+def _number(holders: Iterable[Any], attributes: Iterable[str]) -> int | None:
+    """Return the first whole number that one of `holders` has under one of these names."""
+    found = [getattr(holder, name, None) for holder in holders for name in attributes]
+    return next((number for number in found if isinstance(number, int)), None)
 
 
 def _ffn_slots(found: list[tuple[str, int, int]]) -> Iterator[Slot]:

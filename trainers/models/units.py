@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sharetune.spaces.forms import Narrow
 from sharetune.spaces.plan import FFN
 from sharetune.trainers.models.structure import Slot
 
@@ -46,6 +47,12 @@ class Cut:
         banks = shared.split(self.shared, self.axis)
         rests = private.split(self.private, self.axis)
         return torch.cat([p for pair in zip(banks, rests, strict=True) for p in pair], self.axis)
+
+
+def kept_units(slot: Slot, form: Narrow) -> int:
+    """Return the number of units that a narrowed layer keeps: whole heads, neurons in eights."""
+    step = 8 if slot.role in FFN else 1
+    return min(slot.units, step * form.kept(slot.units // step))
 
 
 def shared_units(slot: Slot, ratio: float) -> int:

@@ -234,14 +234,14 @@ def _values(kept: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 def _heads(model: PreTrainedModel) -> int:
-    return list(find_stacks(model).values())[-1].shape.heads
+    return list(find_stacks(model).values())[-1].shape.heads_of(-1)
 
 
 def _qkv(model: PreTrainedModel) -> tuple[nn.Module, list[Slot]]:
     """Return the top layer, and the matrices of its self-attention's queries, keys and values."""
     stack = list(find_stacks(model).values())[-1]
     found: dict[str, Slot] = {}
-    for slot in stack.slots:
+    for slot in stack.layer_slots[-1]:
         if set(slot.roles) & {"q", "k", "v"} and not found.keys() & set(slot.roles):
             found |= dict.fromkeys(slot.roles, slot)
     return stack.layers[-1], list(dict.fromkeys(found.values()))

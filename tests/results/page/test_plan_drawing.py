@@ -67,3 +67,25 @@ def test_long_stacks_wrap_after_twelve_layers():
     assert drawn(SharingPlan(), layers=12).get("width") == drawn(SharingPlan(), layers=24).get(
         "width"
     )
+
+
+def test_narrowed_parts_are_narrower_and_merged_layers_crossed():
+    plan = SharingPlan.from_yaml(
+        "groups: [{layers: 0..1, parts: ffn, form: {narrow: {keep: 0.25}}}, "
+        "{layers: 3..5, form: merge, init: middle}]"
+    )
+    svg = drawn(plan)
+    assert svg.get("aria-label") == "6 layers; 4 in place of 3..5; FFN narrowed to 0.25: 0..1"
+    blocks = [(r.get("x"), r.get("width")) for r in svg.iter(f"{SVG}rect")][:8]
+    # each is drawn twice, its ground and its frame; what is left of a part stays in the middle
+    assert (
+        blocks
+        == [("66", "34")] * 2
+        + [("78.75", "8.5")] * 2
+        + [("105", "34")] * 2
+        + [("117.75", "8.5")] * 2
+    )
+    titles = [title.text for title in svg.iter(f"{SVG}title")]
+    assert "layer 0: FFN is private, which keeps 0.25 of its units" in titles
+    assert "layer 3 is merged into layer 4" in titles
+    assert "4=3..5" in [t.text for t in svg.iter(f"{SVG}text")]

@@ -16,7 +16,7 @@ from sharetune.spaces.space import Space
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.structure import stack_shapes
 from tests.families import FAMILIES, inputs_of, tiny
-from tests.trainers.models.test_contract import CASES, group, nearness
+from tests.trainers.models.test_contract import CASES, groups_of, nearness
 
 PLAIN, INT8 = Compression(), Compression(quantize="int8")
 QUICK = {("gpt2", "basis")}
@@ -44,14 +44,13 @@ def is_quick(family, form, assignment):
     ],
 )
 def test_counted_is_what_is_built(case):
-    family, form, assignment = case
+    family = case[0]
     counting = counting_of(family)
     shapes = {
         name: replace(shape, similarity=nearness(shape.depth))
         for name, shape in stack_shapes(counting.unshared).items()
     }
-    groups = [group(name, shape.depth, form, assignment) for name, shape in shapes.items()]
-    plan = SharingPlan.model_validate({"groups": groups}).bound(shapes)
+    plan = SharingPlan.model_validate({"groups": groups_of(shapes, case)}).bound(shapes)
     for compression in (PLAIN, INT8) if family in EIGHT_BITS else (PLAIN,):
         assert counting.facts(plan, compression) == counting.built(plan, compression)
 
@@ -85,12 +84,31 @@ MIXED = space(parts=["attention"], form={"lowrank": {"rank": 0, "heads": True}})
 TIED_WHOLE = space(parts=["attention", "ffn", "norms", "biases"], form="tie")
 
 
+CUT = space(
+    layers={"within": "0..-1", "min": 1},
+    parts={"choices": [["attention", "ffn"], ["attention"], ["ffn"]]},
+    count={"low": 2, "high": 3},
+    form={
+        "choices": [
+            "merge",
+            {"narrow": {"keep": {"low": 0.2, "high": 0.8, "step": 0.3}}},
+            {"bank": {"ratio": 0.5}},
+            {"basis": {"rank": 8}},
+        ]
+    },
+    init={"choices": ["mean", "first", "last"]},
+    assign="one",
+    times=1,
+)
+
+
 @pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("drawn_from", "draws"),
     [
         pytest.param(FORMED, 14, marks=pytest.mark.slow),
         (MIXED, 3),
+        (CUT, 4),
         pytest.param(TIED_WHOLE, 4, marks=pytest.mark.slow),
     ],
 )

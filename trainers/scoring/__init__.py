@@ -1,0 +1,1 @@
+"""Score plans without training: what each changes of the unshared model's answers."""
