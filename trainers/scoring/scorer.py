@@ -22,6 +22,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
+from sharetune.spaces.evaluator import PlanScore
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.calibration import Activations, record_activations
 from sharetune.trainers.models.sharing import share_
@@ -34,16 +35,6 @@ OUTPUTS = ("logits", "start_logits", "end_logits")
 """Fields of a model's output that hold logits over classes, tokens or places."""
 
 Batch = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class PlanScore:
-    """How far a plan moves the model: `distance` in nats a prediction (KL, or the fraction of the
-    outputs' variance where there are no logits), and the task's `loss` where batches hold labels.
-    """
-
-    distance: float
-    loss: float | None = None
 
 
 @dataclass(frozen=True)
