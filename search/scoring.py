@@ -3,8 +3,6 @@
 Each score is written as soon as it is known, so that a killed scoring goes on where it was.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sharetune.search.config import StudyConfig, validate
 from sharetune.search.run import cluster
 from sharetune.search.signals import stopped_at_once
+from sharetune.search.solved import depends, refuse_other
 from sharetune.search.starting import held_for_scoring, real_evaluator
 from sharetune.search.study.writer import one_error
 from sharetune.search.workers import in_process
 from sharetune.search.workers.attempt import Untrained
-from sharetune.spaces.errors import ConfigError, PlanError, RunError, SharetuneError
+from sharetune.spaces.errors import ConfigError, PlanError, SharetuneError
 from sharetune.spaces.evaluator import Evaluator, PlanScore, Sizes
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit, plan_of
@@ -60,32 +59,13 @@ class Scoring:
 
         return ray_scores.scores(self.evaluator, candidates, self.config, self.run)
 
-    def depends(self, unshared: Sizes) -> dict[str, str]:
-        """Return digests of all that scores depend on, by name."""
-        recipe = self.candidate(SharingPlan()).recipe
-        model = [self.config.model, self.evaluator.identity["model"], unshared]
-        data = [self.config.task["name"], self.evaluator.identity["data"]]
-        space = self.config.space.model_dump(mode="json")["plan"]
-        return {
-            "model": _digest(model),
-            "data": _digest(data),
-            "max_length": str(recipe.max_length),
-            "space": _digest(space),
-        }
-
     def unshared(self) -> Sizes:
         """Return the unshared model's sizes."""
         return self.evaluator.sizes(self.candidate(SharingPlan()))
 
     def refuse_other(self, header: ScoresHeader) -> None:
         """Raise :class:`RunError` if the stored scores are not of this model, data and space."""
-        depends = self.depends(self.unshared())
-        changed = [name for name in depends if depends[name] != header.depends.get(name)]
-        if changed:
-            raise RunError(
-                f"the scores in {self.run.scores} are of another {' and '.join(changed)}",
-                "undo the change, score into another folder with --out, or remove that file",
-            )
+        refuse_other(header, self.config, self.run, self.evaluator)
 
 
 def score_study(
@@ -170,7 +150,7 @@ def _opened(scoring: Scoring, unshared: Sizes) -> StoredScores:
     file = scoring.file
     if not file.exists:
         config = scoring.config.model_dump(mode="json")
-        file.begin(ScoresHeader(scoring.depends(unshared), unshared, config))
+        file.begin(ScoresHeader(depends(scoring.config, scoring.evaluator), unshared, config))
     stored = file.read()
     scoring.refuse_other(stored.header)
     file.cut_partial_line()
@@ -238,8 +218,3 @@ def _bar() -> Progress:
 def _first_refusal(found: StoredScores) -> tuple[str, str]:
     reason = next(iter(found.refused.values()))
     return f"no edit could be scored; the first: {reason}", "see that the model runs on the data"
-
-
-def _digest(value: object) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from sharetune.results.reading.location import Location
 from sharetune.search.circumstances import code, study_circumstances
 from sharetune.search.config import FIXED, StudyConfig
 from sharetune.search.search import Search
+from sharetune.search.solved import solved_plans
 from sharetune.search.study.writer import StudyWriter, require_study
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
@@ -212,6 +213,8 @@ def _check_exports(candidates: Sequence[Candidate], wanted: Sequence[str]) -> No
 def _new_study(config: StudyConfig, run: RunFolder, evaluator: Evaluator) -> StudyWriter:
     unshared = evaluator.sizes(Candidate(recipe=config.space.reference_recipe()))
     attributes = _attributes(config, evaluator, unshared)
+    if solved := solved_plans(config, run, evaluator, unshared):
+        attributes[record.SOLVED] = solved
     if config.start_from is not None:
         stacks = evaluator.stacks
         attributes[record.EARLIER] = earlier_fronts(config.start_from, config.space, stacks)

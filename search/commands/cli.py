@@ -111,7 +111,6 @@ def solve(
 ) -> None:
     """Find the best plans for any budget from RUN's scores, in under a second."""
     with user_errors():
-        from sharetune.search.commands.insert_plans import insert_plans
         from sharetune.search.commands.solve import Solver, plans_as_yaml
 
         sizes = {"parameters": parameters, "bytes": bytes_, "flops": flops}
@@ -130,6 +129,8 @@ def solve(
             out.write_text(plans[0].to_yaml(), "utf-8")
             print(f"plan 1: {out}", file=sys.stderr)
         if into is not None:
+            from sharetune.search.commands.insert_plans import insert_plans
+
             added = insert_plans(into, [plan.written() for plan in plans])
             print(f"{added} of {len(plans)} plans are new in {into}", file=sys.stderr)
             print(f"train them: {shlex.join(['sharetune', 'search', str(into)])}", file=sys.stderr)

@@ -40,7 +40,7 @@ def _with_plans(text: str, new: Sequence[dict[str, Any]]) -> str:
     if value is None:
         return f"{text.rstrip()}\n\n{_block(KEY, new)}"
     if not isinstance(value, yaml.SequenceNode):
-        return text[: value.start_mark.index] + _flow(new) + text[value.end_mark.index :]
+        return f"{text[: value.start_mark.index]} {_flow(new)}{text[value.end_mark.index :]}"
     if value.flow_style:
         end = value.end_mark.index - 1
         comma = ", " if value.value else ""

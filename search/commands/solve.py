@@ -56,6 +56,11 @@ class Solver:
 
     def best(self, count: int, measurements: int = 0) -> list[Found]:
         """Return the best plans; with `measurements`, those measured, the best first."""
+        if not self.limits:
+            raise ConfigError(
+                "a plan is solved for a size, but none is given",
+                "add --parameters 80%, --bytes or --flops, or --front for all sizes",
+            )
         scored = list(self.stored.scored.values())
         unshared = self.stored.header.unshared
         solved = solve(scored, self.limits, unshared, count=1 if measurements else count)

@@ -51,8 +51,9 @@ class FakeEvaluator:
         time.sleep(self.seconds)
         self._count("scored", str(candidate.plan))
         costs = [
-            (0.1 + 0.01 * sum(g.layers)) * (1 + g.form.shares) * (1 - getattr(g.form, "keep", 0))
+            (0.1 + 0.01 * layer) * (1 + g.form.shares)
             for g in candidate.plan.groups
+            for layer in g.layers
         ]
         return PlanScore(round(sum(costs), 9), 0.5 + sum(costs))
 

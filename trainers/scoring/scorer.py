@@ -79,6 +79,7 @@ class Scorer:
             if "labels" in batch:
                 loss += float(output.loss) * count
         known = "labels" in self.batches[0]
+        distance = max(0.0, distance)  # rounding
         return PlanScore(distance / weight, loss / weight if known else None)
 
     def shared(self, plan: SharingPlan) -> tuple[PreTrainedModel, dict[str, int]]:
