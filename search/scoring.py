@@ -158,7 +158,7 @@ def _opened(scoring: Scoring, unshared: Sizes) -> StoredScores:
 
 
 def _saving(scoring: Scoring, unshared: Sizes) -> dict[Edit, dict[str, float]]:
-    """What each edit of the grid saves, exactly; those that save nothing are left out."""
+    """Count what each edit of the grid saves; those that save nothing are left out."""
     evaluator = scoring.evaluator
     found = {}
     for edit in grid_of(scoring.config.space, evaluator.stacks, widths=evaluator.widths):

@@ -22,8 +22,8 @@ ROUNDING = 1e-13
 
 
 class Choice(NamedTuple):
-    """What may be chosen: `number` is the caller's; layers `first` to `end`, the latter excluded,
-    counted through all stacks."""
+    """An edit that may be chosen: `number` is the caller's; layers `first` to `end`, the latter
+    excluded, counted through all stacks."""
 
     number: int
     first: int

@@ -24,7 +24,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ScoresHeader:
-    """What scores are of.
+    """Header of the file: the model, data and space that its scores are of.
 
     `depends` has digests by name (model, data, space ...) which must be equal for scores to go on;
     `unshared` has the unshared model's sizes; `config` is the study file as plain data.

@@ -1,4 +1,4 @@
-"""Digests by which scores of other weights or other data are told apart."""
+"""Digest the weights and the data, so that scores of others are noticed."""
 
 import hashlib
 from pathlib import Path

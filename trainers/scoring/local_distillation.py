@@ -20,7 +20,7 @@ from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
 from sharetune.trainers.scoring.scorer import Batch, Scorer, without_labels
 
 Tensors = dict[str, Tensor]
-"""What a group's weights became: ``bank.<k>.<name>`` of its k-th bank, and
+"""Weights that a group learnt, by name: ``bank.<k>.<name>`` of its k-th bank, and
 ``layer.<i>.<name>`` of layer i of the unshared model."""
 
 
