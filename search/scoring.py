@@ -3,6 +3,7 @@
 Each score is written as soon as it is known, so that a killed scoring goes on where it was.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sharetune.search.config import StudyConfig, validate
+from sharetune.search.latency_limit import measured
 from sharetune.search.run import cluster
 from sharetune.search.signals import stopped_at_once
 from sharetune.search.solved import depends, refuse_other
@@ -25,7 +27,7 @@ from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit, plan_of
 from sharetune.spaces.planning.exchange import Measurement, improve
 from sharetune.spaces.planning.grid import grid_of
-from sharetune.spaces.planning.score_file import ScoreFile, ScoresHeader, StoredScores
+from sharetune.spaces.planning.score_file import ScoreFile, ScoresHeader, StoredScores, Timed
 from sharetune.spaces.planning.solving import Scored, Solution
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
@@ -73,11 +75,13 @@ def score_study(
     *,
     out: Path,
     address: str | None = None,
+    latency: bool = False,
     evaluator: Evaluator | None = None,
 ) -> StoredScores:
     """Score all edits of a study into the run folder `out`, and return them.
 
-    Those that the folder has already are not scored again. `address` joins a Ray cluster;
+    Those that the folder has already are not scored again. `address` joins a Ray cluster; with
+    `latency` edits are timed as well, by the study's protocol, once all are scored;
     `evaluator` replaces the model and its task, for tests. Raises :class:`SharetuneError` for a
     user's mistake, and ``KeyboardInterrupt`` on Ctrl-C or SIGTERM.
     """
@@ -92,6 +96,8 @@ def score_study(
             )
         _score_all(scoring, stored, edits)
         found = scoring.file.read()
+        if latency:
+            _time_all(scoring, found)
     if not found.scored:
         raise PlanError(*_first_refusal(found))
     return found
@@ -191,6 +197,35 @@ def _score_all(
             plan, own = members[number]
             _write(file, plan, {edit: edits[edit] for edit in own}, found)
             bar.advance(task, len(own))
+
+
+def _time_all(scoring: Scoring, stored: StoredScores) -> None:
+    """Time the edits in this process, one of those with equal shapes for all of them."""
+    config = scoring.config
+    if not config.latency.rounds:
+        raise ConfigError("latency.rounds is 0: nothing is timed", "--set latency.rounds=10")
+    alike: dict[str, list[Edit]] = {}
+    for key, one in stored.scored.items():
+        if key not in stored.latency:
+            alike.setdefault(_shape_key(one.edit, scoring.evaluator), []).append(one.edit)
+    with stopped_at_once(), _bar() as bar:
+        task = bar.add_task("timing edits", total=len(alike))
+        for first, *others in alike.values():
+            candidate = scoring.candidate(plan_of([first]))
+            found = measured(config, scoring.evaluator, candidate, candidate)
+            timed = Timed(found["forms"]["stored"]["median_ms"], found["unshared_ms"])
+            for edit in (first, *others):
+                scoring.file.add_latency(edit, timed)
+            bar.advance(task)
+
+
+def _shape_key(edit: Edit, evaluator: Evaluator) -> str:
+    """Return a key that is the same for edits after which a forward pass does the same work."""
+    if not evaluator.stacks[edit.stack].is_uniform:
+        return edit.key()
+    return json.dumps(
+        [edit.stack, len(edit.layers), edit.group.form.model_dump(), edit.group.parts]
+    )
 
 
 def _write(

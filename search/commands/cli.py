@@ -67,6 +67,9 @@ def score(
     set_: Annotated[
         Optional[list[str]], typer.Option("--set", help="override, as executor=local")
     ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="time edits as well, for solve --latency-ms")
+    ] = False,
 ) -> None:
     """Measure what each single edit costs and saves, without training; goes on where it was."""
     from sharetune.search.config import load_config
@@ -78,10 +81,11 @@ def score(
         from sharetune.search.scoring import score_study
 
         try:
-            found = score_study(config, out=folder, address=address)
+            found = score_study(config, out=folder, address=address, latency=latency)
         except KeyboardInterrupt:
             print("\nstopped; what is scored is kept. To continue:", file=sys.stderr)
-            print(_command("score", study, folder, set_ or [], address), file=sys.stderr)
+            flags = ["--latency"] if latency else []
+            print(_command("score", study, folder, set_ or [], address, *flags), file=sys.stderr)
             raise typer.Exit(130) from None
         print(score_table(found))
         solving = shlex.join(["sharetune", "solve", str(folder), "--parameters", "80%"])
@@ -125,6 +129,8 @@ def solve(
             raise typer.Exit(130) from None
         plans = [one.solution.plan for one in found]
         print(f"{solver.table(found)}\n\n{plans_as_yaml(plans)}", end="")
+        if latency_ms is not None:
+            print("latency adds up only roughly: measure what you choose", file=sys.stderr)
         if out is not None:
             out.write_text(plans[0].to_yaml(), "utf-8")
             print(f"plan 1: {out}", file=sys.stderr)

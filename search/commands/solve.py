@@ -47,7 +47,12 @@ class Solver:
     @classmethod
     def of(cls, run: Path, sizes: Mapping[str, str | None]) -> "Solver":
         """Read the scores in `run`, and the given `sizes`, such as ``100M`` or ``80%``, by name."""
-        stored = ScoreFile(RunFolder(run).scores).read()
+        stored = ScoreFile(RunFolder(run).scores).read().timed()
+        if sizes.get("latency_ms") is not None and "latency_ms" not in stored.header.unshared:
+            raise ConfigError(
+                f"the edits in {run} were not timed",
+                f"sharetune score STUDY.yaml --out {run} --latency",
+            )
         unshared = stored.header.unshared
         limits = {
             name: _limit(name, text, unshared) for name, text in sizes.items() if text is not None
@@ -117,8 +122,6 @@ def _limit(name: str, text: str, unshared: Mapping[str, float]) -> float:
     number = float(match[1])
     if not text.strip().endswith("%"):
         return number * SCALES[(match[2] or "").upper()] if match[2] else number
-    if name not in unshared:
-        return number  # what is not known is refused where it is solved for
     return unshared[name] * number / 100
 
 

@@ -1,16 +1,17 @@
 """Scores in a run folder: a file of JSON lines that only grows, so that a kill loses one line.
 
 The first line says what the scores are of. Each other line is one edit, with what it costs and
-saves or with the reason why it could not be scored, or one whole plan that was measured. Only
-lines that are whole count.
+saves or with the reason why it could not be scored, or one whole plan that was measured. An edit's
+latency, where it was measured, is a line of its own. Only lines that are whole count.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import PlanScore, Sizes
@@ -35,16 +36,41 @@ class ScoresHeader:
     config: dict[str, Any]
 
 
+class Timed(NamedTuple):
+    """Median latency of a model with one edit, and of the unshared one in turns with it, in ms."""
+
+    ms: float
+    unshared_ms: float
+
+
 @dataclass(frozen=True)
 class StoredScores:
     """All that a file holds: scores of edits and their losses by key, edits that could not be
-    scored with the reason, and whole plans measured, of which one is the unshared model."""
+    scored with the reason, whole plans measured, of which one is the unshared model, and latencies
+    of edits by key."""
 
     header: ScoresHeader
     scored: dict[str, Scored] = field(default_factory=dict)
     losses: dict[str, float | None] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     plans: dict[SharingPlan, PlanScore] = field(default_factory=dict)
+    latency: dict[str, Timed] = field(default_factory=dict)
+
+    def timed(self) -> "StoredScores":
+        """Return the scores with ``latency_ms`` among the sizes, if all edits were timed.
+
+        An edit saves its own part of the unshared model's median latency.
+        """
+        if not self.latency or not self.scored.keys() <= self.latency.keys():
+            return self
+        whole = median(one.unshared_ms for one in self.latency.values())
+        saved = {key: whole * (1 - one.ms / one.unshared_ms) for key, one in self.latency.items()}
+        scored = {
+            key: replace(one, saved={**one.saved, "latency_ms": saved[key]})
+            for key, one in self.scored.items()
+        }
+        unshared = {**self.header.unshared, "latency_ms": whole}
+        return replace(self, scored=scored, header=replace(self.header, unshared=unshared))
 
     def is_known(self, edit: Edit) -> bool:
         """Return whether an edit has a score."""
@@ -95,6 +121,10 @@ class ScoreFile:
         """Append the reason why an edit has no score."""
         self.add({"edit": edit.written(), "refused": reason})
 
+    def add_latency(self, edit: Edit, timed: Timed) -> None:
+        """Append the latency of the model with an edit."""
+        self.add({"edit": edit.written(), "ms": timed.ms, "unshared_ms": timed.unshared_ms})
+
     def add_plan(self, plan: SharingPlan, score: PlanScore) -> None:
         """Append the score of a whole plan."""
         self.add({"plan": plan.written(), **vars(score)})
@@ -127,6 +157,8 @@ def _read(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> StoredScores
         key = json.dumps(line["edit"], sort_keys=True, separators=(",", ":"))
         if "refused" in line:
             found.refused[key] = line["refused"]
+        elif "ms" in line:
+            found.latency[key] = Timed(line["ms"], line["unshared_ms"])
         else:
             found.scored[key] = Scored.read(line)
             found.losses[key] = line["loss"]

@@ -83,7 +83,7 @@ def test_several_sizes_hold_at_once(drops):
         (["--parameters", "1M"], "raise the limit (the least, each alone: 13,500,000 parameters)"),
         (["--parameters", "80x"], "--parameters 100M, or 80% of the unshared model"),
         ([], "add --parameters 80%"),
-        (["--latency-ms", "30"], "not every edit says what it saves of 'latency_ms'"),
+        (["--latency-ms", "30"], "were not timed\n\nhint: sharetune score STUDY.yaml --out"),
     ],
 )
 def test_a_size_that_cannot_be_had_is_one_error(drops, words, said):
@@ -246,3 +246,21 @@ def test_a_real_model_is_scored_solved_measured_and_searched(tmp_path):
     result = call("search", folder / "study.yaml", "--out", folder / "run")
     assert result.exit_code == 0, result.output
     assert "plan-0" in result.stdout + result.stderr and "solved-" in result.stderr
+
+
+def test_latency_is_timed_once_for_edits_of_equal_shape(tmp_path):
+    counted = tmp_path / "counted"
+    counted.mkdir()
+    fake = FakeEvaluator(folder=counted)
+    space = {"plan": [{"layers": "0..-1", "form": {"choices": ["drop", "tie"]}}]}
+    found = score_study(study(space=space), out=tmp_path / "run", latency=True, evaluator=fake)
+    assert len(found.scored) == 26
+    assert len(list(counted.glob("*.timed"))) == 3  # drop, attention tied, FFN tied
+    result = call("solve", tmp_path / "run", "--latency-ms", "7", "--count", 1)
+    (head, best), _ = rows(result)
+    assert head[-2] == "latency_ms"
+    assert "6.67 ms (66.7 %)" in " ".join(best).replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert best[1] == "0.210"
+    assert "latency adds up only roughly" in result.stderr
+    score_study(study(space=space), out=tmp_path / "run", latency=True, evaluator=fake)
+    assert len(list(counted.glob("*.timed"))) == 3
