@@ -1,4 +1,4 @@
-"""List candidates that no sampler proposes: anchors, the study file's plans, earlier fronts."""
+"""List candidates that no sampler proposes: anchors, given and solved plans, earlier fronts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from sharetune.results.reading import attributes as record
 from sharetune.results.reading.trial import NO_DRAW, Draw, Trial
 from sharetune.search.config import StudyConfig
 from sharetune.spaces.anchors import ANCHORS
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.plan import SharingPlan, StackShape
 from sharetune.spaces.recipe import Candidate
 
 
@@ -28,12 +28,15 @@ class Given:
 def missing_givens(
     config: StudyConfig,
     stacks: Mapping[str, StackShape],
-    earlier: Sequence[Mapping[str, Any]],
+    noted: Mapping[str, Any],
     history: Sequence[Trial],
 ) -> list[Given]:
-    """Return the candidates to train before any draw that are not in `history` yet."""
+    """Return the candidates to train before any draw that are not in `history` yet.
+
+    `noted` are the study's attributes, of which solved plans and earlier fronts are read.
+    """
     present = [trial.origin for trial in history if not trial.is_interrupted]
-    return [given for given in _givens(config, stacks, earlier) if given.origin not in present]
+    return [given for given in _givens(config, stacks, noted) if given.origin not in present]
 
 
 def interrupted_draws(history: Sequence[Trial], known: Mapping[str, int]) -> list[Given]:
@@ -47,17 +50,19 @@ def interrupted_draws(history: Sequence[Trial], known: Mapping[str, int]) -> lis
 
 
 def _givens(
-    config: StudyConfig, stacks: Mapping[str, StackShape], earlier: Sequence[Mapping[str, Any]]
+    config: StudyConfig, stacks: Mapping[str, StackShape], noted: Mapping[str, Any]
 ) -> Iterator[Given]:
     recipe = config.space.reference_recipe().model_copy(update={"kept_top": 0})
     for name in config.anchors:
         candidate = Candidate(plan=ANCHORS[name](stacks), recipe=recipe).bound(stacks)
         yield Given(candidate, {record.ANCHOR: name})
     compression = config.space.reference_compression()
-    for i, plan in enumerate(config.plans):
-        given = Candidate(plan=plan, compression=compression, recipe=recipe)
-        yield Given(given.bound(stacks), {record.ANCHOR: f"plan-{i}"})
-    for found in earlier:
+    solved = map(SharingPlan.model_validate, noted.get(record.SOLVED, ()))
+    for kind, plans in (("plan", config.plans), ("solved", solved)):
+        for i, plan in enumerate(plans):
+            given = Candidate(plan=plan, compression=compression, recipe=recipe)
+            yield Given(given.bound(stacks), {record.ANCHOR: f"{kind}-{i}"})
+    for found in noted.get(record.EARLIER, ()):
         origin = {key: found[key] for key in ("study", "number")}
         candidate = Candidate.model_validate(found["candidate"])
         yield Given(candidate, {record.EARLIER: origin})

@@ -63,7 +63,7 @@ def run(
     check_folder(folder, resume=resume)
     folder = RunFolder(out.resolve())  # workers have a working directory of their own
     with one_error(folder.path), ExitStack() as cleanup:
-        with _cluster(config, address) as connected:
+        with cluster(config, address) as connected:
             if connected is not None and address is not None:
                 connected.result()  # a wrong address is noticed before a run folder is made
             earlier = reopened(config, folder) if resume else None
@@ -94,7 +94,7 @@ def _execute(searching: Search) -> None:
 
 
 @contextmanager
-def _cluster(config: StudyConfig, address: str | None) -> Iterator[Future[None] | None]:
+def cluster(config: StudyConfig, address: str | None) -> Iterator[Future[None] | None]:
     """Connect to the workers while the study is prepared; yield None to run in this process.
 
     On leaving, the workers of a local cluster are ended.

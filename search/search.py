@@ -76,9 +76,8 @@ class Search:
         for trial in history:
             self.ledger.add(trial)
         self.weights = Weights(run, self.ledger, config.keep, history)
-        earlier = noted.get(record.EARLIER, ())
         self._given = deque(interrupted_draws(history, self.ledger.known))
-        self._given += missing_givens(config, evaluator.stacks, earlier, history)
+        self._given += missing_givens(config, evaluator.stacks, noted, history)
 
     @property
     def done(self) -> bool:

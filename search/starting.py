@@ -15,6 +15,7 @@ from sharetune.results.reading.location import Location
 from sharetune.search.circumstances import code, study_circumstances
 from sharetune.search.config import FIXED, StudyConfig
 from sharetune.search.search import Search
+from sharetune.search.solved import solved_plans
 from sharetune.search.study.writer import StudyWriter, require_study
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
@@ -23,14 +24,20 @@ from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 
+SCORED = ("model", "task", "space")
+"""Keys of a study that scores depend on."""
+
 LARGER_THAN_UNSHARED = 1.1
 """The hypervolume's reference in an exact size, as a multiple of the unshared model's."""
 
 
 def check_folder(run: RunFolder, *, resume: bool) -> None:
-    """Raise :class:`RunError` if a new run's folder is taken, or a resumed one's holds no study."""
+    """Raise :class:`RunError` if a new run's folder is taken, or a resumed one's holds no study.
+
+    Scores of edits may be there before a study is.
+    """
     holds = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
-    if not resume and (run.path.is_file() or holds - {run.cache.name}):
+    if not resume and (run.path.is_file() or holds - {run.cache.name, run.scores.name}):
         raise RunError(
             f"run folder {run.path} exists already",
             "continue it with --resume, or choose another with --out",
@@ -89,6 +96,31 @@ def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
         writer.close()
         raise
     return writer
+
+
+@contextmanager
+def held_for_scoring(config: StudyConfig, run: RunFolder) -> Iterator[None]:
+    """Hold a run folder, with a study or without one, so that no search begins in it meanwhile.
+
+    Raises :class:`RunError` if a search holds it, or its study is of another model, task or space,
+    whose prepared data lie in the folder.
+    """
+    if not Location.of(run.path).exists:
+        with new_folder(run):
+            yield
+        return
+    writer = StudyWriter.open(run.path)
+    try:
+        given, stored = config.model_dump(mode="json"), writer.attributes[record.CONFIG]
+        changed = [key for key in SCORED if given[key] != stored.get(key)]
+        if changed:
+            raise RunError(
+                f"the study in {run.path} is of another {' and '.join(changed)}",
+                "score into a folder of its own with --out",
+            )
+        yield
+    finally:
+        writer.close()
 
 
 def _check_same_study(config: StudyConfig, stored: dict[str, Any]) -> None:
@@ -181,6 +213,8 @@ def _check_exports(candidates: Sequence[Candidate], wanted: Sequence[str]) -> No
 def _new_study(config: StudyConfig, run: RunFolder, evaluator: Evaluator) -> StudyWriter:
     unshared = evaluator.sizes(Candidate(recipe=config.space.reference_recipe()))
     attributes = _attributes(config, evaluator, unshared)
+    if solved := solved_plans(config, run, evaluator, unshared):
+        attributes[record.SOLVED] = solved
     if config.start_from is not None:
         stacks = evaluator.stacks
         attributes[record.EARLIER] = earlier_fronts(config.start_from, config.space, stacks)

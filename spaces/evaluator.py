@@ -116,15 +116,33 @@ class Measured:
         return {**self.scores.written(), **own, **test}
 
 
+@dataclass(frozen=True)
+class PlanScore:
+    """How far an untrained plan moves a model from its unshared self.
+
+    `distance` is in nats a prediction (KL divergence), or the fraction of the outputs' variance
+    where there are no logits; `loss` is the task's, where the examples have labels.
+    """
+
+    distance: float
+    loss: float | None = None
+
+
 class Evaluator(Protocol):
     """A model and a task, prepared once a study, that trains and measures candidates.
 
     It is picklable; its caches are made anew in each process. `stacks` are the model's stacks by
-    name, `rows` counts the examples of each split, `labels` are a classification's, in order.
+    name, `widths` their hidden sizes, `rows` counts the examples of each split, `labels` are a
+    classification's, in order. `identity` has digests of what scores depend on, by name: the
+    ``model``'s weights and the training ``data``.
     """
 
     @property
     def stacks(self) -> Mapping[str, StackShape]: ...
+    @property
+    def widths(self) -> Mapping[str, int]: ...
+    @property
+    def identity(self) -> Mapping[str, str]: ...
     @property
     def rows(self) -> Mapping[str, int]: ...
     @property
@@ -136,6 +154,13 @@ class Evaluator(Protocol):
 
     def sizes(self, candidate: Candidate) -> Sizes:
         """Return the numbers that are exact before training. Raises :class:`PlanError`."""
+        ...
+
+    def score(self, candidate: Candidate, resources: JobResources) -> PlanScore:
+        """Measure the distance of the candidate's plan, untrained, on calibration examples.
+
+        Raises :class:`SharetuneError` if the plan does not fit, or nothing can be compared.
+        """
         ...
 
     def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:

@@ -13,6 +13,7 @@ class RunFolder:
         study.db | storage.yaml   the study, or where else it is kept
         study.yaml                the study file as given
         cache/                    prepared data, shared by all workers
+        scores.jsonl              scores of single edits (`planning/score_file.py`)
         trials/<number>/          see :class:`TrialFolder`
         tracking/                 what trackers log
         report.html
@@ -39,6 +40,11 @@ class RunFolder:
     def cache(self) -> Path:
         """Tokenised data, teachers and first weights, made by whichever worker comes first."""
         return self.path / "cache"
+
+    @property
+    def scores(self) -> Path:
+        """Scores of single edits, one JSON line each."""
+        return self.path / "scores.jsonl"
 
     @property
     def tracking(self) -> Path:

@@ -98,6 +98,8 @@ def small(tmp_path_factory):
         "STUDY.yaml": home / "study.yaml",
         "PLAN.yaml": home / "plan.yaml",
         "RUN": home / "run",
+        "80%": "90%",
+        "50M": "150K",
         "RUN...": home / "run",
         "M": home / "model",
         "D": home / "train.csv",
@@ -129,7 +131,8 @@ def searched(small):
 
 
 def test_every_command_of_the_readme_is_run_here():
-    assert set(USAGE) == {"search", "init", "report", "serve", "show", "export", "list"}
+    known = {"search", "init", "score", "solve", "report", "serve", "show", "export", "list"}
+    assert set(USAGE) == known
 
 
 @pytest.mark.slow
@@ -175,6 +178,20 @@ def test_the_study_runs(tmp_path):
     small = ("executor=local", "budget.trials=6", "latency.rounds=0", "space.recipe.max_length=8")
     settings = [word for setting in small for word in ("--set", setting)]
     call(["search", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "run"), *settings])
+
+
+@pytest.mark.slow
+def test_score_and_solve(small, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(small["STUDY.yaml"].read_text("utf-8"))
+    changed = STUDY | {name: str(small["M"].parent / STUDY[name]) for name in ("model",)}
+    files = {key: str(small["M"].parent / STUDY["task"][key]) for key in ("train", "test")}
+    study.write_text(yaml.safe_dump(changed | {"task": STUDY["task"] | files}))
+    small = small | {"RUN": tmp_path / "run", "STUDY.yaml": study}
+    assert "edits scored" in call(typed(small, "score", "--set", "--out"))
+    options = ("--bytes", "--count", "--measure", "--into")
+    assert "measured" in call(typed(small, "solve", *options))
+    assert len(load_config(study).plans) == 3  # albert-all and two
 
 
 def test_init(small, tmp_path):

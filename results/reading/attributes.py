@@ -17,6 +17,8 @@ Attributes of the study
     reference       {objective: value}: the fixed reference point of the hypervolume
     earlier         [{"study", "number", "candidate"}, ...]: members of earlier studies' fronts,
                     which are trained first
+    solved          [plan, ...]: solved from the scores in the run folder when the study began;
+                    they are trained right after the study file's plans, as anchors ``solved-0`` ...
     circumstances   {"versions": {...}, "commit", "dirty", "device", "threads", "host", "started"}
     architecture:<digest>
                     the same of an untrained plan with its compression, where the study limits
@@ -78,6 +80,7 @@ ROWS = "rows"
 REFERENCE = "reference"
 CIRCUMSTANCES = "circumstances"
 EARLIER = "earlier"
+SOLVED = "solved"
 LATENCY = "latency:"
 ARCHITECTURE = "architecture:"
 

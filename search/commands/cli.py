@@ -60,6 +60,89 @@ def search(
 
 
 @app.command()
+def score(
+    study: StudyFile,
+    out: Annotated[Optional[Path], typer.Option(help="run folder [default: runs/NAME]")] = None,
+    address: Annotated[Optional[str], typer.Option(help="a Ray cluster to join")] = None,
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", help="override, as executor=local")
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="time edits as well, for solve --latency-ms")
+    ] = False,
+) -> None:
+    """Measure what each single edit costs and saves, without training; goes on where it was."""
+    from sharetune.search.config import load_config
+
+    with user_errors():
+        config = load_config(study, tuple(set_ or ()))
+        folder = out or Path("runs") / config.name
+        from sharetune.search.commands.score import score_table
+        from sharetune.search.scoring import score_study
+
+        try:
+            found = score_study(config, out=folder, address=address, latency=latency)
+        except KeyboardInterrupt:
+            print("\nstopped; what is scored is kept. To continue:", file=sys.stderr)
+            flags = ["--latency"] if latency else []
+            print(_command("score", study, folder, set_ or [], address, *flags), file=sys.stderr)
+            raise typer.Exit(130) from None
+        print(score_table(found))
+        solving = shlex.join(["sharetune", "solve", str(folder), "--parameters", "80%"])
+        print(f"solve: {solving}", file=sys.stderr)
+
+
+@app.command()
+def solve(
+    run: RunFolder,
+    parameters: Annotated[
+        Optional[str], typer.Option(help="most parameters: 100M, or 80% of the unshared model")
+    ] = None,
+    bytes_: Annotated[Optional[str], typer.Option("--bytes", help="most bytes on disk")] = None,
+    flops: Annotated[Optional[str], typer.Option(help="most FLOPs of a forward pass")] = None,
+    latency_ms: Annotated[
+        Optional[str], typer.Option(help="longest latency, additive only roughly")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="plans to find")] = 5,
+    measure: Annotated[
+        int, typer.Option(min=0, help="whole plans to measure, exchanging edits of the best")
+    ] = 0,
+    front: Annotated[bool, typer.Option("--front", help="print the whole front instead")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="file to write the best plan to")] = None,
+    into: Annotated[
+        Optional[Path], typer.Option(help="study file whose plans these are added to")
+    ] = None,
+) -> None:
+    """Find the best plans for any budget from RUN's scores, in under a second."""
+    with user_errors():
+        from sharetune.search.commands.solve import Solver, plans_as_yaml
+
+        sizes = {"parameters": parameters, "bytes": bytes_, "flops": flops}
+        solver = Solver.of(run, sizes | {"latency_ms": latency_ms})
+        if front:
+            print("\n".join(solver.front()))
+            return
+        try:
+            found = solver.best(count, measure)
+        except KeyboardInterrupt:
+            print("\nstopped; what is measured is kept", file=sys.stderr)
+            raise typer.Exit(130) from None
+        plans = [one.solution.plan for one in found]
+        print(f"{solver.table(found)}\n\n{plans_as_yaml(plans)}", end="")
+        if latency_ms is not None:
+            print("latency adds up only roughly: measure what you choose", file=sys.stderr)
+        if out is not None:
+            out.write_text(plans[0].to_yaml(), "utf-8")
+            print(f"plan 1: {out}", file=sys.stderr)
+        if into is not None:
+            from sharetune.search.commands.insert_plans import insert_plans
+
+            added = insert_plans(into, [plan.written() for plan in plans])
+            print(f"{added} of {len(plans)} plans are new in {into}", file=sys.stderr)
+            print(f"train them: {shlex.join(['sharetune', 'search', str(into)])}", file=sys.stderr)
+
+
+@app.command()
 def init(
     task: Annotated[str, typer.Option(help="a task's name, as `sharetune list tasks` has it")],
     model: Annotated[str, typer.Option(help="a model of the hub, or a folder")],
@@ -196,9 +279,21 @@ def _fail(error: SharetuneError) -> None:
 
 
 def _resuming(study: Path, folder: Path, overrides: list[str], address: str | None) -> str:
+    return _command("search", study, folder, overrides, address, "--resume")
+
+
+def _command(
+    name: str,
+    study: Path,
+    folder: Path,
+    overrides: list[str],
+    address: str | None,
+    *flags: str,
+) -> str:
+    """Return the command line of `name` for a study, as it can be typed."""
     joined = [] if address is None else ["--address", address]
     settings = [word for override in overrides for word in ("--set", override)]
-    words = ["sharetune", "search", str(study), "--out", str(folder), "--resume"]
+    words = ["sharetune", name, str(study), "--out", str(folder), *flags]
     return shlex.join([*words, *joined, *settings])
 
 

@@ -1,10 +1,13 @@
 """Run jobs one after another in this process: for tests, debugging and one device."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from sharetune.search.search import Search
-from sharetune.search.workers.attempt import Report, attempt
-from sharetune.spaces.evaluator import JobResources, Unheard
+from sharetune.search.signals import stopped_when_safe
+from sharetune.search.workers.attempt import Report, Untrained, attempt, score_untrained
+from sharetune.spaces.evaluator import Evaluator, JobResources, Unheard
+from sharetune.spaces.recipe import Candidate
 
 
 class Reporting(Unheard):
@@ -25,3 +28,14 @@ def execute(search: Search) -> None:
     while (job := search.next()) is not None:
         listener = Reporting(partial(search.reached, job))
         search.finish(job, attempt(search.evaluator.evaluate, job, resources, listener))
+
+
+def scores(
+    evaluator: Evaluator, candidates: Sequence[Candidate], threads: int
+) -> Iterator[tuple[int, Untrained]]:
+    """Yield the number and the untrained score of each candidate; a signal ends it in between."""
+    resources = JobResources(threads=threads)
+    with stopped_when_safe() as stop_if_asked:
+        for number, candidate in enumerate(candidates):
+            yield number, score_untrained(evaluator, candidate, resources)
+            stop_if_asked()

@@ -1,4 +1,5 @@
-"""Run jobs on Ray Tune workers. Only this file and `pinned/ray_internals.py` import ray.
+"""Run jobs on Ray Tune workers. Only this file, `ray_scores.py` and
+`pinned/ray_internals.py` import ray.
 
 Ray Tune is a disposable executor: it only runs jobs on warm workers. The study is the record.
 """

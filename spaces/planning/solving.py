@@ -208,12 +208,16 @@ def _too_small(
     scored: Sequence[Scored], limits: Mapping[str, float], unshared: Mapping[str, float]
 ) -> PlanError:
     least = {name: unshared[name] - _most_saved(scored, name) for name in limits}
-    asked = " and ".join(f"{limit:,.6g} {name}" for name, limit in limits.items())
-    alone = ", ".join(f"{value:,.6g} {name}" for name, value in least.items())
+    asked = " and ".join(f"{_amount(limit)} {name}" for name, limit in limits.items())
+    alone = ", ".join(f"{_amount(value)} {name}" for name, value in least.items())
     return PlanError(
         f"no plan of these {len(scored)} edits has at most {asked}",
         f"raise the limit (the least, each alone: {alone}), or score edits that save more",
     )
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1e5 else f"{value:,.6g}"
 
 
 def _most_saved(scored: Sequence[Scored], measure: str) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharetune.spaces.errors import StoppedAtRung
-from sharetune.spaces.evaluator import Measured, Scores
+from sharetune.spaces.evaluator import Measured, PlanScore, Scores
 from sharetune.spaces.latency import Compared, Latencies, Latency
 from sharetune.spaces.plan import StackShape
 from tests.search.faults import fault
@@ -29,6 +29,8 @@ class FakeEvaluator:
     labels = ("a", "b")
     stacks = {"layers": StackShape(DEPTH, 12, 1536)}  # noqa: RUF012
     rows = {}  # noqa: RUF012
+    widths = {"layers": 384}  # noqa: RUF012
+    identity = {"model": "fake", "data": "fake"}  # noqa: RUF012
 
     def refuse(self, candidates):
         """Everything goes."""
@@ -43,6 +45,17 @@ class FakeEvaluator:
         sizes = {"parameters": stored, "stack_parameters": stored - 12_000_000, "bytes": 4 * stored}
         sizes["flops"] = 1e9 * (DEPTH - removed) / DEPTH
         return sizes | {"effective_ratio": saved / (DEPTH - 1)}
+
+    def score(self, candidate, resources):
+        """Single effects add up; they rise with the layer, and shared ones are twice as large."""
+        time.sleep(self.seconds)
+        self._count("scored", str(candidate.plan))
+        costs = [
+            (0.1 + 0.01 * layer) * (1 + g.form.shares)
+            for g in candidate.plan.groups
+            for layer in g.layers
+        ]
+        return PlanScore(round(sum(costs), 9), 0.5 + sum(costs))
 
     def evaluate(self, job, resources, listener):
         time.sleep(self.seconds)

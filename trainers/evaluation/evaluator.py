@@ -27,6 +27,7 @@ from sharetune.spaces.evaluator import (
     JobResources,
     Listener,
     Measured,
+    PlanScore,
     Scores,
     Sizes,
     plain_fields,
@@ -49,7 +50,10 @@ from sharetune.trainers.models.calibration import (
 from sharetune.trainers.models.positions import refuse_beyond_positions
 from sharetune.trainers.models.pretrained import body_skeleton
 from sharetune.trainers.models.sharing import share_
-from sharetune.trainers.models.structure import stack_shapes
+from sharetune.trainers.models.structure import find_stacks, stack_shapes, weight_out_in
+from sharetune.trainers.scoring.calibration_sample import calibration_batches
+from sharetune.trainers.scoring.identity import data_digest, weights_digest
+from sharetune.trainers.scoring.scorer import Scorer
 from sharetune.trainers.tasks.base import PreparedTask, Split, Task
 from sharetune.trainers.training.data_parallel import Team, joined
 from sharetune.trainers.training.distillation import Lesson, check_teacher
@@ -65,6 +69,9 @@ CALIBRATION_EXAMPLES = 64
 
 CALIBRATION_BATCH = 16
 """Examples of a calibration batch, which bounds the memory that activations take."""
+
+SCORING_SEED = 0
+"""Seed of a head that the checkpoint does not have, so that all workers score the same model."""
 
 KEPT_COUNTINGS = 4
 """Counted unshared models that a process caches, one for each `max_length`; spaces draw few."""
@@ -123,6 +130,21 @@ class CandidateEvaluator:
         return self.task.rows
 
     @property
+    def widths(self) -> dict[str, int]:
+        """Hidden size of each stack, by its name: the rows of what its FFNs or attentions write."""
+        return {
+            name: len(weight_out_in(stack.layers[0].get_submodule(slot.path)))
+            for name, stack in find_stacks(self.task.skeleton).items()
+            for slot in stack.slots
+            if slot.role in ("o", "fc_out")
+        }
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Digests of the weights that candidates start from, and of the training data."""
+        return {"model": weights_digest(self.task), "data": data_digest(self.task)}
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """A classification's labels, in order."""
         return self.task.facts.labels
@@ -152,6 +174,16 @@ class CandidateEvaluator:
         """Return the sizes, exact before training; see :func:`trainers.measuring.sizes.facts`."""
         counting = self._counting(candidate.recipe.max_length)
         return counting.facts(candidate.plan, candidate.compression)
+
+    def score(self, candidate: Candidate, resources: JobResources) -> PlanScore:
+        """Measure how far the candidate's plan, untrained, moves the model on training examples.
+
+        Raises :class:`PlanError` if it does not fit, :class:`DataError` for too few examples, and
+        :class:`ModelError` if the model's outputs hold nothing to compare.
+        """
+        _begin(resources)
+        scorer: Scorer = self._scoring(candidate.recipe.max_length)
+        return scorer.score(candidate.plan)
 
     def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:
         """Train the job's candidate, measure it on the split that selects candidates, and save it.
@@ -291,6 +323,16 @@ class CandidateEvaluator:
         unshared = self.task.skeleton
         sample = self.task.task.sample(unshared, 1, max_length)
         return Counting(unshared, {key: value.to("meta") for key, value in sample.items()})
+
+    @cached_property
+    def _scoring(self) -> Any:
+        return lru_cache(maxsize=1)(self._new_scorer)
+
+    def _new_scorer(self, max_length: int) -> Scorer:
+        split, _ = self.task.splits(max_length, None)
+        batches = calibration_batches(split)
+        set_seed(SCORING_SEED)
+        return Scorer(self.task.load(), batches)
 
     @cached_property
     def _recorded(self) -> Any:

@@ -22,7 +22,7 @@ from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
 from sharetune.trainers.scoring.editable import Batch, EditableModel, without_labels
 
 Tensors = dict[str, Tensor]
-"""The weights that a group learnt: ``bank.<k>.<name>`` of its k-th bank, and
+"""Weights that a group learnt, by name: ``bank.<k>.<name>`` of its k-th bank, and
 ``layer.<i>.<name>`` of layer i of the unshared model."""
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
+from sharetune.spaces.evaluator import PlanScore
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.calibration import Activations, record_activations
 from sharetune.trainers.models.structure import Stack
@@ -30,16 +31,6 @@ IGNORED = -100
 
 OUTPUTS = ("logits", "start_logits", "end_logits")
 """Fields of a model's output that hold logits over classes, tokens or places."""
-
-
-@dataclass(frozen=True)
-class PlanScore:
-    """How far a plan moves the model: `distance` in nats a prediction (KL, or the fraction of the
-    outputs' variance where there are no logits), and the task's `loss` where batches hold labels.
-    """
-
-    distance: float
-    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +74,7 @@ class Scorer(EditableModel):
             if "labels" in batch:
                 loss += float(output.loss) * count
         known = "labels" in self.batches[0]
+        distance = max(0.0, distance)  # rounding
         return PlanScore(distance / weight, loss / weight if known else None)
 
     def _reference(self, batch: Batch) -> Reference:

@@ -1,0 +1,76 @@
+"""Add plans to the text of a study file, all else of which stays as it is."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sharetune.search.config import read_yaml
+from sharetune.spaces.errors import ConfigError
+
+KEY = "plans"
+
+
+def insert_plans(path: Path, plans: Sequence[dict[str, Any]]) -> int:
+    """Add `plans`, as plain data, to those of a study file; return how many it did not have.
+
+    Comments and the order of keys stay. Raises :class:`ConfigError` if the file is not one whose
+    plans can be added to in place.
+    """
+    data = read_yaml(path)
+    present = data.get(KEY) or []
+    new = [plan for plan in plans if plan not in present]
+    if not new:
+        return 0
+    text = path.read_text("utf-8")
+    changed = _with_plans(text, new)
+    if yaml.safe_load(changed) != data | {KEY: [*present, *new]}:
+        raise ConfigError(
+            f"{path}: its plans are written in a way that none can be added to",
+            "write them as a list, or take the plans from --out",
+        )
+    path.write_text(changed, "utf-8")
+    return len(new)
+
+
+def _with_plans(text: str, new: Sequence[dict[str, Any]]) -> str:
+    value = _value(text)
+    if value is None:
+        return f"{text.rstrip()}\n\n{_block(KEY, new)}"
+    if not isinstance(value, yaml.SequenceNode):
+        return f"{text[: value.start_mark.index]} {_flow(new)}{text[value.end_mark.index :]}"
+    if value.flow_style:
+        end = value.end_mark.index - 1
+        comma = ", " if value.value else ""
+        return text[:end] + comma + _flow(new)[1:-1] + text[end:]
+    end = text.find("\n", _last_index(value))
+    end = len(text) if end < 0 else end
+    margin = " " * value.start_mark.column
+    lines = yaml.safe_dump(list(new), sort_keys=False, default_flow_style=None).rstrip()
+    added = "".join(f"\n{margin}{line}" for line in lines.split("\n"))
+    return text[:end] + added + text[end:]
+
+
+def _value(text: str) -> yaml.Node | None:
+    """The node of the plans, or None where the file has no such key."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(root, yaml.MappingNode)
+    return next((value for key, value in root.value if key.value == KEY), None)
+
+
+def _last_index(node: yaml.Node) -> int:
+    """Where the text of a node ends; that of a block ends only at the next key."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _last_index(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
+
+
+def _block(key: str, new: Sequence[dict[str, Any]]) -> str:
+    return yaml.safe_dump({key: list(new)}, sort_keys=False, default_flow_style=None)
+
+
+def _flow(new: Sequence[dict[str, Any]]) -> str:
+    return json.dumps(list(new))

@@ -1,0 +1,64 @@
+"""Summarise the scores of single edits as a table."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sharetune.results.formatting import plural, three_digits
+from sharetune.spaces.planning.score_file import StoredScores
+from sharetune.spaces.planning.solving import Scored
+
+WIDTH = 140
+"""Columns of a printed table."""
+
+
+def score_table(found: StoredScores) -> str:
+    """Write, by kind of edit, the distances for 1 % of the model's parameters saved.
+
+    The kind with the cheapest edit comes first.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("edit")
+    for title in ("count", "best", "median", "worst"):
+        table.add_column(title, justify="right")
+    kinds: dict[str, list[Scored]] = {}
+    for one in found.scored.values():
+        kinds.setdefault(f"{one.edit.kind} {'+'.join(one.edit.parts)}", []).append(one)
+    rows = {kind: _prices(own, found.header.unshared) for kind, own in kinds.items()}
+    for kind, prices in sorted(rows.items(), key=lambda row: min(row[1], default=0.0)):
+        numbers = (min(prices), median(prices), max(prices)) if prices else ()
+        table.add_row(kind, str(len(kinds[kind])), *map(digits, numbers))
+    lines = [
+        f"{plural(len(found.scored), 'edit')} scored; distance for 1 % of the parameters saved:",
+        printed(table),
+    ]
+    if found.refused:
+        reason = next(iter(found.refused.values()))
+        lines.append(f"{plural(len(found.refused), 'edit')} without a score; the first: {reason}")
+    return "\n".join(lines)
+
+
+def _prices(scored: Sequence[Scored], unshared: Mapping[str, float]) -> list[float]:
+    """Distances for 1 % of the parameters, of the edits that save any."""
+    percent = unshared["parameters"] / 100
+    return [
+        one.cost * percent / one.saved["parameters"]
+        for one in scored
+        if one.saved["parameters"] > 0
+    ]
+
+
+def digits(value: float) -> str:
+    """Write a distance to three digits, small ones with an exponent."""
+    return three_digits(value) if value == 0 or abs(value) >= 0.01 else f"{value:.2e}"
+
+
+def printed(table: Any) -> str:
+    """Return a table as plain text."""
+    console = Console(width=WIDTH, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))

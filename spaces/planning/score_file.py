@@ -1,0 +1,166 @@
+"""Scores in a run folder: a file of JSON lines that only grows, so that a kill loses one line.
+
+The first line says what the scores are of. Each other line is one edit, with what it costs and
+saves or with the reason why it could not be scored, or one whole plan that was measured. An edit's
+latency, where it was measured, is a line of its own. Only lines that are whole count.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from sharetune.spaces.errors import RunError
+from sharetune.spaces.evaluator import PlanScore, Sizes
+from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.planning.edits import Edit
+from sharetune.spaces.planning.solving import Scored
+
+VERSION = 1
+"""Number of this form of the file; another one is refused."""
+
+
+@dataclass(frozen=True)
+class ScoresHeader:
+    """Header of the file: the model, data and space that its scores are of.
+
+    `depends` has digests by name (model, data, space ...) which must be equal for scores to go on;
+    `unshared` has the unshared model's sizes; `config` is the study file as plain data.
+    """
+
+    depends: Mapping[str, str]
+    unshared: Sizes
+    config: dict[str, Any]
+
+
+class Timed(NamedTuple):
+    """Median latency of a model with one edit, and of the unshared one in turns with it, in ms."""
+
+    ms: float
+    unshared_ms: float
+
+
+@dataclass(frozen=True)
+class StoredScores:
+    """All that a file holds: scores of edits and their losses by key, edits that could not be
+    scored with the reason, whole plans measured, of which one is the unshared model, and latencies
+    of edits by key."""
+
+    header: ScoresHeader
+    scored: dict[str, Scored] = field(default_factory=dict)
+    losses: dict[str, float | None] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    plans: dict[SharingPlan, PlanScore] = field(default_factory=dict)
+    latency: dict[str, Timed] = field(default_factory=dict)
+
+    def timed(self) -> "StoredScores":
+        """Return the scores with ``latency_ms`` among the sizes, if all edits were timed.
+
+        An edit saves its own part of the unshared model's median latency.
+        """
+        if not self.latency or not self.scored.keys() <= self.latency.keys():
+            return self
+        whole = median(one.unshared_ms for one in self.latency.values())
+        saved = {key: whole * (1 - one.ms / one.unshared_ms) for key, one in self.latency.items()}
+        scored = {
+            key: replace(one, saved={**one.saved, "latency_ms": saved[key]})
+            for key, one in self.scored.items()
+        }
+        unshared = {**self.header.unshared, "latency_ms": whole}
+        return replace(self, scored=scored, header=replace(self.header, unshared=unshared))
+
+    def is_known(self, edit: Edit) -> bool:
+        """Return whether an edit has a score."""
+        return edit.key() in self.scored
+
+
+class ScoreFile:
+    """The file at `path`, which need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def exists(self) -> bool:
+        """Whether a whole first line is there."""
+        return bool(self._lines())
+
+    def read(self) -> StoredScores:
+        """Read all whole lines. Raises :class:`RunError` if there are none, or one is damaged."""
+        lines = self._lines()
+        if not lines:
+            raise RunError(
+                f"{self.path.parent} holds no scores",
+                f"sharetune score STUDY.yaml --out {self.path.parent}",
+            )
+        try:
+            return _read(json.loads(lines[0]), map(json.loads, lines[1:]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.path} cannot be read: {error!r}", "remove it, and score again"
+            ) from None
+
+    def begin(self, header: ScoresHeader) -> None:
+        """Write the first line of a new file."""
+        self.path.write_text("")
+        self.add({"version": VERSION, **vars(header)})
+
+    def cut_partial_line(self) -> None:
+        """Remove what a kill left of a line."""
+        whole = sum(len(line) + 1 for line in self._lines())
+        os.truncate(self.path, whole)
+
+    def add_score(self, scored: Scored, loss: float | None) -> None:
+        """Append the score of an edit."""
+        self.add({**scored.written(), "loss": loss})
+
+    def add_refusal(self, edit: Edit, reason: str) -> None:
+        """Append the reason why an edit has no score."""
+        self.add({"edit": edit.written(), "refused": reason})
+
+    def add_latency(self, edit: Edit, timed: Timed) -> None:
+        """Append the latency of the model with an edit."""
+        self.add({"edit": edit.written(), "ms": timed.ms, "unshared_ms": timed.unshared_ms})
+
+    def add_plan(self, plan: SharingPlan, score: PlanScore) -> None:
+        """Append the score of a whole plan."""
+        self.add({"plan": plan.written(), **vars(score)})
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append one line, which survives a power cut."""
+        with self.path.open("ab") as file:
+            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self) -> list[bytes]:
+        """All whole lines."""
+        try:
+            return self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+
+
+def _read(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> StoredScores:
+    version = first.pop("version")
+    if version != VERSION:
+        raise ValueError(f"it is of version {version}, and this ShareTune reads {VERSION}")
+    found = StoredScores(ScoresHeader(**first))
+    for line in rest:
+        if "plan" in line:
+            plan = SharingPlan.model_validate(line.pop("plan"))
+            found.plans[plan] = PlanScore(**line)
+            continue
+        key = json.dumps(line["edit"], sort_keys=True, separators=(",", ":"))
+        if "refused" in line:
+            found.refused[key] = line["refused"]
+        elif "ms" in line:
+            found.latency[key] = Timed(line["ms"], line["unshared_ms"])
+        else:
+            found.scored[key] = Scored.read(line)
+            found.losses[key] = line["loss"]
+            found.refused.pop(key, None)
+    return found
