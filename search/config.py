@@ -447,7 +447,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
 
     Raises :class:`ConfigError` that lists every mistake with its place in the file.
     """
-    data = read_yaml(path)
+    data = read_study_file(path)
     for each in overrides:
         override(data, each)
     data.setdefault("name", path.stem if path.stem != "study" else path.resolve().parent.name)
@@ -516,7 +516,7 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_inner_model, getattr(annotation, "__args__", ()))), None)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_study_file(path: Path) -> dict[str, Any]:
     """Read a study file as plain data. Raises :class:`ConfigError` if it is not one."""
     try:
         data = read_yaml(path.read_text("utf-8"))

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from sharetune.search.config import read_yaml
+from sharetune.search.config import read_study_file
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.yaml_text import read_yaml
 
 KEY = "plans"
 
@@ -19,14 +20,14 @@ def insert_plans(path: Path, plans: Sequence[dict[str, Any]]) -> int:
     Comments and the order of keys stay. Raises :class:`ConfigError` if the file is not one whose
     plans can be added to in place.
     """
-    data = read_yaml(path)
+    data = read_study_file(path)
     present = data.get(KEY) or []
     new = [plan for plan in plans if plan not in present]
     if not new:
         return 0
     text = path.read_text("utf-8")
     changed = _with_plans(text, new)
-    if yaml.safe_load(changed) != data | {KEY: [*present, *new]}:
+    if read_yaml(changed) != data | {KEY: [*present, *new]}:
         raise ConfigError(
             f"{path}: its plans are written in a way that none can be added to",
             "write them as a list, or take the plans from --out",
