@@ -252,8 +252,9 @@ def test_latency_is_timed_once_for_edits_of_equal_shape(tmp_path):
     counted = tmp_path / "counted"
     counted.mkdir()
     fake = FakeEvaluator(folder=counted)
-    both = {"layers": "0..-1", "parts": ["attention", "ffn"], "form": {"choices": ["tie", "merge"]}}
-    space = {"plan": [{"layers": "0..-1", "form": {"choices": ["drop", "tie"]}}, both]}
+    parts = {"choices": [["attention"], ["ffn"], ["attention", "ffn"]]}
+    forms = {"choices": ["drop", "tie", "merge"]}
+    space = {"plan": [{"layers": "0..-1", "parts": parts, "form": forms}]}
     found = score_study(study(space=space), out=tmp_path / "run", latency=True, evaluator=fake)
     assert len(found.scored) == 46
     assert len(list(counted.glob("*.timed"))) == 5  # drop, merge; attention, FFN and both tied
