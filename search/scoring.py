@@ -223,9 +223,8 @@ def _shape_key(edit: Edit, evaluator: Evaluator) -> str:
     """Return a key that is the same for edits after which a forward pass does the same work."""
     if not evaluator.stacks[edit.stack].is_uniform:
         return edit.key()
-    return json.dumps(
-        [edit.stack, len(edit.layers), edit.group.form.model_dump(), edit.group.parts]
-    )
+    form = edit.kind, edit.group.form.model_dump()
+    return json.dumps([edit.stack, len(edit.layers), form, edit.group.parts])
 
 
 def _write(

@@ -29,6 +29,10 @@ from sharetune.trainers.scoring.editable import Batch, EditableModel, without_la
 IGNORED = -100
 """The label of a position that no loss and no score counts."""
 
+DOUBLE_UP_TO = 4096
+"""Classes up to which distances are computed in 64 bits: a new head's answers hardly differ, and
+sums of 32 bits are off by 1e-8 nats. Logits over a vocabulary differ more, and take memory."""
+
 OUTPUTS = ("logits", "start_logits", "end_logits")
 """Fields of a model's output that hold logits over classes, tokens or places."""
 
@@ -145,7 +149,8 @@ def _answers(output: Any, counts: Tensor | None) -> dict[str, Tensor]:
 
 
 def _chosen(values: Tensor, counts: Tensor | None) -> Tensor:
-    return values[counts].float() if counts is not None else values.float()
+    chosen = values if counts is None else values[counts]
+    return chosen.double() if chosen.shape[-1] <= DOUBLE_UP_TO else chosen.float()
 
 
 def _distance(output: Any, reference: Reference) -> tuple[float, int]:

@@ -252,10 +252,12 @@ def test_latency_is_timed_once_for_edits_of_equal_shape(tmp_path):
     counted = tmp_path / "counted"
     counted.mkdir()
     fake = FakeEvaluator(folder=counted)
-    space = {"plan": [{"layers": "0..-1", "form": {"choices": ["drop", "tie"]}}]}
+    parts = {"choices": [["attention"], ["ffn"], ["attention", "ffn"]]}
+    forms = {"choices": ["drop", "tie", "merge"]}
+    space = {"plan": [{"layers": "0..-1", "parts": parts, "form": forms}]}
     found = score_study(study(space=space), out=tmp_path / "run", latency=True, evaluator=fake)
-    assert len(found.scored) == 26
-    assert len(list(counted.glob("*.timed"))) == 3  # drop, attention tied, FFN tied
+    assert len(found.scored) == 46
+    assert len(list(counted.glob("*.timed"))) == 5  # drop, merge; attention, FFN and both tied
     result = call("solve", tmp_path / "run", "--latency-ms", "7", "--count", 1)
     (head, best), _ = rows(result)
     assert head[-2] == "latency_ms"
@@ -263,4 +265,4 @@ def test_latency_is_timed_once_for_edits_of_equal_shape(tmp_path):
     assert best[1] == "0.210"
     assert "latency adds up only roughly" in result.stderr
     score_study(study(space=space), out=tmp_path / "run", latency=True, evaluator=fake)
-    assert len(list(counted.glob("*.timed"))) == 3
+    assert len(list(counted.glob("*.timed"))) == 5
