@@ -27,7 +27,7 @@ import torch
 import transformers
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import SharingPlan
@@ -35,7 +35,9 @@ from sharetune.spaces.planning.edits import Edit, plan_of
 from sharetune.spaces.planning.grid import KINDS, grid
 from sharetune.spaces.planning.solving import Scored, Solution, solve
 from sharetune.trainers.measuring.counting import Counting
+from sharetune.trainers.models.calibration import Activations, record_activations
 from sharetune.trainers.models.structure import stack_shapes
+from sharetune.trainers.scoring.editable import without_labels
 from sharetune.trainers.scoring.local_distillation import (
     distil_locally,
     start_from_,
@@ -45,8 +47,17 @@ from sharetune.trainers.scoring.scorer import PlanScore, Scorer
 BLOCK = 256
 """Tokens of a block, as a short training would have it."""
 
-SCORED, UNSEEN, TAUGHT = 4, 8, 32
-"""Blocks that edits are scored on, that plans are measured on, and that new weights learn from."""
+SCORED = 4
+"""Blocks that edits are scored on."""
+
+CALIBRATED = 8
+"""Blocks whose activations tell which units matter."""
+
+UNSEEN = 8
+"""Blocks of other packages that plans are measured on."""
+
+TAUGHT = 32
+"""Blocks that new weights learn from."""
 
 PARTS = (0.9, 0.8, 0.6)
 """Parts of the layer stack that plans keep."""
@@ -74,13 +85,20 @@ def taken(model: str, count: int, *, unseen: bool) -> list[dict[str, Tensor]]:
 
 
 @cache
-def scorer(model: str, count: int, unseen: bool) -> Scorer:
-    """Return the scorer of this process; activations are those of the text that is scored on."""
+def loaded(model: str) -> tuple[PreTrainedModel, Activations]:
+    """Return the model of this process, and its activations on text of the scored kind."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    activations = scorer(model, SCORED, False).activations if unseen else None
-    return Scorer(loaded, taken(model, count, unseen=unseen), activations)
+    read = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    inputs = map(without_labels, taken(model, CALIBRATED, unseen=False))
+    return read, record_activations(read, inputs)
+
+
+@cache
+def scorer(model: str, count: int, unseen: bool) -> Scorer:
+    """Return the scorer of this process on `count` blocks."""
+    read, activations = loaded(model)
+    return Scorer(read, taken(model, count, unseen=unseen), activations)
 
 
 def scored(model: str, written: dict[str, Any]) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_a_fresh_process_with_the_printed_lines_alone_has_the_trial_s_accuracy(t
 REPRODUCE = """
 import json, sys
 from pathlib import Path
-from sharetune.trainers.tasks.base import read_task
+from sharetune.trainers.tasks.base import DataFacts, read_task
 from sharetune.trainers.tasks.prediction import predict
 config, labels, cache, *loads = map(json.loads, sys.argv[1:])
 task = read_task(config["task"])
@@ -161,7 +161,7 @@ _, test = task.splits(config["model"], Path(cache), 8)
 for load in loads:
     exec(load)
     logits = predict(model, data=test.rows, collate=test.collate)
-    print(json.dumps(task.score(logits, test.labels, {"labels": labels})["metrics"]))
+    print(json.dumps(task.score(logits, test.labels, DataFacts(tuple(labels))).metrics))
 """
 
 
