@@ -189,7 +189,7 @@ def check_teacher(
     A teacher that has names for its labels must have these, in this order."""
     names = list((teacher.config.id2label or {}).values())
     nameless = all(str(name).startswith("LABEL_") for name in names)
-    own = [("labels", labels, [*labels] if nameless and len(names) == len(labels) else names)]
+    own = [("labels", [*labels], [*labels] if nameless and len(names) == len(labels) else names)]
     pairs = [("tokens", "vocab_size")]
     pairs += [("hidden features", "hidden_size")] if settings.hidden else []
     sizes = [

@@ -174,6 +174,14 @@ def test_teachers_that_do_not_fit(settings, change, message):
     check_teacher(student, tiny("bert"), Distillation(), ["a", "b"])
 
 
+def test_a_teacher_that_names_the_student_s_labels_fits():
+    student, teacher = tiny("bert"), tiny("bert")
+    teacher.config.id2label = {0: "a", 1: "b"}
+    check_teacher(student, teacher, Distillation(), ("a", "b"))
+    with pytest.raises(ModelError, match="has other labels than the student"):
+        check_teacher(student, teacher, Distillation(), ("b", "a"))
+
+
 def test_a_missing_teacher_is_told_before_anything_is_trained(evaluator):
     with pytest.raises(ModelError, match="no model in folder /nowhere"):
         evaluator.refuse([candidate(evaluator, distill=Distillation(teacher="/nowhere"))])
