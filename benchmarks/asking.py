@@ -1,4 +1,4 @@
-"""What a trial costs the search process itself, with a fake evaluation: seconds, memory, disk.
+"""Measure the search process's own cost a trial, with a fake evaluation: seconds, memory, disk.
 
     python benchmarks/asking.py [--trials 10000] [--samplers guided tpe nsga2 random]
 

@@ -1,4 +1,4 @@
-"""What commit e71c858 wrote still opens: run folders, a shared model and exports."""
+"""Run folders, a shared model and exports written by commit e71c858 still open."""
 
 import shutil
 import sqlite3

@@ -1,4 +1,4 @@
-"""What is new, each in one place, goes all the way through: inside a test, or from a plugin."""
+"""New forms, tasks, samplers and the like are searched, from a test or from a plugin."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What becomes of a candidate before any worker sees it."""
+"""Candidates are trained, answered or put off before any worker sees them."""
 
 import pytest
 

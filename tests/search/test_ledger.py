@@ -1,4 +1,4 @@
-"""What a study has shown is the same whether it was lived through or read again."""
+"""A ledger read from the storage equals the one kept while the search ran."""
 
 from optuna.trial import TrialState
 
