@@ -5,7 +5,6 @@ shared model.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.compression.steps import reshape_
+from sharetune.trainers.models.dtypes import fitting_dtypes
 from sharetune.trainers.models.narrowing import fit_
 from sharetune.trainers.models.shared_model import (
     MODEL_TYPE,
@@ -113,13 +113,7 @@ def _cast(
     """Return `tensors` in `dtype`, except those that the model family needs in float32."""
     if dtype is None:
         return tensors
-    kept = set(model._keep_in_fp32_modules_strict if dtype != torch.float32 else ())
-    kept |= set(model._keep_in_fp32_modules if dtype == torch.float16 else ())
-
-    def fitting(name: str) -> torch.dtype:
-        # in a bank's key underscores replace the dots of a path
-        return torch.float32 if any(re.search(rf"[._]{k}\b", name) for k in kept) else dtype
-
+    fitting = fitting_dtypes(model, dtype)
     return {n: t.to(fitting(n)) if t.is_floating_point() else t for n, t in tensors.items()}
 
 

@@ -53,8 +53,9 @@ Attributes of a trial
                     and finalists do not have it
     seconds         {"train", "evaluate", "total"}
     circumstances   {"seed", "steps", "device", "threads", "host", "pid", "versions", "commit",
-                    "dirty"}; "accumulation", the parts of a batch, where memory ran out with
-                    whole batches; "continued_at", the steps at which another process went on
+                    "dirty"}; "dtype" of the weights in training and "saved_dtype" of the stored
+                    ones; "accumulation", the parts of a batch, where memory ran out with whole
+                    batches; "continued_at", the steps at which another process went on
     rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics at each rung (0-based)
     same_as         number of the equal trial whose values this one repeats
     reason          why a PRUNED trial was not completed: over budget, NaN, out of memory,

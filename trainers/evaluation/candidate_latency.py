@@ -45,7 +45,7 @@ def measured_latency(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     request = replace(request, graphs=request.graphs and device == "cuda")
     models = {
-        UNSHARED: task.load().to(device),
+        UNSHARED: task.load_as_saved().to(device),
         "stored": stored.to(device),
         "materialised": materialize_(copy.deepcopy(stored)),
     }

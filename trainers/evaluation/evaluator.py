@@ -47,6 +47,7 @@ from sharetune.trainers.models.calibration import (
     layer_similarity,
     record_activations,
 )
+from sharetune.trainers.models.dtypes import TRAINED, cast_
 from sharetune.trainers.models.positions import refuse_beyond_positions
 from sharetune.trainers.models.pretrained import body_skeleton
 from sharetune.trainers.models.sharing import share_
@@ -222,7 +223,7 @@ class CandidateEvaluator:
 
     def _untrained(self, candidate: Candidate) -> PreTrainedModel:
         """Build the candidate's architecture; which units it shares and prunes is arbitrary."""
-        model = share_(self.task.load(), candidate.plan)
+        model = share_(self.task.load_as_saved(), candidate.plan)
         if candidate.compression == Compression():
             return model
         return reshape_(model, candidate.compression)
@@ -245,16 +246,21 @@ class CandidateEvaluator:
         scores = self.task.scores(model, judged)
         test = self._test_scores(model, recipe) if job.final else None
         evaluate_s = time.perf_counter() - start
-        model.save_pretrained(job.folder.model)
+        cast_(model, self.task.saved_dtype).save_pretrained(job.folder.model)
         total_s = train_s + time.perf_counter() - start
         seconds = {"train": train_s, "evaluate": evaluate_s, "total": total_s}
         return Measured(
             scores,
             curve,
             {what: round(value, 3) for what, value in seconds.items()},
-            training.circumstances() | {"steps": self._steps(recipe)},
+            training.circumstances() | {"steps": self._steps(recipe)} | self._dtypes,
             test,
         )
+
+    @property
+    def _dtypes(self) -> dict[str, str]:
+        found = {"dtype": TRAINED, "saved_dtype": self.task.saved_dtype}
+        return {name: str(dtype).removeprefix("torch.") for name, dtype in found.items()}
 
     def _test_scores(self, model: PreTrainedModel, recipe: Recipe) -> Scores | None:
         """Score `model` on the test split; None where the study selects on that split already."""
@@ -263,7 +269,10 @@ class CandidateEvaluator:
         return self.task.scores(model, self.task.test_split(recipe.max_length))
 
     def _trained(self, training: "Training") -> tuple[PreTrainedModel, list[list[float]], float]:
-        """Train and compress the model; return it, its curve, and the seconds it took."""
+        """Train and compress the model; return it, its curve, and the seconds it took.
+
+        Its weights are rounded to the dtype in which they are stored.
+        """
         candidate, recipe = training.job.candidate, training.job.candidate.recipe
         split, _ = self._splits(recipe)
         lesson = self._lesson(recipe, split)
@@ -292,6 +301,7 @@ class CandidateEvaluator:
                 further = round(candidate.compression.recover * steps)
                 points = compress_(model, candidate, split, lesson, further, batches, accumulation)
                 curve += [[steps + step, loss] for step, loss in points]
+        cast_(cast_(model, self.task.saved_dtype), TRAINED)
         return model, curve, training.seconds_before + time.perf_counter() - start
 
     def _steps(self, recipe: Recipe) -> int:

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
+from sharetune.trainers.models.dtypes import cast_, saved_dtype
 from sharetune.trainers.models.shared_model import SharedConfig
 
 
@@ -25,12 +26,12 @@ def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
 def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
     """Return the model's architecture on the meta device, in eval mode, with eager attention.
 
-    Eager, because the FLOP counter sees its products.
+    Eager, because the FLOP counter sees its products. Tensors have the checkpoint's dtypes.
     """
     config = from_library(AutoConfig, model, **kwargs)
     with torch.device("meta"):
         shell: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
-    return shell.eval()
+    return cast_(shell, saved_dtype(shell)).eval()
 
 
 def body_skeleton(model: str) -> PreTrainedModel:

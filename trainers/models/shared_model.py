@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -52,6 +53,7 @@ class SharedModel:
     """The mixin that turns a transformers class into the class of its shared models."""
 
     sharing: Sharing
+    dtype: torch.dtype
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
@@ -74,7 +76,7 @@ class SharedModel:
         config = {
             "model_type": MODEL_TYPE,
             "architectures": [getattr(type(self), UNSHARED_CLASS).__name__],
-            "base": self.sharing.base,
+            "base": self.sharing.base | {"dtype": str(self.dtype).removeprefix("torch.")},
             "plan": self.sharing.plan.written(),
             "units": {
                 name: {"heads": shape.heads, "neurons": shape.neurons}

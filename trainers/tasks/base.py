@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+import torch
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
@@ -27,6 +28,7 @@ from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer, start_of, started
 from sharetune.trainers.data.row_cache import cached_rows
 from sharetune.trainers.data.tables import read_table
+from sharetune.trainers.models.dtypes import TRAINED, saved_dtype
 from sharetune.trainers.models.positions import most_tokens
 from sharetune.trainers.models.pretrained import from_library, skeleton
 from sharetune.trainers.tasks.prediction import predict
@@ -268,9 +270,14 @@ class Task(BaseModel, ABC):
         """The column over whose values held-out rows are drawn evenly; None: over all rows."""
         return None
 
-    def load(self, model: str, facts: DataFacts) -> PreTrainedModel:
-        """Load the pretrained model with this task's head."""
-        loaded: PreTrainedModel = from_library(self.auto, model, **self.head(facts))
+    def load(
+        self, model: str, facts: DataFacts, dtype: torch.dtype | str = TRAINED
+    ) -> PreTrainedModel:
+        """Load the pretrained model with this task's head, its weights in `dtype`.
+
+        ``"auto"`` is the checkpoint's own.
+        """
+        loaded: PreTrainedModel = from_library(self.auto, model, dtype=dtype, **self.head(facts))
         return loaded
 
     def skeleton(self, model: str, facts: DataFacts) -> PreTrainedModel:
@@ -401,8 +408,17 @@ class PreparedTask:
         return start_of(self.model, self.cache)
 
     def load(self, model: str | None = None) -> PreTrainedModel:
-        """Load the unshared model, or another `model`, with the task's head."""
+        """Load the unshared model, or another `model`, with the task's head, in float32."""
         return self.task.load(self.start if model is None else model, self.facts)
+
+    def load_as_saved(self) -> PreTrainedModel:
+        """Load the unshared model in the checkpoint's dtype, as its users run it."""
+        return self.task.load(self.start, self.facts, "auto")
+
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """The checkpoint's dtype, in which trained models are stored."""
+        return saved_dtype(self.skeleton)
 
     @cached_property
     def skeleton(self) -> PreTrainedModel:
