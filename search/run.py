@@ -69,9 +69,9 @@ def run(
             earlier = reopened(config, folder) if resume else None
             if earlier is not None:
                 cleanup.callback(earlier.close)
-            with nullcontext() if resume else new_folder(folder):
+            with nullcontext(earlier) if resume else new_folder(folder) as held:
                 prepared = evaluator or real_evaluator(config, folder)
-                searching = prepared_search(config, folder, prepared, earlier)
+                searching = prepared_search(config, folder, prepared, held)
             if earlier is None:
                 cleanup.callback(searching.writer.close)
             if connected is not None:

@@ -1,6 +1,5 @@
 """Start a study or reopen one; find every mistake before anything is trained."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from sharetune.search.circumstances import code, study_circumstances
 from sharetune.search.config import FIXED, StudyConfig
 from sharetune.search.search import Search
 from sharetune.search.solved import solved_plans
+from sharetune.search.study.folder_lock import lock_folder
 from sharetune.search.study.writer import StudyWriter, require_study
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
@@ -23,6 +23,7 @@ from sharetune.spaces.evaluator import Evaluator, Sizes
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.whole_files import remove, write_whole
 
 SCORED = ("model", "task", "space")
 """Keys of a study that scores depend on."""
@@ -36,8 +37,9 @@ def check_folder(run: RunFolder, *, resume: bool) -> None:
 
     Scores of edits may be there before a study is.
     """
-    holds = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
-    if not resume and (run.path.is_file() or holds - {run.cache.name, run.scores.name}):
+    paths = list(run.path.iterdir()) if run.path.is_dir() else []
+    holds = set(paths) - {run.cache, run.scores, run.lock} - set(run.drafts())
+    if not resume and (run.path.is_file() or holds):
         raise RunError(
             f"run folder {run.path} exists already",
             "continue it with --resume, or choose another with --out",
@@ -47,44 +49,41 @@ def check_folder(run: RunFolder, *, resume: bool) -> None:
 
 
 @contextmanager
-def new_folder(run: RunFolder) -> Iterator[None]:
-    """Create a run folder and hold it, so that no other search starts in it.
+def new_folder(run: RunFolder) -> Iterator[int]:
+    """Create a run folder and yield its lock, so that no other search starts in it.
 
     If the start fails it is emptied: data that it prepared would be taken for other data.
     """
+    new = [path for path in (run.path, *run.path.parents) if not path.exists()]
     run.path.mkdir(parents=True, exist_ok=True)
-    handle = os.open(run.path, os.O_RDONLY)
+    lock = lock_folder(run)
     try:
-        _lock_or_refuse(handle, run)
         check_folder(run, resume=False)
-        with _cleaned_up(run):
-            yield
+        with _cleaned_up(run, new):
+            yield lock
     finally:
-        os.close(handle)
+        os.close(lock)
 
 
 @contextmanager
-def _cleaned_up(run: RunFolder) -> Iterator[None]:
-    shutil.rmtree(run.cache, ignore_errors=True)
+def _cleaned_up(run: RunFolder, new: Sequence[Path]) -> Iterator[None]:
+    """Empty the folder before and, where no study came of it, after; `new` folders are removed."""
+    _empty(run)
     try:
         yield
     except BaseException:
         if not Location.of(run.path).exists:
-            shutil.rmtree(run.cache, ignore_errors=True)
+            _empty(run)
             with suppress(OSError):
-                run.path.rmdir()
+                for path in new:
+                    path.rmdir()
         raise
 
 
-def _lock_or_refuse(handle: int, run: RunFolder) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(
-            f"another search is being started in {run.path}", "choose another folder with --out"
-        ) from None
-    except OSError:
-        return  # some network file systems lock no folders
+def _empty(run: RunFolder) -> None:
+    shutil.rmtree(run.cache, ignore_errors=True)
+    for draft in run.drafts():
+        remove(draft)
 
 
 def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
@@ -165,20 +164,23 @@ def real_evaluator(config: StudyConfig, run: RunFolder) -> Evaluator:
 
 
 def prepared_search(
-    config: StudyConfig, run: RunFolder, evaluator: Evaluator, earlier: StudyWriter | None
+    config: StudyConfig, run: RunFolder, evaluator: Evaluator, held: StudyWriter | int | None
 ) -> Search:
-    """Return the search of a new study, or of `earlier`, the one that is continued."""
+    """Return the search of a study that is continued, or of a new one in a folder that is locked.
+
+    `held` is the one or the lock.
+    """
     candidates = config.space.check(dict(evaluator.stacks))
     _check_batches(candidates, config.resources.workers_per_trial)
     _check_exports(candidates, config.exports)
     evaluator.refuse(candidates)
     for plan in config.plans:
         plan.bound(evaluator.stacks)
-    if earlier is None:
-        writer = _new_study(config, run, evaluator)
-    else:
-        writer = earlier
+    if isinstance(held, StudyWriter):
+        writer = held
         writer.end_interrupted()
+    else:
+        writer = _new_study(config, run, evaluator, held)
     return Search(config, writer, evaluator, run, code())
 
 
@@ -210,7 +212,9 @@ def _check_exports(candidates: Sequence[Candidate], wanted: Sequence[str]) -> No
                 ) from None
 
 
-def _new_study(config: StudyConfig, run: RunFolder, evaluator: Evaluator) -> StudyWriter:
+def _new_study(
+    config: StudyConfig, run: RunFolder, evaluator: Evaluator, lock: int | None
+) -> StudyWriter:
     unshared = evaluator.sizes(Candidate(recipe=config.space.reference_recipe()))
     attributes = _attributes(config, evaluator, unshared)
     if solved := solved_plans(config, run, evaluator, unshared):
@@ -218,9 +222,9 @@ def _new_study(config: StudyConfig, run: RunFolder, evaluator: Evaluator) -> Stu
     if config.start_from is not None:
         stacks = evaluator.stacks
         attributes[record.EARLIER] = earlier_fronts(config.start_from, config.space, stacks)
-    writer = StudyWriter.create(run.path, config.name, attributes, config.storage)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    run.study_file.write_text(text, "utf-8")
+    writer = StudyWriter.create(run.path, config.name, attributes, config.storage, lock)
+    write_whole(run.study_file, text)
     return writer
 
 

@@ -58,8 +58,12 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """The file that the running search holds a lock on."""
+        """The file that a search locks where the folder itself cannot be locked."""
         return self.path / ".lock"
+
+    def drafts(self) -> list[Path]:
+        """Return what a start that was killed left half written."""
+        return list(self.path.glob("*.part*"))
 
     @property
     def trials(self) -> Path:

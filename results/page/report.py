@@ -1,6 +1,5 @@
 """Write the report: one HTML file that opens offline and shows a study's trade-off."""
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -29,6 +28,7 @@ from sharetune.results.page.plotly_bundles import deep_bundle, flat_bundle
 from sharetune.results.page.review import as_json, packed, review, script_safe
 from sharetune.results.page.trial_rows import columns, mishaps, plain, rows
 from sharetune.results.reading.study import StudyRecord, read_study
+from sharetune.spaces.whole_files import write_whole
 
 REPORT = "report.html"
 """File that the report is written to, in the run folder."""
@@ -54,9 +54,7 @@ def write_report(run: Path | str) -> Path:
 
 def write_page(path: Path, page: str) -> Path:
     """Write a page in one step: a reader finds the old one or the new one, never half of it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(page, encoding="utf-8")
-    return draft.replace(path)
+    return write_whole(path, page)
 
 
 def render(study: StudyRecord, *, live: str = "") -> str:

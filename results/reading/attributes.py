@@ -20,6 +20,7 @@ Attributes of the study
     solved          [plan, ...]: solved from the scores in the run folder when the study began;
                     they are trained right after the study file's plans, as anchors ``solved-0`` ...
     circumstances   {"versions": {...}, "commit", "dirty", "device", "threads", "host", "started"}
+    driver          token of the process that may write the study, a new one each time it is opened
     architecture:<digest>
                     the same of an untrained plan with its compression, where the study limits
                     latency
@@ -55,7 +56,8 @@ Attributes of a trial
     circumstances   {"seed", "steps", "device", "threads", "host", "pid", "versions", "commit",
                     "dirty"}; "dtype" of the weights in training and "saved_dtype" of the stored
                     ones; "accumulation", the parts of a batch, where memory ran out with whole
-                    batches; "continued_at", the steps at which another process went on
+                    batches; "continued_at", the steps at which another process went on;
+                    "unreadable_checkpoints", the steps of those that were put aside
     rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics at each rung (0-based)
     same_as         number of the equal trial whose values this one repeats
     reason          why a PRUNED trial was not completed: over budget, NaN, out of memory,
@@ -80,6 +82,7 @@ MODEL = "model"
 ROWS = "rows"
 REFERENCE = "reference"
 CIRCUMSTANCES = "circumstances"
+DRIVER = "driver"
 EARLIER = "earlier"
 SOLVED = "solved"
 LATENCY = "latency:"

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError
 
 from sharetune.results.reading import attributes as record
 from sharetune.spaces.errors import ConfigError, RunError
+from sharetune.spaces.whole_files import write_whole
 
 SECRETS = ("password", "sslpassword")
 """Parameters of a URL that hold a password."""
@@ -70,10 +71,8 @@ class Location:
         """Write the pointer file, in one step, if the study is in a database."""
         if self.url is None:
             return
-        pointer = self.run / record.POINTER
-        draft = pointer.with_suffix(".part")
-        draft.write_text(yaml.safe_dump({"url": self.url, "study": self.study}), "utf-8")
-        draft.replace(pointer)
+        text = yaml.safe_dump({"url": self.url, "study": self.study})
+        write_whole(self.run / record.POINTER, text)
 
     @property
     def exists(self) -> bool:

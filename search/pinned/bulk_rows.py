@@ -28,6 +28,9 @@ PARAMS = table(
 USER_ATTRIBUTES = table("trial_user_attributes", *map(column, ("trial_id", "key", "value_json")))
 """Our attributes of a trial (`results/reading/attributes.py`), a row each."""
 
+STUDY_ATTRIBUTES = table("study_user_attributes", *map(column, ("study_id", "key", "value_json")))
+"""Our attributes of a study, a row each."""
+
 SYSTEM_ATTRIBUTES = table(
     "trial_system_attributes", *map(column, ("trial_id", "key", "value_json"))
 )
@@ -74,6 +77,19 @@ def attach(
         for key, value in attributes.items()
     ]
     _insert(storage, to, rows)
+
+
+def study_attribute(storage: BaseStorage, study_id: int, key: str) -> Any:
+    """Read one attribute of a study from the database; None if there is none.
+
+    Inside a transaction a database is asked by it. Optuna itself reads all attributes.
+    """
+    if not isinstance(storage, RDBStorage) or not is_known("optuna"):
+        return storage.get_study_user_attrs(study_id).get(key)
+    columns = STUDY_ATTRIBUTES.c
+    query = select(columns.value_json).where(columns.study_id == study_id, columns.key == key)
+    found = storage.scoped_session().execute(query).scalar_one_or_none()
+    return None if found is None else json.loads(found)
 
 
 def _insert(storage: RDBStorage, to: TableClause, rows: list[dict[str, Any]]) -> None:

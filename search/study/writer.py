@@ -2,12 +2,13 @@
 
 Nothing here decides anything. Names of attributes are in `results/reading/attributes.py`. A trial
 is started in one transaction and ended in one, so that after a search process is killed at any
-moment each trial is either RUNNING or finished with everything that was measured.
+moment each trial is either RUNNING or finished with everything that was measured. The study names
+its driver by a token, which each transaction compares with its own before it counts.
 """
 
-import fcntl
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,6 +20,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.event import listen
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
@@ -28,8 +30,11 @@ from sharetune.results.reading.trial import Draw, Trial
 from sharetune.search.outcome import is_disk_full
 from sharetune.search.pinned import bulk_rows
 from sharetune.search.pinned.transactions import held_sessions, one_transaction
+from sharetune.search.study.folder_lock import held, lock_folder
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.objectives import OBJECTIVES
+from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.whole_files import sync
 
 KEPT_HINT = "what is finished is kept; continue with --resume"
 """Hint of errors that end a search half way."""
@@ -43,33 +48,53 @@ SERVER_NOTICES_A_LOST_HOST = (
 
 
 class StudyWriter:
-    """An open study. `lock` is held until the process ends, so that no other search joins."""
+    """An open study. `lock` is held until the process ends, so that no other search joins.
+
+    A process that opens a study writes a token of its own into it. If another is found there, a second
+    driver has taken the study over, and nothing more is written.
+    """
 
     def __init__(self, storage: BaseStorage, name: str, lock: int | None = None) -> None:
         self.storage, self.name = storage, name
         self._study_id = storage.get_study_id_from_name(name)
         self._lock = lock
+        self._token = secrets.token_hex(8)
         self._running: dict[int, FrozenTrial] = {}
 
     @classmethod
     def create(
-        cls, run: Path, name: str, attributes: dict[str, Any], url: str | None = None
+        cls,
+        run: Path,
+        name: str,
+        attributes: dict[str, Any],
+        url: str | None = None,
+        lock: int | None = None,
     ) -> "StudyWriter":
         """Create a study in a run folder that has none, or in the database at `url`.
 
-        The folder then points to the database. Raises :class:`RunError` if another search holds the
-        folder or the study, or the database has a study of that name.
+        The folder then points to the database. `lock` is the folder's, if it is held already, and
+        stays the caller's. After an error the folder holds no study. Raises :class:`RunError` if
+        another search holds the folder or the study, or the database has a study of that name.
         """
         run.mkdir(parents=True, exist_ok=True)
-        location = Location(run, url, None if url is None else name)
-        with _locked(location) as (storage, lock):
-            if url is not None and name in _names(storage):
+        lock = lock_folder(RunFolder(run)) if lock is None else os.dup(lock)
+        with _closed_after_errors(lock):
+            if url is None:
+                _create_file(run, name, attributes)
+                return cls._opened(_in_file(run / record.STORAGE), name, lock)
+            location = Location(run, url, name)
+            storage = _in_database(location)
+            if name in _names(storage):
                 raise RunError(
                     f"{url} holds a study {name} already",
                     "continue it with --resume and its run folder, or give this one another name",
                 )
             location.write()
-            return cls.create_in(storage, name, attributes, lock)
+            try:
+                return cls.create_in(storage, name, attributes, lock)
+            except BaseException:
+                RunFolder(run).pointer.unlink()
+                raise
 
     @classmethod
     def create_in(
@@ -79,11 +104,10 @@ class StudyWriter:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = [OBJECTIVES[o].direction.upper() for o in attributes[record.OBJECTIVES]]
         with one_transaction(storage):
-            storage.create_new_study([StudyDirection[d] for d in directions], name)
-            store = cls(storage, name, lock)
+            study_id = storage.create_new_study([StudyDirection[d] for d in directions], name)
             for key, value in attributes.items():
-                store.note(key, value)
-        return store
+                storage.set_study_user_attr(study_id, key, value)
+        return cls._opened(storage, name, lock)
 
     @classmethod
     def open(cls, run: Path) -> "StudyWriter":
@@ -94,14 +118,24 @@ class StudyWriter:
         require_study(run)
         location = Location.of(run)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with _locked(location) as (storage, lock):
+        lock = lock_folder(RunFolder(run))
+        with _closed_after_errors(lock):
+            in_file = location.url is None
+            storage = _in_file(run / record.STORAGE) if in_file else _in_database(location)
             names = _names(storage)
             name = location.study or next(iter(names), None)
             if name not in names:
                 raise RunError(
                     f"the study in {run} was never created", f"remove {run} and start again"
                 )
-            return cls(storage, name, lock)
+            return cls._opened(storage, name, lock)
+
+    @classmethod
+    def _opened(cls, storage: BaseStorage, name: str, lock: int | None) -> "StudyWriter":
+        """Return the study after this process has become its driver."""
+        store = cls(storage, name, lock)
+        storage.set_study_user_attr(store._study_id, record.DRIVER, store._token)
+        return store
 
     def close(self) -> None:
         """Release the study for another search."""
@@ -123,7 +157,8 @@ class StudyWriter:
 
     def note(self, key: str, value: Any) -> None:
         """Set an attribute of the study."""
-        self.storage.set_study_user_attr(self._study_id, key, value)
+        with self._writing():
+            self.storage.set_study_user_attr(self._study_id, key, value)
 
     def trials(self, *states: TrialState) -> list[Trial]:
         """Read the study's trials in these states, or all, from the storage."""
@@ -186,14 +221,14 @@ class StudyWriter:
             user_attrs=attributes,
             **ended,
         )
-        if bulk_rows.can_write(self.storage):
-            with one_transaction(self.storage):
+        with self._writing():
+            if bulk_rows.can_write(self.storage):
                 trial._trial_id, trial.number = bulk_rows.create(
                     self.storage, self._study_id, trial
                 )
-        else:
-            trial._trial_id = self.storage.create_new_trial(self._study_id, trial)
-            trial.number = self.storage.get_trial_number_from_id(trial._trial_id)
+            else:
+                trial._trial_id = self.storage.create_new_trial(self._study_id, trial)
+                trial.number = self.storage.get_trial_number_from_id(trial._trial_id)
         return trial
 
     def _tell(
@@ -205,7 +240,7 @@ class StudyWriter:
     ) -> Trial:
         """End a running trial; return it as it was written."""
         trial = self._running[number]
-        with one_transaction(self.storage):
+        with self._writing():
             self._attach(trial, attributes)
             self.storage.set_trial_state_values(trial._trial_id, state, values)
         trial.user_attrs = trial.user_attrs | attributes
@@ -214,6 +249,23 @@ class StudyWriter:
             trial.values = list(values)
         del self._running[number]
         return Trial.of(trial)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write what is inside at once, if this process is still the study's driver.
+
+        The token is read last, when the transaction has locked the study.
+        """
+        with one_transaction(self.storage):
+            yield
+            if (
+                bulk_rows.study_attribute(self.storage, self._study_id, record.DRIVER)
+                != self._token
+            ):
+                raise RunError(
+                    f"another search has taken over the study {self.name}",
+                    f"let only one run; {KEPT_HINT}",
+                )
 
     def _attach(self, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
         new = {key: value for key, value in attributes.items() if key not in trial.user_attrs}
@@ -255,23 +307,39 @@ def _names(storage: BaseStorage) -> list[str]:
 
 
 @contextmanager
-def _locked(location: Location) -> Iterator[tuple[RDBStorage, int]]:
-    """Open the storage under the folder's lock; release both if the work inside fails."""
-    lock = _lock(location.run)
+def _closed_after_errors(lock: int) -> Iterator[None]:
     try:
-        yield _in_folder(location.run) if location.url is None else _in_database(location), lock
+        yield
     except BaseException:
         os.close(lock)
         raise
 
 
-def _in_folder(run: Path) -> RDBStorage:
-    return held_sessions(
-        RDBStorage(
-            f"sqlite:///{(run / record.STORAGE).resolve()}",
-            engine_kwargs={"connect_args": {"timeout": 60}},
-        )
+def _create_file(run: Path, name: str, attributes: dict[str, Any]) -> None:
+    """Create a study's file, which takes its name when everything is in it."""
+    draft = run / f"{record.STORAGE}.part"
+    for left in (draft, draft.with_name(f"{draft.name}-journal")):
+        left.unlink(missing_ok=True)
+    writer = StudyWriter.create_in(_in_file(draft), name, attributes)
+    writer.close()
+    sync(draft)
+    draft.replace(run / record.STORAGE)
+    sync(run)
+
+
+def _in_file(path: Path) -> RDBStorage:
+    storage = held_sessions(
+        RDBStorage(f"sqlite:///{path.resolve()}", engine_kwargs={"connect_args": {"timeout": 60}})
     )
+    listen(storage.engine, "connect", _sync_each_commit)
+    storage.engine.dispose()  # connections so far do not sync so
+    return storage
+
+
+def _sync_each_commit(connection: Any, _: Any) -> None:
+    """Have SQLite also sync the folder after a commit: else a power cut may bring back the journal,
+    and with it the state before."""
+    connection.execute("PRAGMA synchronous = EXTRA")
 
 
 def _in_database(location: Location) -> RDBStorage:
@@ -298,7 +366,7 @@ class _LockedConnection:
                 self.connection.execute(setting)
         if not self._ask("SELECT pg_try_advisory_lock(%s)", f"study {location.study}"):
             self.connection.close()
-            raise _held(str(location))
+            raise held(str(location))
 
     def once(self) -> Any:
         """Return the connection, the first time; a second one would not hold the lock."""
@@ -320,19 +388,3 @@ class _LockedConnection:
         key = int.from_bytes(digest[:8], "big", signed=True)
         with self.connection.transaction():
             return self.connection.execute(query, [key]).fetchone()[0]
-
-
-def _lock(run: Path) -> int:
-    handle = os.open(run / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise _held(str(run)) from None
-    return handle
-
-
-def _held(what: str) -> RunError:
-    return RunError(
-        f"another search is running on {what}", "wait for it, or choose another folder with --out"
-    )

@@ -32,6 +32,7 @@ from sharetune.spaces.evaluator import (
     PlanScore,
 )
 from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.whole_files import sync_within
 
 Evaluate = Callable[[Job, JobResources, Listener], Measured]
 """The `evaluate` of an evaluator, or of a trial group around one."""
@@ -79,8 +80,8 @@ class Paused:
 def attempt(evaluate: Evaluate, job: Job, resources: JobResources, listener: Listener) -> Outcome:
     """Run `job` and return how it ended; never raises.
 
-    A job that runs out of memory is tried once more with its batches in parts. Its checkpoints are
-    removed when it ends.
+    A job that runs out of memory is tried once more with its batches in parts. Its weights are on
+    the disk before it counts as complete, and its checkpoints are removed when it ends.
     """
     outcome = _attempt_once(evaluate, job, resources, listener)
     parts = fewest_parts(job.candidate.recipe.batch_size)
@@ -95,7 +96,10 @@ def _attempt_once(
     evaluate: Evaluate, job: Job, resources: JobResources, listener: Listener
 ) -> Outcome:
     try:
-        return Outcome("complete", evaluate(job, resources, listener))
+        measured = evaluate(job, resources, listener)
+        if job.folder.model.exists():
+            sync_within(job.folder.model, job.folder.run.path)
+        return Outcome("complete", measured)
     except StoppedAtRung as stop:
         return stopped(stop)
     except CandidateFault as fault:

@@ -1,14 +1,41 @@
-"""Cache the rows of a model's inputs on disk, written by the first worker and read by all."""
+"""Cache what is prepared once on disk: made by the first worker, made anew if damaged."""
 
 import hashlib
 import json
-import shutil
-import tempfile
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
+
+from sharetune.spaces.whole_files import remove, written_whole
+
+Cached = TypeVar("Cached")
+
+logger = logging.getLogger(__name__)
+
+
+def read_or_made(
+    path: Path, read: Callable[[Path], Cached], make: Callable[[Path], None]
+) -> Cached:
+    """Read the file or folder `path`; if there is none that can be read, make it first.
+
+    `make` writes to the path it is given. Of several processes that make it the first one counts.
+    """
+    if path.exists():
+        try:
+            return read(path)
+        except Exception as error:  # each format has its own
+            logger.warning("%s cannot be read and is made anew: %s", path, error)
+            remove(path)
+    try:
+        with written_whole(path) as draft:
+            make(draft)
+    except OSError:
+        if not path.exists():
+            raise
+    return read(path)
 
 
 def cached_rows(
@@ -20,13 +47,8 @@ def cached_rows(
     """
     digest = hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()[:16]
     folder = cache / f"{split}-{digest}"
-    if not folder.exists():
-        scratch = Path(tempfile.mkdtemp(dir=cache))
-        datasets.Dataset.from_dict(make()).save_to_disk(scratch / "rows")
-        try:
-            (scratch / "rows").rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-        shutil.rmtree(scratch)
-    return datasets.load_from_disk(folder), folder.name
+
+    def write(draft: Path) -> None:
+        datasets.Dataset.from_dict(make()).save_to_disk(draft)
+
+    return read_or_made(folder, datasets.load_from_disk, write), folder.name

@@ -393,6 +393,8 @@ class Training:
             found["workers"] = self.team.size
         if self.checkpoints is not None and self.checkpoints.continued_at:
             found["continued_at"] = self.checkpoints.continued_at
+        if self.checkpoints is not None and self.checkpoints.unreadable:
+            found["unreadable_checkpoints"] = self.checkpoints.unreadable
         return found
 
 

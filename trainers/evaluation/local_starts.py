@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import Group
+from sharetune.spaces.whole_files import remove, written_whole
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.scoring.editable import Batch, EditableModel
 from sharetune.trainers.scoring.local_distillation import Tensors, distil_locally, start_from_
@@ -44,7 +45,7 @@ class LocalStarts:
     def _taught(self, groups: Sequence[Group]) -> Sequence[Group]:
         folder = self.task.cache / "local"
         with locked(folder / "teaching"):
-            new = [group for group in groups if not self._path(group).exists()]
+            new = [group for group in groups if not self._is_learnt(group)]
             if new:
                 editable = EditableModel(self.task.load(), self.activations)
                 taught = distil_locally(editable, new, self._batches(), self.settings)
@@ -53,10 +54,17 @@ class LocalStarts:
         return groups
 
     def _keep(self, group: Group, tensors: Tensors) -> None:
-        path = self._path(group)
-        draft = path.with_suffix(f".{os.getpid()}")
-        save_file({name: values.contiguous() for name, values in tensors.items()}, draft)
-        draft.replace(path)
+        with written_whole(self._path(group)) as draft:
+            save_file({name: values.contiguous() for name, values in tensors.items()}, draft)
+
+    def _is_learnt(self, group: Group) -> bool:
+        """Say whether the group's weights can be read; what cannot be is removed."""
+        try:
+            self._learnt(group)
+        except (OSError, SafetensorError):
+            remove(self._path(group))
+            return False
+        return True
 
     def _learnt(self, group: Group) -> Tensors:
         return load_file(self._path(group))

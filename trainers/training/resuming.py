@@ -4,9 +4,13 @@ The library's `Trainer` keeps optimiser, schedule, random generators and its pla
 are the weights, whose layers may be on their way from soft to hard, and what callbacks remember.
 """
 
+import json
+import logging
 import re
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from sharetune.spaces.whole_files import sync, sync_tree
 from sharetune.trainers.models.softening import harden_, soft_layers
 
 OURS = "training.pt"
@@ -22,6 +27,20 @@ OURS = "training.pt"
 
 NAME = re.compile(r"checkpoint-(\d+)$")
 """Name of a checkpoint's folder with its step, as the library gives it."""
+
+STATE = "trainer_state.json"
+"""File of a checkpoint that holds the library's account of the training."""
+
+ARCHIVES = (OURS, "optimizer.pt", "scheduler.pt", "rng_state*.pth")
+"""Patterns of the other files of a checkpoint, each a zip archive with checksums."""
+
+KEPT = 2
+"""Checkpoints that are kept, so that there is one before the latest if that cannot be read."""
+
+ASIDE = "unreadable-"
+"""Begin of the name of a checkpoint that could not be read."""
+
+logger = logging.getLogger(__name__)
 
 
 class Remembering(TrainerCallback):
@@ -45,14 +64,25 @@ class Checkpoints(Remembering):
     def __init__(self, folder: Path, every_s: float) -> None:
         self.folder, self.every_s = folder, every_s
         self.continued_at: list[int] = []
+        self.unreadable: list[int] = []
         self._before_s = 0.0
         self._began = self._last = time.monotonic()
 
-    @property
     def latest(self) -> Path | None:
-        """The checkpoint to continue from, or None."""
+        """Return the latest checkpoint that can be read, or None.
+
+        Later ones are put aside, and their steps are noted in `unreadable`.
+        """
         found = {int(match[1]): path for path, match in _numbered(self.folder)}
-        return found[max(found)] if found else None
+        for step in sorted(found, reverse=True):
+            if is_readable(found[step]):
+                return found[step]
+            logger.warning("the checkpoint %s cannot be read and is put aside", found[step])
+            self.unreadable.append(step)
+            aside = self.folder / f"{ASIDE}{found[step].name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            found[step].replace(aside)
+        return None
 
     @property
     def draft(self) -> Path:
@@ -91,12 +121,34 @@ class Checkpoints(Remembering):
         self.continued_at = memory["continued_at"]
 
     def place(self) -> None:
-        """Make the `draft` the latest checkpoint, atomically, and remove the others."""
+        """Make the `draft` the latest checkpoint, atomically, once it is on the disk.
+
+        Of the others the latest stays.
+        """
         for path, match in _numbered(self.draft):
+            sync_tree(path)
             path.replace(self.folder / path.name)
-            for other, older in _numbered(self.folder):
-                if int(older[1]) != int(match[1]):
-                    shutil.rmtree(other)
+            sync(self.folder)
+            others = {int(m[1]): p for p, m in _numbered(self.folder) if m[1] != match[1]}
+            for step in sorted(others)[: -(KEPT - 1)]:
+                shutil.rmtree(others[step])
+
+
+def is_readable(checkpoint: Path) -> bool:
+    """Say whether the files of a checkpoint are all there and whole, by their checksums."""
+    try:
+        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+        found = [sorted(checkpoint.glob(pattern)) for pattern in ARCHIVES]
+        return "global_step" in state and all(
+            paths and all(map(_is_whole, paths)) for paths in found
+        )
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return False
+
+
+def _is_whole(archive: Path) -> bool:
+    with zipfile.ZipFile(archive) as file:
+        return bool(file.namelist()) and file.testzip() is None
 
 
 def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:

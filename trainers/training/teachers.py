@@ -7,21 +7,21 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.recipe import Recipe
+from sharetune.trainers.data.row_cache import read_or_made
 from sharetune.trainers.tasks.base import PreparedTask, Split
 from sharetune.trainers.tasks.prediction import predict
 from sharetune.trainers.training.distillation import Lesson
@@ -58,8 +58,7 @@ class Teachers:
             return settings.teacher
         folder = self._cache / _digest(self.task.start, self.recipe.model_dump_json())
         with locked(folder):
-            if not folder.exists():
-                self._fine_tune(folder)
+            read_or_made(folder, _check, self._fine_tune)
         return str(folder)
 
     @property
@@ -72,10 +71,11 @@ class Teachers:
         identity = _digest(name, split.identity)
         path = self._cache / f"logits-{identity}.pt"
         with locked(path):
-            if not path.exists():
-                self._answer_all(self.task.load(name), split, path)
-        logits: Tensor = torch.load(path, weights_only=True)
-        return logits
+            return read_or_made(
+                path,
+                lambda there: cast(Tensor, torch.load(there, weights_only=True)),
+                lambda draft: self._answer_all(self.task.load(name), split, draft),
+            )
 
     def _fine_tune(self, folder: Path) -> None:
         set_seed(self.recipe.seed)
@@ -83,17 +83,20 @@ class Teachers:
         model = self.task.load()
         steps = optimiser_steps(self.recipe, len(split.rows))
         train(model, self.recipe, data=split.rows, collate=split.collate, total_steps=steps)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-        model.save_pretrained(scratch / "model")
-        (scratch / "model").rename(folder)
-        shutil.rmtree(scratch)
+        model.save_pretrained(folder)
 
     def _answer_all(self, model: PreTrainedModel, split: Split, path: Path) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         logits = predict(model.to(device), data=_Unlabelled(split.rows), collate=split.collate)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        torch.save(logits, scratch)
-        scratch.replace(path)
+        torch.save(logits, path)
+
+
+def _check(folder: Path) -> None:
+    """Raise an error if the files of the teacher in `folder` are not whole."""
+    AutoConfig.from_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt"):
+            pass
 
 
 class _Unlabelled:

@@ -230,8 +230,8 @@ def train(
     `total_steps` is the number of optimiser steps, `lesson` the teaching of a recipe that distils.
     A batch is made of `accumulation` equal parts, which must divide it. In a team
     (`data_parallel.py`) all members train `model` together and end with the same weights.
-    Continues from the latest of `checkpoints`, if there is one. Raises :class:`CandidateFault` if
-    the loss is not finite.
+    Continues from the latest of `checkpoints` that can be read, if there is one. Raises
+    :class:`CandidateFault` if the loss is not finite.
     """
     if recipe.distill is not None and lesson is None:
         raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
@@ -241,7 +241,7 @@ def train(
         data, collate = Taught(data, _rows_of(data, lesson.logits)), taught_collate(collate)
     if recipe.dropout is not None:
         set_dropout_(model, recipe.dropout)
-    latest = None if checkpoints is None else checkpoints.latest
+    latest = None if checkpoints is None else checkpoints.latest()
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as hooks:
         folder = scratch if checkpoints is None else str(checkpoints.draft)
         keeping = [] if checkpoints is None else [checkpoints]

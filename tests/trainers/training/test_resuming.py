@@ -1,9 +1,12 @@
 """A training that loses its process goes on from its last checkpoint, bit for bit."""
 
+import shutil
+
 import pytest
 
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.compression import Compression
+from sharetune.trainers.training.resuming import Checkpoints
 from tests.trainers.conftest import RECIPE, evaluated, saved
 
 RECIPES = {
@@ -105,3 +108,60 @@ def test_short_trainings_leave_no_checkpoint(evaluator, tmp_path):
     kept = {"checkpoint_s": 300.0}
     evaluated(evaluator, wanted, tmp_path, **kept)
     assert not list(tmp_path.rglob("training.pt"))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    """Another byte in the middle of the largest content."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    **{f"{name} cut": (name, cut) for name in ("training.pt", "optimizer.pt", "scheduler.pt")},
+    **{f"{name} cut": (name, cut) for name in ("rng_state.pth", "trainer_state.json")},
+    "training.pt flipped": ("training.pt", flip),
+    "optimizer.pt empty": ("optimizer.pt", lambda path: path.write_bytes(b"")),
+    "rng_state.pth gone": ("rng_state.pth", lambda path: path.unlink()),
+    "trainer_state.json a list": ("trainer_state.json", lambda path: path.write_text("[1]")),
+}
+
+
+@pytest.fixture(scope="module")
+def died(evaluator, tmp_path_factory):
+    """A candidate, and the folder of its training, which died with two checkpoints."""
+    folder = tmp_path_factory.mktemp("died")
+    wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(evaluator.stacks)
+    with pytest.raises(Died):
+        evaluated(evaluator, wanted, folder, beat=dying_at(6), checkpoint_s=0.0)
+    kept = saved(folder).parent / "checkpoints" / "1"
+    assert sorted(p.name for p in kept.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+    return wanted, folder
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_taken(died, tmp_path, name):
+    kept = tmp_path / "1"
+    shutil.copytree(saved(died[1]).parent / "checkpoints" / "1", kept)
+    file, damage = DAMAGES[name]
+    damage(kept / "checkpoint-5" / file)
+    checkpoints = Checkpoints(kept, 0.0)
+    assert checkpoints.latest() == kept / "checkpoint-4"
+    assert checkpoints.unreadable == [5]
+    assert (kept / "unreadable-checkpoint-5").is_dir()
+
+
+def test_without_a_checkpoint_that_can_be_read_a_training_begins_anew(evaluator, died, tmp_path):
+    wanted, folder = died
+    whole = evaluated(evaluator, wanted, tmp_path / "whole")
+    shutil.copytree(folder, tmp_path / "cut")
+    for path in (tmp_path / "cut").rglob("optimizer.pt"):
+        cut(path)
+    found = evaluated(evaluator, wanted, tmp_path / "cut", checkpoint_s=0.0)
+    assert found.circumstances["unreadable_checkpoints"] == [5, 4]
+    assert "continued_at" not in found.circumstances
+    assert (found.scores, found.curve) == (whole.scores, whole.curve)

@@ -1,0 +1,30 @@
+"""What was prepared once is read again, and made anew where it is damaged."""
+
+import pytest
+
+from sharetune.trainers.data.row_cache import cached_rows
+
+
+def rows(cache, made):
+    def make():
+        made.append(1)
+        return {"input_ids": [[1, 2], [3]]}
+
+    return cached_rows(cache, "train", ["m"], make)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [cut, lambda path: path.unlink(), lambda p: p.write_text("x")])
+@pytest.mark.parametrize("pattern", ["*.arrow", "*.json"])
+def test_rows_are_made_once_and_again_if_damaged(tmp_path, pattern, damage):
+    made = []
+    first, name = rows(tmp_path, made)
+    assert rows(tmp_path, made)[0]["input_ids"] == first["input_ids"] == [[1, 2], [3]]
+    assert made == [1]
+    for path in (tmp_path / name).glob(pattern):
+        damage(path)
+    assert rows(tmp_path, made)[0]["input_ids"] == [[1, 2], [3]]
+    assert made == [1, 1] and [p.name for p in tmp_path.iterdir()] == [name]
