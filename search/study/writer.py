@@ -50,8 +50,8 @@ SERVER_NOTICES_A_LOST_HOST = (
 class StudyWriter:
     """An open study. `lock` is held until the process ends, so that no other search joins.
 
-    A process that opens a study writes a token of its own into it. If another is found there, a second
-    driver has taken the study over, and nothing more is written.
+    A process that opens a study writes a token of its own into it. If another is found there, a
+    second driver has taken the study over, and nothing more is written.
     """
 
     def __init__(self, storage: BaseStorage, name: str, lock: int | None = None) -> None:
