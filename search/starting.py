@@ -11,6 +11,7 @@ import yaml
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location
+from sharetune.results.reading.servers import name_server
 from sharetune.search.circumstances import code, study_circumstances
 from sharetune.search.config import FIXED, StudyConfig
 from sharetune.search.search import Search
@@ -88,13 +89,30 @@ def _empty(run: RunFolder) -> None:
 
 def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
     """Open the study to continue; lock it before anything in its folder is touched."""
-    writer = StudyWriter.open(run.path)
+    writer = _opened(config, run)
     try:
         _check_same_study(config, writer.attributes[record.CONFIG])
     except BaseException:
         writer.close()
         raise
     return writer
+
+
+def _opened(config: StudyConfig, run: RunFolder) -> StudyWriter:
+    """Open a run folder's study, if it is where the study file says.
+
+    A database that only the folder names is not connected to.
+    """
+    url = Location.of(run.path).url
+    if url != config.storage:
+        raise RunError(
+            f"the study in {run.path} is kept in {url or 'the folder'}, and the study file says "
+            f"storage: {config.storage or 'null'}",
+            "undo the change, or start a new run with --out",
+        )
+    if url is not None:
+        name_server(url)
+    return StudyWriter.open(run.path)
 
 
 @contextmanager
@@ -108,7 +126,7 @@ def held_for_scoring(config: StudyConfig, run: RunFolder) -> Iterator[None]:
         with new_folder(run):
             yield
         return
-    writer = StudyWriter.open(run.path)
+    writer = _opened(config, run)
     try:
         given, stored = config.model_dump(mode="json"), writer.attributes[record.CONFIG]
         changed = [key for key in SCORED if given[key] != stored.get(key)]

@@ -17,6 +17,12 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_servers(tmp_path_factory):
+    """The list of servers that a user has named is the tests' own."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Tiny models are fastest on one thread, and sums are the same every time."""
     import torch

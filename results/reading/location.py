@@ -1,7 +1,8 @@
 """Locate the study of a run folder: in the folder itself, or in a PostgreSQL database.
 
 A folder whose study is in a database holds a file with the database's URL and the study's name. No
-password is ever written: libpq finds it in ``PGPASSWORD`` or ``~/.pgpass``.
+password is ever written: libpq finds it in ``PGPASSWORD`` or ``~/.pgpass``. A database is connected
+to only if the user has named it (`servers.py`).
 """
 
 import sqlite3
@@ -17,6 +18,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from sharetune.results.reading import attributes as record
+from sharetune.results.reading.servers import protection, require_named
 from sharetune.spaces.errors import ConfigError, RunError
 from sharetune.spaces.whole_files import write_whole
 
@@ -89,16 +91,23 @@ class Location:
             creator = {"creator": lambda: _connect(self.run / record.STORAGE)}
             storage = RDBStorage("sqlite:///study.db", engine_kwargs=creator)
         else:
-            url = self.url
-            storage = rdb_storage(lambda: connected(url, **READ_ONLY))
+            storage = rdb_storage(lambda: self.connect(**READ_ONLY))
         try:
             yield storage
         finally:
             storage.remove_session()
             storage.engine.dispose()
 
+    def connect(self, **options: Any) -> Any:
+        """Open a connection to the database.
+
+        Raises :class:`RunError` if the user has not named it, or if it cannot be reached.
+        """
+        require_named(str(self.url), self.run)
+        return connected(str(self.url), **options)
+
     def _rows(self, query: str) -> list[Any]:
-        with connected(str(self.url), **READ_ONLY) as connection:
+        with self.connect(**READ_ONLY) as connection:
             return list(connection.execute(query, [self.study]))
 
     def state(self) -> str:
@@ -137,7 +146,7 @@ EXAMPLE = "write postgresql://USER@HOST/DATABASE, or leave storage out: the run 
 
 
 def connected(url: str, **options: Any) -> Any:
-    """Open a psycopg connection to the database at `url`.
+    """Open a psycopg connection to the database at `url`, to which no password goes in clear.
 
     Raises :class:`RunError` if it cannot be reached.
     """
@@ -148,7 +157,8 @@ def connected(url: str, **options: Any) -> Any:
             "a study in PostgreSQL needs psycopg", "pip install 'sharetune[postgres]'"
         ) from None
     try:
-        return psycopg.connect(url, **(CONNECTION | options))
+        parameters = psycopg.conninfo.conninfo_to_dict(url)
+        return psycopg.connect(url, **(CONNECTION | protection(parameters) | options))
     except psycopg.Error as error:
         raise RunError(
             f"the database at {url} cannot be reached: {' '.join(str(error).split())}",

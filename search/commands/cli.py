@@ -23,6 +23,12 @@ CHANGED = ("budget.trials=", "finalists.seeds=")
 """Overrides that a suggested next command changes, and so does not repeat."""
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
+Storage = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--storage", help="URL of a run's PostgreSQL database that you know, as the run names it"
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 
 
@@ -166,9 +172,11 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
     json: Annotated[bool, typer.Option("--json", help="print everything as JSON instead")] = False,
+    storage: Storage = None,
 ) -> None:
     """Write RUN/report.html and print the front; of several runs, compare them."""
     with user_errors():
+        _name_servers(storage)
         path = _compare(runs, json) if len(runs) > 1 else _report(runs[0], json)
         if open_:
             webbrowser.open(path.resolve().as_uri())
@@ -179,18 +187,21 @@ def serve(
     run: RunFolder,
     port: Annotated[int, typer.Option(help="port on this machine; 0 takes a free one")] = 8642,
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+    storage: Storage = None,
 ) -> None:
     """Show RUN's report on localhost, refreshed while its search runs. Ctrl-C ends it."""
     from threading import Event
 
     from sharetune.results.page.serving import serving
 
-    with user_errors(), serving(run, port) as address:
-        print(address, flush=True)
-        if open_:
-            webbrowser.open(address)
-        with suppress(KeyboardInterrupt):
-            Event().wait()
+    with user_errors():
+        _name_servers(storage)
+        with serving(run, port) as address:
+            print(address, flush=True)
+            if open_:
+                webbrowser.open(address)
+            with suppress(KeyboardInterrupt):
+                Event().wait()
 
 
 @app.command()
@@ -214,9 +225,11 @@ def export(
     format_: Annotated[
         str, typer.Option("--format", help="shared, dense, albert or onnx")
     ] = "shared",
+    storage: Storage = None,
 ) -> None:
     """Write a trial's model for others to load, check it, and print how to load it."""
     with user_errors():
+        _name_servers(storage)
         from sharetune.search.commands.export import export_trial
 
         exported = export_trial(run, trial, out, format_)
@@ -253,6 +266,14 @@ def user_errors() -> Iterator[None]:
         if error.filename is None:
             raise
         _fail(RunError(f"{error.filename}: {error.strerror}", "name a path that can be used so"))
+
+
+def _name_servers(urls: list[str] | None) -> None:
+    from sharetune.results.reading.location import checked_url
+    from sharetune.results.reading.servers import name_server
+
+    for url in urls or ():
+        name_server(checked_url(url))
 
 
 def _report(run: Path, as_json: bool) -> Path:

@@ -25,7 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from sharetune.results.reading import attributes as record
-from sharetune.results.reading.location import Location, connected, first_line, rdb_storage
+from sharetune.results.reading.location import Location, first_line, rdb_storage
+from sharetune.results.reading.servers import name_server
 from sharetune.results.reading.trial import Draw, Trial
 from sharetune.search.outcome import is_disk_full
 from sharetune.search.pinned import bulk_rows
@@ -83,6 +84,7 @@ class StudyWriter:
                 _create_file(run, name, attributes)
                 return cls._opened(_in_file(run / record.STORAGE), name, lock)
             location = Location(run, url, name)
+            name_server(url)
             storage = _in_database(location)
             if name in _names(storage):
                 raise RunError(
@@ -360,7 +362,7 @@ class _LockedConnection:
 
     def __init__(self, location: Location) -> None:
         self.location, self.given = location, False
-        self.connection = connected(str(location.url))
+        self.connection = location.connect()
         with self.connection.transaction():
             for setting in SERVER_NOTICES_A_LOST_HOST:
                 self.connection.execute(setting)

@@ -1,0 +1,123 @@
+"""The database servers that this user has named; no others are connected to.
+
+A run folder may come from anyone, and so may the URL in it: a server of its writer's could ask for
+the password that libpq finds in ``PGPASSWORD`` or ``~/.pgpass``. So a URL that only a folder names
+is never connected to. A search writes down the URL of its study file, and ``--storage`` that of
+another's, in the user's own list.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+from sharetune.spaces.errors import RunError
+from sharetune.spaces.whole_files import write_whole
+
+SOCKET = ("/", "@")
+"""Begins of the names of sockets' folders, which libpq takes for hosts."""
+
+TLS = ("require", "verify-ca", "verify-full")
+"""Values of libpq's `sslmode` that never send anything in clear."""
+
+FILE = "servers.txt"
+"""The user's list, one URL a line."""
+
+
+def name_server(url: str) -> None:
+    """Add the URL of a database to those that this user's commands may connect to.
+
+    Raises :class:`RunError` if there is no folder of the user's to write it down in.
+    """
+    if is_named(url):
+        return
+    for folder in _folders():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_own(folder):
+                write_whole(folder / FILE, "".join(f"{each}\n" for each in [*_named(), url]))
+                return
+        except OSError:
+            continue
+    raise RunError(
+        f"there is nowhere to note that the server of {url} is yours",
+        "set XDG_STATE_HOME to a folder that only you can write to",
+    )
+
+
+def is_named(url: str) -> bool:
+    """Say whether this user has named the database at `url`."""
+    return url in _named()
+
+
+def require_named(url: str, run: Path) -> None:
+    """Raise :class:`RunError` if only the run folder names the database at `url`."""
+    if not is_named(url):
+        raise RunError(
+            f"{run} names a database that you have not named: {url}",
+            "a password could go to a stranger's server; if the server is one you know, add "
+            f"--storage '{url}' to `sharetune report` once",
+        )
+
+
+def protection(parameters: Mapping[str, str | int | None]) -> dict[str, str]:
+    """Return libpq's options that keep a password from being sent in clear.
+
+    `parameters` are those of the URL. A server on this machine may also ask for no password at all;
+    any other is spoken to by TLS only.
+    """
+    if all(map(_is_local, _hosts(parameters))):
+        return {"require_auth": "scram-sha-256,none"}
+    mode = str(parameters.get("sslmode"))
+    return {"require_auth": "scram-sha-256", "sslmode": mode if mode in TLS else "require"}
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost" or host.startswith(SOCKET):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _hosts(parameters: Mapping[str, str | int | None]) -> list[str]:
+    """Return the hosts of a URL, which libpq may also take from the environment."""
+    found = [
+        str(parameters.get(key) or os.environ.get(f"PG{key.upper()}", ""))
+        for key in ("host", "hostaddr")
+    ]
+    service = parameters.get("service") or os.environ.get("PGSERVICE", "")
+    named = [host for text in found for host in text.split(",") if host]
+    return [*named, *(["a service's"] if service and not named else [])]
+
+
+def _named() -> list[str]:
+    return [line for folder in _folders() if _is_own(folder) for line in _lines(folder / FILE)]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        yield from path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+
+
+def _folders() -> list[Path]:
+    """The user's folder for such lists, and one for users whose home cannot be written to."""
+    home = os.environ.get("XDG_STATE_HOME")
+    own = Path(home) if home else Path(os.path.expanduser("~")) / ".local" / "state"
+    return [own / "sharetune", Path(tempfile.gettempdir()) / f"sharetune-{os.getuid()}"]
+
+
+def _is_own(folder: Path) -> bool:
+    """Say whether only this user can write to the folder."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    others = stat.S_IWGRP | stat.S_IWOTH
+    is_folder = stat.S_ISDIR(status.st_mode)
+    return is_folder and status.st_uid == os.getuid() and not status.st_mode & others
