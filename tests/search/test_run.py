@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from sharetune import results
 from sharetune.results.reading import attributes as record
+from sharetune.results.reading.location import Location
 from sharetune.search.run import run
 from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.errors import RunError
@@ -18,10 +19,8 @@ from tests.search.studies import study
 
 
 def trials(folder):
-    store = StudyWriter.open(folder)
-    found = store.study.get_trials()
-    store.close()
-    return found
+    with Location.of(folder).reading() as storage:
+        return optuna.load_study(study_name=None, storage=storage).get_trials()
 
 
 def states(folder):
