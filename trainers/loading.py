@@ -18,6 +18,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.compression.steps import reshape_
+from sharetune.trainers.models.devices import one_device
 from sharetune.trainers.models.dtypes import fitting_dtypes
 from sharetune.trainers.models.narrowing import fit_
 from sharetune.trainers.models.shared_model import (
@@ -29,9 +30,6 @@ from sharetune.trainers.models.sharing import share_
 
 ATTENTION_ATTRIBUTE = "_attn_implementation_internal"
 """The attribute in which the auto classes store a caller's `attn_implementation`."""
-
-MULTI_DEVICE_MAPS = {"balanced", "balanced_low_0", "sequential"}
-"""Values of `device_map` that spread a model over devices, which banks do not support."""
 
 IGNORED_KEYWORDS = {
     *("trust_remote_code", "use_safetensors", "low_cpu_mem_usage", "weights_only", "token"),
@@ -200,7 +198,7 @@ class SharedLoader:
         return load_shared(
             folder,
             dtype=torch_dtype if dtype is None else dtype,
-            device=_one_device(device_map),
+            device=one_device(device_map),
             # the auto classes move this keyword into the configuration
             attn_implementation=attn_implementation or getattr(config, ATTENTION_ATTRIBUTE, None),
         )
@@ -212,20 +210,6 @@ def _changed_settings(folder: str | Path, config: SharedConfig | None) -> set[st
         return set()
     saved, given = SharedConfig.from_pretrained(folder).to_dict(), config.to_dict()
     return {k for k, v in given.items() if v != saved.get(k) and k not in IGNORED_KEYWORDS}
-
-
-def _one_device(device_map: Any) -> Any:
-    """Return the one device that a `device_map` names; ``auto`` is the accelerator, if any."""
-    if device_map == "auto":
-        found = torch.accelerator.current_accelerator()
-        return found if found is not None and torch.accelerator.is_available() else None
-    devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
-    if len(devices) != 1 or devices & MULTI_DEVICE_MAPS:
-        raise ModelError(
-            f"a shared model lies on one device, but got device_map={device_map!r}",
-            "name one, such as device_map='cuda:0'",
-        )
-    return devices.pop()
 
 
 def register_auto_classes() -> None:

@@ -78,7 +78,7 @@ def _check_prunable(stack: Stack, slots: Sequence[Slot]) -> None:
     for slot in slots:
         for layer in stack.layers:
             module = resolved(layer.get_submodule(slot.path))
-            if not isinstance(module, BankLinear | nn.Linear | Conv1D):
+            if type(module) not in (BankLinear, nn.Linear, Conv1D):
                 raise PlanError(
                     f"{what} of a {type(module).__name__} cannot be removed: they are not its own",
                     f"use form: tie or bank, or leave {what} out of compression",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sharetune.spaces.errors import ModelError
 
@@ -56,7 +57,7 @@ class Borrower(nn.Module):
         self.own = own
         self.shape = shape
         self.is_last = False
-        self._pieces = tuple(_pieces(rows, shape[0]))
+        self.pieces = tuple(_pieces(rows, shape[0]))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the borrowed outputs joined with the layer's own: (..., in) -> (..., out)."""
@@ -71,20 +72,21 @@ class Borrower(nn.Module):
         if self.own is None:
             return borrowed
         sources = self.own(hidden), borrowed
-        return torch.cat([sources[taken][..., piece] for taken, piece in self._pieces], -1)
+        parts = [sources[taken][..., start:stop] for taken, start, stop in self.pieces]
+        return torch.cat(parts, -1)
 
     def extra_repr(self) -> str:
-        count = sum(piece.stop - piece.start for taken, piece in self._pieces if taken)
+        count = sum(stop - start for taken, start, stop in self.pieces if taken)
         return f"borrows {count} of {self.shape[0]} outputs"
 
 
-def _pieces(rows: Sequence[int], size: int) -> Iterator[tuple[bool, slice]]:
-    """Yield each run of borrowed or own outputs: if it is borrowed, and its slice in its source."""
+def _pieces(rows: Sequence[int], size: int) -> Iterator[tuple[bool, int, int]]:
+    """Yield each run of borrowed or own outputs: if borrowed, its start and stop in its source."""
     borrowed, place, own = set(rows), 0, 0
     for taken, run in groupby(range(size), borrowed.__contains__):
         length = len(list(run))
         start = place if taken else own
-        yield taken, slice(start, start + length)
+        yield taken, start, start + length
         place, own = place + length, own + (0 if taken else length)
 
 
@@ -127,6 +129,20 @@ class HandoverCheckpoint:
             return function(*args)
 
         return self.checkpoint(run, *args)
+
+
+class HandsOver:
+    """The mixin of models whose layers may reuse outputs: checkpointing restores the handovers."""
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
+    ) -> None:
+        held = handovers(self)  # type: ignore[arg-type]
+        if enable and held:
+            gradient_checkpointing_func = HandoverCheckpoint(gradient_checkpointing_func, held)
+        super()._set_gradient_checkpointing(  # type: ignore[misc]
+            enable, gradient_checkpointing_func, **kwargs
+        )
 
 
 @contextmanager

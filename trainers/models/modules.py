@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from sharetune.spaces.errors import ModelError
+
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """Return an ``nn.Linear`` with copies of `weight` (out x in) and `bias` (out)."""
@@ -60,7 +62,7 @@ class RepeatedModule(nn.Module):
     """
 
     def __init__(self, holder: nn.Module, name: str) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self._holder = (holder,)
         self._name_there = name
 
@@ -83,6 +85,16 @@ class RepeatedModule(nn.Module):
         return deepcopy(self.source)
 
 
+class RepeatedLinear(RepeatedModule, nn.Linear):
+    """A second run of a linear layer, which adapters such as LoRA take for one."""
+
+
+def repeated(holder: nn.Module, name: str) -> RepeatedModule:
+    """Return a second run of the module `name` of `holder`."""
+    is_linear = isinstance(holder.get_submodule(name), nn.Linear)
+    return (RepeatedLinear if is_linear else RepeatedModule)(holder, name)
+
+
 def resolved(module: nn.Module) -> nn.Module:
     """Return the module that runs where `module` stands: itself, or the one it repeats."""
     return module.source if isinstance(module, RepeatedModule) else module
@@ -92,14 +104,23 @@ class BankReader(nn.Module):
     """A module with an unregistered reference to the entry `key` of `banks`."""
 
     def __init__(self, banks: nn.ModuleDict, key: str) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self._banks = (banks,)
         self._key = key
 
     @property
     def entry(self) -> nn.Module:
-        """Return the module whose tensors all readers of this entry share."""
-        return self._banks[0][self._key]
+        """Return the module whose tensors all readers of this entry share.
+
+        Raises :class:`ModelError` if it has an adapter, which no reader would use.
+        """
+        entry = self._banks[0][self._key]
+        if "base_layer" in entry._modules:
+            raise ModelError(
+                f"a bank's matrix cannot have an adapter, but {self._key} has one",
+                "adapt the layers' own modules: exclude_modules=r'banks\\..*'",
+            )
+        return entry
 
     def extra_repr(self) -> str:
         return f"reads {self._key}"
@@ -122,8 +143,10 @@ class SharedNorm(BankReader):
         return deepcopy(self.entry)
 
 
-class SharedLinear(BankReader):
+class SharedLinear(BankReader, nn.Linear):
     """A linear layer whose matrix is made from a bank and private tensors.
+
+    It is an ``nn.Linear`` so that adapters such as LoRA take it for one.
 
     Subclasses define how, by the property :attr:`weight`. `own_bias` (out) is the layer's own;
     without one the entry's bias is used. If `transposed`, the layer materialises as a Conv1D.

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 import transformers
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.plan import SharingPlan, StackShape
-from sharetune.trainers.models.activation_reuse import HandoverCheckpoint, handovers
+from sharetune.trainers.models.activation_reuse import HandsOver
 
 MODEL_TYPE = "sharetune"
 """The model type in ``config.json`` of a saved shared model."""
@@ -49,21 +48,11 @@ class SharedConfig(PreTrainedConfig):
     model_type = MODEL_TYPE
 
 
-class SharedModel:
+class SharedModel(HandsOver):
     """The mixin that turns a transformers class into the class of its shared models."""
 
     sharing: Sharing
     dtype: torch.dtype
-
-    def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
-    ) -> None:
-        held = handovers(self)  # type: ignore[arg-type]
-        if enable and held:
-            gradient_checkpointing_func = HandoverCheckpoint(gradient_checkpointing_func, held)
-        super()._set_gradient_checkpointing(  # type: ignore[misc]
-            enable, gradient_checkpointing_func, **kwargs
-        )
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write weights (each bank once) and configuration, as the method of transformers does.

@@ -29,7 +29,7 @@ from sharetune.trainers.models.feasibility import (
     lists_layers,
 )
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
-from sharetune.trainers.models.modules import RepeatedModule, SharedNorm, resolved
+from sharetune.trainers.models.modules import SharedNorm, repeated, resolved
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
@@ -357,7 +357,7 @@ def _repeated(layer: nn.Module) -> nn.Module:
     again = copy.deepcopy(layer, {id(one): one for one in kept})
     for path, module in list(layer.named_modules()):
         if next(module.parameters(recurse=False), None) is not None:
-            again.set_submodule(path, RepeatedModule(layer, path).train(layer.training))
+            again.set_submodule(path, repeated(layer, path).train(layer.training))
     return again
 
 

@@ -22,13 +22,6 @@ class Cut:
     shared: tuple[int, ...]
     private: tuple[int, ...]
 
-    @classmethod
-    def at(cls, slot: Slot, shared_units: int) -> "Cut":
-        """Return the cut of `slot` after its first `shared_units` units."""
-        shared = tuple(size // slot.units * shared_units for size in slot.sections)
-        private = tuple(a - b for a, b in zip(slot.sections, shared, strict=True))
-        return cls(slot.axis, shared, private)
-
     @property
     def is_whole(self) -> bool:
         """Return whether all units are shared."""
@@ -47,6 +40,13 @@ class Cut:
         banks = shared.split(self.shared, self.axis)
         rests = private.split(self.private, self.axis)
         return torch.cat([p for pair in zip(banks, rests, strict=True) for p in pair], self.axis)
+
+
+def cut_at(slot: Slot, shared_units: int) -> Cut:
+    """Return the cut of `slot` after its first `shared_units` units."""
+    shared = tuple(size // slot.units * shared_units for size in slot.sections)
+    private = tuple(a - b for a, b in zip(slot.sections, shared, strict=True))
+    return Cut(slot.axis, shared, private)
 
 
 def kept_units(slot: Slot, form: Narrow) -> int:

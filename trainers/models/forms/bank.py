@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sharetune.spaces.forms import Bank, Tie
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import Multiplier, SharedLinear, linear, product
-from sharetune.trainers.models.units import Cut, shared_units
+from sharetune.trainers.models.units import Cut, cut_at, shared_units
 
 
 class BankLinear(SharedLinear):
@@ -59,7 +59,7 @@ def build_bank(form: Bank, matrices: Matrices, bank: nn.ModuleDict, key: str) ->
     units = shared_units(slot, form.ratio)
     if units == 0:
         return []
-    cut = Cut.at(slot, units)
+    cut = cut_at(slot, units)
     parts = [cut.split(weight) for weight in matrices.weights]
     shares_bias = matrices.share_biases and cut.is_whole and matrices.biases[0] is not None
     bias = matrices.start([b for b in matrices.biases if b is not None]) if shares_bias else None

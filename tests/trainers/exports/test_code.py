@@ -1,0 +1,331 @@
+"""A folder with its own code loads with transformers alone, and computes what the model does."""
+
+import ast
+import json
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    BertModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTImageProcessor,
+)
+
+from sharetune.spaces import SharingPlan
+from sharetune.spaces.errors import ModelError
+from sharetune.spaces.forms import FORMS
+from sharetune.trainers import share_, share_params
+from sharetune.trainers.compression.quantisation import quantise_
+from sharetune.trainers.exports.base import export
+from sharetune.trainers.exports.code import MODULE, load_with_code
+from sharetune.trainers.exports.source import AVAILABLE, source_of
+from sharetune.trainers.models.modules import SharedLinear, linear
+from sharetune.trainers.models.structure import find_stacks
+from tests.checkpoint import write_checkpoint
+from tests.families import FAMILIES, inputs, inputs_of, logits, tiny
+
+KNOBS = {
+    "bank": {"bank": {"ratio": 0.5}},
+    "lowrank": {"lowrank": {"rank": 2, "diagonal": True, "heads": True}},
+    "basis": {"basis": {"rank": 8}},
+    "atoms": {"atoms": {"count": 2}},
+    "narrow": {"narrow": {"keep": 0.5}},
+    "reuse": {"reuse": {"what": "kv"}},
+}
+RULES = {name: {"form": KNOBS.get(name, name)} for name in FORMS} | {
+    "scores": {"form": {"reuse": {"what": "scores"}}},
+    "norms": {"parts": ["attention", "ffn", "norms", "biases"]},
+    "loop": {"times": 2, "assign": "each"},
+    "loop of a bank": {"times": 2, "order": "layer", "form": KNOBS["bank"]},
+}
+"""A group of each form, and of layers that run again."""
+
+
+def shared(family, rule):
+    """A model of one group of two layers in each of its stacks."""
+    model = tiny(family)
+    groups = [{"layers": [0, 1], **RULES[rule], "stack": stack} for stack in find_stacks(model)]
+    return share_(model, SharingPlan.model_validate({"groups": groups}))
+
+
+def test_every_form_has_a_rule():
+    assert set(FORMS) <= set(RULES)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_decoder(tmp_path, rule):
+    model = shared("llama", rule)
+    assert export(model, tmp_path / "out", "code").difference == 0
+    loaded = load_with_code(tmp_path / "out")
+    assert set(loaded.state_dict()) == set(model.state_dict())
+    prompt = inputs()["input_ids"][:1]
+    settings = {"max_new_tokens": 12, "do_sample": False}
+    cached = loaded.generate(prompt, **settings)
+    assert cached.tolist() == loaded.generate(prompt, **settings, use_cache=False).tolist()
+    assert cached.tolist() == model.generate(prompt, **settings).tolist()
+
+
+@pytest.mark.parametrize(("family", "rule"), [("bert", "norms"), ("t5", "bank"), ("vit", "bank")])
+def test_other_kinds_of_models(tmp_path, family, rule):
+    assert export(shared(family, rule), tmp_path / "out", "code").difference == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rule", RULES)
+def test_every_family_and_form(tmp_path, family, rule):
+    try:
+        model = shared(family, rule)
+    except ValueError:
+        pytest.skip("the plan does not fit the family")
+    assert export(model, tmp_path / "out", "code").difference <= 1e-5
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_eight_bits(tmp_path, dynamic):
+    model = shared("llama", "bank")
+    quantise_(model, dynamic=dynamic)
+    assert export(model, tmp_path / "out", "code").difference == 0
+
+
+def test_the_file_needs_torch_and_transformers_alone(tmp_path):
+    export(shared("llama", "tie"), tmp_path / "out", "code")
+    tree = ast.parse((tmp_path / "out" / f"{MODULE}.py").read_text())
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in found}
+    assert {"torch", "transformers.models.llama.modeling_llama"} <= names
+    assert {name.split(".")[0] for name in names} <= AVAILABLE
+    assert "LowRankLinear" not in {getattr(node, "name", "") for node in tree.body}
+
+
+def test_banks_are_stored_once(tmp_path):
+    model = shared("llama", "tie")
+    export(model, tmp_path / "out", "code")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    # 92,880 parameters, less the 20,736 of one layer's matrices
+    assert sum(tensor.numel() for tensor in stored.values()) == 72_144
+    assert sum(parameter.numel() for parameter in tiny("llama").parameters()) == 92_880
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_no_tensor_is_random(tmp_path, change):
+    export(shared("llama", "bank"), tmp_path / "out", "code")
+    file = tmp_path / "out" / "model.safetensors"
+    tensors = load_file(file)
+    name = "banks.0.mlp_up_proj.weight"
+    tensor = tensors.pop(name)
+    save_file(tensors | ({name: tensor[1:]} if change == "shape" else {}), file, {"format": "pt"})
+    with pytest.raises((ModelError, RuntimeError, ValueError), match="mlp_up_proj|shape|mismatch"):
+        load_with_code(tmp_path / "out")
+
+
+def test_the_unshared_class_finds_no_weights(tmp_path):
+    export(shared("llama", "bank"), tmp_path / "out", "code")
+    with pytest.raises(OSError, match="weights-are-read-with-trust_remote_code"):
+        LlamaForCausalLM.from_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
+
+
+def test_saved_again(tmp_path):
+    model = shared("vit", "bank")
+    export(model, tmp_path / "out", "code")
+    loaded = load_with_code(tmp_path / "out")
+    loaded.save_pretrained(tmp_path / "again")
+    code = (tmp_path / "out" / f"{MODULE}.py").read_text()
+    (tmp_path / "again" / f"{MODULE}.py").write_text(code)
+    assert torch.equal(logits(load_with_code(tmp_path / "again")), logits(model))
+
+
+def test_on_one_device(tmp_path):
+    export(shared("llama", "bank"), tmp_path / "out", "code")
+    assert load_with_code(tmp_path / "out", device_map="auto").device.type == "cpu"
+    # the file defines its own ModelError
+    with pytest.raises(ValueError, match="lies on one device, but got device_map='balanced'"):
+        load_with_code(tmp_path / "out", device_map="balanced")
+
+
+def test_a_class_of_the_users_own(tmp_path):
+    class MyBert(BertModel):
+        """A model that no other machine knows."""
+
+    model = share_params(MyBert(tiny("bert").config).eval(), 0, 1, 0.5)
+    with pytest.raises(ModelError, match="MyBert has no auto class of transformers"):
+        export(model, tmp_path / "out", "code")
+    with pytest.raises(ModelError, match="shares nothing"):
+        export(tiny("bert"), tmp_path / "out", "code")
+
+
+class Halved(SharedLinear):
+    """A reader of another's form: half of its bank."""
+
+    @property
+    def weight(self):
+        """The half."""
+        return HALF * self.entry.weight
+
+
+HALF = 0.5
+
+
+def test_a_reader_of_another_module(tmp_path):
+    model = shared("bert", "tie")
+    for path, module in list(model.named_modules()):
+        if isinstance(module, SharedLinear):
+            halved = Halved(module._banks[0], module._key, module.own_bias)
+            model.set_submodule(path, halved)
+    assert export(model, tmp_path / "out", "code").difference == 0
+    assert "HALF = 0.5" in (tmp_path / "out" / f"{MODULE}.py").read_text()
+
+
+def test_a_reader_that_code_cannot_be_written_of(tmp_path):
+    class Inner(SharedLinear):
+        weight = SharedLinear.weight
+
+    with pytest.raises(ModelError, match="defines Inner elsewhere"):
+        source_of([Inner])
+
+
+class Needy(SharedLinear):
+    """A reader that needs another package."""
+
+    @property
+    def weight(self):
+        """A matrix by way of a file."""
+        return pytest.importorskip("numpy")
+
+
+def test_a_reader_that_needs_another_package():
+    with pytest.raises(ModelError, match="with torch and transformers alone, but needs pytest"):
+        source_of([Needy])
+
+
+def test_what_is_read_first_is_written_first():
+    text = source_of([Halved])
+    names = [node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    assert names.index("BankReader") < names.index("SharedLinear") < names.index("Halved")
+    space: dict = {}
+    exec(compile(text, "file", "exec"), space)
+    bank = torch.nn.ModuleDict({"key": linear(torch.ones(2, 3))})
+    assert space["Halved"](bank, "key", None)(torch.ones(1, 3)).tolist() == [[1.5, 1.5]]
+
+
+NEEDED = ("torch", "transformers", "safetensors", "accelerate", "pillow")
+"""What the environment of the next test has, with all that these require."""
+
+
+def required(names):
+    """The names of installed distributions that `names` require, themselves too."""
+    found, waiting = set(), list(names)
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        if name in found:
+            continue
+        try:
+            requirements = distribution(name).requires or []
+        except ImportError:
+            continue
+        found.add(name)
+        parsed = map(Requirement, requirements)
+        waiting += [r.name for r in parsed if not r.marker or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """The Python of an environment with torch, transformers and what they require, by links."""
+    home = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    for name in required(NEEDED):
+        files = distribution(name).files or []
+        for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+            source = Path(str(distribution(name).locate_file(top)))
+            if not (site / top).exists():
+                (site / top).symlink_to(source)
+    return home / "bin" / "python"
+
+
+ALONE = """
+import importlib.util, json, sys, torch, transformers
+from transformers import pipeline
+for name in ("sharetune", "scipy", "optuna", "ray", "pandas"):
+    assert importlib.util.find_spec(name) is None, name
+answers = {}
+for folder, auto, wanted, batch in json.load(open(sys.argv[1])):
+    kind = getattr(transformers, auto)
+    model = kind.from_pretrained(folder, trust_remote_code=True, device_map="auto").eval()
+    given = {name: torch.tensor(rows) for name, rows in batch.items()}
+    with torch.no_grad():
+        found = model(**given).logits
+    difference = (found - torch.tensor(wanted)).abs().max().item()
+    tokens = []
+    if model.can_generate():
+        prompt = given["input_ids"][:1]
+        tokens = [
+            model.generate(prompt, max_new_tokens=12, do_sample=False, use_cache=cache).tolist()
+            for cache in (True, False)
+        ]
+    answers[folder] = (difference, tokens)
+texts, pictures, written = json.load(open(sys.argv[2]))
+classify = pipeline("text-classification", model=texts, trust_remote_code=True)
+answers["text"] = classify("bread soup")[0]["score"]
+see = pipeline("image-classification", model=pictures, trust_remote_code=True)
+from PIL import Image
+answers["picture"] = len(see(Image.new("RGB", (16, 16))))
+write = pipeline("text-generation", model=written, trust_remote_code=True)
+answers["written"] = write("bread soup", max_new_tokens=3)[0]["generated_text"]
+print(json.dumps(answers))
+"""
+
+AUTOS = {
+    "llama": "AutoModelForCausalLM",
+    "bert": "AutoModelForSequenceClassification",
+    "t5": "AutoModelForSeq2SeqLM",
+    "vit": "AutoModelForImageClassification",
+}
+
+
+def case(folder, family, rule):
+    """A folder, its auto class, the model's logits and what they answer."""
+    model = shared(family, rule)
+    export(model, folder, "code")
+    batch = {name: tensor.tolist() for name, tensor in inputs_of(model).items()}
+    return str(folder), AUTOS[family], logits(model).tolist(), batch
+
+
+@pytest.mark.slow
+def test_an_environment_of_torch_and_transformers(tmp_path, bare):
+    rules = ("bank", "tie", "lowrank", "narrow", "drop", "loop")
+    cases = [case(tmp_path / f"llama-{i}", "llama", rule) for i, rule in enumerate(rules)]
+    cases += [case(tmp_path / f"bert-{i}", "bert", rule) for i, rule in enumerate(rules)]
+    cases += [case(tmp_path / f"t5-{rule}", "t5", rule) for rule in ("bank", "tie", "lowrank")]
+    cases += [case(tmp_path / f"vit-{i}", "vit", rule) for i, rule in enumerate(rules)]
+    reader = PreTrainedTokenizerFast.from_pretrained(write_checkpoint(tmp_path / "reader"))
+    for folder in ("bert-0", "llama-0"):
+        reader.save_pretrained(tmp_path / folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit-0")
+    pipelines = [str(tmp_path / name) for name in ("bert-0", "vit-0", "llama-0")]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    (tmp_path / "pipelines.json").write_text(json.dumps(pipelines))
+    command = [bare, "-c", ALONE, "cases.json", "pipelines.json"]
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    answers = json.loads(ran.stdout.strip().split("\n")[-1])
+    assert len(cases) == 21
+    for folder, *_ in cases:
+        difference, tokens = answers[folder]
+        assert difference <= 1e-5, folder
+        assert len(tokens) in (0, 2) and tokens[:1] == tokens[1:], folder
+    assert 0.5 <= answers["text"] <= 1
+    assert answers["picture"] == 2
+    assert answers["written"].startswith("bread soup")
