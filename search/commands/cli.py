@@ -223,7 +223,7 @@ def export(
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="the trial's number")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="a folder that does not exist")],
     format_: Annotated[
-        str, typer.Option("--format", help="shared, dense, albert or onnx")
+        str, typer.Option("--format", help="shared, code, dense, albert or onnx")
     ] = "shared",
     storage: Storage = None,
 ) -> None:

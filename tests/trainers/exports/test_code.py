@@ -329,3 +329,30 @@ def test_an_environment_of_torch_and_transformers(tmp_path, bare):
     assert 0.5 <= answers["text"] <= 1
     assert answers["picture"] == 2
     assert answers["written"].startswith("bread soup")
+
+
+@pytest.mark.parametrize("rule", ["bank", "tie", "lowrank", "loop"])
+def test_lora(tmp_path, rule):
+    peft = pytest.importorskip("peft")
+    model = shared("llama", rule)
+    export(model, tmp_path / "out", "code")
+    rules = {"r": 2, "init_lora_weights": False}
+    names = peft.LoraConfig(target_modules=["q_proj", "v_proj"], **rules)
+    adapted = peft.get_peft_model(load_with_code(tmp_path / "out"), names)
+    assert not torch.allclose(logits(adapted), logits(model))
+    adapted(**inputs(), labels=inputs()["input_ids"]).loss.backward()
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    positions = 6 if rule == "loop" else 4
+    assert len(trained) == 4 * positions  # A and B of q and v
+    assert all(parameter.grad is not None for parameter in trained)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(load_with_code(tmp_path / "out"), tmp_path / "adapter")
+    assert torch.equal(logits(again), logits(adapted.eval()))
+
+
+def test_adapters_on_banks_are_refused(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = share_params(tiny("llama"), 0, 1, 1)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear"))
+    with pytest.raises(ModelError, match="a bank's matrix cannot have an adapter"):
+        logits(adapted)
