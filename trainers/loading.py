@@ -12,7 +12,13 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
@@ -24,6 +30,10 @@ from sharetune.trainers.models.narrowing import fit_
 from sharetune.trainers.models.shared_model import (
     MODEL_TYPE,
     SharedConfig,
+    SharedModel,
+    base_config,
+    base_of,
+    body_,
     never_saved,
 )
 from sharetune.trainers.models.sharing import share_
@@ -31,49 +41,113 @@ from sharetune.trainers.models.sharing import share_
 ATTENTION_ATTRIBUTE = "_attn_implementation_internal"
 """The attribute in which the auto classes store a caller's `attn_implementation`."""
 
+REFUSED_KEYWORDS = {
+    *("output_loading_info", "quantization_config", "state_dict", "gguf_file", "key_mapping"),
+    *("ignore_mismatched_sizes", "variant", "subfolder", "tp_plan", "tp_size", "device_mesh"),
+    *("distributed_config", "max_memory", "offload_folder", "offload_buffers"),
+}
+"""Keywords of ``from_pretrained`` that a shared model cannot honour."""
+
 IGNORED_KEYWORDS = {
     *("trust_remote_code", "use_safetensors", "low_cpu_mem_usage", "weights_only", "token"),
     *("cache_dir", "force_download", "local_files_only", "proxies", "revision", "code_revision"),
-    *("_from_auto", "_commit_hash", "_name_or_path", "dtype", "transformers_version"),
+    *("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kwargs", "adapter_name"),
+    *("use_kernels", "allow_all_kernels", "disable_mmap", "_fast_init"),
 }
-"""Keywords of ``from_pretrained`` that are accepted and ignored: they say where files come from."""
+"""Keywords of ``from_pretrained`` that are accepted and ignored: they say where files come from or
+how they are read."""
+
+SET_BY_LOADING = {"_name_or_path", "dtype", "transformers_version", "_commit_hash", "_from_auto"}
+"""Settings of a configuration that the auto classes change by themselves."""
 
 
 def load_shared(
     folder: str | Path,
     *,
     dtype: str | torch.dtype | None = None,
-    device: str | int | torch.device | None = None,
+    device_map: Any = None,
     attn_implementation: str | None = None,
+    cls: type[PreTrainedModel] | None = None,
+    **settings: Any,
 ) -> PreTrainedModel:
     """Return the shared model saved in `folder`, in eval mode.
 
     Tensors have the dtypes they were saved in, or `dtype` (``torch.bfloat16``, ``"bfloat16"``)
-    except those that the model family keeps in float32. The model is on the CPU, or on `device`.
-    `attn_implementation` is passed on to transformers.
+    except those that the model family keeps in float32. The model is on the CPU, or on the one
+    device that `device_map` (or `device`) names. `attn_implementation` and further `settings` are
+    passed on to the constructor of the model's class. `cls` is the unshared model's class, needed
+    only if it is not one of transformers.
 
     Raises :class:`ModelError` if the folder holds no shared model, if its tensors are not exactly
-    those of its plan, or for a dtype or a device that does not exist.
+    those of its plan, for a class that is not the model's, or for a dtype or a device that does
+    not exist.
     """
     folder = Path(folder)
     saved = _read_config(folder)
-    place, wanted = _device(device), _dtype(dtype)
-    architecture = getattr(transformers, saved["architectures"][0])
-    base = dict(saved["base"])
-    config = AutoConfig.for_model(base.pop("model_type"), **base)
-    settings = {"dtype": wanted, "attn_implementation": attn_implementation}
-    model = architecture._from_config(config, **{k: v for k, v in settings.items() if v})
+    device = settings.pop("device", None)
+    place = _device(one_device(device_map) if device is None else device)
+    wanted = _dtype(dtype)
+    settings |= {"dtype": wanted, "attn_implementation": attn_implementation}
+    given = {name: value for name, value in settings.items() if value is not None}
+    model = build(_architecture(saved, cls, folder), saved, **given)
+    _load_exactly(model, _cast(_tensors(folder, place), model, wanted), folder)
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.to(place).eval()
+
+
+def build(architecture: Any, saved: dict[str, Any], **settings: Any) -> PreTrainedModel:
+    """Return a shared model of `architecture` as the configuration `saved` says.
+
+    Its weights are on the meta device, except those that are computed and never saved.
+    """
+    model: PreTrainedModel = architecture._from_config(
+        _base_config(architecture, saved), **settings
+    )
     _move_weights_to_meta(model)
+    return _shared_as(model, saved)
+
+
+def _skeleton(architecture: Any, saved: dict[str, Any]) -> PreTrainedModel:
+    """Return what :func:`build` does, with no weights at all."""
+    with torch.device("meta"):
+        model = architecture._from_config(_base_config(architecture, saved))
+    return _shared_as(model, saved)
+
+
+def _shared_as(model: PreTrainedModel, saved: dict[str, Any]) -> PreTrainedModel:
+    """Share the weightless `model`, in place, as the configuration `saved` says."""
     if "units" in saved:  # which layers were narrower than the configuration says
         fit_(model, saved["units"])
     share_(model, SharingPlan.model_validate(saved["plan"]))
     compression = Compression.model_validate(saved.get("compression", {}))
     if compression != Compression():
         reshape_(model, compression)
-    _load_exactly(model, _cast(_tensors(folder, place), model, wanted), folder)
-    if (folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.to(place).eval()
+    return model
+
+
+def _base_config(architecture: Any, saved: dict[str, Any]) -> PreTrainedConfig:
+    base = base_of(saved)
+    kind = architecture.config_class
+    if kind is not None and kind.model_type == base["model_type"]:  # also a user's own
+        return kind(**{name: value for name, value in base.items() if name != "model_type"})
+    return base_config(base)
+
+
+def _architecture(saved: dict[str, Any], cls: Any, folder: Path) -> Any:
+    """Return the unshared model's class. Raises :class:`ModelError` if it is another or unknown."""
+    name = saved["architectures"][0]
+    if cls is not None and cls.__name__ != name:
+        raise ModelError(
+            f"{folder} holds a shared {name}, but got cls={cls.__name__}", f"give the class {name}"
+        )
+    found = getattr(transformers, name, None) if cls is None else cls
+    if found is None:
+        raise ModelError(
+            f"{folder} holds a shared {name}, a class that transformers does not have",
+            f"give the class: load_shared(folder, cls={name})",
+        )
+    return found
 
 
 def _device(device: str | int | torch.device | None) -> torch.device:
@@ -169,9 +243,10 @@ def _tensors(folder: Path, device: torch.device) -> dict[str, Tensor]:
 
 
 class SharedLoader:
-    """Load models of the type ``sharetune`` for every auto class of transformers."""
+    """Load models of the type ``sharetune`` for one auto class of transformers."""
 
     config_class = SharedConfig
+    auto: Any = AutoModel
 
     @classmethod
     def from_pretrained(
@@ -181,27 +256,70 @@ class SharedLoader:
         config: SharedConfig | None = None,
         dtype: str | torch.dtype | None = None,
         torch_dtype: str | torch.dtype | None = None,
-        device_map: Any = None,
         attn_implementation: str | None = None,
         **rest: Any,
     ) -> PreTrainedModel:
-        """Load a shared model, see :func:`load_shared`. A `device_map` must name one device.
+        """Load a shared model, see :func:`load_shared`; ``AutoModel`` gives its body only.
 
-        Raises :class:`ModelError` for keywords of transformers that a shared model cannot honour.
+        Raises :class:`ModelError` for keywords of transformers that a shared model cannot honour,
+        and for a model that is not of the kind that the auto class loads.
         """
-        refused = {name for name, value in rest.items() if value and name not in IGNORED_KEYWORDS}
+        refused = {name for name in REFUSED_KEYWORDS if rest.get(name)}
         for name in sorted(refused | _changed_settings(folder, config)):
             raise ModelError(
                 f"a shared model cannot be loaded with {name} given",
                 "give dtype, device_map or attn_implementation; for more, export it as dense",
             )
-        return load_shared(
+        for name in (*REFUSED_KEYWORDS, *IGNORED_KEYWORDS):
+            rest.pop(name, None)
+        wanted = _of_auto(cls.auto, Path(folder))
+        model = load_shared(
             folder,
             dtype=torch_dtype if dtype is None else dtype,
-            device=one_device(device_map),
             # the auto classes move this keyword into the configuration
             attn_implementation=attn_implementation or getattr(config, ATTENTION_ATTRIBUTE, None),
+            **rest,
         )
+        return model if wanted is None else _body(model, wanted, Path(folder))
+
+    @classmethod
+    def _from_config(cls, *_: Any, **__: Any) -> PreTrainedModel:
+        raise ModelError(
+            "the folder holds a model that is shared already",
+            "name the folder of the unshared model, or export this one as dense first",
+        )
+
+
+def _of_auto(auto: Any, folder: Path) -> Any:
+    """Return the class of the body if only that is to be loaded, None for the whole model.
+
+    Raises :class:`ModelError` if the folder's model is not one that `auto` loads.
+    """
+    saved = _read_config(folder)
+    kind = _architecture(saved, None, folder)
+    try:
+        found = auto._model_mapping[type(base_config(base_of(saved)))]
+    except KeyError:
+        found = ()
+    kinds = found if isinstance(found, tuple | list) else (found,)
+    if kind in kinds:
+        return None
+    if auto is AutoModel and kinds:
+        return kinds[0]
+    raise ModelError(
+        f"{folder} holds a shared {kind.__name__}, which {auto.__name__} does not load",
+        "call sharetune.load_shared(folder)",
+    )
+
+
+def _body(model: PreTrainedModel, kind: Any, folder: Path) -> PreTrainedModel:
+    """Return the body of a shared `model`; of the class `kind` if it is no module of its own."""
+    if model.base_model is not model:
+        return body_(model)
+    body, tensors = build(kind, _read_config(folder)), model.state_dict()
+    names = body.state_dict().keys()
+    _load_exactly(body, {n: tensor for n, tensor in tensors.items() if n in names}, folder)
+    return body.to(model.device).eval()
 
 
 def _changed_settings(folder: str | Path, config: SharedConfig | None) -> set[str]:
@@ -209,12 +327,15 @@ def _changed_settings(folder: str | Path, config: SharedConfig | None) -> set[st
     if config is None:
         return set()
     saved, given = SharedConfig.from_pretrained(folder).to_dict(), config.to_dict()
-    return {k for k, v in given.items() if v != saved.get(k) and k not in IGNORED_KEYWORDS}
+    return {k for k, v in given.items() if v != saved.get(k) and k not in SET_BY_LOADING}
 
 
 def register_auto_classes() -> None:
     """Register the model type ``sharetune`` with the auto classes of transformers."""
+    SharedModel.rebuild = staticmethod(_skeleton)
     AutoConfig.register(MODEL_TYPE, SharedConfig, exist_ok=True)
     for name in dir(transformers):
         if name == "AutoModel" or name.startswith("AutoModelFor"):
-            getattr(transformers, name).register(SharedConfig, SharedLoader, exist_ok=True)
+            auto = getattr(transformers, name)
+            loader = type(f"Shared{name}", (SharedLoader,), {"auto": auto})
+            auto.register(SharedConfig, loader, exist_ok=True)

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.models.dtypes import cast_, saved_dtype
-from sharetune.trainers.models.shared_model import SharedConfig
+from sharetune.trainers.models.shared_model import SharedConfig, base_config, base_of
 
 
 def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
@@ -38,8 +38,7 @@ def body_skeleton(model: str) -> PreTrainedModel:
     """Return the body of any saved model, shared ones included, on the meta device."""
     config = from_library(AutoConfig, model)
     if isinstance(config, SharedConfig):
-        base = dict(config.base)
-        config = AutoConfig.for_model(base.pop("model_type"), **base)
+        config = base_config(base_of(vars(config)))
     with torch.device("meta"):
         shell: PreTrainedModel = AutoModel.from_config(config)
     return shell.eval()

@@ -100,7 +100,7 @@ def share_(
             layers = model.get_submodule(stack.path)
             positions = Positions(layers, orders[stack.name], readers, origin)
             model.banks.append(_share_bank(stack, group, positions, seen, schedule))
-    model.sharing = sharing
+    model.sharing = replace(sharing, settled=copy.deepcopy(model.config.to_dict()))
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
 
@@ -145,7 +145,8 @@ def _remove_banks(model: PreTrainedModel) -> None:
     plan = SharingPlan(groups=tuple(b for g in kept for b in _by_positions(g, orders)))
     unlooped = {name: tuple(range(len(order))) for name, order in orders.items()}
     shapes = {n: shape.at(orders[n]) for n, shape in model.sharing.shapes.items()}
-    model.sharing = Sharing(plan, copy.deepcopy(model.config.to_dict()), unlooped, shapes)
+    config = model.config.to_dict()
+    model.sharing = Sharing(plan, config, unlooped, shapes, settled=copy.deepcopy(config))
 
 
 def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
