@@ -34,6 +34,8 @@ from sharetune.trainers.tasks.base import TASKS
 
 PAGE = Path(__file__).parent / "reference.md"
 PYTHON = {
+    "sharetune.search.python.searching": ("search",),
+    "sharetune.search.python.run": ("Run", "RunTrial"),
     "sharetune.trainers": ("share_params", "share_", "load_shared", "materialize_", "is_shared"),
     "sharetune.trainers.exports.base": ("export",),
     "sharetune.spaces": ("SharingPlan", "Group", "Recipe", "Candidate"),

@@ -19,8 +19,9 @@ from pydantic import (
 
 from sharetune.results.reading.location import checked_url
 from sharetune.spaces.anchors import ANCHORS
-from sharetune.spaces.errors import ConfigError, SharetuneError
-from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.mistakes import described
+from sharetune.spaces.objectives import OBJECTIVES, Direction, Objective
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.plugins import load_plugins
@@ -28,7 +29,10 @@ from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.space import Space
 from sharetune.spaces.yaml_text import read_yaml
 
-FIXED = ("model", "task", "objectives", "space", "anchors", "plans", "seed", "sampler", "storage")
+FIXED = (
+    *("model", "task", "metric", "objectives", "space", "anchors", "plans", "seed", "sampler"),
+    "storage",
+)
 """Keys that a resumed study must not change: its trials would no longer be comparable."""
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
@@ -265,6 +269,21 @@ class StartFrom(Section):
         return (runs,) if isinstance(runs, str) else runs
 
 
+class OwnNumbers(Section):
+    """Numbers that a function of one's own measures, as the Trainer's `compute_metrics` does.
+
+    They are objectives like all others.
+    """
+
+    function: str = Field(
+        description="The function as `module:name`; a module that is no installed one is also "
+        "named under `plugins`."
+    )
+    numbers: dict[str, Direction] = Field(
+        min_length=1, description="What it returns, by name: `maximize` or `minimize`."
+    )
+
+
 class StudyConfig(Section):
     """One study, as its file describes it. Paths are relative to the file."""
 
@@ -280,6 +299,9 @@ class StudyConfig(Section):
     model: str = Field(description="Hub name or folder of the pretrained model.")
     task: dict[str, Any] = Field(
         description="The task: `name`, as `sharetune list tasks` has it, and that task's keys."
+    )
+    metric: OwnNumbers | None = Field(
+        None, description="A function of one's own that measures models too; `null` is none."
     )
     space: Space = Field(description="Ranges from which candidates are drawn.")
     objectives: tuple[str, ...] = Field(
@@ -349,6 +371,17 @@ class StudyConfig(Section):
             return data
         folder = (info.context or {}).get("folder")
         return {**data, "plugins": load_plugins(names, folder)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_own_numbers(cls, data: Any) -> Any:
+        """Registers the objectives that `metric` measures, so that the other keys may name them."""
+        metric = data.get("metric") if isinstance(data, dict) else None
+        if metric is not None:
+            read = OwnNumbers.model_validate(metric)
+            for name, direction in read.numbers.items():
+                register_own(name, direction)
+        return data
 
     @field_validator("objectives")
     @classmethod
@@ -431,6 +464,21 @@ class StudyConfig(Section):
         return names
 
 
+def register_own(name: str, direction: Direction) -> None:
+    """Register the objective `name` that a function of one's own measures.
+
+    Raises :class:`ConfigError` if another objective has that name.
+    """
+    own = Objective(name, name.replace("_", " "), direction, source="trained")
+    known = known_objective(name) if name in OBJECTIVES else OBJECTIVES.register(name)(own)
+    if (known.source, known.direction) != (own.source, own.direction):
+        raise ConfigError(
+            f"the metric's number {name} cannot be {direction}d: there is an objective of that "
+            f"name, {known.direction}d and {known.source}",
+            "let the function return it under another name",
+        )
+
+
 def known_objective(name: str) -> Objective:
     """Look up the objective `name`, which the file of a task may have registered.
 
@@ -463,57 +511,7 @@ def validate(data: dict[str, Any], source: str, folder: Path | None = None) -> S
     try:
         return StudyConfig.model_validate(data, context={"folder": folder})
     except ValidationError as error:
-        raise describe(error, source) from None
-
-
-def describe(
-    error: ValidationError, source: str, model: type[BaseModel] = StudyConfig
-) -> ConfigError:
-    """Join all mistakes of a file that `model` reads into one error, with the first one's hint."""
-    lines, hints = [], []
-    for mistake in error.errors():
-        place = ".".join(map(str, mistake["loc"]))
-        cause = mistake.get("ctx", {}).get("error")
-        lines.append(f"{place}: {_text(mistake, cause)}" if place else _text(mistake, cause))
-        hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake, model))
-    head = lines[0] if len(lines) == 1 else "; ".join(lines)
-    return ConfigError(f"{source}: {head}", next(filter(None, hints), "see the README"))
-
-
-def _text(mistake: Any, cause: Exception | None) -> str:
-    if isinstance(cause, SharetuneError):
-        return cause.message
-    if mistake["type"] == "extra_forbidden":
-        return "unknown key"
-    if mistake["type"] == "missing":
-        return "missing key"
-    if mistake["type"] == "model_type":
-        return f"must be a section of keys, but got {mistake['input']!r}"
-    needed = mistake["msg"].lower().replace("valid tuple", "list").replace("dictionary", "section")
-    return f"{needed.replace('tuple', 'list')}, but got {mistake['input']!r}"
-
-
-def _hint(mistake: Any, model: type[BaseModel]) -> str:
-    if mistake["type"] != "extra_forbidden":
-        return ""
-    *path, key = mistake["loc"]
-    fields = list(_section(model, path).model_fields)
-    return did_you_mean(str(key), fields)
-
-
-def _section(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
-    """Return the model of the section that `path` leads to, as far as it can be followed."""
-    for step in path:
-        field = model.model_fields.get(str(step))
-        inner = _inner_model(field.annotation) if field else None
-        model = inner or model
-    return model
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_inner_model, getattr(annotation, "__args__", ()))), None)
+        raise described(error, source, StudyConfig) from None
 
 
 def read_study_file(path: Path) -> dict[str, Any]:

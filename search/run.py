@@ -1,18 +1,20 @@
 """Run a study from its configuration to its report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from sharetune.results.page.report import write_report
 from sharetune.results.reading import attributes as record
-from sharetune.search.config import StudyConfig, load_config
+from sharetune.search.config import StudyConfig
 from sharetune.search.latency_limit import measured
+from sharetune.search.live import Live
 from sharetune.search.progress import Progress
 from sharetune.search.search import Search
 from sharetune.search.signals import stopped_at_once
 from sharetune.search.starting import (
+    NOTHING_LIVE,
     check_folder,
     new_folder,
     prepared_search,
@@ -25,25 +27,6 @@ from sharetune.spaces.evaluator import Evaluator
 from sharetune.spaces.run_folder import RunFolder
 
 
-def search(
-    study: StudyConfig | Path | str,
-    *,
-    out: Path | str | None = None,
-    resume: bool = False,
-    address: str | None = None,
-    overrides: Sequence[str] = (),
-) -> Path:
-    """Search the plans of a `study`, given as its file or as read; return the run folder.
-
-    `out` is that folder, by default ``runs/NAME``. `overrides` are as the command line's
-    ``--set``, such as ``"budget.trials=8"``. The rest is as in :func:`run`, and so are the errors.
-    """
-    if not isinstance(study, StudyConfig):
-        study = load_config(Path(study), tuple(overrides))
-    folder = Path("runs") / study.name if out is None else Path(out)
-    return run(study, out=folder, resume=resume, address=address)
-
-
 def run(
     config: StudyConfig,
     *,
@@ -51,11 +34,13 @@ def run(
     resume: bool = False,
     address: str | None = None,
     evaluator: Evaluator | None = None,
+    live: Live = NOTHING_LIVE,
 ) -> Path:
     """Search until the budget is spent, measure latency, write the report; return `out`.
 
     `resume` continues the study in `out` to exactly its budget; `address` joins a Ray cluster.
-    `evaluator` replaces the model and its task, for tests. Raises :class:`SharetuneError` for a
+    `evaluator` replaces the model and its task, for tests; `live` are functions of the caller that
+    the study names. Raises :class:`SharetuneError` for a
     user's mistake, before anything is trained, and ``KeyboardInterrupt`` on Ctrl-C or SIGTERM; what
     is finished is kept.
     """
@@ -70,8 +55,9 @@ def run(
             if earlier is not None:
                 cleanup.callback(earlier.close)
             with nullcontext(earlier) if resume else new_folder(folder) as held:
-                prepared = evaluator or real_evaluator(config, folder)
+                prepared = evaluator or real_evaluator(config, folder, live)
                 searching = prepared_search(config, folder, prepared, held)
+                searching.callbacks = live.callbacks
             if earlier is None:
                 cleanup.callback(searching.writer.close)
             if connected is not None:

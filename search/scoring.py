@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sharetune.search.config import StudyConfig, validate
 from sharetune.search.latency_limit import measured
+from sharetune.search.live import Live
 from sharetune.search.run import cluster
 from sharetune.search.signals import stopped_at_once
 from sharetune.search.solved import depends, refuse_other
@@ -31,6 +32,9 @@ from sharetune.spaces.planning.score_file import ScoreFile, ScoresHeader, Stored
 from sharetune.spaces.planning.solving import Scored, Solution
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
+
+UNMEASURED = Live(metric=dict)
+"""Functions of a study whose models are compared with the unshared one, and not measured."""
 
 SAVINGS = ("parameters", "bytes", "flops")
 """Exact sizes that an edit can save."""
@@ -144,7 +148,7 @@ def _scoring(
     ):
         if connected is not None and address is not None:
             connected.result()
-        prepared = evaluator or real_evaluator(config, run)
+        prepared = evaluator or real_evaluator(config, run, UNMEASURED)
         config.space.check(dict(prepared.stacks))
         if connected is not None:
             connected.result()

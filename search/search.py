@@ -7,7 +7,7 @@ An executor asks :meth:`Search.next` for jobs while workers are free, reports wi
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -38,8 +38,9 @@ class Search:
     """One search over one study.
 
     `circumstances` are stored with each trial next to the evaluator's own. `workers` is how many
-    jobs the executor runs at once; `on_finished` is called with every finished trial. Once the
-    search is over and its last trial has ended, the finalists follow.
+    jobs the executor runs at once; `on_finished` is called with every trial that was trained, and
+    each of `callbacks` with every trial that ended, also untrained. Once the search is over and its
+    last trial has ended, the finalists follow.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Search:
         self.circumstances = circumstances or {}
         self.workers = 1
         self.on_finished: Callable[[Trial], None] = lambda trial: None
+        self.callbacks: Sequence[Callable[[Trial], object]] = ()
         self.running: dict[int, Job] = {}
         self.finished_at: list[float] = []
         self.exhausted = False
@@ -153,6 +155,7 @@ class Search:
         self._answer_twins(trial)
         self.weights.tidy(job.number, self.running)
         self.on_finished(trial)
+        self._call_back(trial)
 
     def _make_ready(self) -> None:
         """Make a job ready, if one may start.
@@ -220,7 +223,13 @@ class Search:
     def _answer(self, given: Given, answer: Answer) -> None:
         """Record a trial that needs no worker."""
         attributes = answer.attributes | given.attributes()
-        self.ledger.add(self.writer.answer(given.draw, attributes, answer.values))
+        trial = self.writer.answer(given.draw, attributes, answer.values)
+        self.ledger.add(trial)
+        self._call_back(trial)
+
+    def _call_back(self, trial: Trial) -> None:
+        for callback in self.callbacks:
+            callback(trial)
 
     def _answer_twins(self, trial: Trial) -> None:
         """Answer the repeats of a trial that has ended; after a fault they are tried themselves."""

@@ -14,6 +14,7 @@ from sharetune.results.reading.location import Location
 from sharetune.results.reading.servers import name_server
 from sharetune.search.circumstances import code, study_circumstances
 from sharetune.search.config import FIXED, StudyConfig
+from sharetune.search.live import Live
 from sharetune.search.search import Search
 from sharetune.search.solved import solved_plans
 from sharetune.search.study.folder_lock import lock_folder
@@ -29,6 +30,9 @@ from sharetune.spaces.whole_files import remove, write_whole
 SCORED = ("model", "task", "space")
 """Keys of a study that scores depend on."""
 
+NOTHING_LIVE = Live()
+"""A study whose files say all."""
+
 LARGER_THAN_UNSHARED = 1.1
 """The hypervolume's reference in an exact size, as a multiple of the unshared model's."""
 
@@ -36,11 +40,11 @@ LARGER_THAN_UNSHARED = 1.1
 def check_folder(run: RunFolder, *, resume: bool) -> None:
     """Raise :class:`RunError` if a new run's folder is taken, or a resumed one's holds no study.
 
-    Scores of edits may be there before a study is.
+    Scores of edits, and a model and data given from Python, may be there before a study is.
     """
     paths = list(run.path.iterdir()) if run.path.is_dir() else []
-    holds = set(paths) - {run.cache, run.scores, run.lock} - set(run.drafts())
-    if not resume and (run.path.is_file() or holds):
+    earlier = {run.cache, run.scores, run.lock, run.inputs, *run.drafts()}
+    if not resume and (run.path.is_file() or set(paths) - earlier):
         raise RunError(
             f"run folder {run.path} exists already",
             "continue it with --resume, or choose another with --out",
@@ -152,15 +156,16 @@ def _check_same_study(config: StudyConfig, stored: dict[str, Any]) -> None:
         )
 
 
-def real_evaluator(config: StudyConfig, run: RunFolder) -> Evaluator:
+def real_evaluator(config: StudyConfig, run: RunFolder, live: Live = NOTHING_LIVE) -> Evaluator:
     """Prepare the study's model and task; see `trainers/evaluation/`."""
     from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
     from sharetune.trainers.exports.onnx import check_packages
     from sharetune.trainers.tasks.base import read_task
 
-    task = read_task(config.task)
+    task = read_task(config.task).with_collate(live.collate)
+    own = () if config.metric is None else tuple(config.metric.numbers)
     for name in config.objectives:
-        if OBJECTIVES[name].source == "trained" and name not in task.metrics:
+        if OBJECTIVES[name].source == "trained" and name not in (*task.metrics, *own):
             raise ConfigError(
                 f"the task {task.name} does not measure {name}",
                 f"it measures {', '.join(task.metrics)}; "
@@ -174,11 +179,21 @@ def real_evaluator(config: StudyConfig, run: RunFolder) -> Evaluator:
         task,
         run.cache,
         recipe.max_length,
+        metric=_own_metric(config, live),
         similarity='"similar"' in config.model_dump_json(),
         teacher_recipe=recipe.plain() if config.space.distils else None,
         trackers=config.tracking,
         study=config.name,
     )
+
+
+def _own_metric(config: StudyConfig, live: Live) -> Any:
+    from sharetune.trainers.tasks.own_metric import OwnMetric, function_at
+
+    if config.metric is None:
+        return None
+    function = live.metric or function_at(config.metric.function)
+    return OwnMetric(function, tuple(config.metric.numbers))
 
 
 def prepared_search(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sharetune.results import load, pareto_front, write_report
-    from sharetune.search.run import search
+    from sharetune.search.python.run import Run
+    from sharetune.search.python.searching import search
     from sharetune.spaces import Candidate, Group, Recipe, SharingPlan
     from sharetune.trainers import is_shared, load_shared, materialize_, share_, share_params
 
@@ -18,6 +19,7 @@ __all__ = [
     "Candidate",
     "Group",
     "Recipe",
+    "Run",
     "SharingPlan",
     "is_shared",
     "load",
@@ -36,6 +38,7 @@ _HOMES = {
         ("is_shared", "load_shared", "materialize_", "share_", "share_params"),
         "sharetune.trainers",
     ),
+    "Run": "sharetune.search.python.run",
     **dict.fromkeys(("load", "pareto_front", "write_report"), "sharetune.results"),
 }
 

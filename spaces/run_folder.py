@@ -13,6 +13,7 @@ class RunFolder:
         study.db | storage.yaml   the study, or where else it is kept
         study.yaml                the study file as given
         cache/                    prepared data, shared by all workers
+        inputs/                   model and data, where they were given from Python
         scores.jsonl              scores of single edits (`planning/score_file.py`)
         trials/<number>/          see :class:`TrialFolder`
         tracking/                 what trackers log
@@ -40,6 +41,11 @@ class RunFolder:
     def cache(self) -> Path:
         """Tokenised data, teachers and first weights, made by whichever worker comes first."""
         return self.path / "cache"
+
+    @property
+    def inputs(self) -> Path:
+        """The model and the data that were given from Python, as ordinary files."""
+        return self.path / "inputs"
 
     @property
     def scores(self) -> Path:

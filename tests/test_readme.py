@@ -9,12 +9,13 @@ import urllib.request
 
 import pytest
 import yaml
+from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from sharetune.search.commands.cli import app
 from sharetune.search.config import load_config, validate
 from sharetune.spaces import SharingPlan
-from tests.checkpoint import write_checkpoint, write_study_data
+from tests.checkpoint import write_checkpoint, write_rows, write_study_data
 from tests.paths import ROOT
 
 STUDY = {
@@ -46,7 +47,7 @@ def test_the_plan_is_a_plan():
 
 
 def test_the_python_lines_run(tmp_path, monkeypatch):
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     assert code.startswith("from sharetune import ")
     assert code.count("bert-base-uncased") == 1
     write_checkpoint(tmp_path / "local", layers=8)
@@ -57,6 +58,21 @@ def test_the_python_lines_run(tmp_path, monkeypatch):
     assert str(names["model"].sharing.plan) == plan
     written = json.loads((tmp_path / "smaller/config.json").read_text())
     assert (written["model_type"], written["base"]["num_hidden_layers"]) == ("sharetune", 8)
+
+
+def test_a_live_model_a_frame_and_a_metric_take_twelve_lines(tmp_path, monkeypatch):
+    """As it stands in the README, on a small model, with few short trainings in this process."""
+    code = blocks("python")[1]
+    assert len([line for line in code.split("\n") if line]) <= 12
+    write_checkpoint(tmp_path / "local")
+    write_rows(tmp_path / "reviews.csv", 60)
+    monkeypatch.chdir(tmp_path)
+    small = "budget=3, executor='local', latency={'rounds': 0}, space={'recipe': {'steps': 1}}"
+    names = {}
+    exec(code.replace("bert-base-uncased", "local").replace("budget=24", small), names)
+    assert names["run"].study.quality.name == "f2"
+    exported = AutoModelForSequenceClassification.from_pretrained("smallest-within-a-point")
+    assert exported.num_parameters() < names["model"].num_parameters()
 
 
 def test_make_knows_the_commands():

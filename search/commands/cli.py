@@ -256,10 +256,10 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        from sharetune.search.config import describe
+        from sharetune.spaces.mistakes import described
         from sharetune.spaces.plan import SharingPlan
 
-        _fail(describe(error, error.title, SharingPlan))
+        _fail(described(error, error.title, SharingPlan))
     except SharetuneError as error:
         _fail(error)
     except OSError as error:

@@ -38,12 +38,9 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     """
     EXPORTS[format]
     study = read_study(run)
-    load_plugins(study.config.get("plugins", ()))
-    weights = _weights(study, number)
+    _weights(study, number)
     check_free(out)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    model = _load(weights)
+    model = trained_model(study, number)
     with placed(out) as folder:
         exported = write(model, folder, format)
         if missing := _copy_reader(study, folder):
@@ -53,6 +50,18 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
         (folder / CARD).write_text(card, "utf-8")
         (folder / PICTURE).write_text(plan_picture(study, model.sharing.plan), "utf-8")
     return exported
+
+
+def trained_model(study: StudyRecord, number: int) -> PreTrainedModel:
+    """Load the model of trial `number`, in eval mode.
+
+    Raises :class:`RunError` if there is no such trial, or its weights were not kept.
+    """
+    load_plugins(study.config.get("plugins", ()))
+    weights = _weights(study, number)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return _load(weights)
 
 
 def _weights(study: StudyRecord, number: int) -> Path:

@@ -2,12 +2,16 @@
 
 import json
 import os
+from collections.abc import Mapping
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.plan import StackShape
+
+if TYPE_CHECKING:
+    from sharetune.trainers.tasks.base import Task
 
 TRIALS = 24
 """Trials of a first study: a front with a few sizes, without a long wait."""
@@ -29,6 +33,9 @@ PRETRAINED = "{low: 1.0e-5, high: 3.0e-4, log: true}"
 
 FROM_SCRATCH = "{low: 5.0e-4, high: 5.0e-3, log: true}"
 """Range of learning rates for training from random weights, which need larger ones."""
+
+HELD_OUT = f"{'':34}# without test: a fifth of the training examples is held out\n"
+"""A task's line in place of a test file."""
 
 TEMPLATE = """\
 # {stacks}
@@ -74,14 +81,33 @@ def write_study(
     :class:`SharetuneError` for data or a model that does not fit, and :class:`RunError` if there is
     such a file already.
     """
-    from sharetune.spaces.layer_text import stacks_text
-    from sharetune.trainers.data.new_models import is_configuration_only
     from sharetune.trainers.tasks.base import read_task
 
     if out.exists():
         raise RunError(f"{out} exists already", "name another with --out, or remove it")
     keys = _task_keys(overrides)
     made = read_task({"name": task, "train": data} | ({"test": test} if test else {}) | keys)
+    texts = {"name": out.resolve().parent.name if out.stem == "study" else out.stem}
+    texts |= {"model": _beside(model, out), "data": _beside(data, out)}
+    texts |= {"test": _beside(test, out)} if test else {}
+    text = proposed_study(made, model, texts, keys)
+    _check(text, out)
+    out.write_text(text, "utf-8")
+    return text
+
+
+def proposed_study(
+    made: "Task", model: str, texts: Mapping[str, str], keys: Mapping[str, Any]
+) -> str:
+    """Return the text of a first study of `model` for a task, after looking at its data.
+
+    `texts` say how ``name``, ``model``, ``data`` and, if there is one, ``test`` are written; `keys`
+    are further ones of the task. Raises :class:`SharetuneError` for data or a model that does not
+    fit.
+    """
+    from sharetune.spaces.layer_text import stacks_text
+    from sharetune.trainers.data.new_models import is_configuration_only
+
     train, held_out, facts = made.read()
     shell = made.skeleton(model, facts)
     shapes = _shapes(shell)
@@ -89,21 +115,18 @@ def write_study(
     if not scratch:
         made.refuse_unread(train, made.reader(model))
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * len(train) // BATCH))
-    text = TEMPLATE.format(
+    return TEMPLATE.format(
         stacks=stacks_text({name: shape.depth for name, shape in shapes.items()}),
         rows=f"{len(train)} training and {len(held_out)} test examples",
         start="trained from scratch" if scratch else "fine-tuned",
-        name=out.resolve().parent.name if out.stem == "study" else out.stem,
-        model=_beside(model, out),
-        task=task,
-        data=_beside(data, out),
-        test=f"  test: {_beside(test, out)}\n"
-        if test
-        else "                                  "
-        "# without test: a fifth of the training examples is held out\n",
+        name=texts["name"],
+        model=texts["model"],
+        task=made.name,
+        data=texts["data"],
+        test=f"  test: {texts['test']}\n" if "test" in texts else HELD_OUT,
         keys="".join(f"  {key}: {json.dumps(value)}\n" for key, value in keys.items()),
         metric=made.metrics[0],
-        others=", ".join(made.metrics[1:]),
+        others=", ".join(made.metrics[1:]) or "nothing else",
         trials=TRIALS,
         plans="".join(_plan(name, shape, len(shapes)) for name, shape in shapes.items()),
         groups="".join(_group(name, shape, len(shapes)) for name, shape in shapes.items()).rstrip(),
@@ -114,9 +137,6 @@ def write_study(
         length=made.length(train, shell),
         unit=made.unit,
     )
-    _check(text, out)
-    out.write_text(text, "utf-8")
-    return text
 
 
 def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:

@@ -4,15 +4,14 @@ import copy
 from pathlib import Path
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from sharetune.spaces.layer_text import layers_as_text, stacks_text
 from sharetune.spaces.plan import SharingPlan, presets
 from sharetune.trainers import share_
 from sharetune.trainers.measuring.sizes import facts
 from sharetune.trainers.models.positions import refuse_beyond_positions
-from sharetune.trainers.models.pretrained import from_library, skeleton
+from sharetune.trainers.models.pretrained import ByArchitecture, skeleton
 from sharetune.trainers.models.structure import find_stacks, stack_shapes
 
 
@@ -22,31 +21,12 @@ def describe_plan(plan: str, model: str, max_length: int) -> str:
     `plan` is a file or a preset's name. Raises :class:`SharetuneError` if it does not fit.
     """
     read = SharingPlan.preset(plan) if plan in presets() else SharingPlan.load(Path(plan))
-    unshared = _skeleton(model)
+    unshared = skeleton(ByArchitecture(), model)
     shapes = stack_shapes(unshared)
     bound = read.bound(shapes)
     depths = {name: shape.depth for name, shape in shapes.items()}
     drawing = layers_as_text(bound, depths)
     return f"{drawing}\n\n{_counts(unshared, bound, max_length)}"
-
-
-def _skeleton(model: str) -> PreTrainedModel:
-    config = from_library(AutoConfig, model)
-    names = config.architectures or []
-    auto = next((getattr(transformers, n) for n in names if hasattr(transformers, n)), None)
-    if auto is None:
-        return skeleton(AutoModel, model)
-    return skeleton(_Named(auto), model)
-
-
-class _Named:
-    """A model class with the method `from_config` of an auto class."""
-
-    def __init__(self, architecture: type[PreTrainedModel]) -> None:
-        self.architecture = architecture
-
-    def from_config(self, config: object, **kwargs: object) -> PreTrainedModel:
-        return self.architecture._from_config(config, **kwargs)
 
 
 def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> str:

@@ -9,6 +9,7 @@ its driver by a token, which each transaction compares with its own before it co
 import hashlib
 import os
 import secrets
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -109,6 +110,10 @@ class StudyWriter:
             study_id = storage.create_new_study([StudyDirection[d] for d in directions], name)
             for key, value in attributes.items():
                 storage.set_study_user_attr(study_id, key, value)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study = optuna.load_study(study_name=name, storage=storage)
+                study.set_metric_names(attributes[record.OBJECTIVES])
         return cls._opened(storage, name, lock)
 
     @classmethod

@@ -6,6 +6,7 @@ Ray Tune is a disposable executor: it only runs jobs on warm workers. The study 
 
 import os
 import socket
+import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -286,6 +287,7 @@ def connect(address: str | None, config: StudyConfig) -> None:
     else:
         set_reachable(by_other_machines=True)
         _require_listener(address)
+    _send_by_value(config)
     if config.plugins:
         options["runtime_env"] = {"worker_process_setup_hook": _loader_of(config.plugins)}
     try:
@@ -294,6 +296,31 @@ def connect(address: str | None, config: StudyConfig) -> None:
         raise _unreachable(address, str(error).strip().split("\n")[0]) from error
     if address is None:
         _require_gpus(config)
+
+
+def _send_by_value(config: StudyConfig) -> None:
+    """Send functions of the caller's own modules, with their code, to workers.
+
+    There its module need not exist."""
+    named = [config.metric.function] if config.metric is not None else []
+    named += [str(config.task["collate"])] if config.task.get("collate") else []
+    for reference in named:
+        module = sys.modules.get(reference.partition(":")[0])
+        file = getattr(module, "__file__", None)
+        if module is not None and file is not None and "site-packages" not in Path(file).parts:
+            ray.cloudpickle.register_pickle_by_value(module)
+
+
+def _require_portable(evaluator: Evaluator) -> None:
+    """Raise :class:`RunError` if a function of the study cannot be sent to workers."""
+    try:
+        ray.cloudpickle.dumps(evaluator)
+    except Exception as error:  # whatever an object's own pickling raises
+        raise RunError(
+            f"the study's functions cannot be sent to Ray workers: {str(error).splitlines()[0]}",
+            "let them use no open files, locks or connections, or train in this process: "
+            "executor=local",
+        ) from error
 
 
 def _loader_of(plugins: Sequence[str]) -> Callable[[], None]:
@@ -365,6 +392,8 @@ def execute(search: Search) -> None:
     resources, each = worker_resources(config), config.resources.workers_per_trial
     workers = config.resources.workers or capacity(resources, each)
     shared = Shared(search.evaluator, config.resources, resources["GPU"])
+    if config.metric is not None or "collate" in config.task:
+        _require_portable(search.evaluator)
     search.workers = workers
     _tell_of_missing(resources, each)
     searcher = JobSearcher(search)

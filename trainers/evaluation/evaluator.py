@@ -56,6 +56,7 @@ from sharetune.trainers.scoring.calibration_sample import calibration_batches
 from sharetune.trainers.scoring.identity import data_digest, weights_digest
 from sharetune.trainers.scoring.scorer import Scorer
 from sharetune.trainers.tasks.base import PreparedTask, Split, Task
+from sharetune.trainers.tasks.own_metric import OwnMetric
 from sharetune.trainers.training.data_parallel import Team, joined
 from sharetune.trainers.training.distillation import Lesson, check_teacher
 from sharetune.trainers.training.heartbeat import Heart
@@ -101,16 +102,18 @@ class CandidateEvaluator:
         max_length: int,
         *,
         similarity: bool = False,
+        metric: OwnMetric | None = None,
         **settings: Any,
     ) -> "CandidateEvaluator":
         """Read the data and the model's shape, once a study; `cache` holds the tokenised data.
 
         With `similarity` the layers' outputs on training text are compared, for assignments that
-        need it. `settings` are further fields of the evaluator. Raises :class:`SharetuneError` for
+        need it; with a `metric` of the user's models are measured by that too. `settings` are
+        further fields of the evaluator. Raises :class:`SharetuneError` for
         data or a model that do not fit.
         """
         _quiet_library()
-        prepared = task.prepare(model, cache, max_length)
+        prepared = replace(task.prepare(model, cache, max_length), metric=metric)
         evaluator = cls(prepared, stack_shapes(prepared.skeleton), **settings)
         return evaluator._with_similarity(max_length) if similarity else evaluator
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
@@ -32,6 +33,30 @@ def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
     with torch.device("meta"):
         shell: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
     return cast_(shell, saved_dtype(shell)).eval()
+
+
+class ByArchitecture:
+    """An auto class for any checkpoint: the model class that its configuration names.
+
+    Where the library has no such class it is the model's body.
+    """
+
+    def from_pretrained(self, model: str, **kwargs: Any) -> PreTrainedModel:
+        """Load a checkpoint."""
+        named = _architecture(AutoConfig.from_pretrained(model)) or AutoModel
+        return named.from_pretrained(model, **kwargs)
+
+    def from_config(self, config: Any, **kwargs: Any) -> PreTrainedModel:
+        """Build a model with random weights."""
+        named = _architecture(config)
+        if named is None:
+            return AutoModel.from_config(config, **kwargs)
+        return named._from_config(config, **kwargs)
+
+
+def _architecture(config: Any) -> Any:
+    names = config.architectures or []
+    return next((getattr(transformers, n) for n in names if hasattr(transformers, n)), None)
 
 
 def body_skeleton(model: str) -> PreTrainedModel:

@@ -6,21 +6,23 @@ know of it. Metrics that are not in `sharetune.spaces.objectives` are registered
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from torch import Tensor
-from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
+from transformers import AutoTokenizer, DataCollatorWithPadding, EvalPrediction, PreTrainedModel
 
 from sharetune.spaces.augmentation import Augmentation
 from sharetune.spaces.errors import ConfigError, DataError
 from sharetune.spaces.evaluator import Scores, plain_fields
+from sharetune.spaces.mistakes import described
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.registry import Registry, did_you_mean
@@ -31,6 +33,7 @@ from sharetune.trainers.data.tables import read_table
 from sharetune.trainers.models.dtypes import TRAINED, saved_dtype
 from sharetune.trainers.models.positions import most_tokens
 from sharetune.trainers.models.pretrained import from_library, skeleton
+from sharetune.trainers.tasks.own_metric import OwnMetric, predicted
 from sharetune.trainers.tasks.prediction import predict
 
 TASKS: Registry[type["Task"]] = Registry("task", package="sharetune.trainers.tasks")
@@ -199,9 +202,38 @@ class Task(BaseModel, ABC):
         """Return the function that makes a batch of rows."""
         return DataCollatorWithPadding(reader)
 
+    def with_collate(self, collate: Callable[..., Any] | None) -> "Task":
+        """Return the task with a collate function of the user's; None: as it is.
+
+        Raises :class:`ConfigError` for a task that makes its own batches.
+        """
+        if collate is not None:
+            raise ConfigError(
+                f"the task {self.name} makes its own batches, but a collate function is given",
+                "give two torch data sets with it, or leave it out",
+            )
+        return self
+
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
         """Return the predictions that :meth:`score` reads: the logits of all rows, in order."""
         return predict(model, data=split.rows, collate=split.collate)
+
+    def trainers_prediction(
+        self, model: PreTrainedModel, split: Split, predictions: Any
+    ) -> EvalPrediction:
+        """Return what the library's Trainer hands to `compute_metrics`, as arrays.
+
+        `predictions` are those of :meth:`predict`. Raises :class:`ConfigError` for a task whose
+        model has no logits for its labels.
+        """
+        if isinstance(predictions, Tensor) and predictions.ndim and len(split.labels):
+            return EvalPrediction(predictions.numpy(), np.array(split.labels))
+        if "labels" not in split.rows.column_names:
+            raise ConfigError(
+                f"the task {self.name} has no labels that a metric could compare logits with",
+                f"it measures {', '.join(self.metrics)}",
+            )
+        return predicted(model, data=split.rows, collate=split.collate)
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         """Run the model once on `inputs` as the task uses it; this call is what latency times."""
@@ -387,7 +419,8 @@ class PreparedTask:
     """A task whose data are ready in `cache`, with the model it trains.
 
     `rows` counts the examples of each split. Environment variables in `model` are replaced where
-    it is loaded, so that each machine finds its own copy.
+    it is loaded, so that each machine finds its own copy. With `metric` models are also measured by
+    a function of the user's.
     """
 
     task: Task
@@ -395,6 +428,7 @@ class PreparedTask:
     cache: Path
     facts: DataFacts
     rows: dict[str, int]
+    metric: OwnMetric | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return plain_fields(self)
@@ -439,11 +473,23 @@ class PreparedTask:
 
     def scores(self, model: PreTrainedModel, split: Split) -> Scores:
         """Score `model` on a split."""
-        return self.task.score(self.task.predict(model, split), split.labels, self.facts)
+        predictions = self.task.predict(model, split)
+        scores = self.task.score(predictions, split.labels, self.facts)
+        if self.metric is None:
+            return scores
+        prediction = self.task.trainers_prediction(model, split, predictions)
+        return replace(scores, metrics=scores.metrics | self.metric.measure(prediction))
 
 
 def read_task(value: dict[str, Any]) -> Task:
-    """Build the task of a study's `task` section. Raises :class:`ConfigError` for unknown names."""
+    """Build the task of a study's `task` section.
+
+    Raises :class:`ConfigError` that lists unknown names and keys, and values that do not fit.
+    """
     if "name" not in value:
         raise ConfigError("task needs a name", did_you_mean("", list(TASKS)))
-    return TASKS[value["name"]].model_validate(value)
+    task = TASKS[value["name"]]
+    try:
+        return task.model_validate(value)
+    except ValidationError as error:
+        raise described(error, f"the task {value['name']}", task) from None

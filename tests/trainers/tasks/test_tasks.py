@@ -9,6 +9,7 @@ import soundfile
 import torch
 from PIL import Image
 from transformers import (
+    BertConfig,
     MBart50Tokenizer,
     MBartConfig,
     MBartForConditionalGeneration,
@@ -92,6 +93,11 @@ def scores(folder, **more):
     return table(folder, text=texts(12), pair=texts(12, 1), label=[i / 4 for i in range(12)])
 
 
+def token_ids(folder):
+    rows = [[2, 5 + i % 2 * 8, 3 + i] for i in range(12)]
+    return table(folder, input_ids=rows, labels=[i % 2 for i in range(12)])
+
+
 DATA = {
     "translation": lambda f: table(f, en=texts(12), fr=[t.upper() for t in texts(12)]),
     "text-generation": lambda f: table(f, text=texts(80)),
@@ -102,12 +108,17 @@ DATA = {
     "text-classification": scores,
     "audio-classification": lambda f: tones(f / "tones"),
     "automatic-speech-recognition": lambda f: sayings(f / "sayings"),
+    "tensors": token_ids,
 }
 LENGTHS = {"audio-classification": 1600, "automatic-speech-recognition": 1600}
-CONFIGS = {name: config for name, (_, config) in FAMILIES.items()} | {
+CONFIGS_OF_FAMILIES = {name: config for name, (_, config) in FAMILIES.items()}
+CONFIGS = CONFIGS_OF_FAMILIES | {
     "mbart": MBartConfig(**SIDES, max_position_embeddings=40),
     "whisper-second": WhisperConfig(
         **SIDES, num_mel_bins=8, max_source_positions=50, max_target_positions=40
+    ),
+    "classifier": BertConfig.from_dict(
+        CONFIGS_OF_FAMILIES["bert"].to_dict() | {"architectures": ["BertForSequenceClassification"]}
     ),
 }
 
@@ -136,6 +147,7 @@ CASES = [
     slow("audio-classification", "whisper-second", {"resample": True}),
     ("automatic-speech-recognition", "wav2vec2", {}),
     slow("automatic-speech-recognition", "hubert", {}),
+    ("tensors", "classifier", {}),
     slow("automatic-speech-recognition", "whisper-second", {"resample": True}),
 ]
 

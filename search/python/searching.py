@@ -1,0 +1,254 @@
+"""Search the plans of a model from Python, with the model and the data in memory.
+
+>>> run = search(model, {"train": frame, "test": other}, budget=24)    # doctest: +SKIP
+>>> run.best(within=1.0).export("smaller")                             # doctest: +SKIP
+
+Everything becomes a study as a file would describe it: `search/python/inputs.py` writes what is
+live into the run folder, what is not given is as ``sharetune init`` proposes it.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from sharetune.results.reading.trial import Trial
+from sharetune.search.commands.init import proposed_study
+from sharetune.search.config import Budget, StudyConfig, load_config, validate
+from sharetune.search.live import Live
+from sharetune.search.python.inputs import Data, Inputs, Model, write_inputs
+from sharetune.search.python.run import Run
+from sharetune.search.run import run as run_study
+from sharetune.search.starting import check_folder
+from sharetune.spaces.errors import ConfigError, RunError
+from sharetune.spaces.objectives import OBJECTIVES, Direction
+from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.space import Space
+from sharetune.spaces.yaml_text import read_yaml
+from sharetune.trainers.models.pretrained import from_library
+from sharetune.trainers.tasks.base import TASKS, Task, read_task
+from sharetune.trainers.tasks.own_metric import ComputeMetrics, numbers, reference_of
+
+TENSORS = "tensors"
+"""The task of torch data sets."""
+
+PROBED = 32
+"""Test examples on which a metric is tried before anything is trained."""
+
+MINIMISED = ("loss", "error", "perplexity")
+"""Ends of a number's name by which less of it is better, unless `objectives` says otherwise."""
+
+Objectives = Sequence[str] | Mapping[str, Direction] | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of a search that make its study. `settings` are further keys of one."""
+
+    task: str | Mapping[str, Any] | None
+    space: Space | Mapping[str, Any] | None
+    objectives: Objectives
+    budget: int | Budget | Mapping[str, Any] | None
+    settings: Mapping[str, Any]
+
+
+def search(
+    model: Model | StudyConfig,
+    data: Data | None = None,
+    *,
+    space: Space | Mapping[str, Any] | None = None,
+    objectives: Objectives = None,
+    budget: int | Budget | Mapping[str, Any] | None = None,
+    metric: ComputeMetrics | None = None,
+    callbacks: Sequence[Callable[[Trial], object]] = (),
+    task: str | Mapping[str, Any] | None = None,
+    tokenizer: Any = None,
+    collate: Callable[..., Any] | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    address: str | None = None,
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Run:
+    """Search sharing plans of a model; return the finished run.
+
+    `model` is a hub name, a folder, or a ``PreTrainedModel`` with its `tokenizer` (by default that
+    of the checkpoint it came from). `data` is a ``datasets.DatasetDict``, a pandas frame, two torch
+    data sets with a `collate` function, files or hub names: one split, a pair of training and test
+    split, or a mapping by name. A study file may be given alone, with `overrides` as ``--set``.
+
+    `task` is a task's name, or a mapping with its keys; by default it follows from the model's
+    class. `space`, `objectives` and further keyword arguments are the keys of a study file
+    (`docs/reference.md`), `budget` its section or a number of trials; what is left out is as
+    ``sharetune init`` proposes. `metric` is a function as the Trainer's `compute_metrics`: its
+    numbers become objectives, and the search goes by the first where `objectives` names none;
+    a mapping such as ``{"f2": "maximize"}`` says which is better. Each of `callbacks` is called
+    with every trial that ends.
+
+    `out` is the run folder, by default a new one in ``runs/``; `resume` continues the one there,
+    with the same model and data; `address` joins a Ray cluster.
+
+    Raises :class:`SharetuneError` for a mistake, before anything is trained, and
+    ``KeyboardInterrupt`` when it is stopped; what is finished is kept.
+    """
+    if data is None and (isinstance(model, StudyConfig) or _is_study_file(model)):
+        return _search_file(model, tuple(overrides), out, resume, address, tuple(callbacks))
+    if data is None:
+        raise ConfigError(
+            "search needs a model and data, or a study file", "search(model, frame), for example"
+        )
+    folder = _run_folder(out, resume, settings.get("name"))
+    try:
+        check_folder(folder, resume=resume)
+        inputs = write_inputs(model, data, tokenizer, folder, resume)
+        asked = Asked(task, space, objectives, budget, settings)
+        config = _study(asked, inputs, folder, metric, collate)
+        live = Live(metric, collate, tuple(callbacks))
+        return Run(run_study(config, out=folder.path, resume=resume, address=address, live=live))
+    except RunError as error:
+        raise _in_python(error) from error
+
+
+def _search_file(
+    study: StudyConfig | Path | str,
+    overrides: tuple[str, ...],
+    out: Path | str | None,
+    resume: bool,
+    address: str | None,
+    callbacks: tuple[Callable[[Trial], object], ...],
+) -> Run:
+    config = study if isinstance(study, StudyConfig) else load_config(Path(study), overrides)
+    folder = Path("runs") / config.name if out is None else Path(out)
+    live = Live(callbacks=callbacks)
+    return Run(run_study(config, out=folder, resume=resume, address=address, live=live))
+
+
+def _is_study_file(model: Any) -> bool:
+    return isinstance(model, str | Path) and str(model).endswith((".yaml", ".yml"))
+
+
+def _run_folder(out: Path | str | None, resume: bool, name: Any) -> RunFolder:
+    """Return the folder `out`, or a new one in ``runs/``."""
+    if out is not None:
+        return RunFolder(Path(out))
+    if resume:
+        raise ConfigError(
+            "resume needs the run folder", 'search(..., out="runs/NAME", resume=True)'
+        )
+    first = Path("runs") / str(name or "search")
+    further = (first.with_name(f"{first.name}-{number}") for number in range(2, 100_000))
+    return RunFolder(next(path for path in (first, *further) if not path.exists()))
+
+
+def _in_python(error: RunError) -> RunError:
+    """Return the error with arguments of a function in place of options of the command line."""
+    hint = error.hint.replace("--resume", "resume=True").replace("--out", "out=")
+    return RunError(error.message, hint)
+
+
+def _study(
+    asked: Asked,
+    inputs: Inputs,
+    run: RunFolder,
+    metric: ComputeMetrics | None,
+    collate: Callable[..., Any] | None,
+) -> StudyConfig:
+    """Return the study of the arguments, completed as ``sharetune init`` completes one."""
+    model, splits = _located(inputs.model), {k: _located(v) for k, v in inputs.splits.items()}
+    keys = _task_keys(asked.task, inputs, model)
+    made = read_task(keys | splits).with_collate(collate)
+    keys |= {} if collate is None else {"collate": reference_of(collate)}
+    texts = {"name": "study", "model": "model", "data": "data"}
+    data: dict[str, Any] = read_yaml(proposed_study(made, model, texts, {}))
+    data |= {"name": run.path.name, "model": model, "task": keys | splits}
+    data |= asked.settings
+    if asked.space is not None:
+        data["space"] = _with_length(asked.space, data["space"]["recipe"]["max_length"])
+        data["plans"] = asked.settings.get("plans", ())
+    if asked.budget is not None:
+        data["budget"] = {"trials": asked.budget} if isinstance(asked.budget, int) else asked.budget
+    if metric is not None:
+        found = _measured_numbers(metric, made, model)
+        data["metric"] = {"function": reference_of(metric), "numbers": _directed(found, asked)}
+        data["objectives"] = [found[0], "parameters", "flops"]
+    if asked.objectives is not None:
+        data["objectives"] = list(asked.objectives)
+    config = validate(data, "search()")
+    _check_directions(config, asked.objectives)
+    return config
+
+
+def _with_length(space: Space | Mapping[str, Any], length: int) -> Space | dict[str, Any]:
+    """Return a space whose recipe cuts examples to the `length` that fits, unless it says so."""
+    if isinstance(space, Space):
+        return space
+    return {**space, "recipe": {"max_length": length, **(space.get("recipe") or {})}}
+
+
+def _located(name: str) -> str:
+    """Return a path that exists as an absolute one, which workers find; a hub name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _task_keys(task: str | Mapping[str, Any] | None, inputs: Inputs, model: str) -> dict[str, Any]:
+    keys = {"name": task} if isinstance(task, str) else dict(task or {})
+    if "name" not in keys:
+        keys["name"] = TENSORS if inputs.of_tensors else _task_of(model)
+    fields = TASKS[keys["name"]].model_fields
+    return {key: value for key, value in inputs.keys.items() if key in fields} | keys
+
+
+def _task_of(model: str) -> str:
+    """Return the task whose model head the checkpoint has. Raises :class:`ConfigError`."""
+    config = from_library(transformers.AutoConfig, model)
+    named = (config.architectures or ["none"])[0]
+    for name, task in TASKS.items():
+        mapping = getattr(task.auto, "_model_mapping", {})
+        heads = mapping.get(type(config), ()) if mapping else ()
+        if named in {head.__name__ for head in (heads if isinstance(heads, tuple) else (heads,))}:
+            return name
+    raise ConfigError(
+        f"the task does not follow from a model of the class {named}",
+        f"say it: task='text-classification', or one of {', '.join(TASKS)}",
+    )
+
+
+def _measured_numbers(metric: ComputeMetrics, task: Task, model: str) -> list[str]:
+    """Call the metric on a few test examples and the untrained model; return its numbers' names."""
+    with tempfile.TemporaryDirectory() as cache:
+        train, test, facts = task.read()
+        length = task.length(train, task.skeleton(model, facts))
+        frames = {"train": train.head(PROBED), "test": test.head(PROBED)}
+        for name, frame in frames.items():
+            frame.to_parquet(Path(cache) / f"{name}.parquet")
+        probing = task.model_copy(update={"validation": None})
+        _, judged = probing.splits(model, Path(cache), length)
+        loaded = task.load(model, facts)
+        prediction = task.trainers_prediction(loaded, judged, task.predict(loaded, judged))
+        return list(numbers(metric, prediction))
+
+
+def _directed(found: Sequence[str], asked: Asked) -> dict[str, Direction]:
+    """Return for each of a metric's numbers whether more or less of it is better."""
+    given = asked.objectives if isinstance(asked.objectives, Mapping) else {}
+    return {name: given.get(name) or _usual_direction(name) for name in found}
+
+
+def _usual_direction(name: str) -> Direction:
+    if name in OBJECTIVES:
+        return OBJECTIVES[name].direction
+    return "minimize" if name.endswith(MINIMISED) else "maximize"
+
+
+def _check_directions(config: StudyConfig, objectives: Objectives) -> None:
+    """Raise :class:`ConfigError` for an objective that is wanted in the other direction."""
+    for name, direction in objectives.items() if isinstance(objectives, Mapping) else ():
+        known = OBJECTIVES[name].direction
+        if direction != known:
+            raise ConfigError(
+                f"{name} is an objective that is {known}d, but got {direction!r}",
+                f'write "{name}": "{known}"',
+            )

@@ -1,0 +1,59 @@
+"""Describe the mistakes that pydantic finds in one sentence each, in the words of a study file."""
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sharetune.spaces.errors import ConfigError, SharetuneError
+from sharetune.spaces.registry import did_you_mean
+
+
+def described(error: ValidationError, source: str, model: type[BaseModel]) -> ConfigError:
+    """Join all mistakes in what `model` reads into one error, with the first one's hint.
+
+    `source` is the file, or the function, that they are in.
+    """
+    lines, hints = [], []
+    for mistake in error.errors():
+        place = ".".join(map(str, mistake["loc"]))
+        cause = mistake.get("ctx", {}).get("error")
+        lines.append(f"{place}: {_text(mistake, cause)}" if place else _text(mistake, cause))
+        hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake, model))
+    head = lines[0] if len(lines) == 1 else "; ".join(lines)
+    return ConfigError(f"{source}: {head}", next(filter(None, hints), "see the README"))
+
+
+def _text(mistake: Any, cause: Exception | None) -> str:
+    if isinstance(cause, SharetuneError):
+        return cause.message
+    if mistake["type"] == "extra_forbidden":
+        return "unknown key"
+    if mistake["type"] == "missing":
+        return "missing key"
+    if mistake["type"] == "model_type":
+        return f"must be a section of keys, but got {mistake['input']!r}"
+    needed = mistake["msg"].lower().replace("valid tuple", "list").replace("dictionary", "section")
+    return f"{needed.replace('tuple', 'list')}, but got {mistake['input']!r}"
+
+
+def _hint(mistake: Any, model: type[BaseModel]) -> str:
+    if mistake["type"] != "extra_forbidden":
+        return ""
+    *path, key = mistake["loc"]
+    fields = list(_section(model, path).model_fields)
+    return did_you_mean(str(key), fields)
+
+
+def _section(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
+    """Return the model of the section that `path` leads to, as far as it can be followed."""
+    for step in path:
+        field = model.model_fields.get(str(step))
+        inner = _inner_model(field.annotation) if field else None
+        model = inner or model
+    return model
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_inner_model, getattr(annotation, "__args__", ()))), None)
