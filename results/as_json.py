@@ -14,13 +14,14 @@ import pandas as pd
 
 from sharetune.results.judging.caveats import caveats
 from sharetune.results.judging.choices import choices
-from sharetune.results.judging.finals import BY, LOST, SEEDS, final_study, standing_of
-from sharetune.results.judging.front import STANDING, hypervolume, pareto_front
+from sharetune.results.judging.finals import final_study
+from sharetune.results.judging.front import hypervolume, pareto_front
+from sharetune.results.judging.rows import Final, Row, rows_of
 from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads, test_examples
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.page.candidate_pages import delivery
-from sharetune.results.reading.study import StudyRecord, read_study, records
-from sharetune.spaces.objectives import Objective
+from sharetune.results.reading.study import StudyRecord, read_study
+from sharetune.spaces.objectives import PARAMETERS, Objective
 
 VERSION = 1
 """Of the document; it rises when a key changes its meaning or goes."""
@@ -40,7 +41,7 @@ def studies_as_json(runs: Sequence[Path | str]) -> str:
 
 def _study(study: StudyRecord) -> dict[str, Any]:
     final = final_study(study)
-    rows = {row["number"]: row for row in records(final.frame)}
+    rows = {row.number: row for row in rows_of(final.frame)}
     over_seeds = spreads(study.frame, study.quality)
     return {
         "name": study.name,
@@ -52,7 +53,7 @@ def _study(study: StudyRecord) -> dict[str, Any]:
         "hypervolume": _hypervolume(study),
         "examples": study.rows,
         "circumstances": study.circumstances,
-        "trials": records(study.frame),
+        "trials": study.frame.to_dict("records"),
         "front": pareto_front(final.frame, final.objectives)["number"].tolist(),
         "choices": [
             {"rule": choice.rule, **_judged(final, rows[choice.number], over_seeds)}
@@ -60,9 +61,9 @@ def _study(study: StudyRecord) -> dict[str, Any]:
             for choice in choices(study)
         ],
         "finalists": [
-            _judged(final, row, over_seeds) | {key: row[key] for key in (STANDING, BY, SEEDS, LOST)}
+            _judged(final, row, over_seeds) | _final(row.final)
             for row in rows.values()
-            if standing_of(row) is not None
+            if row.final
         ],
         "warnings": caveats(study),
     }
@@ -78,27 +79,33 @@ def _hypervolume(study: StudyRecord) -> float | None:
     return hypervolume(study.frame, study.objectives, study.reference)
 
 
-def _judged(
-    study: StudyRecord, trial: dict[str, Any], over_seeds: Mapping[int, Spread]
-) -> dict[str, Any]:
-    """A trial's numbers, those of a finalist over its seeds, with the interval of its quality."""
-    unshared = unshared_trial(study.frame)
-    names = dict.fromkeys([study.quality.name, *(o.name for o in study.objectives), "parameters"])
+def _final(final: Final) -> dict[str, Any]:
+    standing = final.standing
     return {
-        "number": trial["number"],
-        "anchor": trial["anchor"],
-        "plan": trial["plan"],
-        **{name: trial[name] for name in names},
-        "size_ratio": trial["parameters"] / unshared["parameters"] if unshared else None,
-        "latency_ms": trial["latency_ms"],
-        "latency_ratio": trial["latency_ratio"],
-        "interval": _interval(study.quality, trial, over_seeds.get(trial["number"])),
+        "standing": standing.word,
+        "beaten_by": standing.by,
+        "seeds": final.seeds,
+        "lost_seeds": final.lost,
     }
 
 
-def _interval(
-    quality: Objective, trial: dict[str, Any], spread: Spread | None
-) -> dict[str, Any] | None:
+def _judged(study: StudyRecord, trial: Row, over_seeds: Mapping[int, Spread]) -> dict[str, Any]:
+    """A trial's numbers, those of a finalist over its seeds, with the interval of its quality."""
+    unshared = unshared_trial(study.frame)
+    size = trial.value(PARAMETERS)
+    return {
+        "number": trial.number,
+        "anchor": trial.anchor or None,
+        "plan": trial.plan or None,
+        **{o.name: trial.value(o) for o in (study.quality, *study.objectives, PARAMETERS)},
+        "size_ratio": size / unshared.value(PARAMETERS) if unshared else None,
+        "latency_ms": trial.value("latency_ms"),
+        "latency_ratio": trial.value("latency_ratio"),
+        "interval": _interval(study.quality, trial, over_seeds.get(trial.number)),
+    }
+
+
+def _interval(quality: Objective, trial: Row, spread: Spread | None) -> dict[str, Any] | None:
     """The 95 % interval of a trial's quality and what it is over; None where it is not known."""
     if spread is not None:
         seeds = len(spread.numbers)

@@ -4,22 +4,22 @@ It is meant to be published, so it contains no path or host of this machine.
 """
 
 from collections.abc import Iterator, Mapping
-from math import isfinite, nan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from sharetune.results.formatting import difference, quantity, ratio, short_title
 from sharetune.results.judging.choices import interval_text
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.seeds import reported, spreads
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.page.plan_drawing import draw_layers
-from sharetune.results.reading.study import StudyRecord, records
+from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.layer_text import layers_as_text
-from sharetune.spaces.objectives import COSTS
+from sharetune.spaces.objectives import COSTS, Objective
 from sharetune.spaces.plan import SharingPlan
 
 PRIVATE = {"host", "pid"}
@@ -94,13 +94,13 @@ def model_card(
 
     `plan` is bound; `load` is Python code that loads the exported `format`.
     """
-    trial = next(row for row in records(study.frame) if row["number"] == number)
+    trial = next(row for row in rows_of(study.frame) if row.number == number)
     task = _without_paths(study.config["task"])
     training = {
         "data": task,
         "study_seed": study.config.get("seed"),
-        "recipe": (trial["candidate"] or {}).get("recipe"),
-        "compression": (trial["candidate"] or {}).get("compression"),
+        "recipe": trial.candidate.get("recipe"),
+        "compression": trial.candidate.get("compression"),
     }
     return CARD_TEMPLATE.format(
         base=_without_path(study.config["model"]),
@@ -122,11 +122,11 @@ def model_card(
     )
 
 
-def _over_seeds(study: StudyRecord, trial: Mapping[str, Any]) -> str:
+def _over_seeds(study: StudyRecord, trial: Row) -> str:
     """State a finalist's quality on test data, of this retraining and as a mean over its seeds."""
-    if pd.isna(trial["finalist"]):
+    quality, of = study.quality, trial.finalist
+    if of is None:
         return ""
-    quality, of = study.quality, int(trial["finalist"])
     own = quantity(quality, reported(trial, quality.name))
     text = (
         f"This is trial {of} trained again on another seed: {own} {quality.title} on test data.\n"
@@ -148,14 +148,14 @@ def plan_picture(study: StudyRecord, plan: SharingPlan) -> str:
     return f"{start}>{PAPER_STYLE}{end}\n"
 
 
-def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:
+def _figures(study: StudyRecord, trial: Row) -> Iterator[str]:
     unshared = unshared_trial(study.frame)
     yield "| | this model | unshared | difference | ratio |"
     yield "|---|---|---|---|---|"
     for objective in dict.fromkeys([*study.trained, *study.objectives, *COSTS, *study.quiet]):
-        value = float(trial.get(objective.name, nan))
+        value = trial.value(objective)
         if isfinite(value):
-            base = _unshared_value(objective.name, trial, unshared)
+            base = _unshared_value(objective, trial, unshared)
             yield (
                 f"| {short_title(objective)} | {quantity(objective, value)} "
                 f"| {quantity(objective, base)} | {difference(objective, value, base)} "
@@ -163,18 +163,15 @@ def _figures(study: StudyRecord, trial: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _unshared_value(
-    name: str, trial: Mapping[str, Any], unshared: Mapping[str, Any] | None
-) -> float:
+def _unshared_value(objective: Objective, trial: Row, unshared: Row | None) -> float:
     """Return the unshared anchor's value; its latency was measured in turns with the trial's."""
-    if name == "latency_ms":
-        return float(trial["latency_unshared_ms"])
-    return float("nan") if unshared is None else float(unshared[name])
+    if objective.name == "latency_ms":
+        return trial.value("latency_unshared_ms")
+    return float("nan") if unshared is None else unshared.value(objective)
 
 
-def _circumstances(study: StudyRecord, trial: Mapping[str, Any]) -> dict[str, Any]:
-    of_trial = trial["circumstances"] if isinstance(trial["circumstances"], dict) else {}
-    found = {**study.circumstances, **of_trial}
+def _circumstances(study: StudyRecord, trial: Row) -> dict[str, Any]:
+    found = study.circumstances | trial.circumstances
     return {key: value for key, value in found.items() if key not in PRIVATE}
 
 

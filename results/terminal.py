@@ -1,27 +1,20 @@
 """Print the front of a run to a terminal, and the commands that may follow a search."""
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from sharetune.results.formatting import quantity
 from sharetune.results.judging.choices import how_sure
-from sharetune.results.judging.finals import (
-    ON_FRONT,
-    ORDER,
-    final_study,
-    has_finals,
-    retrainings,
-    standing_of,
-)
+from sharetune.results.judging.finals import final_study, has_finals, retrainings
 from sharetune.results.judging.front import comparable, pareto_front
+from sharetune.results.judging.rows import ORDER, Row, rows_of
 from sharetune.results.judging.seeds import spreads
 from sharetune.results.judging.summary import Counts
 from sharetune.results.page.candidate_pages import delivery
 from sharetune.results.page.review import opened_first
-from sharetune.results.reading.study import read_study, records
+from sharetune.results.reading.study import read_study
 
 
 def front_table(run: Path) -> str:
@@ -49,21 +42,20 @@ def front_table(run: Path) -> str:
     first = study.objectives[0]
     over_seeds = spreads(study.frame, study.quality)
     ordered = rows.sort_values(first.name, ascending=first.direction == "minimize")
-    for row in sorted(records(ordered), key=_off_the_front):
-        numbers = [quantity(objective, row[objective.name]) for objective in study.objectives]
-        sure = how_sure(study.quality, row, over_seeds.get(row["number"]))
-        stands = [str(standing_of(row))] if has_finals(final) else []
-        plan = row["anchor"] or row["plan"]
-        table.add_row(str(row["number"]), *numbers, sure, *stands, plan)
+    for row in sorted(rows_of(ordered), key=_off_the_front):
+        numbers = [quantity(objective, row.value(objective)) for objective in study.objectives]
+        sure = how_sure(study.quality, row, over_seeds.get(row.number))
+        stands = [str(row.final.standing)] if row.final else []
+        table.add_row(str(row.number), *numbers, sure, *stands, row.title)
     console = Console(width=140, no_color=True)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
 
 
-def _off_the_front(row: dict[str, Any]) -> int:
+def _off_the_front(row: Row) -> int:
     """Return the sort key of a row: 0 on the front, 1 off it within the intervals, 2 beyond."""
-    return ORDER.index(row.get("standing") or ON_FRONT)
+    return ORDER.index(row.final.standing.word) if row.final else 0
 
 
 def next_steps(run: Path, resume: str) -> dict[str, str]:

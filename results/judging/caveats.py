@@ -156,9 +156,7 @@ def _drops(study: StudyRecord) -> Iterator[str]:
     met = [rival for rival in rivalries(frame, study.quality) if rival.gain is not None]
     lost = [rival for rival in met if (rival.gain or 0.0) < 0]
     if lost and 2 * len(lost) >= len(met):
-        names = ", ".join(
-            f"{rival.drop['anchor']} by {_lead(rival, study.quality)}" for rival in lost
-        )
+        names = ", ".join(f"{rival.drop.anchor} by {_lead(rival, study.quality)}" for rival in lost)
         yield (
             f"Sharing loses to plain layer drop of the same size ({names}); "
             f"a dropped layer saves time as well."
@@ -168,4 +166,4 @@ def _drops(study: StudyRecord) -> Iterator[str]:
 def _lead(rival: Rivalry, quality: Objective) -> str:
     """Write how much better the drop is than the best sharing model of its size."""
     sharing = rival.sharing or rival.drop
-    return distance(quality, rival.drop[quality.name], sharing[quality.name])
+    return distance(quality, rival.drop.value(quality), sharing.value(quality))

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from math import hypot, isfinite
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +9,10 @@ import pandas as pd
 from sharetune.results.formatting import bare, margin, percent, plural, quantity, ratio, short_title
 from sharetune.results.judging.finals import final_study
 from sharetune.results.judging.front import comparable, pareto_front, smallest_within
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads
 from sharetune.results.judging.unshared import unshared_trial
-from sharetune.results.reading.study import StudyRecord, records
+from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective
 
 WITHIN = (0.5, 1.0, 2.0)
@@ -47,9 +47,9 @@ def choices(study: StudyRecord) -> list[Choice]:
     study = final_study(study)
     found = [*_smallest(study), *_fastest(study), *_knee(study)]
     joined: dict[int, list[str]] = {}
-    trials = {trial["number"]: trial for _, trial in found}
+    trials = {trial.number: trial for _, trial in found}
     for rule, trial in found:
-        joined.setdefault(trial["number"], []).append(rule)
+        joined.setdefault(trial.number, []).append(rule)
     unshared = unshared_trial(study.frame)
     return [
         _choice(study, _together(rules), trials[number], unshared, seeds.get(number))
@@ -59,7 +59,7 @@ def choices(study: StudyRecord) -> list[Choice]:
 
 def fastest_within(
     frame: pd.DataFrame, quality: Objective, points: float = 1.0
-) -> tuple[Objective, dict[str, Any]] | None:
+) -> tuple[Objective, Row] | None:
     """Find the trial of least latency within `points` of the unshared anchor's quality.
 
     Where latency was not measured, the one of fewest FLOPs. Returns the objective that decided and
@@ -70,15 +70,15 @@ def fastest_within(
         return None
     for speed in SPEEDS:
         rows = comparable(frame, [quality, speed])
-        near = rows[quality.near(rows[quality.name], unshared[quality.name], points)]
+        near = rows[quality.near(rows[quality.name], unshared.value(quality), points)]
         if len(near) > 1:
             rising = [True, quality.direction == "minimize"]
             order = near.sort_values([speed.name, quality.name], ascending=rising)
-            return speed, records(order)[0]
+            return speed, rows_of(order)[0]
     return None
 
 
-def knee(frame: pd.DataFrame, quality: Objective, size: Objective) -> dict[str, Any] | None:
+def knee(frame: pd.DataFrame, quality: Objective, size: Objective) -> Row | None:
     """Find the front's knee: the trial farthest from the line between the front's ends.
 
     Both axes are scaled to 0..1 (Das, "On characterizing the knee of the Pareto curve", 1999).
@@ -95,20 +95,16 @@ def knee(frame: pd.DataFrame, quality: Objective, size: Objective) -> dict[str, 
     beyond = (way[0] * (scaled - first)[:, 1] - way[1] * (scaled - first)[:, 0]) / hypot(*way)
     beyond *= -1 if quality.direction == "maximize" else 1
     best = int(np.argmax(beyond))
-    return records(front)[best] if beyond[best] > 1e-9 else None
+    return rows_of(front)[best] if beyond[best] > 1e-9 else None
 
 
-def _smallest(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
+def _smallest(study: StudyRecord) -> list[tuple[str, Row]]:
     quality = study.quality
     found = [(p, smallest_within(study.frame, p, quality)) for p in WITHIN]
-    return [
-        (f"smallest within {margin(quality, points)}", {str(k): v for k, v in trial.items()})
-        for points, trial in found
-        if trial is not None
-    ]
+    return [(f"smallest within {margin(quality, p)}", trial) for p, trial in found if trial]
 
 
-def _fastest(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
+def _fastest(study: StudyRecord) -> list[tuple[str, Row]]:
     found = fastest_within(study.frame, study.quality)
     if found is None:
         return []
@@ -117,7 +113,7 @@ def _fastest(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
     return [(f"{what} within {margin(study.quality, 1.0)}", trial)]
 
 
-def _knee(study: StudyRecord) -> list[tuple[str, dict[str, Any]]]:
+def _knee(study: StudyRecord) -> list[tuple[str, Row]]:
     trial = knee(study.frame, study.quality, PARAMETERS)
     what = f"knee of {short_title(study.quality)} against parameters"
     return [(what, trial)] if trial else []
@@ -145,24 +141,24 @@ def _widened(what: str, margins: list[str]) -> str:
 def _choice(
     study: StudyRecord,
     rule: str,
-    trial: dict[str, Any],
-    unshared: dict[str, Any] | None,
+    trial: Row,
+    unshared: Row | None,
     spread: Spread | None,
 ) -> Choice:
-    base = unshared["parameters"] if unshared else float("nan")
+    base = unshared.value(PARAMETERS) if unshared else float("nan")
     return Choice(
         rule=rule,
-        number=int(trial["number"]),
-        quality=quantity(study.quality, trial[study.quality.name]),
+        number=trial.number,
+        quality=quantity(study.quality, trial.value(study.quality)),
         sure=how_sure(study.quality, trial, spread),
-        parameters=quantity(PARAMETERS, trial["parameters"]),
-        size_ratio=ratio(trial["parameters"], base),
+        parameters=quantity(PARAMETERS, trial.value(PARAMETERS)),
+        size_ratio=ratio(trial.value(PARAMETERS), base),
         speed=speed_text(trial, unshared),
-        plan=trial["anchor"] if isinstance(trial["anchor"], str) else str(trial["plan"] or ""),
+        plan=trial.title,
     )
 
 
-def how_sure(quality: Objective, trial: dict[str, Any], spread: Spread | None) -> str:
+def how_sure(quality: Objective, trial: Row, spread: Spread | None) -> str:
     """Write the 95 % interval of a trial's quality; empty where there is none.
 
     It is over seeds where there are several, else by the number of examples measured on.
@@ -178,12 +174,14 @@ def interval_text(quality: Objective, spread: Spread) -> str:
     return f"{bare(quality, spread.low)}–{bare(quality, spread.high)}"
 
 
-def speed_text(trial: dict[str, Any], unshared: dict[str, Any] | None) -> str:
+def speed_text(trial: Row, unshared: Row | None) -> str:
     """Write the latency, or else the FLOPs, with the ratio to the unshared model."""
-    if isfinite(trial["latency_ratio"]):
-        return f"{quantity(SPEEDS[0], trial['latency_ms'])} ({ratio(trial['latency_ratio'], 1.0)})"
-    if unshared is None or not isfinite(trial["flops"]):
+    latency, flops = SPEEDS
+    times = trial.value("latency_ratio")
+    if isfinite(times):
+        return f"{quantity(latency, trial.value(latency))} ({ratio(times, 1.0)})"
+    value = trial.value(flops)
+    if unshared is None or not isfinite(value):
         return ""
-    flops = quantity(SPEEDS[1], trial["flops"])
-    known = isfinite(unshared["flops"])
-    return f"{flops} ({ratio(trial['flops'], unshared['flops'])})" if known else flops
+    base = unshared.value(flops)
+    return quantity(flops, value) + (f" ({ratio(value, base)})" if isfinite(base) else "")

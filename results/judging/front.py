@@ -7,11 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sharetune.results.judging.rows import FINAL, Row, rows_of
 from sharetune.spaces.anchors import UNSHARED
-from sharetune.spaces.objectives import OBJECTIVES, Objective
-
-STANDING = "standing"
-"""Column that only a table with finalists' final numbers has: where each of them stands."""
+from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective
 
 Points = NDArray[np.float64]
 """Objectives of some trials, (trials, objectives)."""
@@ -43,8 +41,8 @@ def comparable(frame: pd.DataFrame, objectives: Iterable[Objective] = ()) -> pd.
     """
     first = frame["same_as"].isna() & frame["finalist"].isna()
     rows = frame.loc[(frame["state"] == "COMPLETE") & first]
-    if STANDING in frame:
-        rows = rows[rows[STANDING].notna()]
+    if FINAL in frame:
+        rows = rows[rows[FINAL].notna()]
     finite = np.isfinite(_points(rows, list(objectives)))
     return rows.loc[np.all(finite, axis=1)]
 
@@ -86,21 +84,19 @@ def hypervolume_over_trials(
 
 def smallest_within(
     frame: pd.DataFrame, points: float = 1.0, quality: Objective = OBJECTIVES["accuracy"]
-) -> pd.Series | None:
+) -> Row | None:
     """Return the trial of fewest parameters within `points` of the unshared anchor's `quality`.
 
     :meth:`Objective.near` says which trials are within. Of equally small ones the best is taken,
     which may be the unshared anchor itself. None where no unshared anchor is complete.
     """
-    rows = comparable(frame)
-    rows = rows[rows[quality.name].notna() & rows["parameters"].notna()]
+    rows = comparable(frame, [quality, PARAMETERS])
     unshared = rows[rows["anchor"] == UNSHARED]
     if unshared.empty:
         return None
     near = rows[quality.near(rows[quality.name], unshared[quality.name].iloc[0], points)]
     order = [True, quality.direction == "minimize"]
-    smallest: pd.Series = near.sort_values(["parameters", quality.name], ascending=order).iloc[0]
-    return smallest
+    return rows_of(near.sort_values([PARAMETERS.name, quality.name], ascending=order).head(1))[0]
 
 
 def _points(rows: pd.DataFrame, objectives: Sequence[Objective]) -> Points:

@@ -4,7 +4,7 @@ The values are read from the candidates, not from the sampler's parameters: thos
 a choice needs them, and a place in 0..1 says less than the first and the last layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -14,8 +14,8 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from sharetune.results.judging.front import comparable
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.reading.stored_plans import layers_of, sharing_groups, stored_plan
-from sharetune.results.reading.study import records
 from sharetune.spaces.objectives import Objective
 from sharetune.spaces.plan import SharingPlan, write_parts
 
@@ -44,8 +44,7 @@ def searched(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = comparable(frame)
     described = [
-        {"number": trial["number"], **_of_plan(trial), **_of_recipe(trial)}
-        for trial in records(rows)
+        {"number": trial.number, **_of_plan(trial), **_of_recipe(trial)} for trial in rows_of(rows)
     ]
     if not described:
         return pd.DataFrame()
@@ -57,9 +56,9 @@ def searched(frame: pd.DataFrame) -> pd.DataFrame:
 def layer_ranges(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the ``first`` and ``last`` shared layer, by trial number, of trials that share."""
     ranges = {
-        trial["number"]: (layers[0], layers[-1])
-        for trial in records(comparable(frame))
-        if (layers := layers_of(sharing_groups(stored_plan(trial["candidate"]))))
+        trial.number: (layers[0], layers[-1])
+        for trial in rows_of(comparable(frame))
+        if (layers := layers_of(sharing_groups(stored_plan(trial.candidate))))
     }
     return pd.DataFrame.from_dict(ranges, orient="index", columns=["first", "last"])
 
@@ -80,7 +79,7 @@ def importances(
         return {}
     table = searched(rows)
     distributions = {str(name): _distribution(table[name]) for name in table}
-    settings = [_settings(row, distributions) for row in records(table)]
+    settings = [_settings(row, distributions) for row in table.to_dict("records")]
     found = {}
     for objective in objectives:
         values = rows[objective.name].tolist()
@@ -113,7 +112,9 @@ def _distribution(column: pd.Series) -> BaseDistribution:
     return CategoricalDistribution(sorted(set(column.map(_text))))
 
 
-def _settings(row: dict[str, Any], distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
+def _settings(
+    row: Mapping[Hashable, Any], distributions: dict[str, BaseDistribution]
+) -> dict[str, Any]:
     return {
         name: float(row[name]) if isinstance(kind, FloatDistribution) else _text(row[name])
         for name, kind in distributions.items()
@@ -132,12 +133,12 @@ def _text(value: Any) -> str:
     return ABSENT if value is None or value != value else str(value)
 
 
-def _of_plan(trial: dict[str, Any]) -> dict[str, Any]:
-    plan = stored_plan(trial["candidate"])
+def _of_plan(trial: Row) -> dict[str, Any]:
+    plan = stored_plan(trial.candidate)
     groups = sharing_groups(plan)
     layers = layers_of(groups)
     return {
-        "effective ratio": trial["effective_ratio"],
+        "effective ratio": trial.value("effective_ratio"),
         "form": _forms(plan),
         "parts": _joined("+".join(write_parts(group.parts)) for group in groups),
         "layers": len(layers),
@@ -157,9 +158,9 @@ def _joined(texts: Any) -> str:
     return " and ".join(sorted(set(texts))) or ABSENT
 
 
-def _of_recipe(trial: dict[str, Any]) -> dict[str, Any]:
+def _of_recipe(trial: Row) -> dict[str, Any]:
     return {
         name.removeprefix("recipe.").replace("_", " "): value
-        for name, value in trial.items()
+        for name, value in trial.cells.items()
         if name.startswith(("recipe.", "compression.")) and name != "recipe.seed"
     }

@@ -2,9 +2,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import isnan
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,8 @@ from scipy import stats
 
 from sharetune.results.formatting import is_fraction
 from sharetune.results.judging.front import comparable
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.reading import attributes as record
-from sharetune.results.reading.study import records
 from sharetune.spaces.objectives import Objective
 
 CONFIDENCE = 0.95
@@ -52,21 +52,16 @@ def wilson_interval(share: float, examples: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def test_examples(trial: dict[str, Any]) -> int | None:
+def test_examples(trial: Row) -> int | None:
     """Return the number of examples a trial was measured on, by its per-class report, or None."""
-    per_class = trial["per_class"]
-    if not isinstance(per_class, dict):
-        return None
-    rows = [row for row in per_class.values() if isinstance(row, dict)]
+    rows = [row for row in trial.per_class.values() if isinstance(row, dict)]
     return int(sum(row.get("support", 0) for row in rows)) or None
 
 
-def accuracy_interval(trial: dict[str, Any]) -> tuple[float, float] | None:
+def accuracy_interval(trial: Row) -> tuple[float, float] | None:
     """Return the 95 % interval of a trial's accuracy; None if its examples are not known."""
-    examples, accuracy = test_examples(trial), trial.get("accuracy")
-    if examples is None or accuracy is None or pd.isna(accuracy):
-        return None
-    return wilson_interval(float(accuracy), examples)
+    examples, accuracy = test_examples(trial), trial.value("accuracy")
+    return None if examples is None or isnan(accuracy) else wilson_interval(accuracy, examples)
 
 
 def spreads(frame: pd.DataFrame, quality: Objective) -> dict[int, Spread]:
@@ -76,44 +71,39 @@ def spreads(frame: pd.DataFrame, quality: Objective) -> dict[int, Spread]:
     its luck. Another trial's are over the trials that differ from it in their seed alone.
     """
     again = frame[frame["finalist"].notna() & (frame["state"] == "COMPLETE")]
-    retrained: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for trial in records(again):
-        retrained[int(trial["finalist"])].append(trial)
-    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for trial in records(comparable(frame, [quality])):
-        if isinstance(trial["candidate"], dict) and trial["number"] not in retrained:
-            alike[_without_seed(trial["candidate"])].append(trial)
+    retrained: dict[int | None, list[Row]] = defaultdict(list)
+    for trial in rows_of(again):
+        retrained[trial.finalist].append(trial)
+    alike: dict[str, list[Row]] = defaultdict(list)
+    for trial in rows_of(comparable(frame, [quality])):
+        if trial.candidate and trial.number not in retrained:
+            alike[_without_seed(trial)].append(trial)
     found: dict[int, Spread] = {}
     for trials in alike.values():
-        if len({trial.get("recipe.seed") for trial in trials}) > 1:
-            found |= _for_each(trials, _spread(trials, quality))
+        if len({trial.recipe.get("seed") for trial in trials}) > 1:
+            found |= dict.fromkeys((t.number for t in trials), _spread(trials, quality))
     for number, trials in retrained.items():
-        if len(trials) > 1:
-            found |= {number: _spread(trials, quality)}
+        if number is not None and len(trials) > 1:
+            found[number] = _spread(trials, quality)
     return found
 
 
-def reported(trial: Mapping[str, Any], name: str) -> float:
+def reported(trial: Row, name: str) -> float:
     """Return a trial's metric on the test split, or the one it was selected by if it has no other.
 
     NaN where there is neither.
     """
-    test = trial[record.TEST] if isinstance(trial[record.TEST], dict) else {}
-    value = test.get(record.METRICS, {}).get(name, trial[name])
+    value = trial.test.get(record.METRICS, {}).get(name, trial.value(name))
     return float("nan") if value is None else float(value)
 
 
-def _without_seed(candidate: dict[str, Any]) -> str:
-    recipe = {k: v for k, v in (candidate.get("recipe") or {}).items() if k != "seed"}
-    return json.dumps({**candidate, "recipe": recipe}, sort_keys=True)
+def _without_seed(trial: Row) -> str:
+    recipe = {key: value for key, value in trial.recipe.items() if key != "seed"}
+    return json.dumps({**trial.candidate, "recipe": recipe}, sort_keys=True)
 
 
-def _for_each(trials: Iterable[dict[str, Any]], spread: Spread) -> dict[int, Spread]:
-    return {trial["number"]: spread for trial in trials}
-
-
-def _spread(trials: Sequence[dict[str, Any]], quality: Objective) -> Spread:
+def _spread(trials: Sequence[Row], quality: Objective) -> Spread:
     mean, low, high = student_interval([reported(trial, quality.name) for trial in trials])
     if is_fraction(quality):
         low, high = max(0.0, low), min(1.0, high)
-    return Spread(tuple(trial["number"] for trial in trials), mean, low, high)
+    return Spread(tuple(trial.number for trial in trials), mean, low, high)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -18,22 +17,13 @@ from sharetune.results.formatting import (
     short_title,
 )
 from sharetune.results.judging.cost import hours_text, seconds_of_compute
-from sharetune.results.judging.finals import (
-    BEATEN,
-    HIGH,
-    LOW,
-    ON_FRONT,
-    OPEN,
-    SEEDS,
-    final_study,
-    has_finals,
-    standing_of,
-)
+from sharetune.results.judging.finals import final_study, has_finals
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front, smallest_within
+from sharetune.results.judging.rows import BEATEN, ON_FRONT, OPEN, Row, rows_of
 from sharetune.results.judging.seeds import accuracy_interval, test_examples
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading.stored_plans import shares_only
-from sharetune.results.reading.study import StudyRecord, records
+from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import PARAMETERS, Objective
 
 SAME_SIZE = 1.01
@@ -106,8 +96,8 @@ class Rivalry:
     model.
     """
 
-    drop: dict[str, Any]
-    sharing: dict[str, Any] | None
+    drop: Row
+    sharing: Row | None
     gain: float | None
 
 
@@ -147,7 +137,7 @@ def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
     rows = comparable(frame, [quality, PARAMETERS])
     drops = rows[rows["anchor"].astype("string").str.startswith("drop-").fillna(False)]
     sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
-    return [_rivalry(drop, sharing, quality) for drop in records(drops)]
+    return [_rivalry(drop, sharing, quality) for drop in rows_of(drops)]
 
 
 def _trials(study: StudyRecord) -> str:
@@ -171,8 +161,9 @@ def _splits(study: StudyRecord) -> str:
 def _finalists(final: StudyRecord) -> str:
     if not has_finals(final):
         return ""
-    words = [standing.word for row in records(final.frame) if (standing := standing_of(row))]
-    seeds = sorted(set(final.frame[SEEDS].dropna()))
+    finals = [row.final for row in rows_of(final.frame) if row.final]
+    words = [one.standing.word for one in finals]
+    seeds = sorted({one.seeds for one in finals})
     of = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
     return (
         f"{plural(len(words), 'finalist')}, trained again on {of} further seeds: "
@@ -185,18 +176,18 @@ def _unshared(study: StudyRecord, quality: Objective) -> str:
     unshared = unshared_trial(study.frame)
     if unshared is None:
         return "The unshared model is not measured, so nothing can be compared with it."
-    value = quantity(quality, unshared[quality.name])
-    size = quantity(PARAMETERS, unshared["parameters"])
+    value = quantity(quality, unshared.value(quality))
+    size = quantity(PARAMETERS, unshared.value(PARAMETERS))
     return f"The unshared model reaches {value} {quality.title} with {size} parameters." + _doubt(
         unshared, quality, study.selected_on
     )
 
 
-def _doubt(trial: dict[str, Any], quality: Objective, split: str) -> str:
-    if standing_of(trial) is not None:
+def _doubt(trial: Row, quality: Objective, split: str) -> str:
+    if final := trial.final:
         return (
-            f" That is the mean of {trial[SEEDS]} seeds, with a 95{THIN}% interval of "
-            f"{bare(quality, trial[LOW])}–{bare(quality, trial[HIGH])} by Student's t."
+            f" That is the mean of {final.seeds} seeds, with a 95{THIN}% interval of "
+            f"{bare(quality, final.low)}–{bare(quality, final.high)} by Student's t."
         )
     interval = accuracy_interval(trial) if quality.name == "accuracy" else None
     if interval is None:
@@ -206,27 +197,19 @@ def _doubt(trial: dict[str, Any], quality: Objective, split: str) -> str:
 
 
 def _smallest(study: StudyRecord, quality: Objective) -> str:
-    smallest, unshared = _smallest_and_unshared(study.frame, quality)
+    smallest = smallest_within(study.frame, quality=quality)
+    unshared = unshared_trial(study.frame)
     if smallest is None or unshared is None:
         return ""
-    if smallest["parameters"] >= unshared["parameters"]:
+    least, base = smallest.value(PARAMETERS), unshared.value(PARAMETERS)
+    if least >= base:
         return f"No smaller model is within {margin(quality, 1.0)} of it."
-    size = quantity(PARAMETERS, smallest["parameters"])
-    times = ratio(smallest["parameters"], unshared["parameters"])
-    value = quantity(quality, smallest[quality.name])
+    value = quantity(quality, smallest.value(quality))
     return (
-        f"The smallest model within {margin(quality, 1.0)} of it is trial {smallest['number']} "
-        f"({smallest['plan']}): {value} with {size} parameters, {times} the unshared model."
+        f"The smallest model within {margin(quality, 1.0)} of it is trial {smallest.number} "
+        f"({smallest.plan}): {value} with {quantity(PARAMETERS, least)} parameters, "
+        f"{ratio(least, base)} the unshared model."
     )
-
-
-def _smallest_and_unshared(
-    frame: pd.DataFrame, quality: Objective
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    smallest = smallest_within(frame, quality=quality)
-    if smallest is None:
-        return None, None
-    return {str(key): value for key, value in smallest.items()}, unshared_trial(frame)
 
 
 def _against_drops(frame: pd.DataFrame, quality: Objective) -> str:
@@ -244,17 +227,17 @@ def _against_drops(frame: pd.DataFrame, quality: Objective) -> str:
 
 def _duel(rival: Rivalry, quality: Objective) -> str:
     sharing = rival.sharing or rival.drop
-    by = difference(quality, sharing[quality.name], rival.drop[quality.name])
-    return f"{rival.drop['anchor']}: {by} by trial {sharing['number']}"
+    by = difference(quality, sharing.value(quality), rival.drop.value(quality))
+    return f"{rival.drop.anchor}: {by} by trial {sharing.number}"
 
 
-def _rivalry(drop: dict[str, Any], sharing: pd.DataFrame, quality: Objective) -> Rivalry:
-    small = sharing[sharing["parameters"] <= drop["parameters"] * SAME_SIZE]
+def _rivalry(drop: Row, sharing: pd.DataFrame, quality: Objective) -> Rivalry:
+    small = sharing[sharing["parameters"] <= drop.value(PARAMETERS) * SAME_SIZE]
     if small.empty:
         return Rivalry(drop, None, None)
     rising = small.sort_values(quality.name, ascending=quality.direction == "maximize")
-    best = records(rising)[-1]
-    return Rivalry(drop, best, quality.gain(best[quality.name], drop[quality.name]))
+    best = rows_of(rising)[-1]
+    return Rivalry(drop, best, quality.gain(best.value(quality), drop.value(quality)))
 
 
 def _covered(study: StudyRecord) -> str:
@@ -284,19 +267,18 @@ def _unshared_tile(frame: pd.DataFrame, quality: Objective) -> Tile | None:
     unshared = unshared_trial(frame)
     if unshared is None:
         return None
-    size = quantity(PARAMETERS, unshared["parameters"])
-    value = quantity(quality, unshared[quality.name])
+    size = quantity(PARAMETERS, unshared.value(PARAMETERS))
+    value = quantity(quality, unshared.value(quality))
     return Tile(f"unshared {quality.title}", value, f"{size} parameters")
 
 
 def _smallest_tile(frame: pd.DataFrame, quality: Objective) -> Tile | None:
-    smallest, unshared = _smallest_and_unshared(frame, quality)
+    smallest, unshared = smallest_within(frame, quality=quality), unshared_trial(frame)
     if smallest is None or unshared is None:
         return None
-    times = ratio(smallest["parameters"], unshared["parameters"])
-    value = quantity(PARAMETERS, smallest["parameters"])
-    note = f"parameters ({times}), trial {smallest['number']}"
-    return Tile(f"smallest within {margin(quality, 1.0)}", value, note)
+    least = smallest.value(PARAMETERS)
+    note = f"parameters ({ratio(least, unshared.value(PARAMETERS))}), trial {smallest.number}"
+    return Tile(f"smallest within {margin(quality, 1.0)}", quantity(PARAMETERS, least), note)
 
 
 def _front_tile(study: StudyRecord) -> Tile | None:

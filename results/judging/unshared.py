@@ -1,16 +1,13 @@
 """Find the unshared anchor, which all models of a study are compared with."""
 
-from typing import Any
-
 import pandas as pd
 
 from sharetune.results.judging.front import comparable
-from sharetune.results.reading.study import records
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.spaces.anchors import UNSHARED
 
 
-def unshared_trial(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """Return the first complete unshared anchor, as a row by column; None without one."""
+def unshared_trial(frame: pd.DataFrame) -> Row | None:
+    """Return the first complete unshared anchor; None without one."""
     rows = comparable(frame)
-    anchors = records(rows[rows["anchor"] == UNSHARED])
-    return anchors[0] if anchors else None
+    return next(iter(rows_of(rows[rows["anchor"] == UNSHARED])), None)

@@ -6,11 +6,10 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from math import isfinite, nan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from markupsafe import Markup
 
@@ -24,8 +23,9 @@ from sharetune.results.formatting import (
     three_digits,
 )
 from sharetune.results.judging.choices import how_sure
-from sharetune.results.judging.finals import HIGH, LOW, final_study, middle_run, standing_of
+from sharetune.results.judging.finals import final_study, middle_run
 from sharetune.results.judging.front import pareto_front
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.seeds import (
     Spread,
     accuracy_interval,
@@ -38,9 +38,8 @@ from sharetune.results.page.class_scores import ClassRow, Confusion, class_rows,
 from sharetune.results.page.learning_curve import draw_curve
 from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.results.page.trial_rows import STATES, note, plain
-from sharetune.results.reading import attributes as record
 from sharetune.results.reading.stored_plans import stored_plan
-from sharetune.results.reading.study import StudyRecord, records
+from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.plan import SharingPlan
@@ -132,9 +131,9 @@ def draw_cards(study: StudyRecord) -> list[Card]:
     """
     cards = _CardMaker(study)
     study = cards.study
-    front = records(pareto_front(study.frame, study.objectives))
-    numbers = {trial["number"] for trial in front}
-    others = [trial for trial in records(study.frame) if trial["number"] not in numbers]
+    front = rows_of(pareto_front(study.frame, study.objectives))
+    numbers = {trial.number for trial in front}
+    others = [trial for trial in rows_of(study.frame) if trial.number not in numbers]
     return [cards.card(trial, on_front=True) for trial in front] + [
         cards.card(trial, on_front=False) for trial in others
     ]
@@ -142,7 +141,7 @@ def draw_cards(study: StudyRecord) -> list[Card]:
 
 def delivery(study: StudyRecord, number: int) -> Delivery:
     """Say how to export and load the model of trial `number`."""
-    (trial,) = records(study.frame[study.frame["number"] == number])
+    (trial,) = rows_of(study.frame[study.frame["number"] == number])
     return _CardMaker(study).delivery(trial)
 
 
@@ -159,38 +158,35 @@ class _CardMaker:
         self.folder = _shown(study.path)
         self.kept = {int(f.parent.name) for f in study.path.glob("trials/*/model") if _numbered(f)}
 
-    def card(self, trial: dict[str, Any], *, on_front: bool) -> Card:
-        candidate = trial["candidate"] if isinstance(trial["candidate"], dict) else {}
-        plan = stored_plan(candidate)
-        unshared = self.searched if standing_of(trial) is None else self.unshared
-        behind = unshared["curve"] if unshared else None
-        own = trial["circumstances"] if isinstance(trial["circumstances"], dict) else {}
+    def card(self, trial: Row, *, on_front: bool) -> Card:
+        plan = stored_plan(trial.candidate)
+        unshared = self.searched if trial.final is None else self.unshared
         return Card(
-            number=trial["number"],
-            state=STATES.get(trial["state"], trial["state"].lower()),
-            anchor=_text(trial["anchor"]),
-            preset=_text(trial["preset"]),
+            number=trial.number,
+            state=STATES.get(trial.state, trial.state.lower()),
+            anchor=trial.anchor,
+            preset=trial.preset,
             on_front=on_front,
-            plan=_text(trial["plan"]),
+            plan=trial.plan,
             note=note(trial),
-            traceback=_text(trial["error_traceback"]),
+            traceback=trial.error_traceback,
             drawing=_drawing(plan, self.stacks),
-            plan_yaml=_yaml(plan.written() if plan else candidate.get("plan")),
-            recipe_yaml=_yaml(candidate.get("recipe")),
-            compression_yaml=_yaml(_done(candidate.get("compression"))),
+            plan_yaml=_yaml(plan.written() if plan else trial.candidate.get("plan")),
+            recipe_yaml=_yaml(trial.recipe),
+            compression_yaml=_yaml(_done(trial.candidate.get("compression"))),
             measures=tuple(_measures(self.study, trial, unshared)),
             quality=short_title(self.study.quality),
             sure=self._sure(trial),
-            curve=Markup(draw_curve(trial["curve"], behind)),
+            curve=Markup(draw_curve(trial.curve, unshared.curve if unshared else ())),
             rungs=Markup(draw_curve(_on_the_way(trial, self.study.quality), what="on the way")),
-            classes=tuple(class_rows(trial["per_class"])),
-            confusion=confusion_of(trial["confusion"], self.study.model.get("labels")),
-            circumstances=_circumstances(trial, own),
+            classes=tuple(class_rows(trial.per_class)),
+            confusion=confusion_of(trial.confusion, self.study.model.get("labels")),
+            circumstances=_circumstances(trial),
             delivery=self.delivery(trial),
         )
 
-    def _sure(self, trial: dict[str, Any]) -> str:
-        spread = self.seeds.get(trial["number"])
+    def _sure(self, trial: Row) -> str:
+        spread = self.seeds.get(trial.number)
         quality = self.study.quality
         text = how_sure(quality, trial, spread)
         if spread is None:
@@ -205,10 +201,10 @@ class _CardMaker:
             parts.append(f"one training by its {test_examples(trial):,} examples: {low}–{high}")
         return "; ".join(parts)
 
-    def delivery(self, trial: dict[str, Any]) -> Delivery:
+    def delivery(self, trial: Row) -> Delivery:
         """Say how to export and load the model of a trial."""
-        number = trial["number"]
-        owner = number if pd.isna(trial["same_as"]) else int(trial["same_as"])
+        number = trial.number
+        owner = number if trial.same_as is None else trial.same_as
         final = self._final_run(number)
         if final is not None:
             return self._exported(
@@ -217,7 +213,7 @@ class _CardMaker:
                 f"Trial {final} is trial {number} on another seed, the middle one of its "
                 f"retrainings; trial {number} itself is exported by its own number.",
             )
-        if trial["state"] != "COMPLETE":
+        if not trial.is_complete:
             return Delivery(why_not="It has no model to export, for it was not completed.")
         if not {number, owner} & self.kept:
             return Delivery(
@@ -244,15 +240,14 @@ class _CardMaker:
         )
 
 
-def _circumstances(trial: dict[str, Any], own: dict[str, Any]) -> dict[str, str]:
-    stated = own | ({"taken from": source} if (source := _text(trial["earlier"])) else {})
+def _circumstances(trial: Row) -> dict[str, str]:
+    stated = trial.circumstances | ({"taken from": trial.earlier} if trial.earlier else {})
     return {key: text for key, value in stated.items() if (text := plain(value))}
 
 
-def _on_the_way(trial: dict[str, Any], quality: Objective) -> list[list[Any]]:
+def _on_the_way(trial: Row, quality: Objective) -> list[list[Any]]:
     """Return ``[step, quality]`` at each rung."""
-    rungs = trial["rungs"] if isinstance(trial["rungs"], list) else []
-    known = [rung for rung in rungs if isinstance(rung, dict)]
+    known = [rung for rung in trial.rungs if isinstance(rung, dict)]
     return [[rung.get("step"), rung.get(quality.name)] for rung in known]
 
 
@@ -269,10 +264,6 @@ def _numbered(weights: Path) -> bool:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _done(compression: Any) -> dict[str, Any]:
@@ -305,66 +296,57 @@ def _yaml(data: Any) -> str:
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def _measures(
-    study: StudyRecord, trial: dict[str, Any], unshared: dict[str, Any] | None
-) -> Iterator[Measure]:
+def _measures(study: StudyRecord, trial: Row, unshared: Row | None) -> Iterator[Measure]:
     for objective in dict.fromkeys([*study.trained, *SHOWN_COSTS, *study.quiet, *study.objectives]):
-        if isfinite(trial.get(objective.name, nan)):
+        if isfinite(trial.value(objective)):
             yield _measure(study, objective, trial, unshared)
             yield from _on_test_data(study, objective, trial)
-    conditions = trial["latency_conditions"]
-    if isinstance(conditions, dict) and conditions.get("written_tokens"):
-        yield _rate(trial, "tokens written with a cache", conditions["written_tokens"], "latency")
-    if isfinite(trial["batch_latency_ms"]):
-        batch = trial["batch_size"]
+    if tokens := trial.latency_conditions.get("written_tokens"):
+        yield _rate(trial, "tokens written with a cache", tokens, "latency")
+    if isfinite(trial.value("batch_latency_ms")):
+        batch = trial.value("batch_size")
         yield _rate(trial, f"throughput, batch {batch:.0f}", batch, "batch_latency")
-    if isfinite(trial["effective_ratio"]):
-        yield Measure("effective ratio", f"{trial['effective_ratio']:.2f}")
+    if isfinite(shared := trial.value("effective_ratio")):
+        yield Measure("effective ratio", f"{shared:.2f}")
 
 
-def _measure(
-    study: StudyRecord, objective: Objective, trial: dict[str, Any], unshared: dict[str, Any] | None
-) -> Measure:
+def _measure(study: StudyRecord, objective: Objective, trial: Row, unshared: Row | None) -> Measure:
     if objective.name in ("latency_ms", MATERIALISED.name, ONNX.name):
         return _latency(objective, trial)
-    value = trial[objective.name]
+    value = trial.value(objective)
     title, text = short_title(objective), quantity(objective, value)
     sure = _interval(*_certain(study, objective, trial), partial(bare, objective))
-    if unshared is None or unshared["number"] == trial["number"]:
+    if unshared is None or unshared.number == trial.number:
         return Measure(title, text, interval=sure)
-    base = unshared[objective.name]
+    base = unshared.value(objective)
     return Measure(title, text, difference(objective, value, base), ratio(value, base), sure)
 
 
-def _on_test_data(
-    study: StudyRecord, objective: Objective, trial: dict[str, Any]
-) -> Iterator[Measure]:
+def _on_test_data(study: StudyRecord, objective: Objective, trial: Row) -> Iterator[Measure]:
     """Yield one training's quality on the test split, where trials are selected on another."""
-    if objective == study.quality and isinstance(trial[record.TEST], dict):
+    if objective == study.quality and trial.test:
         value = reported(trial, objective.name)
         yield Measure(f"{short_title(objective)}, test split", quantity(objective, value))
 
 
-def _certain(
-    study: StudyRecord, objective: Objective, trial: dict[str, Any]
-) -> tuple[float, float]:
+def _certain(study: StudyRecord, objective: Objective, trial: Row) -> tuple[float, float]:
     """Return the ends of a value's 95 % interval; NaN where there is none.
 
     A finalist's quality has one over seeds, another trial's accuracy one by its examples.
     """
-    if objective == study.quality and standing_of(trial) is not None:
-        return trial[LOW], trial[HIGH]
+    if objective == study.quality and trial.final:
+        return trial.final.low, trial.final.high
     found = accuracy_interval(trial) if objective.name == "accuracy" else None
     return found or (float("nan"), float("nan"))
 
 
-def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
+def _latency(objective: Objective, trial: Row) -> Measure:
     """Compare a latency with the unshared model's, measured in turns with it."""
     form = objective.name.removesuffix("ms")
     reference = "onnx_latency_unshared_ms" if objective is ONNX else "latency_unshared_ms"
-    value, base = trial[objective.name], trial[reference]
-    low, high = trial[f"{form}low_ms"], trial[f"{form}high_ms"]
-    times, least, most = (trial[f"{form}ratio{end}"] for end in ("", "_low", "_high"))
+    value, base = trial.value(objective), trial.value(reference)
+    low, high = trial.value(f"{form}low_ms"), trial.value(f"{form}high_ms")
+    times, least, most = (trial.value(f"{form}ratio{end}") for end in ("", "_low", "_high"))
     return Measure(
         title=short_title(objective),
         value=quantity(objective, value),
@@ -375,11 +357,11 @@ def _latency(objective: Objective, trial: dict[str, Any]) -> Measure:
     )
 
 
-def _rate(trial: dict[str, Any], title: str, count: float, latency: str) -> Measure:
+def _rate(trial: Row, title: str, count: float, latency: str) -> Measure:
     """Turn the latency of `count` items into items per second, against the unshared model."""
-    ends = [count / trial[f"{latency}_{end}ms"] for end in ("", "high_", "low_")]
+    ends = [count / trial.value(f"{latency}_{end}ms") for end in ("", "high_", "low_")]
     value, low, high = (1000 * end for end in ends)
-    times, least, most = (1 / trial[f"{latency}_ratio{end}"] for end in ("", "_high", "_low"))
+    times, least, most = (1 / trial.value(f"{latency}_ratio{end}") for end in ("", "_high", "_low"))
     return Measure(
         title=title,
         value=f"{three_digits(value)}/s",

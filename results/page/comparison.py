@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 
 from sharetune.results.formatting import difference, plural, quantity, short_title
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.seeds import accuracy_interval
 from sharetune.results.judging.summary import Counts, objectives_text
 from sharetune.results.page.figures import LAYOUT, Drawing, axis_of, safe, sentence, x_axes
 from sharetune.results.page.hover import hover_text
 from sharetune.results.page.report import environment, now, scripts, write_page
-from sharetune.results.reading.study import StudyRecord, read_study, records
+from sharetune.results.reading.study import StudyRecord, read_study
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.objectives import Objective
 
@@ -180,21 +181,21 @@ def matches(studies: Sequence[StudyRecord]) -> list[Match]:
     return found
 
 
-def _trained(study: StudyRecord) -> list[dict[str, Any]]:
-    rows = records(comparable(study.frame, [study.quality]))
-    return [trial for trial in rows if isinstance(trial["candidate"], dict)]
+def _trained(study: StudyRecord) -> list[Row]:
+    rows = rows_of(comparable(study.frame, [study.quality]))
+    return [trial for trial in rows if trial.candidate]
 
 
-def _key(trial: dict[str, Any]) -> str:
-    return json.dumps(trial["candidate"], sort_keys=True)
+def _key(trial: Row) -> str:
+    return json.dumps(trial.candidate, sort_keys=True)
 
 
-def _match(quality: Objective, name: str, first: dict[str, Any], other: dict[str, Any]) -> Match:
-    before, after = first[quality.name], other[quality.name]
+def _match(quality: Objective, name: str, first: Row, other: Row) -> Match:
+    before, after = first.value(quality), other.value(quality)
     return Match(
-        plan=first["anchor"] if isinstance(first["anchor"], str) else str(first["plan"]),
-        first=first["number"],
-        other=other["number"],
+        plan=first.title,
+        first=first.number,
+        other=other.number,
         study=name,
         qualities=(quantity(quality, before), quantity(quality, after)),
         change=difference(quality, after, before),
@@ -202,7 +203,7 @@ def _match(quality: Objective, name: str, first: dict[str, Any], other: dict[str
     )
 
 
-def _overlap(quality: Objective, first: dict[str, Any], other: dict[str, Any]) -> str:
+def _overlap(quality: Objective, first: Row, other: Row) -> str:
     intervals = [accuracy_interval(trial) for trial in (first, other)]
     if quality.name != "accuracy" or None in intervals:
         return ""
@@ -248,7 +249,7 @@ def _traces(study: StudyRecord, name: str, x: Objective, number: int) -> list[go
     shape = "hv" if x.direction == "minimize" else "vh"
     common = {"hoverinfo": "text", "legendgroup": str(number)}
     texts = [
-        [f"<b>{safe(name)}</b><br>{hover_text(study, row)}" for row in records(part)]
+        [f"<b>{safe(name)}</b><br>{hover_text(study, row)}" for row in rows_of(part)]
         for part in (rest, front)
     ]
     return [

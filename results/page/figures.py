@@ -19,24 +19,11 @@ from sharetune.results.judging.cost import (
     hours_unit,
     seconds_of_compute,
 )
-from sharetune.results.judging.finals import (
-    BEATEN,
-    HIGH,
-    LOW,
-    ON_FRONT,
-    OPEN,
-    final_study,
-    has_finals,
-    standing_of,
-)
-from sharetune.results.judging.front import (
-    STANDING,
-    comparable,
-    hypervolume_over_trials,
-    pareto_front,
-)
+from sharetune.results.judging.finals import final_study, has_finals
+from sharetune.results.judging.front import comparable, hypervolume_over_trials, pareto_front
+from sharetune.results.judging.rows import BEATEN, FINAL, ON_FRONT, OPEN, Row, rows_of
 from sharetune.results.judging.seeds import accuracy_interval, test_examples
-from sharetune.results.reading.study import StudyRecord, records
+from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 
@@ -198,7 +185,8 @@ class FrontPlot:
         behind = self._points(rows[~rows["number"].isin(finalists)], SEARCHED_LOOK)
         yield behind.update(meta={"behind": True}, error_x=None)
         for word, (look, symbol) in FINAL_LOOKS.items():
-            found = self._points(plain[plain[STANDING] == word], look)
+            stands = [final.standing.word == word for final in plain[FINAL]]
+            found = self._points(plain[stands], look)
             yield found.update(marker={"symbol": symbol, "line": {"width": 2}})
 
     def _step_line(self, rows: pd.DataFrame) -> go.Scatter:
@@ -232,13 +220,13 @@ class FrontPlot:
         texts = ["" if name.startswith(GIVEN_PLAN) else safe(name) for name in names]
         symbols = [
             f"{ANCHOR_SYMBOLS.get(name.split('-')[0], OTHER_SYMBOL)}{_open(row)}"
-            for name, row in zip(names, records(rows), strict=True)
+            for name, row in zip(names, rows_of(rows), strict=True)
         ]
         return self._labelled(rows, ANCHOR_LOOK, texts, symbols)
 
     def _presets(self, rows: pd.DataFrame) -> go.Scatter:
         names = [safe(str(name)) for name in rows["preset"]]
-        symbols = [f"star{_open(row)}" for row in records(rows)]
+        symbols = [f"star{_open(row)}" for row in rows_of(rows)]
         return self._labelled(rows, PRESET_LOOK, names, symbols)
 
     def _labelled(
@@ -272,8 +260,10 @@ class FrontPlot:
             return None
         values = rows[self.y.name].tolist()
         ends = [
-            (row[LOW], row[HIGH]) if by_seeds else accuracy_interval(row) or (row["accuracy"],) * 2
-            for row in records(rows)
+            (row.final.low, row.final.high)
+            if row.final
+            else accuracy_interval(row) or (row.value("accuracy"),) * 2
+            for row in rows_of(rows)
         ]
         return {
             "type": "data",
@@ -317,7 +307,7 @@ class FrontPlot:
             text += self._finals_note(count)
             return text + self._latency_note() if self.x.name == "latency_ms" else text
         text += f"{count:,} trained trials."
-        if self.y.name == "accuracy" and any(test_examples(r) for r in records(self.study.frame)):
+        if self.y.name == "accuracy" and any(map(test_examples, rows_of(self.study.frame))):
             text += f" Vertical bars: 95{THIN}% intervals by the number of test examples."
         return text + self._latency_note() if self.x.name == "latency_ms" else text
 
@@ -337,11 +327,7 @@ class FrontPlot:
 def draw_hypervolume(study: StudyRecord) -> Drawing:
     """Draw the hypervolume (0..1 of the box to the reference point) after each trained trial."""
     history = _steps(study)
-    texts = [
-        f"after {row['trained']} trained trials (trial {row['number']})"
-        f"<br>hypervolume {row['hypervolume']:.3f}"
-        for row in records(history)
-    ]
+    texts = _step_texts(history, [f"{count} trained trials" for count in history["trained"]])
     figure = _growth(history["trained"], history["hypervolume"], texts, "trained trials")
     caption = "Share of the box between the reference point and the ideal that the front covers."
     return Drawing("hypervolume", "Hypervolume over trials", caption, figure)
@@ -350,11 +336,7 @@ def draw_hypervolume(study: StudyRecord) -> Drawing:
 def draw_hypervolume_over_compute(study: StudyRecord) -> Drawing:
     """Draw the hypervolume over the core or accelerator hours spent until then."""
     history, unit = _steps(study), hours_unit(study)
-    texts = [
-        f"after {hours_number(row['seconds'])} {unit} (trial {row['number']})"
-        f"<br>hypervolume {row['hypervolume']:.3f}"
-        for row in records(history)
-    ]
+    texts = _step_texts(history, [f"{hours_number(s)} {unit}" for s in history["seconds"]])
     spent = float(history["seconds"].iloc[-1])
     figure = _growth(
         pd.Series([0.0, *(history["seconds"] / SECONDS_PER_HOUR)]),
@@ -374,6 +356,14 @@ def _steps(study: StudyRecord) -> pd.DataFrame:
     grew = history["hypervolume"].diff().fillna(1.0) > 0
     grew.iloc[-1] = True
     return history[grew]
+
+
+def _step_texts(history: pd.DataFrame, spent: list[str]) -> list[str]:
+    steps = zip(spent, history["number"], history["hypervolume"], strict=True)
+    return [
+        f"after {so_far} (trial {number})<br>hypervolume {share:.3f}"
+        for so_far, number, share in steps
+    ]
 
 
 def _growth(across: pd.Series, share: pd.Series, texts: list[str], title: str) -> go.Figure:
@@ -445,10 +435,9 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _open(trial: dict[str, Any]) -> str:
+def _open(trial: Row) -> str:
     """Return the ending that hollows the symbol of a trial that is dominated over seeds."""
-    standing = standing_of(trial)
-    return "-open" if standing is not None and standing.by is not None else ""
+    return "-open" if trial.final and trial.final.standing.by is not None else ""
 
 
 def _faded(colour: str) -> str:

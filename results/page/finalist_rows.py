@@ -2,23 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sharetune.results.formatting import quantity
 from sharetune.results.judging.choices import how_sure, interval_text, speed_text
-from sharetune.results.judging.finals import (
-    LOST,
-    ORDER,
-    SEEDS,
-    final_study,
-    has_finals,
-    standing_of,
-)
+from sharetune.results.judging.finals import final_study, has_finals
 from sharetune.results.judging.front import comparable
+from sharetune.results.judging.rows import ORDER, Row, rows_of
 from sharetune.results.judging.seeds import Spread, spreads
 from sharetune.results.judging.unshared import unshared_trial
-from sharetune.results.reading.study import StudyRecord, records
-from sharetune.spaces.objectives import OBJECTIVES
+from sharetune.results.reading.study import StudyRecord
+from sharetune.spaces.objectives import PARAMETERS
 
 
 @dataclass(frozen=True)
@@ -61,35 +54,35 @@ def _place(row: Finalist) -> int:
 
 
 def _rows(study: StudyRecord, final: StudyRecord) -> Iterator[tuple[float, Finalist]]:
-    before = {trial["number"]: trial for trial in records(study.frame)}
+    before = {trial.number: trial for trial in rows_of(study.frame)}
     over_seeds = spreads(study.frame, study.quality)
     unshared = unshared_trial(final.frame)
-    for trial in records(comparable(final.frame)):
-        found = _row(final, trial, before[trial["number"]], over_seeds[trial["number"]], unshared)
-        yield trial[study.quality.name], found
+    for trial in rows_of(comparable(final.frame)):
+        found = _row(final, trial, before[trial.number], over_seeds[trial.number], unshared)
+        yield trial.value(study.quality), found
 
 
 def _row(
     final: StudyRecord,
-    trial: dict[str, Any],
-    searched: dict[str, Any],
+    trial: Row,
+    searched: Row,
     spread: Spread,
-    unshared: dict[str, Any] | None,
+    unshared: Row | None,
 ) -> Finalist:
-    quality, standing = final.quality, standing_of(trial)
-    assert standing is not None, "comparable trials of a final study are finalists"
-    lost = f", {trial[LOST]} without a result" if trial[LOST] else ""
+    quality, own = final.quality, trial.final
+    assert own is not None, "comparable trials of a final study are finalists"
+    lost = f", {own.lost} without a result" if own.lost else ""
     return Finalist(
-        number=trial["number"],
-        word=standing.word,
-        standing=str(standing),
-        quality=quantity(quality, trial[quality.name]),
+        number=trial.number,
+        word=own.standing.word,
+        standing=str(own.standing),
+        quality=quantity(quality, trial.value(quality)),
         interval=interval_text(quality, spread),
         by_examples=how_sure(quality, trial, None),
-        searched=quantity(quality, searched[quality.name]),
-        parameters=quantity(OBJECTIVES["parameters"], trial["parameters"]),
+        searched=quantity(quality, searched.value(quality)),
+        parameters=quantity(PARAMETERS, trial.value(PARAMETERS)),
         speed=speed_text(trial, unshared),
-        seeds=f"{trial[SEEDS]}{lost}",
+        seeds=f"{own.seeds}{lost}",
         runs=spread.numbers,
-        plan=trial["anchor"] if isinstance(trial["anchor"], str) else str(trial["plan"] or ""),
+        plan=trial.title,
     )

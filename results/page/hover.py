@@ -1,10 +1,9 @@
 """Write the text that a figure's point shows when it is pointed at: plan and numbers."""
 
 from math import isfinite
-from typing import Any
 
 from sharetune.results.formatting import quantity, short_title
-from sharetune.results.judging.finals import SEEDS, standing_of
+from sharetune.results.judging.rows import Row
 from sharetune.results.page.figures import safe
 from sharetune.results.page.trial_rows import note
 from sharetune.results.reading.study import StudyRecord
@@ -20,22 +19,20 @@ WITHOUT_RESULT = {"PRUNED": "pruned", "FAIL": "failed"}
 """Words for the states of trials that have no result."""
 
 
-def hover_text(study: StudyRecord, trial: dict[str, Any]) -> str:
+def hover_text(study: StudyRecord, trial: Row) -> str:
     """Write a trial's lines in Plotly's subset of HTML; the reason for no result comes last."""
-    number = f"trial {trial['number']}"
-    names = [safe(trial[key]) for key in ("anchor", "preset") if isinstance(trial[key], str)]
-    plan = trial["plan"] if isinstance(trial["plan"], str) else "no plan stored"
+    names = [safe(name) for name in (trial.anchor, trial.preset) if name]
     also = (OBJECTIVES["parameters"], OBJECTIVES["latency_ms"])
     numbers = [
-        f"{safe(short_title(objective))}: {quantity(objective, trial[objective.name])}"
+        f"{safe(short_title(objective))}: {quantity(objective, trial.value(objective))}"
         for objective in dict.fromkeys([*study.objectives, *also])
-        if isfinite(trial[objective.name])
+        if isfinite(trial.value(objective))
     ]
-    standing = standing_of(trial)
-    if standing is not None:
-        numbers.append(f"mean of {trial[SEEDS]} seeds, {safe(str(standing))}")
-    heading = f"<b>{', '.join([number, *names])}</b>"
-    return "<br>".join([heading, *_wrapped(plan), *numbers, *_ended(trial)])
+    if trial.final:
+        numbers.append(f"mean of {trial.final.seeds} seeds, {safe(str(trial.final.standing))}")
+    heading = f"<b>{', '.join([f'trial {trial.number}', *names])}</b>"
+    plan = _wrapped(trial.plan or "no plan stored")
+    return "<br>".join([heading, *plan, *numbers, *_ended(trial)])
 
 
 def _wrapped(plan: str) -> list[str]:
@@ -46,8 +43,8 @@ def _wrapped(plan: str) -> list[str]:
     return [*lines, f"and {more} more groups"] if more > 0 else lines
 
 
-def _ended(trial: dict[str, Any]) -> list[str]:
-    end = WITHOUT_RESULT.get(trial["state"])
+def _ended(trial: Row) -> list[str]:
+    end = WITHOUT_RESULT.get(trial.state)
     return [safe(_cut(f"{end}: {note(trial)}"))] if end else []
 
 

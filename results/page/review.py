@@ -13,10 +13,11 @@ from markupsafe import Markup
 from sharetune.results.formatting import quantity, setting, short_title
 from sharetune.results.judging.finals import final_study
 from sharetune.results.judging.front import pareto_front, smallest_within
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.searched import ABSENT, is_numeric, searched
 from sharetune.results.page.figures import x_axes
 from sharetune.results.page.hover import hover_text
-from sharetune.results.reading.study import StudyRecord, records
+from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import Objective
 
 MOST_STOPS = 200
@@ -53,7 +54,7 @@ def review(study: StudyRecord) -> dict[str, Any]:
     limited = [quality, *(axis for axis in axes if axis.direction == "minimize")]
     shown = list(dict.fromkeys([*limited, *axes, *study.objectives]))
     return {
-        "trials": [_trial(study, trial, shown, set(numbers)) for trial in records(study.frame)],
+        "trials": [_trial(study, trial, shown, set(numbers)) for trial in rows_of(study.frame)],
         "limits": [limit for o in limited if (limit := _limit(study.frame, o, quality))],
         "quality": _quality(quality),
         "front": numbers,
@@ -90,30 +91,30 @@ def _gzipped(data: dict[str, str]) -> str:
     return base64.b64encode(packed).decode("ascii")
 
 
-def kind_of(trial: dict[str, Any], front: Iterable[int]) -> str:
+def kind_of(trial: Row, front: Iterable[int]) -> str:
     """Return the kind of a trial by which the page shows and hides it.
 
     One of ``front``, ``anchor``, ``dominated``, ``repeat``, ``pruned``, ``failed``,
     ``unfinished``.
     """
-    if trial["state"] in KIND_OF_STATE:
-        return KIND_OF_STATE[trial["state"]]
-    if trial["number"] in front:
+    if trial.state in KIND_OF_STATE:
+        return KIND_OF_STATE[trial.state]
+    if trial.number in front:
         return "front"
-    if not (pd.isna(trial["same_as"]) and pd.isna(trial["finalist"])):
+    if trial.same_as is not None or trial.finalist is not None:
         return "repeat"
-    return "anchor" if isinstance(trial["anchor"], str) else "dominated"
+    return "anchor" if trial.anchor else "dominated"
 
 
 def _trial(
-    study: StudyRecord, trial: dict[str, Any], shown: list[Objective], front: set[int]
+    study: StudyRecord, trial: Row, shown: list[Objective], front: set[int]
 ) -> dict[str, Any]:
-    known = [objective for objective in shown if isfinite(trial[objective.name])]
-    texts = (f"{quantity(o, trial[o.name])} {short_title(o)}" for o in known)
+    known = {o: value for o in shown if isfinite(value := trial.value(o))}
+    texts = (f"{quantity(o, value)} {short_title(o)}" for o, value in known.items())
     return {
-        "n": trial["number"],
+        "n": trial.number,
         "kind": kind_of(trial, front),
-        "v": {objective.name: trial[objective.name] for objective in known},
+        "v": {o.name: value for o, value in known.items()},
         "brief": ", ".join(texts),
         "hover": hover_text(study, trial),
     }
@@ -161,7 +162,7 @@ def _first(study: StudyRecord, front: list[int]) -> int | None:
     """Return the smallest trial within one point, else the front's best, else the first trial."""
     smallest = smallest_within(study.frame, 1.0, study.quality)
     if smallest is not None:
-        return int(smallest["number"])
+        return smallest.number
     if front:
         return front[-1]
     return int(study.frame["number"].iloc[0]) if len(study.frame) else None

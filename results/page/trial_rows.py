@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from sharetune.results.formatting import duration, plural, quantity, setting, short_title
-from sharetune.results.reading.study import StudyRecord, records
+from sharetune.results.judging.rows import Row, rows_of
+from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import COSTS, Objective
 
 STATES = {"FAIL": "failed"}
@@ -71,45 +72,41 @@ def columns(study: StudyRecord) -> list[Column]:
 
 def rows(study: StudyRecord, shown: list[Column]) -> list[list[Cell]]:
     """Write one row of cells for each trial, in order of the trials' numbers."""
-    return [
-        [_cell(column, row) for column in shown]
-        for row in ({**trial, "note": note(trial)} for trial in records(study.frame))
-    ]
+    notes = [note(trial) for trial in rows_of(study.frame)]
+    values = (notes if c.name == "note" else study.frame[c.name].tolist() for c in shown)
+    cells = ([_cell(c, value) for value in column] for c, column in zip(shown, values, strict=True))
+    return [list(row) for row in zip(*cells, strict=True)]
 
 
-def note(trial: dict[str, Any]) -> str:
+def note(trial: Row) -> str:
     """Say in one line why a trial has no result of its own; empty for most."""
-    if not pd.isna(trial["same_as"]):
-        return f"same as trial {trial['same_as']}, answered from memory"
-    again = "" if pd.isna(trial["finalist"]) else _again(trial)
-    error = ": ".join(
-        trial[key] for key in ("error_kind", "error_message") if isinstance(trial[key], str)
-    )
-    reason = trial["reason"] if isinstance(trial["reason"], str) else ""
-    return "; ".join(text for text in (again, reason, error.split("\n")[0]) if text)
+    if trial.same_as is not None:
+        return f"same as trial {trial.same_as}, answered from memory"
+    again = "" if trial.finalist is None else _again(trial)
+    error = ": ".join(text for text in (trial.error_kind, trial.error_message) if text)
+    return "; ".join(text for text in (again, trial.reason, error.split("\n")[0]) if text)
 
 
-def _again(trial: dict[str, Any]) -> str:
-    return f"trial {trial['finalist']} again, seed {trial.get('recipe.seed')}"
+def _again(trial: Row) -> str:
+    return f"trial {trial.finalist} again, seed {trial.recipe.get('seed')}"
 
 
 def mishaps(frame: pd.DataFrame) -> list[Mishap]:
     """Group failed and pruned trials by state and reason, the most frequent reason first."""
-    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for trial in records(frame[frame["state"].isin(["FAIL", "PRUNED"])]):
+    alike: dict[tuple[str, str], list[Row]] = {}
+    for trial in rows_of(frame[frame["state"].isin(["FAIL", "PRUNED"])]):
         what = note(trial) or "no reason stored"
-        alike.setdefault((trial["state"], what), []).append(trial)
+        alike.setdefault((trial.state, what), []).append(trial)
     found = [_mishap(state, what, trials) for (state, what), trials in alike.items()]
     return sorted(found, key=lambda mishap: (mishap.state, -len(mishap.numbers)))
 
 
-def _mishap(state: str, what: str, trials: list[dict[str, Any]]) -> Mishap:
-    traceback = trials[0]["error_traceback"]
+def _mishap(state: str, what: str, trials: list[Row]) -> Mishap:
     return Mishap(
         state="failed" if state == "FAIL" else "pruned",
         what=what,
-        traceback=traceback if isinstance(traceback, str) else "",
-        numbers=tuple(trial["number"] for trial in trials),
+        traceback=trials[0].error_traceback,
+        numbers=tuple(trial.number for trial in trials),
     )
 
 
@@ -140,8 +137,7 @@ def _tells(frame: pd.DataFrame, name: str) -> bool:
     return name in frame and bool(frame[name].notna().any())
 
 
-def _cell(column: Column, row: dict[str, Any]) -> Cell:
-    value = row[column.name]
+def _cell(column: Column, value: Any) -> Cell:
     if value is None or pd.isna(value):
         return Cell("")
     return Cell(column.text(value), f"{value:.12g}" if column.numeric else "")

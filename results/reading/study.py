@@ -159,13 +159,6 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
     )
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table, each as a dict by column."""
-    names = [str(name) for name in frame.columns]
-    columns = (frame[name].tolist() for name in frame.columns)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
 @contextmanager
 def _opened(location: Location) -> Iterator[optuna.Study]:
     if not location.exists:

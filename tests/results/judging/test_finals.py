@@ -9,13 +9,8 @@ from optuna.trial import TrialState
 from sharetune.results.card import model_card
 from sharetune.results.judging.caveats import caveats
 from sharetune.results.judging.choices import choices
-from sharetune.results.judging.finals import (
-    final_study,
-    has_finals,
-    middle_run,
-    standing_of,
-    standings,
-)
+from sharetune.results.judging.finals import final_study, has_finals, middle_run, standings
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.seeds import Spread, spreads, student_interval
 from sharetune.results.judging.summary import Counts, summarise, tiles
 from sharetune.results.page.candidate_pages import draw_cards
@@ -23,7 +18,7 @@ from sharetune.results.page.figures import draw_figures
 from sharetune.results.page.report import write_report
 from sharetune.results.page.review import review
 from sharetune.results.reading import attributes as record
-from sharetune.results.reading.study import read_study, records
+from sharetune.results.reading.study import read_study
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.spaces.plan import StackShape
@@ -80,9 +75,11 @@ def test_a_finalist_s_numbers_are_means_over_its_further_seeds_on_the_test_split
     final = final_study(study).frame.set_index("number")
     assert final["accuracy"][[0, 1, 2]].tolist() == pytest.approx([0.92, 0.92, 0.52])
     assert final["parameters"][[0, 1, 2]].tolist() == [200.0, 100.0, 150.0]
-    ends = final["quality_low"][0], final["quality_high"][0]
-    assert ends == pytest.approx((0.8703, 0.9697), abs=5e-5)
-    assert final["seeds"].tolist()[:4] == [3, 3, 3, None]
+    assert (final["final"][0].low, final["final"][0].high) == pytest.approx(
+        (0.8703, 0.9697), abs=5e-5
+    )
+    assert [final["final"][number].seeds for number in (0, 1, 2)] == [3, 3, 3]
+    assert final["final"].count() == 3
     assert final["accuracy"][3] == 0.40  # no finalist: as searched
     assert study.frame["accuracy"][0] == 0.95
     found = spreads(study.frame, study.quality)
@@ -92,8 +89,8 @@ def test_a_finalist_s_numbers_are_means_over_its_further_seeds_on_the_test_split
 
 
 def test_a_finalist_is_beaten_where_its_interval_is_dominated(finished):
-    rows = records(final_study(read_study(finished)).frame)
-    words = {row["number"]: str(found) for row in rows if (found := standing_of(row))}
+    rows = rows_of(final_study(read_study(finished)).frame)
+    words = {row.number: str(row.final.standing) for row in rows if row.final}
     assert words == {
         0: "dominated by trial 1, within the intervals",
         1: "on the front",
@@ -115,8 +112,8 @@ def test_a_finalist_is_beaten_where_its_interval_is_dominated(finished):
 def test_sizes_are_exact_and_accuracies_are_not(low, high, size, word):
     objectives = [OBJECTIVES["accuracy"], OBJECTIVES["parameters"]]
     rows = [
-        {"number": 7, "accuracy": 0.92, "parameters": 100.0},
-        {"number": 8, "accuracy": 0.85, "parameters": size},
+        Row(7, cells={"accuracy": 0.92, "parameters": 100.0}),
+        Row(8, cells={"accuracy": 0.85, "parameters": size}),
     ]
     found = {"accuracy": {7: Spread((1,), 0.92, 0.90, 0.94), 8: Spread((2,), 0.85, low, high)}}
     standing = standings(rows, objectives, found)
@@ -124,7 +121,7 @@ def test_sizes_are_exact_and_accuracies_are_not(low, high, size, word):
 
 
 def test_two_that_are_equal_beat_neither():
-    rows = [{"number": n, "eval_loss": 1.0} for n in (1, 2)]
+    rows = [Row(n, cells={"eval_loss": 1.0}) for n in (1, 2)]
     found = {"eval_loss": {n: Spread((n,), 1.0, 1.0, 1.0) for n in (1, 2)}}
     standing = standings(rows, [OBJECTIVES["eval_loss"]], found)
     assert {one.word for one in standing.values()} == {"front"}
@@ -145,8 +142,8 @@ def test_a_seed_without_a_result_is_told(make_run):
     lost = {"state": TrialState.PRUNED, "values": None, "reason": "accuracy is nan"}
     runs = [again(0, None, 1, 0.9), again(0, None, 2, 0.8), again(0, None, 3, 0.8, **lost)]
     study = read_study(make_run(complete(0.95, 200.0, anchor="unshared"), *runs))
-    frame = final_study(study).frame
-    assert (frame["seeds"][0], frame["lost_seeds"][0]) == (2, 1)
+    final = final_study(study).frame["final"][0]
+    assert (final.seeds, final.lost) == (2, 1)
     assert "Trial 0 came to no result on 1 of 3 further seeds." in caveats(study)
 
 

@@ -106,10 +106,10 @@ def test_smallest_within_one_point_of_the_unshared_anchor(make_run):
         complete(0.88, 100.0),
     )
     frame = read_study(run).frame
-    assert smallest_within(frame)["number"] == 1
-    assert smallest_within(frame, points=0.5)["number"] == 2
-    assert smallest_within(frame, points=2.0)["number"] == 3
-    assert smallest_within(frame, points=0.1)["number"] == 0
+    assert smallest_within(frame).number == 1
+    assert smallest_within(frame, points=0.5).number == 2
+    assert smallest_within(frame, points=2.0).number == 3
+    assert smallest_within(frame, points=0.1).number == 0
 
 
 def test_smallest_within_needs_an_unshared_anchor(make_run):

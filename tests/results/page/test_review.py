@@ -6,12 +6,13 @@ import pytest
 from sharetune.results.judging.caveats import caveats, last_growth
 from sharetune.results.judging.choices import choices, knee
 from sharetune.results.judging.cost import hours_text, seconds_of_compute
+from sharetune.results.judging.rows import rows_of
 from sharetune.results.judging.searched import importances, layer_ranges, searched
 from sharetune.results.judging.seeds import spreads, wilson_interval
 from sharetune.results.judging.summary import summarise
 from sharetune.results.page.candidate_pages import draw_cards
 from sharetune.results.page.review import kind_of, review
-from sharetune.results.reading.study import read_study, records
+from sharetune.results.reading.study import read_study
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.objectives import OBJECTIVES
 from tests.results.conftest import complete
@@ -69,7 +70,7 @@ def test_the_knee_is_the_point_farthest_from_the_ends_line(make_run):
     corners = [(0.5, 10.0), (0.8, 20.0), (0.85, 60.0), (0.9, 110.0)]
     frame = read_study(make_run(*(complete(a, p) for a, p in corners))).frame
     # scaled: (0, 0), (.1, .75), (.5, .875), (1, 1): .65, .375 above the diagonal
-    assert knee(frame, accuracy, parameters)["number"] == 1
+    assert knee(frame, accuracy, parameters).number == 1
     line = read_study(make_run(*(complete(i / 10, i) for i in (1, 2, 3)), folder="line")).frame
     assert knee(line, accuracy, parameters) is None
 
@@ -183,7 +184,7 @@ def test_the_page_s_data_names_kinds_limits_and_the_first_trial(make_run):
     assert [limit["name"] for limit in data["limits"]] == ["accuracy", "parameters"]
     assert [stop[0] for stop in data["limits"][0]["stops"]] == [0.8, 0.896, 0.9]
     assert [stop[0] for stop in data["limits"][1]["stops"]] == [200.0, 160.0, 150.0]
-    assert kind_of(records(study.frame)[0], []) == "anchor"
+    assert kind_of(rows_of(study.frame)[0], []) == "anchor"
 
 
 def test_a_study_by_perplexity_is_read_as_one(make_run):
