@@ -27,6 +27,7 @@ def states(folder):
     return [trial.state for trial in trials(folder)]
 
 
+@pytest.mark.report
 def test_anchors_come_first_and_the_budget_is_exact(tmp_path):
     run(study(), out=tmp_path / "run", evaluator=FakeEvaluator(folder=tmp_path))
     found = trials(tmp_path / "run")
