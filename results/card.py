@@ -4,6 +4,7 @@ It is meant to be published, so it contains no path or host of this machine.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,17 @@ See the base model, {base}.
 """The card in Markdown, with the hub's metadata block."""
 
 
-def model_card(
-    study: StudyRecord, number: int, plan: SharingPlan, format: str, load: str, note: str
-) -> str:
-    """Write the card of trial `number` in Markdown, with the hub's metadata block.
+@dataclass(frozen=True)
+class ExportText:
+    """What a card says of an export: its format, Python code that loads it, a note or none."""
 
-    `plan` is bound; `load` is Python code that loads the exported `format`.
-    """
+    format: str
+    load: str
+    note: str = ""
+
+
+def model_card(study: StudyRecord, number: int, plan: SharingPlan, export: ExportText) -> str:
+    """Write the card of trial `number`, of the bound `plan`, with the hub's metadata block."""
     trial = next(row for row in rows_of(study.frame) if row.number == number)
     task = _without_paths(study.config["task"])
     training = {
@@ -108,9 +113,9 @@ def model_card(
         task=task["name"],
         number=number,
         study=study.name,
-        format=format,
-        note=f"{note}\n" if note else "",
-        load=load,
+        format=export.format,
+        note=f"{export.note}\n" if export.note else "",
+        load=export.load,
         plan=plan,
         drawing=layers_as_text(plan, study.model["stacks"]),
         plan_yaml=plan.to_yaml(),

@@ -36,7 +36,7 @@ from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import stack_shapes
 from sharetune.trainers.tasks.prediction import predict
 from sharetune.trainers.training.rungs import Rungs
-from sharetune.trainers.training.trainer import train
+from sharetune.trainers.training.trainer import TrainingInputs, train
 
 HERE = Path(__file__).parent
 SEEDS, EVERY = 3, 10
@@ -106,14 +106,8 @@ class Bench:
 
         recipe = candidate.recipe.model_copy(update={"seed": seed})
         rungs = Rungs(RUNGS, self.measure, report)
-        train(
-            model,
-            recipe,
-            data=self.train_rows,
-            collate=collate,
-            total_steps=STEPS,
-            callbacks=[rungs],
-        )
+        inputs = TrainingInputs(self.train_rows, collate, STEPS, callbacks=[rungs])
+        train(model, recipe, inputs)
         report(len(RUNGS), self.measure(model))
         return {
             "key": candidate.key(),

@@ -184,9 +184,9 @@ class FrontPlot:
         rows = comparable(self.searched.frame, [self.x, self.y])
         behind = self._points(rows[~rows["number"].isin(finalists)], SEARCHED_LOOK)
         yield behind.update(meta={"behind": True}, error_x=None)
+        words = plain[FINAL].map(lambda final: final.standing.word)
         for word, (look, symbol) in FINAL_LOOKS.items():
-            stands = [final.standing.word == word for final in plain[FINAL]]
-            found = self._points(plain[stands], look)
+            found = self._points(plain[words == word], look)
             yield found.update(marker={"symbol": symbol, "line": {"width": 2}})
 
     def _step_line(self, rows: pd.DataFrame) -> go.Scatter:

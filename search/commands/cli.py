@@ -3,14 +3,17 @@
 import shlex
 import sys
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from sharetune.spaces.errors import RunError, SharetuneError
+
+if TYPE_CHECKING:
+    from sharetune.spaces.plan import SharingPlan
 
 app = typer.Typer(
     help="AutoML search over cross-layer parameter-sharing plans for Transformers.",
@@ -137,15 +140,20 @@ def solve(
         print(f"{solver.table(found)}\n\n{plans_as_yaml(plans)}", end="")
         if latency_ms is not None:
             print("latency adds up only roughly: measure what you choose", file=sys.stderr)
-        if out is not None:
-            out.write_text(plans[0].to_yaml(), "utf-8")
-            print(f"plan 1: {out}", file=sys.stderr)
-        if into is not None:
-            from sharetune.search.commands.insert_plans import insert_plans
+        _keep(plans, out, into)
 
-            added = insert_plans(into, [plan.written() for plan in plans])
-            print(f"{added} of {len(plans)} plans are new in {into}", file=sys.stderr)
-            print(f"train them: {shlex.join(['sharetune', 'search', str(into)])}", file=sys.stderr)
+
+def _keep(plans: Sequence["SharingPlan"], out: Path | None, into: Path | None) -> None:
+    """Write the best of `plans` to `out`, and add all to the study file `into`."""
+    if out is not None:
+        out.write_text(plans[0].to_yaml(), "utf-8")
+        print(f"plan 1: {out}", file=sys.stderr)
+    if into is not None:
+        from sharetune.search.commands.insert_plans import insert_plans
+
+        added = insert_plans(into, [plan.written() for plan in plans])
+        print(f"{added} of {len(plans)} plans are new in {into}", file=sys.stderr)
+        print(f"train them: {shlex.join(['sharetune', 'search', str(into)])}", file=sys.stderr)
 
 
 @app.command()
@@ -163,7 +171,8 @@ def init(
     with user_errors():
         from sharetune.search.commands.init import write_study
 
-        print(write_study(task, model, data, out, test, tuple(set_ or ())), end="")
+        given = {"name": task, "train": data} | ({"test": test} if test else {})
+        print(write_study(given, model, out, tuple(set_ or ())), end="")
         print(f"sharetune search {out}", file=sys.stderr)
 
 

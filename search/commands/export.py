@@ -10,7 +10,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from sharetune.results.card import model_card, plan_picture
+from sharetune.results.card import ExportText, model_card, plan_picture
 from sharetune.results.reading.study import StudyRecord, read_study
 from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.layers import runs
@@ -46,7 +46,8 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
         if missing := _copy_reader(study, folder):
             exported = replace(exported, note=f"{exported.note} {missing}".lstrip())
         load = exported.load(out.resolve().name)
-        card = model_card(study, number, model.sharing.plan, format, load, exported.note)
+        text = ExportText(format, load, exported.note)
+        card = model_card(study, number, model.sharing.plan, text)
         (folder / CARD).write_text(card, "utf-8")
         (folder / PICTURE).write_text(plan_picture(study, model.sharing.plan), "utf-8")
     return exported

@@ -1,6 +1,6 @@
 """What the model card says of a study, whatever its task measures."""
 
-from sharetune.results.card import model_card
+from sharetune.results.card import ExportText, model_card
 from sharetune.results.reading.study import read_study
 from sharetune.spaces import SharingPlan
 from tests.results.conftest import complete, write_run
@@ -20,7 +20,7 @@ def test_every_metric_of_the_task_is_told_against_the_unshared_model(tmp_path):
         directions=["minimize", "minimize"],
         config={"name": "demo", "model": "gpt2", "task": TASK},
     )
-    card = model_card(read_study(run), 1, HALF, "shared", "load()", "")
+    card = model_card(read_study(run), 1, HALF, ExportText("shared", "load()"))
     card = card.replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert "| perplexity | 40.4 | 40 | +0.4 | 1.01× |" in card
     assert "| evaluation loss | 3.70 nats | 3.69 nats | +0.01 nats | 1.00× |" in card

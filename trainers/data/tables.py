@@ -214,7 +214,7 @@ def named_values(values: pd.Series, source: str, what: str, known: Iterable[str]
 
 def numbers(values: pd.Series, source: str, what: str) -> pd.Series:
     """Return `values` as floats. Raises :class:`DataError` if any is not a finite number."""
-    return _converted(values, source, what, as_number, "a number", "numbers").astype(float)
+    return _converted(values, source, what, as_number, NUMBERS).astype(float)
 
 
 def times(values: pd.Series, source: str, what: str) -> pd.Series:
@@ -222,9 +222,7 @@ def times(values: pd.Series, source: str, what: str) -> pd.Series:
 
     Raises :class:`DataError` if any is neither, or if there are both.
     """
-    found = _converted(
-        values, source, what, as_time, "a number or a date as 2026-01-31 12:00", "times"
-    )
+    found = _converted(values, source, what, as_time, TIMES)
     kinds = [_comparable_with(time) for time in found]
     other = [row for row, kind in enumerate(kinds) if kind != kinds[0]]
     if other:
@@ -242,14 +240,21 @@ def _comparable_with(time: Any) -> str:
     return "dates" if time.tzinfo is None else "dates with a time zone"
 
 
+NUMBERS = ("a number", "numbers")
+"""Words for one number and for several, in errors."""
+
+TIMES = ("a number or a date as 2026-01-31 12:00", "times")
+"""Words for one time and for several, in errors."""
+
+
 def _converted(
     values: pd.Series,
     source: str,
     what: str,
     convert: Callable[[Any], Any],
-    one: str,
-    several: str,
+    words: tuple[str, str],
 ) -> pd.Series:
+    one, several = words
     found = [convert(cell) for cell in values]
     wrong = [row for row, value in enumerate(found) if value is None]
     if wrong:

@@ -64,7 +64,12 @@ from sharetune.trainers.training.resuming import Checkpoints
 from sharetune.trainers.training.rungs import Rungs
 from sharetune.trainers.training.teachers import Teachers
 from sharetune.trainers.training.tracking import Tracked, check_trackers, tracking
-from sharetune.trainers.training.trainer import memory_watched, optimiser_steps, train
+from sharetune.trainers.training.trainer import (
+    TrainingInputs,
+    memory_watched,
+    optimiser_steps,
+    train,
+)
 
 CALIBRATION_EXAMPLES = 64
 """Training examples on which units are matched; more would change the choice of units little."""
@@ -278,7 +283,15 @@ class CandidateEvaluator:
         """
         candidate, recipe = training.job.candidate, training.job.candidate.recipe
         split, _ = self._splits(recipe)
-        lesson = self._lesson(recipe, split)
+        inputs = TrainingInputs(
+            split.rows,
+            split.collate,
+            total_steps=self._steps(recipe),
+            lesson=self._lesson(recipe, split),
+            callbacks=training.callbacks,
+            accumulation=training.resources.accumulation,
+            checkpoints=training.checkpoints,
+        )
         start = time.perf_counter()
         set_seed(recipe.seed)
         model = self.task.load()
@@ -286,23 +299,14 @@ class CandidateEvaluator:
         share_(model, candidate.plan, activations, schedule=recipe.soften)
         if recipe.start is not None:
             start_locally_(model, self.task, activations, recipe.start, recipe.max_length)
-        steps, accumulation = self._steps(recipe), training.resources.accumulation
+        steps = inputs.total_steps
         with joined(training.team):
-            curve = train(
-                model,
-                recipe,
-                data=split.rows,
-                collate=split.collate,
-                total_steps=steps,
-                lesson=lesson,
-                callbacks=training.callbacks,
-                accumulation=accumulation,
-                checkpoints=training.checkpoints,
-            )
+            curve = train(model, recipe, inputs)
             if candidate.compression != Compression():
                 batches = self._calibration_batches(recipe.max_length, labelled=True)
                 further = round(candidate.compression.recover * steps)
-                points = compress_(model, candidate, split, lesson, further, batches, accumulation)
+                again = replace(inputs, total_steps=further, checkpoints=None)
+                points = compress_(model, candidate, batches, again)
                 curve += [[steps + step, loss] for step, loss in points]
         cast_(cast_(model, self.task.saved_dtype), TRAINED)
         return model, curve, training.seconds_before + time.perf_counter() - start

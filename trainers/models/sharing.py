@@ -80,17 +80,7 @@ def share_(
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
     model.banks = nn.ModuleList()
     seen = dict(activations or {})
-    for group in bound.groups if not _is_shape_only(model) else ():
-        if isinstance(group.form, Merge) and group.init == "mean":
-            _start_from_mean(stacks[group.stack or ""], group, bound, seen)
-    narrowed = [group for group in bound.groups if isinstance(group.form, Narrow)]
-    if narrowed:
-        seen |= narrow_(stacks, narrowed, seen)
-        stacks = find_stacks(model)
-    origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in bound.groups}
-    for group in bound.groups if not _is_shape_only(model) else ():
-        if group.matches_units and group.form.shares:
-            seen |= _align(stacks[group.stack or ""], group, bound, origins[group], seen)
+    stacks, origins = _change_layers(model, stacks, bound, seen)
     for name, order in orders.items():
         _arrange_layers(model, stacks[name], order)
     for group in bound.groups:
@@ -103,6 +93,32 @@ def share_(
     model.sharing = replace(sharing, settled=copy.deepcopy(model.config.to_dict()))
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
+
+
+def _change_layers(
+    model: PreTrainedModel,
+    stacks: dict[str, Stack],
+    plan: SharingPlan,
+    seen: dict[tuple[str, int, str], Tensor],
+) -> tuple[dict[str, Stack], dict[Group, list["Origin"]]]:
+    """Merge, narrow and align layers in place, before any shares.
+
+    Returns the stacks as they then are and the origins of each group's banks; `seen` gets the
+    activations as the units are then ordered.
+    """
+    with_weights = () if _is_shape_only(model) else plan.groups
+    for group in with_weights:
+        if isinstance(group.form, Merge) and group.init == "mean":
+            _start_from_mean(stacks[group.stack or ""], group, plan, seen)
+    narrowed = [group for group in plan.groups if isinstance(group.form, Narrow)]
+    if narrowed:
+        seen |= narrow_(stacks, narrowed, seen)
+        stacks = find_stacks(model)
+    origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in plan.groups}
+    for group in with_weights:
+        if group.matches_units and group.form.shares:
+            seen |= _align(stacks[group.stack or ""], group, plan, origins[group], seen)
+    return stacks, origins
 
 
 def share_params(

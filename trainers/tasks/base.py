@@ -326,15 +326,17 @@ class Task(BaseModel, ABC):
         reader = self.reader(model)
         collate = self.collator(reader, model)
         judged = "test" if self.validation is None else "validation"
+        wanted = _Wanted(model, cache, max_length)
         return (
-            self._split("train", collate, reader, model, cache, max_length, augment),
-            self._split(judged, collate, reader, model, cache, max_length),
+            self._split("train", collate, reader, replace(wanted, augment=augment)),
+            self._split(judged, collate, reader, wanted),
         )
 
     def test_split(self, model: str, cache: Path, max_length: int) -> Split:
         """Prepare the test split, cut to `max_length`."""
         reader = self.reader(model)
-        return self._split("test", self.collator(reader, model), reader, model, cache, max_length)
+        wanted = _Wanted(model, cache, max_length)
+        return self._split("test", self.collator(reader, model), reader, wanted)
 
     def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:
         """Return inputs of full length for counting FLOPs and timing; `model` may be a skeleton."""
@@ -378,27 +380,18 @@ class Task(BaseModel, ABC):
 
         return make
 
-    def _split(
-        self,
-        name: str,
-        collate: Any,
-        reader: Any,
-        model: str,
-        cache: Path,
-        max_length: int,
-        augment: Augmentation | None = None,
-    ) -> Split:
-        words = [model, type(reader).__name__, *_size(reader), max_length]
+    def _split(self, name: str, collate: Any, reader: Any, wanted: "_Wanted") -> Split:
+        words = [wanted.model, type(reader).__name__, *_size(reader), wanted.max_length]
         words += [self.model_dump(mode="json")]
-        words += [augment.model_dump()] if augment is not None else []
+        words += [wanted.augment.model_dump()] if wanted.augment is not None else []
 
         def make() -> dict[str, list[Any]]:
-            frame = pd.read_parquet(cache / f"{name}.parquet")
-            if augment is not None:
-                frame = self.augmented(frame, augment)
-            return self.rows(frame, reader, max_length)
+            frame = pd.read_parquet(wanted.cache / f"{name}.parquet")
+            if wanted.augment is not None:
+                frame = self.augmented(frame, wanted.augment)
+            return self.rows(frame, reader, wanted.max_length)
 
-        rows, identity = cached_rows(cache, name, words, make)
+        rows, identity = cached_rows(wanted.cache, name, words, make)
         column = next((c for c in (TRUTH, "labels") if c in rows.column_names), None)
         labels = list(rows[column]) if column else []
         if TRUTH in rows.column_names:
@@ -408,6 +401,16 @@ class Task(BaseModel, ABC):
     def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
         """Return `frame` with altered copies of its rows added."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a split is prepared for: a `model`, a length, and altered copies; kept in `cache`."""
+
+    model: str
+    cache: Path
+    max_length: int
+    augment: Augmentation | None = None
 
 
 def _size(reader: Any) -> list[int]:

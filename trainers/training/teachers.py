@@ -25,7 +25,7 @@ from sharetune.trainers.data.row_cache import read_or_made
 from sharetune.trainers.tasks.base import PreparedTask, Split
 from sharetune.trainers.tasks.prediction import predict
 from sharetune.trainers.training.distillation import Lesson
-from sharetune.trainers.training.trainer import optimiser_steps, train
+from sharetune.trainers.training.trainer import TrainingInputs, optimiser_steps, train
 
 MOST_CACHED_BYTES = 256 * 2**20
 """Largest cached logits of a teacher in bytes, which every worker holds in memory."""
@@ -82,7 +82,7 @@ class Teachers:
         split, _ = self.task.splits(self.recipe.max_length, None)
         model = self.task.load()
         steps = optimiser_steps(self.recipe, len(split.rows))
-        train(model, self.recipe, data=split.rows, collate=split.collate, total_steps=steps)
+        train(model, self.recipe, TrainingInputs(split.rows, split.collate, steps))
         model.save_pretrained(folder)
 
     def _answer_all(self, model: PreTrainedModel, split: Split, path: Path) -> None:

@@ -9,7 +9,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,57 +213,84 @@ class CandidateTrainer(Trainer):
         return self.optimizer
 
 
-def train(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    *,
-    data: Any,
-    collate: Any,
-    total_steps: int,
-    lesson: Lesson | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-    accumulation: int = 1,
-    checkpoints: Checkpoints | None = None,
-) -> list[list[float]]:
-    """Train `model` in place on `data` and return its curve: ``[[step, loss], ...]``.
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a model is trained on, and how.
 
     `total_steps` is the number of optimiser steps, `lesson` the teaching of a recipe that distils.
-    A batch is made of `accumulation` equal parts, which must divide it. In a team
-    (`data_parallel.py`) all members train `model` together and end with the same weights.
-    Continues from the latest of `checkpoints` that can be read, if there is one. Raises
-    :class:`CandidateFault` if the loss is not finite.
+    A batch is made of `accumulation` equal parts, which must divide it. A training continues from
+    the latest of `checkpoints` that can be read, if there is one.
     """
-    if recipe.distill is not None and lesson is None:
+
+    data: Any
+    collate: Any
+    total_steps: int
+    lesson: Lesson | None = None
+    callbacks: Sequence[TrainerCallback] = ()
+    accumulation: int = 1
+    checkpoints: Checkpoints | None = None
+
+
+def train(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> list[list[float]]:
+    """Train `model` in place on `inputs` and return its curve: ``[[step, loss], ...]``.
+
+    In a team (`data_parallel.py`) all members train `model` together and end with the same weights.
+    Raises :class:`CandidateFault` if the loss is not finite.
+    """
+    if recipe.distill is not None and inputs.lesson is None:
         raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
     curve = Curve()
-    data, patience = _held_out(recipe, data, collate)
-    if lesson is not None and lesson.logits is not None:
-        data, collate = Taught(data, _rows_of(data, lesson.logits)), taught_collate(collate)
+    data, patience = _held_out(recipe, inputs)
+    callbacks = [curve, *_schedule(recipe), *inputs.callbacks, *patience]
+    inputs = _taught(replace(inputs, data=data, callbacks=callbacks))
     if recipe.dropout is not None:
         set_dropout_(model, recipe.dropout)
-    latest = None if checkpoints is None else checkpoints.latest()
+    latest = None if inputs.checkpoints is None else inputs.checkpoints.latest()
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as hooks:
-        folder = scratch if checkpoints is None else str(checkpoints.draft)
-        keeping = [] if checkpoints is None else [checkpoints]
-        trainer = CandidateTrainer(
-            recipe=recipe,
-            lesson=lesson,
-            checkpoints=checkpoints,
-            model=model,
-            args=arguments(recipe, folder, total_steps, accumulation),
-            train_dataset=data,
-            data_collator=collate,
-            callbacks=[curve, *_schedule(recipe), *callbacks, *patience, *keeping],
-        )
-        # A model's loss is the mean over its part of the batch: the Trainer shall divide by the
-        # parts, which it leaves to models that take `num_items_in_batch` and ignore it.
-        trainer.model_accepts_loss_kwargs = False
-        trainer.remove_callback(PrinterCallback)
+        trainer = _trainer(model, recipe, inputs, scratch)
         if trainer.distiller is not None:
             hooks.enter_context(trainer.distiller.listening())
         trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
     harden_(model)
     return curve.points
+
+
+def _held_out(recipe: Recipe, inputs: TrainingInputs) -> tuple[Any, list[TrainerCallback]]:
+    """Return the rows to train on, and the callback that watches those held out of them."""
+    if recipe.patience is None or len(inputs.data) < 2:
+        return inputs.data, []
+    data, held = hold_out(inputs.data)
+    return data, [Patience(recipe.patience, held, inputs.collate)]
+
+
+def _taught(inputs: TrainingInputs) -> TrainingInputs:
+    """Return `inputs` with the teacher's cached logits in their rows, where there are such."""
+    if inputs.lesson is None or inputs.lesson.logits is None:
+        return inputs
+    logits = _rows_of(inputs.data, inputs.lesson.logits)
+    return replace(inputs, data=Taught(inputs.data, logits), collate=taught_collate(inputs.collate))
+
+
+def _trainer(
+    model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs, scratch: str
+) -> CandidateTrainer:
+    checkpoints = inputs.checkpoints
+    folder = scratch if checkpoints is None else str(checkpoints.draft)
+    trainer = CandidateTrainer(
+        recipe=recipe,
+        lesson=inputs.lesson,
+        checkpoints=checkpoints,
+        model=model,
+        args=arguments(recipe, folder, inputs.total_steps, inputs.accumulation),
+        train_dataset=inputs.data,
+        data_collator=inputs.collate,
+        callbacks=[*inputs.callbacks, *([] if checkpoints is None else [checkpoints])],
+    )
+    # A model's loss is the mean over its part of the batch: the Trainer shall divide by the
+    # parts, which it leaves to models that take `num_items_in_batch` and ignore it.
+    trainer.model_accepts_loss_kwargs = False
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 @contextmanager
@@ -284,13 +311,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     """
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or "can't allocate memory" in str(error)
-
-
-def _held_out(recipe: Recipe, data: Any, collate: Any) -> tuple[Any, list[TrainerCallback]]:
-    if recipe.patience is None or len(data) < 2:
-        return data, []
-    data, held = hold_out(data)
-    return data, [Patience(recipe.patience, held, collate)]
 
 
 def _rows_of(data: Any, logits: Tensor) -> Tensor:

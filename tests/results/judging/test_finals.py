@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from sharetune.results.card import model_card
+from sharetune.results.card import ExportText, model_card
 from sharetune.results.judging.caveats import caveats
 from sharetune.results.judging.choices import choices
 from sharetune.results.judging.finals import final_study, has_finals, middle_run, standings
@@ -187,6 +187,13 @@ def test_the_picture_has_finalists_by_where_they_stand(finished):
     assert "one seed on the validation split" in front.caption
 
 
+def test_finalists_may_all_be_anchors(make_run):
+    first = complete(0.95, 200.0, anchor="unshared"), complete(0.9, 100.0, HALF, anchor="tied")
+    runs = [again(n, plan, seed, 0.9) for n, plan in ((0, None), (1, HALF)) for seed in (1, 2)]
+    front = draw_figures(read_study(make_run(*first, *runs)))[0]
+    assert {trace.name for trace in front.figure.data} == {"front line", "anchors"}
+
+
 @pytest.mark.parametrize(
     ("qualities", "middle"),
     [
@@ -220,7 +227,7 @@ def test_a_finalist_s_card_offers_the_weights_of_its_middle_run(finished):
     assert numbers["accuracy"] == "82.0\u202f%"  # on the validation split
     assert numbers["accuracy, test split"] == "92.0\u202f%"
     plan = HALF.bound({"layers": StackShape(6, 4, 8)})
-    text = model_card(read_study(finished), 8, plan, "shared", "", "")
+    text = model_card(read_study(finished), 8, plan, ExportText("shared", ""))
     assert "Metrics are of the validation split, with" in text
     assert (
         "This is trial 1 trained again on another seed: 92.0 % accuracy on test data.\n"

@@ -78,7 +78,7 @@ def test_a_study_for_every_task(tmp_path, name):
     model, task = configured(tmp_path, name, family, **keys)
     out = tmp_path / "study.yaml"
     overrides = tuple(f"task.{key}={value}" for key, value in keys.items())
-    write_study(name, model, task.train, out, overrides=overrides)
+    write_study({"name": name, "train": task.train}, model, out, overrides)
     config = load_config(out)
     assert config.objectives[0] == task.metrics[0]
     assert config.space.recipe["max_length"] == length

@@ -21,7 +21,7 @@ from sharetune.trainers.training.distillation import (
 )
 from sharetune.trainers.training.losses import consistency
 from sharetune.trainers.training.teachers import Teachers
-from sharetune.trainers.training.trainer import train
+from sharetune.trainers.training.trainer import TrainingInputs, train
 from tests.families import inputs, tiny
 from tests.trainers.conftest import RECIPE, candidate, evaluated
 
@@ -151,7 +151,7 @@ def test_perturbed_steps_train(evaluator, tmp_path, adversary):
 
 def test_a_recipe_that_distils_needs_a_teacher():
     with pytest.raises(ConfigError, match="the recipe distils, but there is no teacher"):
-        train(None, Recipe(distill={}), data=[], collate=None, total_steps=1)
+        train(None, Recipe(distill={}), TrainingInputs([], None, 1))
     with pytest.raises(ValidationError, match="distillation without labels needs a term of the te"):
         Distillation(logits=0, without_labels=0.5)
 
