@@ -5,14 +5,13 @@ measured once a study, untrained, by this process. Numbers that hold need a quie
 search measures only while none of its workers is busy.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from sharetune.results.reading import attributes as record
 from sharetune.search.config import StudyConfig
 from sharetune.search.study.writer import StudyWriter
+from sharetune.spaces.digest import digest
 from sharetune.spaces.evaluator import Evaluator, Sizes
 from sharetune.spaces.latency import LatencyRequest
 from sharetune.spaces.recipe import Candidate
@@ -78,5 +77,4 @@ def measured(
 def _key(candidate: Candidate) -> str:
     written = candidate.written()
     parts = written["plan"], written["compression"], candidate.recipe.max_length
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    return f"{record.ARCHITECTURE}{digest}"
+    return f"{record.ARCHITECTURE}{digest(parts)}"

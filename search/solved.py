@@ -1,10 +1,9 @@
 """Turn the scores of a run folder into plans that its search trains first."""
 
-import hashlib
-import json
 from typing import Any
 
 from sharetune.search.config import StudyConfig
+from sharetune.spaces.digest import digest
 from sharetune.spaces.errors import PlanError, RunError
 from sharetune.spaces.evaluator import Evaluator, Sizes
 from sharetune.spaces.plan import SharingPlan
@@ -51,10 +50,10 @@ def depends(config: StudyConfig, evaluator: Evaluator) -> dict[str, str]:
     recipe = config.space.reference_recipe()
     sizes = evaluator.sizes(Candidate(recipe=recipe))
     return {
-        "model": _digest([config.model, evaluator.identity["model"], sizes]),
-        "data": _digest([config.task["name"], evaluator.identity["data"]]),
+        "model": digest([config.model, evaluator.identity["model"], sizes]),
+        "data": digest([config.task["name"], evaluator.identity["data"]]),
         "max_length": str(recipe.max_length),
-        "space": _digest(config.space.model_dump(mode="json")["plan"]),
+        "space": digest(config.space.model_dump(mode="json")["plan"]),
     }
 
 
@@ -69,8 +68,3 @@ def refuse_other(
             f"the scores in {run.scores} are of another {' and '.join(changed)}",
             "undo the change, choose another folder with --out, or remove that file",
         )
-
-
-def _digest(value: object) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,7 +1,5 @@
 """Cache what is prepared once on disk: made by the first worker, made anew if damaged."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any, TypeVar
 
 import datasets
 
+from sharetune.spaces.digest import digest
 from sharetune.spaces.whole_files import remove, written_whole
 
 Cached = TypeVar("Cached")
@@ -45,8 +44,7 @@ def cached_rows(
 
     `dependencies` are all values, besides the split, that the rows depend on; they must be JSON.
     """
-    digest = hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()[:16]
-    folder = cache / f"{split}-{digest}"
+    folder = cache / f"{split}-{digest(dependencies)}"
 
     def write(draft: Path) -> None:
         datasets.Dataset.from_dict(make()).save_to_disk(draft)

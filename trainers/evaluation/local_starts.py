@@ -1,7 +1,5 @@
 """Keep what each group of a plan learnt locally, for every candidate of a study that has it."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from sharetune.spaces.digest import digest
 from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import Group
 from sharetune.spaces.whole_files import remove, written_whole
@@ -72,8 +71,7 @@ class LocalStarts:
     def _path(self, group: Group) -> Path:
         words = [self.task.start, self.max_length, group.model_dump(mode="json")]
         words += [self.settings.model_dump()]
-        digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
-        return self.task.cache / "local" / f"{digest}.safetensors"
+        return self.task.cache / "local" / f"{digest(words)}.safetensors"
 
     def _batches(self) -> list[Batch]:
         """Return batches of training examples, spread over the split, of about as many tokens as

@@ -4,8 +4,6 @@ The run's cache holds the teacher's folder and its logits for the training split
 """
 
 import fcntl
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from sharetune.spaces.anchors import UNSHARED
+from sharetune.spaces.digest import digest
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.recipe import Recipe
 from sharetune.trainers.data.row_cache import read_or_made
@@ -56,7 +55,7 @@ class Teachers:
         """
         if settings.teacher != UNSHARED:
             return settings.teacher
-        folder = self._cache / _digest(self.task.start, self.recipe.model_dump_json())
+        folder = self._cache / digest([self.task.start, self.recipe.model_dump_json()])
         with locked(folder):
             read_or_made(folder, _check, self._fine_tune)
         return str(folder)
@@ -68,7 +67,7 @@ class Teachers:
     def logits(self, settings: Distillation, split: Split) -> Tensor:
         """Return the teacher's logits for all of `split`, (examples, classes)."""
         name = self.folder(settings)
-        identity = _digest(name, split.identity)
+        identity = digest([name, split.identity])
         path = self._cache / f"logits-{identity}.pt"
         with locked(path):
             return read_or_made(
@@ -122,7 +121,3 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _digest(*words: str) -> str:
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
