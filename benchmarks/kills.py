@@ -60,7 +60,7 @@ run(config, out=out, resume=Location.of(out).exists, address=address or None,
 
 @dataclass
 class Tally:
-    """What went wrong, over all searches of so many `trials`."""
+    """Count what went wrong, over all searches of `trials` trials each."""
 
     trials: int
     kills: int = 0

@@ -128,7 +128,7 @@ def reference(folder: Path) -> None:
 
 
 def tokenised(rows: dict[str, int | None]) -> tuple[Any, dict[str, Any]]:
-    """The tokenizer, and of each split so many rows, or all, as its data set."""
+    """Return the tokenizer, and each split's first rows, or all, as a data set."""
     import datasets
     import pandas as pd
     from transformers import AutoTokenizer

@@ -24,7 +24,7 @@ from sharetune.results.reading.study import StudyRecord, read_study
 from sharetune.spaces.objectives import PARAMETERS, Objective
 
 VERSION = 1
-"""Of the document; it rises when a key changes its meaning or goes."""
+"""Version of the document; it rises when a key changes its meaning or is removed."""
 
 
 def studies_as_json(runs: Sequence[Path | str]) -> str:

@@ -90,7 +90,7 @@ See the base model, {base}.
 
 @dataclass(frozen=True)
 class ExportText:
-    """What a card says of an export: its format, Python code that loads it, a note or none."""
+    """Texts of a card on an export: its format, Python code that loads it, a note or none."""
 
     format: str
     load: str

@@ -36,7 +36,7 @@ FIXED = (
 """Keys that a resumed study must not change: its trials would no longer be comparable."""
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-"""Step, in 0..1, of the most even sequence of numbers modulo 1: by it brackets are dealt out."""
+"""Golden ratio less 1: its multiples modulo 1, by which brackets are dealt, are spread evenly."""
 
 
 class Section(BaseModel):

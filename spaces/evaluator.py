@@ -90,7 +90,7 @@ class Scores:
     confusion: list[list[int]] | None = None
 
     def written(self) -> dict[str, Any]:
-        """Return the same as plain data, without what there is not."""
+        """Return the same as plain data, without missing parts."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
 

@@ -206,7 +206,7 @@ class Group(BaseModel):
         return self
 
     def _refuse_beside_width(self) -> None:
-        """Refuse what a group that narrows its layers cannot say."""
+        """Refuse settings that a group that narrows its layers cannot have."""
         whole = read_parts([part for part, roles in PARTS.items() if set(roles) & set(self.parts)])
         if whole != self.parts:
             raise PlanError(

@@ -46,7 +46,7 @@ def write_checkpoint(folder: Path, *, layers: int = 4) -> Path:
 
 
 def write_study_data(folder: Path, rows: int) -> Path:
-    """``train.csv`` of so many `rows`, ``test.csv`` of 30, and the checkpoint ``model``."""
+    """Write ``train.csv`` of `rows` rows, ``test.csv`` of 30, and the checkpoint ``model``."""
     write_rows(folder / "train.csv", rows)
     write_rows(folder / "test.csv", 30, seed=1)
     write_checkpoint(folder / "model")

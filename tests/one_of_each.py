@@ -10,6 +10,7 @@ from sharetune.search.samplers.base import SAMPLERS
 from sharetune.search.samplers.features import Drawer
 from sharetune.spaces import Group, SharingPlan
 from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.assignments import ASSIGNMENTS
 from sharetune.spaces.compression import COMPRESSIONS, Method
 from sharetune.spaces.evaluator import Scores
 from sharetune.spaces.forms import FORMS, Form
@@ -83,7 +84,7 @@ class Length(Task):
 
 @EXACT.register("cache_bytes")
 def cache_bytes(sized):
-    """bytes of keys and values of one example, in floats of 32 bits"""
+    """bytes of one example's KV cache in float32"""
     tokens, width = sized.inputs["input_ids"].shape[1], sized.unshared.config.hidden_size
     depth = sized.unshared.config.num_hidden_layers
     return 2 * 4 * tokens * width * len(sized.plan.order("layers", depth))
@@ -91,7 +92,7 @@ def cache_bytes(sized):
 
 @QUIET.register("uses")
 def uses(model, use):
-    """how often it was used before"""
+    """number of uses before it is measured"""
     use()
     return 1
 
@@ -110,12 +111,12 @@ class Seeded:
         return ask.space.suggest(drawer, ask.shapes), drawer.draw
 
     def note(self, past):
-        """It learns nothing."""
+        """Does nothing: draws do not depend on the past."""
 
 
 @COMPRESSIONS.register("rounded")
 class Rounded(Method):
-    """matrices of the body are rounded to so many decimals"""
+    """matrices of the body are rounded to `decimals` decimals"""
 
     name: ClassVar[str] = "rounded"
     needs_building = False
@@ -124,7 +125,7 @@ class Rounded(Method):
 
 @COMPRESSORS.register("rounded")
 class Rounding(Compressor):
-    """Rounds."""
+    """Rounds every tensor of the body."""
 
     def apply_(self, model, batches):
         with torch.no_grad():
@@ -138,6 +139,12 @@ def export_again(model, folder):
     """the shared model under another name"""
     model.save_pretrained(folder)
     return Written(lambda path: answering(load_shared(path)), f'load("{FOLDER}")', tolerance=1e-5)
+
+
+@ASSIGNMENTS.register("ends")
+def owners(n_layers, _):
+    """the first and the last layer share, the others do not"""
+    return [0, *range(1, n_layers - 1), 0]
 
 
 @ANCHORS.register("ends")

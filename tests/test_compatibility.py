@@ -105,6 +105,7 @@ def test_a_finished_run_continues_to_a_larger_budget(written):
     assert after["eval_loss"][:14].tolist() == before["eval_loss"].tolist()
 
 
+@pytest.mark.slow
 def test_a_killed_run_trains_the_interrupted_trial_again(written):
     run = written / "interrupted"
     assert load(run)["state"].tolist() == ["COMPLETE", "COMPLETE", "COMPLETE", "RUNNING"]

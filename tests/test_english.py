@@ -57,6 +57,12 @@ def test_no_docstring_must_be_decoded():
     assert not found, "\n".join(f"{place}: {words}" for place, words in found.items())
 
 
+def test_no_word_of_tests_and_benchmarks_must_be_decoded():
+    paths = [p for folder in ("tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
+    texts = ((p, text) for p in paths for _, text in docstrings(ast.parse(p.read_text("utf-8"))))
+    assert not [(p.name, found[0]) for p, text in texts if (found := REFUSED.search(text))]
+
+
 def test_the_docstrings_are_found():
     places = [place for place, _ in documented()]
     assert sum(place.startswith("trainers/models/") for place in places) > 150

@@ -1,23 +1,18 @@
-"""New forms, tasks, samplers and the like are searched, from a test or from a plugin."""
+"""New forms, tasks, samplers and the like are searched, from a plugin of one file."""
 
 import shutil
 import subprocess
 import sys
-from typing import ClassVar
 
 import pytest
 import torch
-from pydantic import Field
 from typer.testing import CliRunner
 
 from sharetune import results
 from sharetune.search.commands.cli import app
 from sharetune.spaces import SharingPlan
-from sharetune.spaces.assignments import ASSIGNMENTS
-from sharetune.spaces.forms import FORMS, Form
+from sharetune.spaces.plugins import load_plugins
 from sharetune.trainers import load_shared, materialize_, share_
-from sharetune.trainers.models.forms.base import BUILDERS
-from sharetune.trainers.models.modules import SharedLinear, linear
 from tests.families import logits, tiny
 from tests.paths import ROOT
 from tests.registries import forget_what_is_registered
@@ -34,45 +29,14 @@ def forget(monkeypatch):
     sys.modules.pop("one_of_each", None)
 
 
-def register_gain():
-    """All that a new form needs: its knobs, its reader and its builder."""
-
-    @FORMS.register("gain")
-    class Gain(Form):
-        """one bank, and a gain of each layer's own"""
-
-        name: ClassVar[str] = "gain"
-        start: float = Field(1.0, gt=0)
-
-    class GainLinear(SharedLinear):
-        def __init__(self, *args, start, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.gain = torch.nn.Parameter(torch.tensor([float(start)]))
-
-        @property
-        def weight(self):
-            return self.gain * self.entry.weight
-
-    @BUILDERS.register("gain")
-    def build(form, matrices, bank, key):
-        bank[key] = linear(matrices.start(matrices.weights))
-        return [
-            GainLinear(bank, key, bias, start=form.start, transposed=matrices.transposed)
-            for bias in matrices.biases
-        ]
-
-
-def register_ends():
-    """All that a new assignment needs."""
-
-    @ASSIGNMENTS.register("ends")
-    def ends(n_layers, _):
-        """the first and the last layer share, the others do not"""
-        return [0, *range(1, n_layers - 1), 0]
+def study_with_plugin(study, folder, **changes):
+    """A study with `changes` whose plugin, `one_of_each.py`, lies next to its file."""
+    shutil.copy(ROOT / "tests" / "one_of_each.py", folder)
+    return study(plugins="one_of_each", **changes)
 
 
 def test_a_new_form_is_shared_saved_and_loaded(tmp_path):
-    register_gain()
+    load_plugins(["one_of_each"], ROOT / "tests")
     plan = SharingPlan.from_yaml("groups: [{layers: 1..4, form: {gain: {start: 0.5}}}]")
     model = share_(tiny("bert"), plan)
     model.save_pretrained(tmp_path)
@@ -83,9 +47,9 @@ def test_a_new_form_is_shared_saved_and_loaded(tmp_path):
 
 
 def test_a_new_assignment_and_a_new_form_are_searched(study, tmp_path):
-    register_gain()
-    register_ends()
-    path = study(
+    path = study_with_plugin(
+        study,
+        tmp_path,
         anchors=["unshared"],
         budget={"trials": 5},
         space={
@@ -120,10 +84,10 @@ assert not {"one_of_each", "torch"} & set(sys.modules)
 
 
 def one_of_each(study, folder, **changes):
-    """A study with one of everything that can be added, from a module next to its file."""
-    shutil.copy(ROOT / "tests" / "one_of_each.py", folder)
-    return study(
-        plugins=["one_of_each"],
+    """A study with one of everything that can be added."""
+    return study_with_plugin(
+        study,
+        folder,
         task={"name": "length", "train": "train.csv", "test": "test.csv"},
         objectives=["misses", "parameters", "cache_bytes"],
         anchors=["unshared", "ends"],
@@ -146,6 +110,36 @@ def one_of_each(study, folder, **changes):
     )
 
 
+def test_a_new_task_is_searched(study, tmp_path):
+    path = study_with_plugin(
+        study,
+        tmp_path,
+        objectives=["misses", "parameters"],
+        task={"name": "length", "train": "train.csv", "test": "test.csv"},
+        budget={"trials": 2},
+    )
+    result = CliRunner().invoke(app, ["search", path, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    frame = results.load(tmp_path / "run")
+    assert frame["misses"].between(0, 30).all()
+    assert "misses" in (tmp_path / "run" / "report.html").read_text()
+    assert "many letters: misses" in CliRunner().invoke(app, ["list", "tasks"]).stdout
+
+
+def test_an_objective_that_the_task_does_not_measure(study, tmp_path):
+    path = study_with_plugin(
+        study,
+        tmp_path,
+        task={"name": "length", "train": "train.csv"},
+        objectives=["bleu", "parameters"],
+    )
+    result = CliRunner().invoke(app, ["search", path, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "error: the task length does not measure bleu" in result.output
+    assert "for example objectives: [misses, parameters, flops]" in result.output
+
+
+@pytest.mark.slow
 def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
     run = tmp_path / "run"
     path = one_of_each(study, tmp_path)

@@ -105,7 +105,7 @@ def test_the_options_exist(command, option):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """What to write for the README's words, on small data."""
+    """Small data and settings by the placeholder of the README that they replace."""
     home = write_study_data(tmp_path_factory.mktemp("readme"), 40)
     (home / "study.yaml").write_text(yaml.safe_dump(STUDY))
     (home / "plan.yaml").write_text("groups: [{layers: 1..2, form: {bank: {ratio: 0.7}}}]")

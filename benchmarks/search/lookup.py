@@ -1,4 +1,4 @@
-"""The table of real trainings as something to search: its space, and what a search has paid.
+"""A table of real trainings that is searched: its space, and an account of the seconds paid.
 
 Needs neither torch nor optuna, so that peers can be run in environments of their own.
 """
@@ -119,7 +119,7 @@ class Account:
     """Seconds spent and what they bought.
 
     A search is given up when it asked twice as often as there are candidates, or `IN_VAIN` times
-    in a row for nothing that was to be paid: repeats are free here, and would not be in life.
+    in a row for what costs nothing: repeats are free here, unlike in a real search.
     """
 
     table: Table
@@ -167,7 +167,7 @@ Search = Callable[[Table, int, int], Account]
 def run_missing(
     searches: Mapping[str, Search], seeds: int, workers: int, out: Path, table: Table
 ) -> None:
-    """Runs every search with every seed, and appends to `out` what it lacks."""
+    """Runs every search with every seed, and appends to `out` what is missing there."""
     done = {(line["method"], line["seed"], line["workers"]) for line in lines([out])}
     for seed, (method, search) in itertools.product(range(seeds), searches.items()):
         if (method, seed, workers) in done:

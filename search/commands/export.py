@@ -1,4 +1,4 @@
-"""Export the weights that a run kept of a trial, with what reads its data and a model card.
+"""Export a trial's kept weights, with its tokenizer or processor and a model card.
 
 Nothing is trained.
 """

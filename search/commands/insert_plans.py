@@ -55,14 +55,14 @@ def _with_plans(text: str, new: Sequence[dict[str, Any]]) -> str:
 
 
 def _value(text: str) -> yaml.Node | None:
-    """The node of the plans, or None where the file has no such key."""
+    """Return the node of the plans, or None if the file has no such key."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)
     return next((value for key, value in root.value if key.value == KEY), None)
 
 
 def _last_index(node: yaml.Node) -> int:
-    """Where the text of a node ends; that of a block ends only at the next key."""
+    """Return the index at which a node's text ends; a block's text ends at the next key."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _last_index(last[1] if isinstance(last, tuple) else last)

@@ -15,7 +15,7 @@ from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.solving import Scored, Solution, measures, programme_of
 
 RIDGE = 1.0
-"""Variance of a measured plan's own error, in that of the mean edit's correction."""
+"""Variance of a measurement's error, as a multiple of the variance of a mean edit's correction."""
 
 CHANGES = 4
 """Edits that come or go in one step: two exchanges, so that the second makes up for what the

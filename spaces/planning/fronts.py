@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 
 ROUNDING = 1e-13
-"""Error that sums of savings may have, of the largest sum; counts below 2**43 are exact."""
+"""Largest rounding error of sums of savings, relative to the largest; counts to 2**43 are exact."""
 
 
 class Choice(NamedTuple):

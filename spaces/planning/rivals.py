@@ -28,7 +28,7 @@ def rivals(
 
 
 def rival_of(edit: Edit) -> str | None:
-    """Name the rival that may have this edit; None for merges, which are nobody's alone."""
+    """Name the rival that may have this edit; None for merges, which belong to no rival."""
     sharing = "sharing" if FORMS[edit.kind].shares else None
     return RIVALS.get(edit.kind, sharing)
 

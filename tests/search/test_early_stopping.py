@@ -18,7 +18,7 @@ TWO = [OBJECTIVES["accuracy"], OBJECTIVES["parameters"]]
 
 
 def scheduler_after(finished, gain=0.2):
-    """A scheduler that saw trials of these (accuracy at rung 0, parameters) gain so much."""
+    """Return a stopper that saw trials, (accuracy at rung 0, parameters), end `gain` higher."""
     scheduler = EarlyStopper(TWO)
     for number, (accuracy, parameters) in enumerate(finished):
         scheduler.reached(number, 0, {"accuracy": accuracy, "parameters": parameters})

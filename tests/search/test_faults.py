@@ -171,6 +171,7 @@ class Leaving(CandidateEvaluator):
         return super().evaluate(job, resources, Overhearing(listener, beat))
 
 
+@pytest.mark.slow
 def test_a_training_that_the_driver_left_goes_on_when_the_search_is_resumed(folder, tmp_path):
     config, out, whole = study(folder), tmp_path / "run", tmp_path / "whole"
     with pytest.raises(DriverDied):

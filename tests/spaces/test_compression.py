@@ -1,4 +1,4 @@
-"""What a compression asks for: its methods in order, and those of plugins."""
+"""Compression sections of a recipe: the order of methods, and methods from plugins."""
 
 from typing import ClassVar
 

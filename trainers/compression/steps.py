@@ -24,7 +24,7 @@ def reshape_(model: PreTrainedModel, compression: Compression) -> PreTrainedMode
 def prune_(
     model: PreTrainedModel, compression: Compression, batches: Batches
 ) -> list[TrainerCallback]:
-    """Does, in place, what comes before the further training; returns what keeps it so there.
+    """Apply in place the methods before the further training; return callbacks that preserve them.
 
     `batches` tell which units matter. Raises :class:`ModelError` where that cannot be done.
     """
@@ -32,8 +32,8 @@ def prune_(
 
 
 def finish_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:
-    """Does, in place, what comes once nothing is trained any more, such as quantising, and notes
-    in the shared `model` all that was done, for its file."""
+    """Apply in place the methods after all training, such as quantising, and record every method
+    in the shared `model`, for its file."""
     _apply(model, (c for c in compressors(compression) if not c.method.prunes), [])
     return _noted(model, compression)
 

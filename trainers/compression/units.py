@@ -16,7 +16,7 @@ from sharetune.trainers.models.narrowing import keep_units_
 
 @COMPRESSORS.register("units")
 class UnitPruning(Compressor):
-    """Removes the least important units; for its shapes alone any as many."""
+    """Removes the least important units; where only shapes matter, any, of the same number."""
 
     def reshape_(self, model: PreTrainedModel) -> None:
         keep_units_(model, units_to_keep(model, self.method))

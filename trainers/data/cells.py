@@ -45,7 +45,7 @@ def as_text(cell: Any) -> str | None:
 
 
 def as_number(cell: Any) -> float | None:
-    """Return a cell's finite number; None for a cell that is none."""
+    """Return a cell's finite number; None for any other cell."""
     if isinstance(cell, bool) or not isinstance(cell, str | int | float | Decimal):
         return None
     if isinstance(cell, str) and not NUMBER.fullmatch(cell.strip()):
@@ -58,7 +58,7 @@ def as_number(cell: Any) -> float | None:
 
 
 def as_time(cell: Any) -> datetime | int | float | None:
-    """Return a cell's number, exact where it is whole, or its date; None for a cell without."""
+    """Return a cell's number, exact where it is whole, or its date; None for any other cell."""
     if isinstance(cell, datetime):
         return cell
     if isinstance(cell, date):

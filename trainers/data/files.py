@@ -36,7 +36,7 @@ INDEX = re.compile(r"__index_level_\d+__")
 
 
 def kind_of(path: Path) -> str | None:
-    """Return the suffix that says how `path` is read, below that of a compression; None: no way."""
+    """Return the suffix by which `path` is read, without a compression's; None if none is known."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in DECOMPRESSORS:
         suffixes.pop()

@@ -1,4 +1,4 @@
-"""Remove units of layers, heads (KV groups) and FFN neurons, and with zeros brings them back.
+"""Remove units of layers, heads (KV groups) and FFN neurons; restore the width with zeros.
 
 A unit goes with all that is its own: rows of the matrices that make it, columns of the one that
 reads it, entries of biases. Which units stay is the caller's choice, or by the importance that
@@ -147,7 +147,7 @@ def _rows(widths: Sequence[int], units: int, kept: Tensor) -> Tensor:
 
 
 def _keep(module: nn.Module, axis: int, index: Tensor) -> None:
-    """Keep rows (axis 0) or columns of a Linear or a Conv1D, with what of the bias is theirs."""
+    """Keep rows (axis 0) or columns of a Linear or a Conv1D, and the bias entries of kept rows."""
     transposed = isinstance(module, Conv1D)
     module.weight = _kept(module.weight, 1 - axis if transposed else axis, index)
     if axis == 0 and module.bias is not None:

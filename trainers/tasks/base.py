@@ -405,7 +405,7 @@ class Task(BaseModel, ABC):
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a split is prepared for: a `model`, a length, and altered copies; kept in `cache`."""
+    """Settings of a split: the `model` that reads it, its longest input, its altered copies."""
 
     model: str
     cache: Path

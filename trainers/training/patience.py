@@ -13,7 +13,7 @@ from sharetune.trainers.training.data_parallel import led
 from sharetune.trainers.training.resuming import Remembering
 
 HELD_OUT = 10
-"""One in so few training examples is held out: enough to see the loss turn, little lost."""
+"""One of this many training examples is held out: enough to see the loss turn, little lost."""
 
 LOOKS = 20
 """Measurements of the held-out loss in a whole training, one after each 5 % of its steps."""

@@ -215,7 +215,7 @@ class CandidateTrainer(Trainer):
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a model is trained on, and how.
+    """Data, steps and callbacks of one training.
 
     `total_steps` is the number of optimiser steps, `lesson` the teaching of a recipe that distils.
     A batch is made of `accumulation` equal parts, which must divide it. A training continues from
@@ -286,7 +286,7 @@ def _trainer(
         data_collator=inputs.collate,
         callbacks=[*inputs.callbacks, *([] if checkpoints is None else [checkpoints])],
     )
-    # A model's loss is the mean over its part of the batch: the Trainer shall divide by the
+    # A model's loss is the mean over its part of the batch: the Trainer must divide by the
     # parts, which it leaves to models that take `num_items_in_batch` and ignore it.
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)

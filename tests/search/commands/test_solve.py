@@ -235,6 +235,7 @@ def test_scores_of_another_model_are_not_measured(drops, monkeypatch):
         improved(start, stored, needs, 2, drops)
 
 
+@pytest.mark.slow
 def test_a_real_model_is_scored_solved_measured_and_searched(tmp_path):
     folder = write_study_data(tmp_path, 60)
     data = {**STUDY, "budget": {"trials": 3}}

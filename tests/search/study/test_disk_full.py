@@ -18,7 +18,7 @@ from tests.search.test_run import trials
 
 @dataclass(frozen=True)
 class Filling(FakeEvaluator):
-    """Leaves so much on the disk with each trial: `weights` bytes, or `points` of a curve in the
+    """Writes this much to the disk with each trial: `weights` bytes, or `points` of a curve in the
     storage."""
 
     weights: int = 1

@@ -243,6 +243,7 @@ def test_a_quantised_model_answers_nearly_alike(family, dynamic):
     assert not any(isinstance(module, Int8) for module in dense.modules())
 
 
+@pytest.mark.slow
 def test_products_in_eight_bits_count_as_operations():
     for plan in (HALF, SharingPlan.range(0, 5, 1.0), SharingPlan()):
         model = shared(plan)

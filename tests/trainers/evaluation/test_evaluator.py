@@ -137,6 +137,7 @@ def test_a_loss_that_is_no_number_is_the_candidates_fault(evaluator, tmp_path):
         evaluated(evaluator, candidate(evaluator, learning_rate=1e30, steps=10), tmp_path)
 
 
+@pytest.mark.slow
 def test_l2_on_shared_weights_shrinks_the_bank(evaluator, tmp_path):
     plan = SharingPlan.range(1, 2, 1.0)
     norms = []

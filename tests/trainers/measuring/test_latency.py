@@ -137,6 +137,7 @@ def test_cuda_events_time_the_device():
     assert max(times["A"]) < 1000 * (time.perf_counter() - start) * 10
 
 
+@pytest.mark.slow
 def test_an_untrained_architecture_is_measured_as_its_trained_model_is(evaluator, tmp_path):
     one = candidate(evaluator, SharingPlan.drop([1, 2, 3]), steps=1)
     evaluated(evaluator, one, tmp_path)

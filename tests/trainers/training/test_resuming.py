@@ -26,11 +26,11 @@ RECIPES = {
     "pruned afterwards": {"compression": Compression(magnitude=0.2, recover=0.2)},
 }
 # of those that keep more than weights, optimiser and random numbers from one step to the next
-QUICK = {"interpolate, soft still", "teacher", "pruned afterwards"}
+QUICK = {"interpolate, soft still"}
 
 
 class Died(BaseException):
-    """Stands for a signal: nothing of ours heeds it."""
+    """Stands for a kill: no handler of ours catches it."""
 
 
 def dying_at(step):
