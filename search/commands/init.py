@@ -68,28 +68,23 @@ latency: {{rounds: 20}}             # measured after the trials, on the front an
 
 
 def write_study(
-    task: str,
-    model: str,
-    data: str,
-    out: Path,
-    test: str | None = None,
-    overrides: tuple[str, ...] = (),
+    task: dict[str, str], model: str, out: Path, overrides: tuple[str, ...] = ()
 ) -> str:
     """Write the study file `out` and return its text. Paths in it are relative to `out`.
 
-    `overrides` such as ``task.pair=question`` set keys of the task. Raises
-    :class:`SharetuneError` for data or a model that does not fit, and :class:`RunError` if there is
-    such a file already.
+    `task` gives ``name`` and ``train``, and may give ``test``; `overrides` such as
+    ``task.pair=question`` set its other keys. Raises :class:`SharetuneError` for data or a model
+    that does not fit, and :class:`RunError` if there is such a file already.
     """
     from sharetune.trainers.tasks.base import read_task
 
     if out.exists():
         raise RunError(f"{out} exists already", "name another with --out, or remove it")
     keys = _task_keys(overrides)
-    made = read_task({"name": task, "train": data} | ({"test": test} if test else {}) | keys)
+    made = read_task(task | keys)
     texts = {"name": out.resolve().parent.name if out.stem == "study" else out.stem}
-    texts |= {"model": _beside(model, out), "data": _beside(data, out)}
-    texts |= {"test": _beside(test, out)} if test else {}
+    texts |= {"model": _beside(model, out), "data": _beside(task["train"], out)}
+    texts |= {"test": _beside(task["test"], out)} if "test" in task else {}
     text = proposed_study(made, model, texts, keys)
     _check(text, out)
     out.write_text(text, "utf-8")
@@ -105,7 +100,6 @@ def proposed_study(
     are further ones of the task. Raises :class:`SharetuneError` for data or a model that does not
     fit.
     """
-    from sharetune.spaces.layer_text import stacks_text
     from sharetune.trainers.data.new_models import is_configuration_only
 
     train, held_out, facts = made.read()
@@ -116,7 +110,6 @@ def proposed_study(
         made.refuse_unread(train, made.reader(model))
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * len(train) // BATCH))
     return TEMPLATE.format(
-        stacks=stacks_text({name: shape.depth for name, shape in shapes.items()}),
         rows=f"{len(train)} training and {len(held_out)} test examples",
         start="trained from scratch" if scratch else "fine-tuned",
         name=texts["name"],
@@ -128,15 +121,26 @@ def proposed_study(
         metric=made.metrics[0],
         others=", ".join(made.metrics[1:]) or "nothing else",
         trials=TRIALS,
-        plans="".join(_plan(name, shape, len(shapes)) for name, shape in shapes.items()),
-        groups="".join(_group(name, shape, len(shapes)) for name, shape in shapes.items()).rstrip(),
         rate=FROM_SCRATCH if scratch else PRETRAINED,
         steps=steps,
         epochs=f"{steps * BATCH / len(train):.1f} epochs",
         batch=BATCH,
         length=made.length(train, shell),
         unit=made.unit,
+        **_of_stacks(shapes),
     )
+
+
+def _of_stacks(shapes: dict[str, StackShape]) -> dict[str, str]:
+    """Return the parts of the text that say which layers share, by their names in `TEMPLATE`."""
+    from sharetune.spaces.layer_text import stacks_text
+
+    named = [(name, shape, len(shapes)) for name, shape in shapes.items()]
+    return {
+        "stacks": stacks_text({name: shape.depth for name, shape in shapes.items()}),
+        "plans": "".join(_plan(*each) for each in named),
+        "groups": "".join(_group(*each) for each in named).rstrip(),
+    }
 
 
 def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Show a run and a trial in a notebook: figure, drawing and table, each one piece of HTML."""
 
 import json
-from collections.abc import Mapping
 from html import escape
-from typing import Any
+from math import isnan
 from uuid import uuid4
 
 import plotly.io
@@ -11,12 +10,13 @@ import plotly.io
 from sharetune.results.formatting import quantity, short_title
 from sharetune.results.judging.choices import choices
 from sharetune.results.judging.front import comparable
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.page.figures import Drawing, draw_figures
 from sharetune.results.page.hover import hover_text
 from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.results.page.plotly_bundles import flat_bundle
 from sharetune.results.reading.stored_plans import stored_plan
-from sharetune.results.reading.study import StudyRecord, records
+from sharetune.results.reading.study import StudyRecord
 from sharetune.results.terminal import front_table
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.objectives import PARAMETERS
@@ -36,30 +36,30 @@ def run_html(study: StudyRecord, chosen: int | None) -> str:
     drawings = [] if comparable(study.frame).empty else draw_figures(study)
     parts += [_figure(study, drawings[0])] if drawings else ["<p>no completed trial yet</p>"]
     parts += [_choices(study)] if drawings else []
-    row = next((row for row in records(study.frame) if row["number"] == chosen), None)
+    row = next((row for row in rows_of(study.frame) if row.number == chosen), None)
     parts += [] if row is None else [trial_html(study, row)]
     return f"<div>{''.join(parts)}</div>"
 
 
-def trial_text(study: StudyRecord, row: Mapping[str, Any]) -> str:
+def trial_text(study: StudyRecord, row: Row) -> str:
     """Write a trial's numbers and plan in one line."""
-    return f"trial {row['number']}: {_numbers(study, row)}: {row['plan']}"
+    return f"trial {row.number}: {_numbers(study, row)}: {row.plan}"
 
 
-def trial_html(study: StudyRecord, row: Mapping[str, Any]) -> str:
+def trial_html(study: StudyRecord, row: Row) -> str:
     """Show a trial's numbers, its plan in words and as a drawing."""
-    name = f", {row['anchor']}" if isinstance(row["anchor"], str) else ""
-    head = f"<b>trial {row['number']}{escape(name)}</b>: {escape(_numbers(study, row))}"
-    plan = stored_plan(row["candidate"] or {})
+    name = f", {row.anchor}" if row.anchor else ""
+    head = f"<b>trial {row.number}{escape(name)}</b>: {escape(_numbers(study, row))}"
+    plan = stored_plan(row.candidate)
     stacks = study.model.get("stacks") or {}
     drawing = draw_layers(layer_map(plan, stacks)) if plan is not None and stacks else ""
-    return f"<p>{head}<br>{escape(str(row['plan']))}</p>{drawing}"
+    return f"<p>{head}<br>{escape(row.plan)}</p>{drawing}"
 
 
-def _numbers(study: StudyRecord, row: Mapping[str, Any]) -> str:
+def _numbers(study: StudyRecord, row: Row) -> str:
     wanted = dict.fromkeys([*study.objectives, PARAMETERS])
-    known = [o for o in wanted if row[o.name] == row[o.name]]
-    return ", ".join(f"{short_title(o)} {quantity(o, row[o.name])}" for o in known)
+    known = {o: value for o in wanted if not isnan(value := row.value(o))}
+    return ", ".join(f"{short_title(o)} {quantity(o, value)}" for o, value in known.items())
 
 
 def _choices(study: StudyRecord) -> str:
@@ -80,7 +80,7 @@ def _figure(study: StudyRecord, drawing: Drawing) -> str:
     figure = drawing.figure
     figure.update_layout(height=HEIGHT, title={"text": drawing.title, "font": {"size": 14}})
     figure.update_layout(margin={"l": 64, "r": 16, "t": 64, "b": 48})
-    texts = {row["number"]: hover_text(study, row) for row in records(study.frame)}
+    texts = {row.number: hover_text(study, row) for row in rows_of(study.frame)}
     for trace in figure.data:
         numbers = trace.customdata
         if numbers is not None:

@@ -6,20 +6,20 @@
 
 import os
 import webbrowser
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from sharetune.results.judging.finals import final_study
 from sharetune.results.judging.front import pareto_front, smallest_within
+from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.page.report import write_report
 from sharetune.results.reading.location import Location
 from sharetune.results.reading.stored_plans import stored_plan
-from sharetune.results.reading.study import StudyRecord, read_study, records
+from sharetune.results.reading.study import StudyRecord, read_study
 from sharetune.search.python.display import run_html, run_text, trial_html, trial_text
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.plan import SharingPlan
@@ -83,7 +83,7 @@ class Run(os.PathLike[str]):
                 f"no unshared model is among the trials of {self.path}, to compare others with",
                 "choose one of run.front: run.trial(number)",
             )
-        return RunTrial(self, int(found["number"]))
+        return RunTrial(self, found.number)
 
     def trial(self, number: int) -> "RunTrial":
         """Return one trial by its number. Raises :class:`RunError` if there is none."""
@@ -182,21 +182,21 @@ class RunTrial:
         return self.number
 
     @cached_property
-    def row(self) -> Mapping[str, Any]:
+    def row(self) -> Row:
         """The trial's row of the table; a finalist has its final numbers."""
         study = final_study(self.run.study)
-        return records(study.frame[study.frame["number"] == self.number])[0]
+        return rows_of(study.frame[study.frame["number"] == self.number])[0]
 
     @property
     def numbers(self) -> dict[str, float]:
         """The objectives and the parameters, by name."""
         names = [*(o.name for o in self.run.study.objectives), "parameters"]
-        return {name: float(self.row[name]) for name in dict.fromkeys(names)}
+        return {name: self.row.value(name) for name in dict.fromkeys(names)}
 
     @property
     def plan(self) -> SharingPlan:
         """The sharing plan. Raises :class:`RunError` for one this version cannot read."""
-        found = stored_plan(self.row["candidate"] or {})
+        found = stored_plan(self.row.candidate)
         if found is None:
             raise RunError(
                 f"the plan of trial {self.number} cannot be read",
