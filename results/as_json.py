@@ -122,7 +122,7 @@ def _export(study: StudyRecord, number: int) -> dict[str, Any]:
     return {"export": way.export or None, "why_not": way.why_not or None}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """The value as JSON can hold it."""
     if isinstance(value, Mapping):
         return {str(key): _plain(child) for key, child in value.items()}

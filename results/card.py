@@ -189,10 +189,10 @@ def _base_model(model: str) -> str:
     return "" if Path(model).is_absolute() else f"base_model: {model}\n"
 
 
-def _without_path(value: Any) -> Any:
+def _without_path(value: object) -> Any:
     """Shorten a path of this machine to its last part; return anything else as it is."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _yaml(data: Any) -> str:
+def _yaml(data: object) -> str:
     return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=88)

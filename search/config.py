@@ -265,7 +265,7 @@ class StartFrom(Section):
 
     @field_validator("runs", mode="before")
     @classmethod
-    def _one_run(cls, runs: Any) -> Any:
+    def _one_run(cls, runs: object) -> Any:
         return (runs,) if isinstance(runs, str) else runs
 
 
@@ -374,7 +374,7 @@ class StudyConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_own_numbers(cls, data: Any) -> Any:
+    def _with_own_numbers(cls, data: object) -> Any:
         """Registers the objectives that `metric` measures, so that the other keys may name them."""
         metric = data.get("metric") if isinstance(data, dict) else None
         if metric is not None:
@@ -432,14 +432,14 @@ class StudyConfig(Section):
 
     @field_validator("plans", mode="before")
     @classmethod
-    def _presets_by_name(cls, plans: Any) -> Any:
+    def _presets_by_name(cls, plans: object) -> Any:
         if not isinstance(plans, list | tuple):
             return plans
         return tuple(SharingPlan.preset(p) if isinstance(p, str) else p for p in plans)
 
     @field_validator("tracking", "exports", mode="before")
     @classmethod
-    def _one_name(cls, names: Any) -> Any:
+    def _one_name(cls, names: object) -> Any:
         return (names,) if isinstance(names, str) else names
 
     @field_validator("storage")

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from optuna.trial import TrialState
 from rich.console import Console
@@ -38,7 +37,7 @@ class Progress:
             self.status.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.status is not None:
             self.status.stop()
         if self.search.ended is not None and self.search.done:

@@ -7,7 +7,6 @@ and abort the process; where a loop has safe places, it is raised there.
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a search: Ctrl-C, and what cluster managers send."""
@@ -17,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def stopped_at_once() -> Iterator[None]:
     """Raise ``KeyboardInterrupt`` inside as soon as either signal arrives."""
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with _handled_by(interrupt):
@@ -32,7 +31,7 @@ def stopped_when_safe() -> Iterator[Callable[[], None]]:
     """
     asked = False
 
-    def remember(*_: Any) -> None:
+    def remember(*_: object) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt

@@ -60,7 +60,7 @@ class FreeLB(Adversary):
     )
 
 
-def read_adversary(value: Any) -> Adversary | None:
+def read_adversary(value: object) -> Adversary | None:
     """Read an adversary as written: ``fgm`` or ``{pgd: {steps: 2}}``; None for none."""
     if value is None:
         return None

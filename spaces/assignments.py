@@ -145,7 +145,7 @@ def similar(n_layers: int, banks: int) -> Sequence[int]:
     )
 
 
-def _at_most(n_layers: int, count: Any, name: str) -> None:
+def _at_most(n_layers: int, count: object, name: str) -> None:
     if not isinstance(count, int) or not 1 <= count <= n_layers:
         raise PlanError(
             f"`1 <= {name} <= {n_layers}` must hold for a group of {n_layers} layers, "
@@ -154,7 +154,7 @@ def _at_most(n_layers: int, count: Any, name: str) -> None:
         )
 
 
-def read_assignment(value: Any) -> Assignment:
+def read_assignment(value: object) -> Assignment:
     """Read an assignment as written: ``one``, ``{cycle: 3}`` or ``{owners: [0, 0, 1]}``."""
     if isinstance(value, Assignment):
         return value

@@ -95,14 +95,14 @@ def known_quantisation(name: str) -> str:
     return name
 
 
-def read_methods(value: Any) -> Any:
+def read_methods(value: object) -> Any:
     """Methods as written: ``{NAME: {knob: value}}``. Raises :class:`ConfigError`."""
     if not isinstance(value, Mapping):
         return value
     return tuple(_read_method(name, knobs) for name, knobs in value.items())
 
 
-def _read_method(name: str, knobs: Any) -> Method:
+def _read_method(name: str, knobs: object) -> Method:
     method = COMPRESSIONS[name]
     if method.keys or method.quantizes:
         raise ConfigError(

@@ -257,7 +257,7 @@ def round_half_up(value: float) -> int:
     return int(value + 0.5)
 
 
-def read_form(value: Any) -> Form:
+def read_form(value: object) -> Form:
     """Read a form as written: ``tie``, ``drop`` or ``{bank: {ratio: 0.7}}``."""
     return read_named(FORMS, value, example="{bank: {ratio: 0.7}}", error=PlanError)
 

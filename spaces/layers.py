@@ -18,7 +18,7 @@ LayerSpec = str | tuple[int, ...]
 """Indices, or the text of a range with an end that counts from the stack's end."""
 
 
-def read_layers(value: Any) -> LayerSpec:
+def read_layers(value: object) -> LayerSpec:
     """Read layers as written: ``"1..4"``, ``"all"``, one index or a list of indices.
 
     Returns a sorted tuple of indices where none of them counts from the end, else the

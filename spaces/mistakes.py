@@ -53,7 +53,7 @@ def _section(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
     return model
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
+def _inner_model(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_inner_model, getattr(annotation, "__args__", ()))), None)

@@ -19,7 +19,7 @@ Chosen = TypeVar("Chosen", bound=Named)
 
 
 def read_named(
-    registry: Registry[type[Chosen]], value: Any, *, example: str, error: type[SharetuneError]
+    registry: Registry[type[Chosen]], value: object, *, example: str, error: type[SharetuneError]
 ) -> Chosen:
     """Build the entry of `registry` that `value` names, with its knobs. Raises `error`."""
     if isinstance(value, Named):

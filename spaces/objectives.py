@@ -67,7 +67,7 @@ class Objective:
         """Return by how much a value, or each of an array, is better than `base`, in its unit."""
         return value - base if self.direction == "maximize" else base - value
 
-    def near(self, value: Any, base: float, points: float) -> Any:
+    def near(self, value: object, base: float, points: float) -> Any:
         """Return whether a value, or each of an array, is at most `points` worse than `base`.
 
         For objectives that are not given in points, `points` is in percent of `base`.

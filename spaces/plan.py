@@ -500,7 +500,7 @@ class SharingPlan(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _canonical(cls, data: Any) -> Any:
+    def _canonical(cls, data: object) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("groups"), list | tuple):
             return data
         groups = [g if isinstance(g, Group) else Group.model_validate(g) for g in data["groups"]]
@@ -508,7 +508,7 @@ class SharingPlan(BaseModel):
         return {**data, "groups": _canonical_groups(groups)}
 
     @classmethod
-    def range(cls, first: int, last: int, ratio: float, **group: Any) -> "SharingPlan":
+    def range(cls, first: int, last: int, ratio: float, **group: object) -> "SharingPlan":
         """Plan that layers `first` to `last` (0-based, inclusive) share a `ratio` (0..1)."""
         layers = f"{first}..{last}"
         return cls(groups=(Group(layers=layers, form=Bank(ratio=ratio), **group),))

@@ -160,7 +160,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _three_epochs_by_default(cls, data: Any) -> Any:
+    def _three_epochs_by_default(cls, data: object) -> Any:
         if isinstance(data, dict) and data.get("steps") is None and data.get("epochs") is None:
             return {**data, "epochs": 3.0}
         return data

@@ -68,12 +68,12 @@ class Corner:
         return choices[min(self.choice, last) if self.choice is not None else last * self.high]
 
 
-def is_range(leaf: Any) -> bool:
+def is_range(leaf: object) -> bool:
     """Return whether `leaf` is a range of numbers."""
     return isinstance(leaf, dict) and "low" in leaf
 
 
-def is_choice(leaf: Any) -> bool:
+def is_choice(leaf: object) -> bool:
     """Return whether `leaf` is a choice among leaves."""
     return isinstance(leaf, dict) and "choices" in leaf
 
@@ -112,7 +112,7 @@ def _check_range(leaf: dict[str, Any], name: str) -> None:
         raise ConfigError(f"{name}: `0 < step` must hold, but got {leaf}", LEAF)
 
 
-def with_numbers(data: Any) -> Any:
+def with_numbers(data: object) -> Any:
     """Return `data` with the bounds and steps of all ranges inside as numbers, also if texts.
 
     A YAML reader of version 1.1 makes a text of 1e-5.
@@ -156,7 +156,7 @@ def choice_labels(choices: list[Any]) -> list[str]:
     return [label if labels.count(label) == 1 else f"{label}#{i}" for i, label in enumerate(labels)]
 
 
-def _label(choice: Any) -> str:
+def _label(choice: object) -> str:
     if isinstance(choice, dict) and len(choice) == 1:
         (key, value) = next(iter(choice.items()))
         return f"{key} {value}" if isinstance(value, int | float | str) else str(key)
@@ -170,7 +170,7 @@ def _scalar_text(value: str | float | bool | None) -> str:
     return _yaml_text(value)
 
 
-def _yaml_text(value: Any) -> str:
+def _yaml_text(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
 
 
@@ -186,20 +186,20 @@ class Region(BaseModel):
     )
 
 
-def _read_layers_leaf(value: Any) -> Any:
+def _read_layers_leaf(value: object) -> Any:
     if isinstance(value, dict) and "within" in value:
         return Region.model_validate(value)
     return value
 
 
-def _write_layers_leaf(value: Any) -> Any:
+def _write_layers_leaf(value: object) -> Any:
     return value.model_dump(mode="json") if isinstance(value, Region) else value
 
 
 LayersLeaf = Annotated[Any, BeforeValidator(_read_layers_leaf), PlainSerializer(_write_layers_leaf)]
 
 
-def _as_in_group(key: str, default: Any) -> Any:
+def _as_in_group(key: str, default: object) -> Any:
     """Make a field described like the same key of :class:`Group`."""
     return Field(default, description=Group.model_fields[key].description)
 
@@ -318,7 +318,7 @@ class Space(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_numbers(cls, data: Any) -> Any:
+    def _with_numbers(cls, data: object) -> Any:
         return with_numbers(data)
 
     @model_validator(mode="after")
@@ -437,7 +437,7 @@ def _mistake(error: ValidationError, section: type[BaseModel], name: str) -> Sha
     return ConfigError(f"{place}: {first['msg'].lower()}, but got {first['input']!r}", LEAF)
 
 
-def _fields(annotation: Any) -> list[str]:
+def _fields(annotation: object) -> list[str]:
     kinds = [annotation, *getattr(annotation, "__args__", ())]
     models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
     return list(models[0].model_fields) if models else []
@@ -462,7 +462,7 @@ def _adopted(reference: Settings, leaves: dict[str, Any], other: Settings) -> Se
     return type(reference).model_validate({**dict(reference), **searched})
 
 
-def _is_searched(leaf: Any) -> bool:
+def _is_searched(leaf: object) -> bool:
     """Return whether `leaf` holds a range or choices."""
     inside = isinstance(leaf, dict) and any(map(_is_searched, leaf.values()))
     return is_range(leaf) or is_choice(leaf) or inside

@@ -32,7 +32,7 @@ def read_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def as_number(value: Any) -> Any:
+def as_number(value: object) -> Any:
     """Return the number that a text writes; any other value as it is."""
     if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
         return value

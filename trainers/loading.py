@@ -65,10 +65,10 @@ def load_shared(
     folder: str | Path,
     *,
     dtype: str | torch.dtype | None = None,
-    device_map: Any = None,
+    device_map: object = None,
     attn_implementation: str | None = None,
     cls: type[PreTrainedModel] | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> PreTrainedModel:
     """Return the shared model saved in `folder`, in eval mode.
 
@@ -283,7 +283,7 @@ class SharedLoader:
         return model if wanted is None else _body(model, wanted, Path(folder))
 
     @classmethod
-    def _from_config(cls, *_: Any, **__: Any) -> PreTrainedModel:
+    def _from_config(cls, *_: object, **__: object) -> PreTrainedModel:
         raise ModelError(
             "the folder holds a model that is shared already",
             "name the folder of the unshared model, or export this one as dense first",
@@ -312,7 +312,7 @@ def _of_auto(auto: Any, folder: Path) -> Any:
     )
 
 
-def _body(model: PreTrainedModel, kind: Any, folder: Path) -> PreTrainedModel:
+def _body(model: PreTrainedModel, kind: object, folder: Path) -> PreTrainedModel:
     """Return the body of a shared `model`; of the class `kind` if it is no module of its own."""
     if model.base_model is not model:
         return body_(model)

@@ -129,7 +129,7 @@ def is_numeric(column: pd.Series) -> bool:
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return ABSENT if value is None or value != value else str(value)
 
 

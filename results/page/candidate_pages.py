@@ -266,12 +266,12 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
 
 
-def _done(compression: Any) -> dict[str, Any]:
+def _done(compression: object) -> dict[str, Any]:
     """Return the keys of a compression that are not off."""
     return {k: v for k, v in compression.items() if v} if isinstance(compression, dict) else {}
 
 
-def _drawing(plan: SharingPlan | None, stacks: Any) -> Markup:
+def _drawing(plan: SharingPlan | None, stacks: object) -> Markup:
     """Draw the plan's layers; empty where the stacks are unknown or the plan is not bound."""
     if plan is None or not isinstance(stacks, dict):
         return Markup("")
@@ -286,7 +286,7 @@ def _drawn(plan: SharingPlan, stacks: tuple[tuple[str, int], ...]) -> str:
     return draw_layers(layer_map(plan, dict(stacks)))
 
 
-def _yaml(data: Any) -> str:
+def _yaml(data: object) -> str:
     if not data:
         return ""
     text: str = yaml.dump(data, Dumper=_DUMPER, sort_keys=False, default_flow_style=None, width=60)

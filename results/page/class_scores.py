@@ -37,7 +37,7 @@ class Confusion:
     rows: tuple[tuple[str, tuple[Square, ...]], ...]
 
 
-def class_rows(per_class: Any) -> list[ClassRow]:
+def class_rows(per_class: object) -> list[ClassRow]:
     """Write the per-class report, one row for each class; empty where none is stored."""
     if not isinstance(per_class, dict):
         return []
@@ -73,5 +73,5 @@ def _squares(index: int, row: list[int]) -> tuple[Square, ...]:
     return tuple(Square(count, count / total, j == index) for j, count in enumerate(row))
 
 
-def _percent(value: Any) -> str:
+def _percent(value: object) -> str:
     return percent(value) if isinstance(value, int | float) else ""

@@ -149,5 +149,5 @@ def _columns(values: pd.Series, name: str) -> tuple[pd.Series, dict[str, Any]]:
     return positions, axis
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     return ABSENT if value is None or value != value else str(value)

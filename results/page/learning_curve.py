@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from html import escape
 from math import isfinite
-from typing import Any
 
 WIDTH = 440  # pixels of the picture
 HEIGHT = 132
@@ -19,7 +18,7 @@ LossCurve = list[tuple[float, float]]
 """Steps and values."""
 
 
-def draw_curve(curve: Any, reference: Any = None, what: str = "training loss") -> str:
+def draw_curve(curve: object, reference: object = None, what: str = "training loss") -> str:
     """Draw ``[[step, value], ...]`` as ``<svg>``; empty if fewer than two points are numbers.
 
     Faint dots are the values as logged, the line is their running mean, which forgets 40 % at each
@@ -70,7 +69,7 @@ class _Scale:
         )
 
 
-def _points(curve: Any) -> LossCurve:
+def _points(curve: object) -> LossCurve:
     if not isinstance(curve, Sequence) or isinstance(curve, str):
         return []
     pairs = [p for p in curve if isinstance(p, list | tuple) and len(p) == 2]

@@ -63,7 +63,7 @@ def review(study: StudyRecord) -> dict[str, Any]:
     }
 
 
-def as_json(data: Any) -> Markup:
+def as_json(data: object) -> Markup:
     """Write plain data as JSON that is safe inside a script element."""
     return script_safe(json.dumps(data, allow_nan=False, separators=(",", ":")))
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 from sharetune.results.page.report import render
 from sharetune.results.reading.location import Location
@@ -104,7 +103,7 @@ def _handler(live: LivePage) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             """Log nothing: the terminal belongs to the search."""
 
     return Handler

@@ -121,7 +121,7 @@ def _setting(frame: pd.DataFrame, name: str) -> Column:
     return Column(name, title, bool(numeric), text)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -143,7 +143,7 @@ def _cell(column: Column, value: Any) -> Cell:
     return Cell(column.text(value), f"{value:.12g}" if column.numeric else "")
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """Write plain data as text: lists and dicts on one line, None as an empty text."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())

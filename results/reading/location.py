@@ -98,7 +98,7 @@ class Location:
             storage.remove_session()
             storage.engine.dispose()
 
-    def connect(self, **options: Any) -> Any:
+    def connect(self, **options: object) -> Any:
         """Open a connection to the database.
 
         Raises :class:`RunError` if the user has not named it, or if it cannot be reached.
@@ -166,7 +166,7 @@ def connected(url: str, **options: Any) -> Any:
         ) from None
 
 
-def rdb_storage(connect: Callable[[], Any], **engine: Any) -> RDBStorage:
+def rdb_storage(connect: Callable[[], Any], **engine: object) -> RDBStorage:
     """Make Optuna's storage over PostgreSQL connections that `connect` opens."""
     return RDBStorage("postgresql+psycopg://", engine_kwargs={"creator": connect, **engine})
 

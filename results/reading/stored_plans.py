@@ -3,13 +3,12 @@
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.plan import Group, SharingPlan, StackShape, presets
 
 
-def stored_plan(candidate: Any) -> SharingPlan | None:
+def stored_plan(candidate: object) -> SharingPlan | None:
     """Read the plan of a stored candidate.
 
     None where there is none, or one that this version cannot read.
@@ -52,7 +51,7 @@ def sharing_groups(plan: SharingPlan | None) -> tuple[Group, ...]:
     return tuple(g for g in plan.groups if g.form.shares) if plan else ()
 
 
-def shares_only(candidate: Any) -> bool:
+def shares_only(candidate: object) -> bool:
     """Return whether a stored candidate shares weights and removes no layer."""
     plan = stored_plan(candidate)
     return plan is not None and 0 < len(sharing_groups(plan)) == len(plan.groups)

@@ -300,7 +300,7 @@ def _candidate(candidate: dict[str, Any], stacks: Mapping[str, int]) -> dict[str
     }
 
 
-def _leaves(name: str, value: Any) -> dict[str, Any]:
+def _leaves(name: str, value: object) -> dict[str, Any]:
     """Return the plain values inside a section, by their dotted place."""
     if not isinstance(value, dict):
         return {name: value}

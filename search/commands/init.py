@@ -158,7 +158,7 @@ def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:
     return dict(data["task"])
 
 
-def _shapes(shell: Any) -> dict[str, StackShape]:
+def _shapes(shell: object) -> dict[str, StackShape]:
     from sharetune.trainers.models.structure import stack_shapes
 
     shapes = {name: shape for name, shape in stack_shapes(shell).items() if shape.depth > 1}

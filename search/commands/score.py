@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -56,7 +55,7 @@ def digits(value: float) -> str:
     return three_digits(value) if value == 0 or abs(value) >= 0.01 else f"{value:.2e}"
 
 
-def printed(table: Any) -> str:
+def printed(table: object) -> str:
     """Return a table as plain text."""
     console = Console(width=WIDTH, no_color=True)
     with console.capture() as capture:

@@ -58,7 +58,9 @@ class Inputs:
     of_tensors: bool = False
 
 
-def write_inputs(model: Model, data: Data, tokenizer: Any, run: RunFolder, resume: bool) -> Inputs:
+def write_inputs(
+    model: Model, data: Data, tokenizer: object, run: RunFolder, resume: bool
+) -> Inputs:
     """Write what is live of a model and data into the run folder; return how a study names all.
 
     Raises :class:`ModelError` or :class:`DataError` for what cannot be written, and
@@ -185,7 +187,7 @@ def _examples(split: Any) -> Iterator[dict[str, Any]]:
         yield {str(name): _plain(value) for name, value in pairs}
 
 
-def _as_tuple(example: Any) -> tuple[Any, ...]:
+def _as_tuple(example: object) -> tuple[Any, ...]:
     if isinstance(example, tuple | list):
         return tuple(example)
     raise DataError(
@@ -194,7 +196,7 @@ def _as_tuple(example: Any) -> tuple[Any, ...]:
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return value.tolist() if isinstance(value, Tensor) or hasattr(value, "tolist") else value
 
 

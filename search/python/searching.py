@@ -65,13 +65,13 @@ def search(
     metric: ComputeMetrics | None = None,
     callbacks: Sequence[Callable[[Trial], object]] = (),
     task: str | Mapping[str, Any] | None = None,
-    tokenizer: Any = None,
+    tokenizer: object = None,
     collate: Callable[..., Any] | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     address: str | None = None,
     overrides: Sequence[str] = (),
-    **settings: Any,
+    **settings: object,
 ) -> Run:
     """Search sharing plans of a model; return the finished run.
 
@@ -126,11 +126,11 @@ def _search_file(
     return Run(run_study(config, out=folder, resume=resume, address=address, live=live))
 
 
-def _is_study_file(model: Any) -> bool:
+def _is_study_file(model: object) -> bool:
     return isinstance(model, str | Path) and str(model).endswith((".yaml", ".yml"))
 
 
-def _run_folder(out: Path | str | None, resume: bool, name: Any) -> RunFolder:
+def _run_folder(out: Path | str | None, resume: bool, name: object) -> RunFolder:
     """Return the folder `out`, or a new one in ``runs/``."""
     if out is not None:
         return RunFolder(Path(out))

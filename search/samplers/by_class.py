@@ -111,7 +111,7 @@ def _class_in(module: Any, package: str, member: str | None) -> type[BaseSampler
     return own[member]
 
 
-def _is_sampler(kind: Any) -> bool:
+def _is_sampler(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseSampler) and not inspect.isabstract(kind)
 
 

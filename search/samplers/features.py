@@ -61,7 +61,7 @@ def _rules(group: Group) -> dict[str, float]:
     return found | {"groups.layers": float(len(group.layers))}
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     """Return a number as it is, and a text as a hash that is equal in every process."""
     return float(value) if isinstance(value, int | float) else float(crc32(str(value).encode()))
 
@@ -106,7 +106,7 @@ class Drawer:
     def suggest_categorical(self, name: str, choices: list[str]) -> str:
         return str(self._chosen(name, CategoricalDistribution(choices), self._rng.choice(choices)))
 
-    def _chosen(self, name: str, distribution: BaseDistribution, fresh: Any) -> Any:
+    def _chosen(self, name: str, distribution: BaseDistribution, fresh: object) -> Any:
         keeps = name in self._parent and self._rng.random() >= self.CHANGED
         value = self._parent[name] if keeps else fresh
         self._params[name], self._distributions[name] = value, distribution

@@ -162,7 +162,7 @@ class StudyWriter:
         """Attributes of the study."""
         return self.storage.get_study_user_attrs(self._study_id)
 
-    def note(self, key: str, value: Any) -> None:
+    def note(self, key: str, value: object) -> None:
         """Set an attribute of the study."""
         with self._writing():
             self.storage.set_study_user_attr(self._study_id, key, value)
@@ -220,7 +220,7 @@ class StudyWriter:
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         return self.storage.get_trial(trial_id)
 
-    def _new(self, draw: Draw, attributes: dict[str, Any], **ended: Any) -> FrozenTrial:
+    def _new(self, draw: Draw, attributes: dict[str, Any], **ended: object) -> FrozenTrial:
         trial = create_trial(
             params=draw.params,
             distributions=draw.distributions,

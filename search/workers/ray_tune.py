@@ -144,7 +144,7 @@ class StopBetweenSteps(tune.Callback):
     def __init__(self, stop_if_asked: Callable[[], None], searcher: JobSearcher) -> None:
         self.stop_if_asked, self.searcher = stop_if_asked, searcher
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: object) -> None:
         """Raise ``KeyboardInterrupt`` if a signal came, or the error that broke the search."""
         self.stop_if_asked()
         if self.searcher.broken is not None:
@@ -241,7 +241,7 @@ class Worker(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Do nothing: a job is run whole."""
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
+    def load_checkpoint(self, checkpoint: object) -> None:
         """Do nothing: nothing was kept."""
 
 

@@ -3,7 +3,7 @@
 import faulthandler
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sharetune.search.config import Resources
 from sharetune.search.outcome import Outcome
@@ -50,7 +50,7 @@ class Watchdog:
         self.beat(False)
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         faulthandler.cancel_dump_traceback_later()
         for trace, file in self._traces.items():
             file.close()

@@ -135,7 +135,7 @@ def _patterns(template: GroupTemplate) -> Iterator[Pattern]:
             yield Pattern(form, own, init, 1 if single else max(2, least))
 
 
-def _layers(leaf: Any, stack: str, shape: StackShape) -> tuple[int, ...]:
+def _layers(leaf: object, stack: str, shape: StackShape) -> tuple[int, ...]:
     """All layers that a template's groups may take."""
     specs = [leaf.within] if isinstance(leaf, Region) else _values(leaf)
     groups = [Group(layers=spec).layers for spec in specs]

@@ -1,7 +1,5 @@
 """Set the smallest entries of the layers' matrices to zero, and keep them there."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -56,7 +54,7 @@ class KeepZeros(TrainerCallback):
                 matrix.masked_fill_(zero.to(matrix.device), 0.0)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Set the entries to zero after an optimiser step."""
         self.enforce()

@@ -30,12 +30,12 @@ UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 """NUL, which cuts texts off, and halves of letters, which UTF-8 cannot write."""
 
 
-def is_null(cell: Any) -> bool:
+def is_null(cell: object) -> bool:
     """Return whether a cell holds no value at all: null or NaN."""
     return cell is None or (isinstance(cell, float | Decimal) and math.isnan(cell))
 
 
-def as_text(cell: Any) -> str | None:
+def as_text(cell: object) -> str | None:
     """Return a single value as it is written; None for a list, a dictionary or bytes."""
     if isinstance(cell, bool):
         return "true" if cell else "false"
@@ -44,7 +44,7 @@ def as_text(cell: Any) -> str | None:
     return None
 
 
-def as_number(cell: Any) -> float | None:
+def as_number(cell: object) -> float | None:
     """Return a cell's finite number; None for any other cell."""
     if isinstance(cell, bool) or not isinstance(cell, str | int | float | Decimal):
         return None
@@ -72,7 +72,7 @@ def as_time(cell: Any) -> datetime | int | float | None:
         return None
 
 
-def as_list(cell: Any) -> list[Any] | None:
+def as_list(cell: object) -> list[Any] | None:
     """Return the elements of a list, or of a text that holds one; None where it cannot be read.
 
     A text is a list as JSON, Python, pandas or numpy write it, or else words between blanks: a
@@ -112,7 +112,7 @@ def written_value(text: str) -> Any:
         return text
 
 
-def is_unwritable(cell: Any) -> bool:
+def is_unwritable(cell: object) -> bool:
     """Return whether a text in a cell holds NUL or half a letter."""
     if isinstance(cell, str):
         return UNWRITABLE.search(cell) is not None

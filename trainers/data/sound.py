@@ -73,7 +73,7 @@ def recordings(values: Iterable[Any], source: str) -> pd.DataFrame:
     return frame
 
 
-def _facts(value: Any, source: str, row: int) -> tuple[int, int]:
+def _facts(value: object, source: str, row: int) -> tuple[int, int]:
     library = audio_library("soundfile")
     try:
         info = library.info(BytesIO(value) if isinstance(value, bytes) else value)
@@ -91,7 +91,7 @@ def _facts(value: Any, source: str, row: int) -> tuple[int, int]:
     return int(info.samplerate), int(info.frames)
 
 
-def read_samples(value: Any) -> np.ndarray:
+def read_samples(value: object) -> np.ndarray:
     """Return the samples of a recording, -1..1; the mean of several channels."""
     library = audio_library("soundfile")
     samples, _ = library.read(

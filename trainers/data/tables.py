@@ -234,7 +234,7 @@ def times(values: pd.Series, source: str, what: str) -> pd.Series:
     return found
 
 
-def _comparable_with(time: Any) -> str:
+def _comparable_with(time: object) -> str:
     if not isinstance(time, datetime):
         return "numbers"
     return "dates" if time.tzinfo is None else "dates with a time zone"
@@ -285,7 +285,7 @@ def _texts(
 
 
 def _without(
-    missing: Sequence[int], cells: Sequence[Any], name: Any, source: str, what: str
+    missing: Sequence[int], cells: Sequence[Any], name: object, source: str, what: str
 ) -> DataError:
     """Describe the rows (0-based) that have no value in the column `name`."""
     listed = [f"{row + 1} ({_shown(cells[row])})" for row in missing[:NAMED_ROWS]]
@@ -299,5 +299,5 @@ def _without(
     )
 
 
-def _shown(cell: Any) -> str:
+def _shown(cell: object) -> str:
     return "null" if is_null(cell) else json.dumps(cell, ensure_ascii=False)

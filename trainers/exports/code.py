@@ -136,7 +136,7 @@ def auto_classes(config: type[Any]) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def load_with_code(folder: Path, **settings: Any) -> PreTrainedModel:
+def load_with_code(folder: Path, **settings: object) -> PreTrainedModel:
     """Return the model in `folder`, made by the folder's own code, which is run.
 
     `settings` are those of ``from_pretrained``. The auto classes do the same, and keep a copy of

@@ -99,7 +99,7 @@ def _traced(model: PreTrainedModel, inputs: Inputs) -> Any:
             ) from error
 
 
-def _clean(graph: Any) -> None:
+def _clean(graph: object) -> None:
     """Remove the names of this machine's source files, and merge equal constants.
 
     The exporter may have transposed a shared matrix once for every layer.

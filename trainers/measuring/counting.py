@@ -498,10 +498,10 @@ def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) 
 def _flop_hooks(counter: FlopCounterMode, layer: nn.Module, flops: list[int], index: int) -> Any:
     """Return hooks that add the FLOPs of each run of the layer to ``flops[index]``."""
 
-    def enter(*_: Any) -> None:
+    def enter(*_: object) -> None:
         flops[index] -= counter.get_total_flops()
 
-    def leave(*_: Any) -> None:
+    def leave(*_: object) -> None:
         flops[index] += counter.get_total_flops()
 
     return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]

@@ -4,7 +4,6 @@ import copy
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +95,7 @@ def flop_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: _product_flops})
 
 
-def _product_flops(left: Sequence[int], right: Sequence[int], **_: Any) -> int:
+def _product_flops(left: Sequence[int], right: Sequence[int], **_: object) -> int:
     """Return the FLOPs of a product of matrices of these shapes."""
     return 2 * left[0] * left[1] * right[1]
 

@@ -33,7 +33,7 @@ class Lend:
     def __init__(self, handover: Handover) -> None:
         self.handover = handover
 
-    def __call__(self, _: nn.Module, __: Any, output: Tensor) -> None:
+    def __call__(self, _: nn.Module, __: object, output: Tensor) -> None:
         self.handover.tensor = output
 
 
@@ -116,11 +116,11 @@ class HandoverCheckpoint:
         self.checkpoint = checkpoint
         self.held = held
 
-    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+    def __call__(self, function: Callable[..., Any], *args: object) -> Any:
         found = [handover.tensor for handover in self.held]
         is_replay = False
 
-        def run(*args: Any) -> Any:
+        def run(*args: object) -> Any:
             nonlocal is_replay
             if is_replay:
                 with _restored(self.held, found):

@@ -10,7 +10,7 @@ MULTI_DEVICE_MAPS = {"balanced", "balanced_low_0", "sequential"}
 """Values of `device_map` that spread a model over devices, which banks do not support."""
 
 
-def one_device(device_map: Any) -> Any:
+def one_device(device_map: object) -> Any:
     """Return the one device that a `device_map` names; ``auto`` is the accelerator, if any.
 
     Raises :class:`ModelError` if it names several.

@@ -135,7 +135,7 @@ class _Describer:
     def _bank(self, reader: BankReader) -> int:
         return next(i for i, bank in enumerate(self.banks) if bank is reader._banks[0])
 
-    def _plain(self, path: str, value: Any) -> Any:
+    def _plain(self, path: str, value: object) -> Any:
         """Return a setting as plain data; a dataclass as its name and its fields."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
@@ -242,7 +242,7 @@ class Builder:
             module._banks, module._key = (self.banks[spec["bank"]],), spec["key"]
         return module
 
-    def decoded(self, value: Any) -> Any:
+    def decoded(self, value: object) -> Any:
         """Return the setting that plain data describes; lists are tuples."""
         if isinstance(value, list):
             return tuple(self.decoded(item) for item in value)

@@ -71,7 +71,7 @@ class RepeatedModule(nn.Module):
         """Return the module at the earlier position."""
         return self._holder[0].get_submodule(self._name_there)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Return the module's output."""
         return self.source(*args, **kwargs)
 

@@ -56,7 +56,7 @@ def narrow_(
 
 
 def _narrow_family(
-    stack: Stack, number: int, slots: Sequence[Slot], form: Any, activations: Activations
+    stack: Stack, number: int, slots: Sequence[Slot], form: object, activations: Activations
 ) -> Activations:
     assert isinstance(form, Narrow)
     layer = stack.layers[number]

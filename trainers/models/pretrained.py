@@ -41,12 +41,12 @@ class ByArchitecture:
     Where the library has no such class it is the model's body.
     """
 
-    def from_pretrained(self, model: str, **kwargs: Any) -> PreTrainedModel:
+    def from_pretrained(self, model: str, **kwargs: object) -> PreTrainedModel:
         """Load a checkpoint."""
         named = _architecture(AutoConfig.from_pretrained(model)) or AutoModel
         return named.from_pretrained(model, **kwargs)
 
-    def from_config(self, config: Any, **kwargs: Any) -> PreTrainedModel:
+    def from_config(self, config: object, **kwargs: object) -> PreTrainedModel:
         """Build a model with random weights."""
         named = _architecture(config)
         if named is None:

@@ -67,7 +67,7 @@ class SharedConfig(PreTrainedConfig):
     model_type = MODEL_TYPE
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: object) -> Any:
         """Return the configuration that ``config.json`` holds as `config_dict`."""
         own = vars(base_config(base_of(config_dict)))
         return super().from_dict(copy.deepcopy(own) | config_dict, **kwargs)
@@ -93,10 +93,10 @@ class SharedModel(HandsOver):
     rebuild: ClassVar[Callable[..., PreTrainedModel]]
     """``(class, saved configuration) -> model`` on the meta device, as loading builds it."""
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: object) -> Any:
         return _empty, (getattr(type(self), UNSHARED_CLASS),), self.__dict__
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, **kwargs: object) -> None:
         """Write weights (each bank once) and configuration, as the method of transformers does.
 
         Tensors keep the names they have in the model. For some families transformers writes older
@@ -177,7 +177,7 @@ def _shape_text(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     return f"of shape {shapes[name]}" if name in shapes else "missing"
 
 
-def _empty(unshared: Any) -> PreTrainedModel:
+def _empty(unshared: object) -> PreTrainedModel:
     """Return a shared model without content, as unpickling needs it."""
     kind: Any = shared_class(unshared)
     return kind.__new__(kind)  # type: ignore[no-any-return]

@@ -122,7 +122,7 @@ def _change_layers(
 
 
 def share_params(
-    model: PreTrainedModel, first: int, last: int, ratio: float, **group: Any
+    model: PreTrainedModel, first: int, last: int, ratio: float, **group: object
 ) -> PreTrainedModel:
     """Make layers `first` to `last` (0-based, inclusive) share the fraction `ratio` (0..1)."""
     return share_(model, SharingPlan.range(first, last, ratio, **group))

@@ -177,8 +177,8 @@ class SoftToHard(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: Any = None,
-        **_: Any,
+        model: object = None,
+        **_: object,
     ) -> None:
         """Set alpha before an optimiser step."""
         alpha = state.global_step / max(1, self.until * state.max_steps)

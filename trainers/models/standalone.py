@@ -25,7 +25,7 @@ class StandaloneConfig:
 
     layout: dict[str, Any]
 
-    def __post_init__(self, **settings: Any) -> None:
+    def __post_init__(self, **settings: object) -> None:
         settings.pop("transformers_weights", None)
         super().__post_init__(**settings)  # type: ignore[misc]
 
@@ -47,7 +47,11 @@ class StandaloneModel(HandsOver):
 
     @classmethod
     def from_pretrained(
-        cls, *args: Any, device_map: Any = None, output_loading_info: bool = False, **kwargs: Any
+        cls,
+        *args: object,
+        device_map: object = None,
+        output_loading_info: bool = False,
+        **kwargs: object,
     ) -> Any:
         """Load a model, as the method of transformers does. A `device_map` must name one device.
 

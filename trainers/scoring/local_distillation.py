@@ -156,7 +156,7 @@ def _keep(passage: Passage) -> Any:
     return hook
 
 
-def _hidden(output: Any) -> Tensor:
+def _hidden(output: object) -> Tensor:
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
 

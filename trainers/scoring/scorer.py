@@ -127,8 +127,8 @@ def _from_memory(
             del layer.forward
 
 
-def _answering(output: Any) -> Any:
-    def forward(*_: Any, **__: Any) -> Any:
+def _answering(output: object) -> Any:
+    def forward(*_: object, **__: object) -> Any:
         return output
 
     return forward
@@ -153,7 +153,7 @@ def _chosen(values: Tensor, counts: Tensor | None) -> Tensor:
     return chosen.double() if chosen.shape[-1] <= DOUBLE_UP_TO else chosen.float()
 
 
-def _distance(output: Any, reference: Reference) -> tuple[float, int]:
+def _distance(output: object, reference: Reference) -> tuple[float, int]:
     """The distance of one batch and the number of predictions it is the mean of."""
     answers = _answers(output, reference.counts)
     total = 0.0
@@ -167,7 +167,7 @@ def _distance(output: Any, reference: Reference) -> tuple[float, int]:
     return total, len(next(iter(reference.answers.values())))
 
 
-def _counted(batch: Batch, output: Any) -> Tensor | None:
+def _counted(batch: Batch, output: object) -> Tensor | None:
     """Which positions of an output of one row a token count; None where rows have one answer."""
     logits = getattr(output, "logits", None)
     shape = None if logits is None else logits.shape[:-1]

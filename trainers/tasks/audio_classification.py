@@ -59,20 +59,20 @@ class AudioClassification(LabelledFiles):
     def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
         return usual_samples(frame, model)
 
-    def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:
+    def refuse_unread(self, frame: pd.DataFrame, reader: object) -> None:
         check_rate(frame, reader, resample=self.resample)
 
     def reader(self, model: str) -> Any:
         return extractor_of(model)
 
-    def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
+    def new_reader(self, config: object, frame: pd.DataFrame) -> Any:
         return new_extractor(config, int(frame["rate"].iloc[0]))
 
-    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+    def rows(self, frame: pd.DataFrame, reader: object, max_length: int) -> dict[str, list[Any]]:
         read = inputs(frame, reader, max_length, resample=self.resample)
         return {**read, "labels": frame["label"].tolist()}
 
-    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
             labels = torch.tensor([row["labels"] for row in rows])
             return padded_inputs(reader, rows) | {"labels": labels}

@@ -121,7 +121,7 @@ class Task(BaseModel, ABC):
 
     @field_validator("train", "validation", "test", mode="before")
     @classmethod
-    def _one_source(cls, value: Any) -> Any:
+    def _one_source(cls, value: object) -> Any:
         if isinstance(value, list | tuple):
             raise ConfigError(
                 f"a split is one file, folder or data set, but got {list(value)}",
@@ -153,14 +153,14 @@ class Task(BaseModel, ABC):
         """
 
     @abstractmethod
-    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+    def rows(self, frame: pd.DataFrame, reader: object, max_length: int) -> dict[str, list[Any]]:
         """Return the model's inputs by name, one entry a row, with ``labels`` for the loss.
 
         ``truth``, if there, is what :meth:`score` compares with, else ``labels`` is.
         """
 
     @abstractmethod
-    def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
+    def score(self, predictions: object, labels: Sequence[Any], facts: DataFacts) -> Scores:
         """Score the predictions that :meth:`predict` returned for a split."""
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Task(BaseModel, ABC):
         """Load what turns data into the model's inputs: its tokenizer."""
         return from_library(AutoTokenizer, model)
 
-    def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
+    def new_reader(self, config: object, frame: pd.DataFrame) -> Any:
         """Train a tokenizer on the training split, for a model trained from a configuration.
 
         `config` is brought in line with it in place.
@@ -195,10 +195,10 @@ class Task(BaseModel, ABC):
         most = most_tokens(model) or named
         return min(MOST_TOKENS, most, max(16, 8 * ceil(TOKENS_A_WORD * words / 8)))
 
-    def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:
+    def refuse_unread(self, frame: pd.DataFrame, reader: object) -> None:
         """Raise :class:`DataError` for examples that the model's own `reader` cannot read."""
 
-    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         """Return the function that makes a batch of rows."""
         return DataCollatorWithPadding(reader)
 
@@ -219,7 +219,7 @@ class Task(BaseModel, ABC):
         return predict(model, data=split.rows, collate=split.collate)
 
     def trainers_prediction(
-        self, model: PreTrainedModel, split: Split, predictions: Any
+        self, model: PreTrainedModel, split: Split, predictions: object
     ) -> EvalPrediction:
         """Return what the library's Trainer hands to `compute_metrics`, as arrays.
 
@@ -375,12 +375,12 @@ class Task(BaseModel, ABC):
         return self.hold_out(train, 0.2)
 
     def _make_reader(self, model: str, train: pd.DataFrame) -> Callable[[Any], Any]:
-        def make(config: Any) -> Any:
+        def make(config: object) -> Any:
             return self.new_reader(config, train)
 
         return make
 
-    def _split(self, name: str, collate: Any, reader: Any, wanted: "_Wanted") -> Split:
+    def _split(self, name: str, collate: object, reader: object, wanted: "_Wanted") -> Split:
         words = [wanted.model, type(reader).__name__, *_size(reader), wanted.max_length]
         words += [self.model_dump(mode="json")]
         words += [wanted.augment.model_dump()] if wanted.augment is not None else []
@@ -413,7 +413,7 @@ class _Wanted:
     augment: Augmentation | None = None
 
 
-def _size(reader: Any) -> list[int]:
+def _size(reader: object) -> list[int]:
     return [len(reader)] if hasattr(reader, "__len__") else []
 
 

@@ -86,7 +86,7 @@ class ImageClassification(LabelledFiles):
         ]
         return pd.concat([frame, *more], ignore_index=True)
 
-    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return default_data_collator
 
     def columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -98,7 +98,7 @@ class ImageClassification(LabelledFiles):
         return pd.DataFrame({"image": found, "label": self.named_labels(frame[label], source)})
 
 
-def _check(value: Any, source: str, row: int) -> None:
+def _check(value: object, source: str, row: int) -> None:
     try:
         with Image.open(BytesIO(value) if isinstance(value, bytes) else value):
             return
@@ -110,6 +110,6 @@ def _check(value: Any, source: str, row: int) -> None:
         ) from None
 
 
-def _opened(value: Any) -> Image.Image:
+def _opened(value: object) -> Image.Image:
     with Image.open(BytesIO(value) if isinstance(value, bytes) else value) as image:
         return image.convert("RGB")

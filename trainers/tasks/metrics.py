@@ -1,7 +1,6 @@
 """Metrics that none of our libraries has, and the report by class."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -64,7 +63,7 @@ def ranking_metrics(ranks: Tensor, k: int = 10) -> tuple[float, float]:
 
 
 def by_class(
-    truth: Any, predicted: Any, names: Sequence[str]
+    truth: object, predicted: object, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, float]], list[list[int]]]:
     """Return precision, recall, F1 and support of each class, and the confusion matrix.
 

@@ -69,7 +69,7 @@ def numbers(function: ComputeMetrics, prediction: EvalPrediction) -> Metrics:
     return {str(key): _number(name, key, value) for key, value in found.items()}
 
 
-def _number(name: str, key: object, value: Any) -> float:
+def _number(name: str, key: object, value: object) -> float:
     plain = value.item() if isinstance(value, np.generic | np.ndarray | Tensor) else value
     if not isinstance(plain, Real):
         raise ConfigError(
@@ -102,7 +102,7 @@ def reference_of(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', None) or '__main__'}:{name}"
 
 
-def predicted(model: PreTrainedModel, *, data: Any, collate: Any) -> EvalPrediction:
+def predicted(model: PreTrainedModel, *, data: object, collate: object) -> EvalPrediction:
     """Run `model` over `data`; return logits and labels as the Trainer would.
 
     Rows of unequal length are filled up with -100. The model is left in eval mode.

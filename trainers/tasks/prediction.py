@@ -1,13 +1,13 @@
 """Run a model over a split: its logits, and its mean loss."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 
-def predict(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> Tensor:
+def predict(
+    model: PreTrainedModel, *, data: object, collate: object, batch_size: int = 32
+) -> Tensor:
     """Return the logits of `model` over `data`, in order: (examples, ...).
 
     The model is left in eval mode.
@@ -17,7 +17,7 @@ def predict(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int 
 
 
 def predict_rows(
-    model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32
+    model: PreTrainedModel, *, data: object, collate: object, batch_size: int = 32
 ) -> list[Tensor]:
     """Return the logits of `model` for each row of `data`, each padded as its batch was.
 
@@ -33,7 +33,9 @@ def predict_rows(
         return [row for batch in batches for row in model(**batch).logits.float().cpu()]
 
 
-def mean_loss(model: PreTrainedModel, *, data: Any, collate: Any, batch_size: int = 32) -> float:
+def mean_loss(
+    model: PreTrainedModel, *, data: object, collate: object, batch_size: int = 32
+) -> float:
     """Return the model's own loss over `data` in nats, the mean over labels other than -100.
 
     The model is left in eval mode. A causal model's first label does not count, since nothing is

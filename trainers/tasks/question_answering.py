@@ -136,7 +136,7 @@ class QuestionAnswering(Task):
         )
 
 
-def _answers(value: Any, context: str, source: str, row: int) -> tuple[list[str], int]:
+def _answers(value: object, context: str, source: str, row: int) -> tuple[list[str], int]:
     """Return all accepted answers, and the offset in `context` (letters) of the first of them."""
     pairs = _pairs(value, context)
     texts = [as_text(text) for text, _ in pairs if not is_null(text)]
@@ -158,7 +158,7 @@ def _answers(value: Any, context: str, source: str, row: int) -> tuple[list[str]
     return answers, start
 
 
-def _pairs(value: Any, context: str) -> list[tuple[Any, Any]]:
+def _pairs(value: object, context: str) -> list[tuple[Any, Any]]:
     """Return the texts of a cell's answers, each with its offset or None."""
     if isinstance(value, str) and value not in context:
         value = written_value(value)

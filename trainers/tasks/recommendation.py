@@ -123,10 +123,10 @@ class NextItem(Task):
     def reader(self, model: str) -> Any:
         return None
 
-    def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
+    def new_reader(self, config: object, frame: pd.DataFrame) -> Any:
         return None
 
-    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+    def rows(self, frame: pd.DataFrame, reader: object, max_length: int) -> dict[str, list[Any]]:
         items = [list(map(int, row)) for row in frame["items"]]
         rows: dict[str, list[Any]] = {"input_ids": [row[-max_length:] for row in items]}
         if "next" in frame:
@@ -134,7 +134,7 @@ class NextItem(Task):
             rows["truth"] = [{"next": int(item), "past": past} for past, item in wanted]
         return rows
 
-    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return padded
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:

@@ -62,7 +62,7 @@ class Recogniser:
     """
 
     @staticmethod
-    def from_pretrained(model: str, **kwargs: Any) -> PreTrainedModel:
+    def from_pretrained(model: str, **kwargs: object) -> PreTrainedModel:
         """Load the saved model."""
         if from_library(AutoConfig, model).is_encoder_decoder:
             return AutoModelForSpeechSeq2Seq.from_pretrained(model, **kwargs)

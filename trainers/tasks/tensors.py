@@ -70,10 +70,10 @@ class Tensors(Task):
     def reader(self, model: str) -> Any:
         return None
 
-    def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
+    def new_reader(self, config: object, frame: pd.DataFrame) -> Any:
         return None
 
-    def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
+    def rows(self, frame: pd.DataFrame, reader: object, max_length: int) -> dict[str, list[Any]]:
         return {str(name): [_plain(cell) for cell in frame[name]] for name in frame.columns}
 
     def with_collate(self, collate: Callable[..., Any] | None) -> Task:
@@ -83,7 +83,7 @@ class Tensors(Task):
         found._collate = collate or function_at(str(self.collate))
         return found
 
-    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return self._collate or default_data_collator
 
     def _split(self, *args: Any, **settings: Any) -> Split:
@@ -109,7 +109,7 @@ class Tensors(Task):
         return total / count
 
     def trainers_prediction(
-        self, model: PreTrainedModel, split: Split, predictions: Any
+        self, model: PreTrainedModel, split: Split, predictions: object
     ) -> EvalPrediction:
         return predicted(model, data=split.rows, collate=split.collate)
 

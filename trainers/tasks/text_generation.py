@@ -62,7 +62,7 @@ class TextGeneration(Task):
             )
         return {"input_ids": blocks, "labels": blocks}
 
-    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return default_data_collator
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:

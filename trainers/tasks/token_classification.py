@@ -91,7 +91,7 @@ class TokenClassification(Task):
         truth = [list(row) for row in frame["tags"]]
         return {**read, "labels": labels, "truth": truth}
 
-    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return DataCollatorForTokenClassification(reader)
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
@@ -151,7 +151,7 @@ def _lists(values: pd.Series, source: str, what: str) -> pd.Series:
     return pd.Series(found, index=values.index, dtype=object)
 
 
-def _words(cell: Any, what: str) -> list[str] | None:
+def _words(cell: object, what: str) -> list[str] | None:
     """Return the words in a cell; None where there is no list, or an element is missing."""
     listed = as_list(cell)
     if listed is None:

@@ -91,7 +91,7 @@ class Translation(Task):
         kept = {name: tokens[name] for name in ("input_ids", "attention_mask")}
         return {**kept, "labels": labels, "truth": frame["target"].tolist()}
 
-    def collator(self, reader: Any, model: str) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return DataCollatorForSeq2Seq(reader, model=self.skeleton(model, DataFacts()))
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:

@@ -36,7 +36,7 @@ class Perturbed:
     ) -> None:
         self._handle.remove()
 
-    def _add(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
+    def _add(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
         return output if self.delta is None else output + self.delta
 
 

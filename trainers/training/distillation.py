@@ -214,7 +214,7 @@ def check_teacher(
             )
 
 
-def _hidden(outputs: Any) -> tuple[Tensor, ...]:
+def _hidden(outputs: object) -> tuple[Tensor, ...]:
     """Return the hidden states after every layer, the embeddings left out."""
     states = getattr(outputs, "hidden_states", None) or getattr(
         outputs, "decoder_hidden_states", None
@@ -258,7 +258,7 @@ def _kept_relations(model: PreTrainedModel, kept: dict[str, Tensor]) -> Iterator
     handles = []
     for slot in slots:
 
-        def keep(_: nn.Module, __: Any, output: Tensor, slot: Slot = slot) -> None:
+        def keep(_: nn.Module, __: object, output: Tensor, slot: Slot = slot) -> None:
             kept.update(zip(slot.roles, _by_role(output, slot), strict=True))
 
         handles.append(layer.get_submodule(slot.path).register_forward_hook(keep))

@@ -1,7 +1,6 @@
 """Report to a watchdog that a training makes progress."""
 
 from collections.abc import Callable
-from typing import Any
 
 from transformers import TrainerCallback
 
@@ -18,10 +17,10 @@ class Heart(TrainerCallback):
     def __init__(self, beat: Beat) -> None:
         self.beat = beat
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
+    def on_step_begin(self, *_: object, **__: object) -> None:
         """Report that a step begins. The Trainer calls this before every optimiser step."""
         self.beat(True)
 
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+    def on_optimizer_step(self, *_: object, **__: object) -> None:
         """Report that a step has ended. The Trainer calls this before rungs are measured."""
         self.beat(False)

@@ -37,7 +37,7 @@ class Patience(Remembering):
     its own next to the bank any more, and restores the best weights at the end.
     """
 
-    def __init__(self, patience: int, data: Sequence[Any], collate: Any) -> None:
+    def __init__(self, patience: int, data: Sequence[Any], collate: object) -> None:
         self.patience, self.data, self.collate = patience, data, collate
         self.best, self.since = math.inf, 0
         self.weights: dict[str, Tensor] = {}

@@ -95,7 +95,7 @@ class Checkpoints(Remembering):
         return self._before_s
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Note the step at which the training continues."""
         if state.global_step:
@@ -103,7 +103,7 @@ class Checkpoints(Remembering):
         self._began = self._last = time.monotonic()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Ask for a checkpoint when one is due. The Trainer calls this after every step."""
         now = time.monotonic()

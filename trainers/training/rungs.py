@@ -32,7 +32,7 @@ class Rungs(Remembering):
     reported: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Compute the step of each rung. Rungs that fall on one step, or the last, are one."""
         steps = {max(1, round(f * state.max_steps)): i for i, f in enumerate(self.fractions)}
@@ -46,7 +46,7 @@ class Rungs(Remembering):
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         """Measure and report at a rung. The Trainer calls this after every optimiser step."""
         rung = self.reached.get(state.global_step)
@@ -69,7 +69,7 @@ class Rungs(Remembering):
         self.reported = memory["told"]
 
 
-def _stop_unless(goes_on: Any, rung: int, step: int) -> None:
+def _stop_unless(goes_on: object, rung: int, step: int) -> None:
     if not goes_on:
         raise StoppedAtRung(f"stopped at rung {rung}, step {step}")
 

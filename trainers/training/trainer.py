@@ -71,7 +71,7 @@ class Curve(Remembering):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         """Record the loss. The Trainer calls this at every logged step."""
         loss = (logs or {}).get("loss")
@@ -102,7 +102,7 @@ class CandidateTrainer(Trainer):
         model: PreTrainedModel,
         lesson: Lesson | None,
         checkpoints: Checkpoints | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         self.recipe, self.checkpoints = recipe, checkpoints
         strengths = {key: getattr(recipe, key) for key in LOSSES}
@@ -125,7 +125,7 @@ class CandidateTrainer(Trainer):
         start_alike_(self.model, self.recipe.seed)
 
     def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: object = None
     ) -> Tensor:
         """Run the forward and backward passes of one batch; return the loss to report."""
         adversary = self.recipe.adversary
@@ -155,13 +155,17 @@ class CandidateTrainer(Trainer):
             step = Step(loss_under, self.accelerator.backward, zeros, mask)
             return ATTACKS[adversary.name](adversary, step)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: object, **kw: object
+    ) -> Any:
         """Compute the task's loss plus the recipe's terms, weighted by the share of the batch."""
         share = inputs.pop(SHARE, None)
         loss = self._whole_loss(model, inputs, *args, **kw)
         return loss if share is None else loss * share
 
-    def _whole_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
+    def _whole_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: object, **kw: object
+    ) -> Any:
         if self.plain_loss or not model.training:
             return super().compute_loss(model, inputs, *args, **kw)
         wants_outputs = kw.pop("return_outputs", False)
@@ -174,7 +178,7 @@ class CandidateTrainer(Trainer):
         return (loss, outputs) if wants_outputs else loss
 
     def _consistent_loss(
-        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any
+        self, model: nn.Module, inputs: dict[str, Any], *args: object, **kw: object
     ) -> tuple[Tensor, Any]:
         """Return the task's loss, with R-Drop of two passes, and the last pass's outputs."""
         fed = {key: value for key, value in inputs.items() if key != LOGITS}
@@ -186,10 +190,10 @@ class CandidateTrainer(Trainer):
         apart = consistency(outputs.logits, other.logits)
         return (loss + again) / 2 + self.recipe.r_drop * apart, other
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:
         checkpointing.write(self.model, self.callback_handler.callbacks, Path(str(output_dir)))
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Save a checkpoint as the library does; if that fails, warn and train on."""
         assert self.checkpoints is not None, "nobody else asks for one"
         try:
@@ -198,7 +202,7 @@ class CandidateTrainer(Trainer):
         except (OSError, RuntimeError) as error:
             logger.warning("no checkpoint at step %d: %s", self.state.global_step, error)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: object = None) -> None:
         """Do nothing yet: the optimiser first takes the parameters of the model at the start."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -313,7 +317,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return known or "can't allocate memory" in str(error)
 
 
-def _rows_of(data: Any, logits: Tensor) -> Tensor:
+def _rows_of(data: object, logits: Tensor) -> Tensor:
     """Return the logits of the rows that remain after some were held out."""
     return logits[data.indices] if isinstance(data, torch.utils.data.Subset) else logits
 
