@@ -1,6 +1,7 @@
 """Read the study file: YAML into pydantic models, all mistakes listed at once with their place."""
 
 import math
+from collections.abc import Mapping
 from glob import glob
 from itertools import accumulate
 from pathlib import Path
@@ -503,7 +504,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     return config.model_copy(update=_absolute_paths(config, path.resolve().parent))
 
 
-def validate(data: dict[str, Any], source: str, folder: Path | None = None) -> StudyConfig:
+def validate(data: Mapping[str, object], source: str, folder: Path | None = None) -> StudyConfig:
     """Validate `data` as a study, whose plugins may lie in `folder`.
 
     Raises :class:`ConfigError` that lists every mistake.

@@ -3,8 +3,9 @@
 import errno
 import math
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sharetune.spaces.evaluator import Measured, Metrics
 
@@ -59,7 +60,7 @@ def is_disk_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in NO_SPACE or "os error 28" in str(error)
 
 
-def missing_value(metrics: dict[str, Any], objectives: tuple[str, ...]) -> str | None:
+def missing_value(metrics: Mapping[str, object], objectives: tuple[str, ...]) -> str | None:
     """Say which objective has no finite number in `metrics`, or return None."""
     for name in objectives:
         value = metrics.get(name)

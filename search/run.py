@@ -40,9 +40,8 @@ def run(
 
     `resume` continues the study in `out` to exactly its budget; `address` joins a Ray cluster.
     `evaluator` replaces the model and its task, for tests; `live` are functions of the caller that
-    the study names. Raises :class:`SharetuneError` for a
-    user's mistake, before anything is trained, and ``KeyboardInterrupt`` on Ctrl-C or SIGTERM; what
-    is finished is kept.
+    the study names. Raises :class:`SharetuneError` for a user's mistake, before anything is
+    trained, and ``KeyboardInterrupt`` on Ctrl-C or SIGTERM; what is finished is kept.
     """
     folder = RunFolder(out)
     check_folder(folder, resume=resume)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def held_for_scoring(config: StudyConfig, run: RunFolder) -> Iterator[None]:
         writer.close()
 
 
-def _check_same_study(config: StudyConfig, stored: dict[str, Any]) -> None:
+def _check_same_study(config: StudyConfig, stored: Mapping[str, object]) -> None:
     given = config.model_dump(mode="json")
     changed = [key for key in FIXED if given[key] != stored.get(key)]
     if given["start_from"] not in (None, stored.get("start_from")):

@@ -62,7 +62,7 @@ def _front(
 
 
 def _adopted(
-    written: dict[str, Any], space: Space, shapes: Mapping[str, StackShape], place: str
+    written: Mapping[str, object], space: Space, shapes: Mapping[str, StackShape], place: str
 ) -> dict[str, Any]:
     try:
         return space.adopt(Candidate.model_validate(written)).bound(shapes).written()

@@ -411,11 +411,15 @@ SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "compression": Compres
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def _drawn(section: type[Settings], leaves: dict[str, Any], trial: Trial, name: str) -> Settings:
+def _drawn(
+    section: type[Settings], leaves: Mapping[str, object], trial: Trial, name: str
+) -> Settings:
     return section(**{key: draw(leaf, trial, f"{name}.{key}") for key, leaf in leaves.items()})
 
 
-def _suggested(section: type[Settings], leaves: dict[str, Any], corner: Corner, name: str) -> None:
+def _suggested(
+    section: type[Settings], leaves: Mapping[str, object], corner: Corner, name: str
+) -> None:
     """Raise :class:`ConfigError`, with the place, if a corner is no valid section."""
     try:
         _drawn(section, leaves, corner, name)
@@ -452,12 +456,12 @@ def _most_choices(leaf: Any) -> int:
     return 1
 
 
-def _referred(section: type[Settings], leaves: dict[str, Any]) -> Settings:
+def _referred(section: type[Settings], leaves: Mapping[str, object]) -> Settings:
     fields = section.model_fields
     return section(**{key: _reference(leaf, fields[key].default) for key, leaf in leaves.items()})
 
 
-def _adopted(reference: Settings, leaves: dict[str, Any], other: Settings) -> Settings:
+def _adopted(reference: Settings, leaves: Mapping[str, object], other: Settings) -> Settings:
     searched = {key: getattr(other, key) for key, leaf in leaves.items() if _is_searched(leaf)}
     return type(reference).model_validate({**dict(reference), **searched})
 

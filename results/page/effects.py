@@ -1,5 +1,6 @@
 """Draw quality against searched values: ratio, range, form, and recipe settings that varied."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -123,7 +124,7 @@ class Effects:
             hoverinfo="text",
         )
 
-    def _drawing(self, name: str, traces: list[go.Scatter], axis: dict[str, Any]) -> Drawing:
+    def _drawing(self, name: str, traces: list[go.Scatter], axis: Mapping[str, object]) -> Drawing:
         figure = go.Figure(traces)
         figure.update_layout(xaxis=axis, yaxis=axis_of(self.quality), showlegend=False, **LAYOUT)
         title = f"{sentence(self.quality.title)} against {name}"

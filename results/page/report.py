@@ -1,6 +1,6 @@
 """Write the report: one HTML file that opens offline and shows a study's trade-off."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -112,7 +112,7 @@ def _content(study: StudyRecord) -> dict[str, Any]:
 
 
 def scripts(
-    drawings: Sequence[Drawing], reviewed: dict[str, Any], pages: dict[int, str]
+    drawings: Sequence[Drawing], reviewed: Mapping[str, object], pages: dict[int, str]
 ) -> dict[str, Any]:
     """Return the data that the page's scripts read, and the plotly.js that its figures need."""
     return {

@@ -289,7 +289,7 @@ def _stacks(study: Mapping[str, Any]) -> dict[str, int]:
     return _mapping(_mapping(study, record.MODEL), "stacks")
 
 
-def _candidate(candidate: dict[str, Any], stacks: Mapping[str, int]) -> dict[str, Any]:
+def _candidate(candidate: Mapping[str, object], stacks: Mapping[str, int]) -> dict[str, Any]:
     recipe = _mapping(candidate, "recipe")
     return {
         "candidate": candidate or None,
@@ -308,7 +308,7 @@ def _leaves(name: str, value: object) -> dict[str, Any]:
     return {place: leaf for part in found for place, leaf in part.items()}
 
 
-def _plan_text(candidate: dict[str, Any]) -> str:
+def _plan_text(candidate: Mapping[str, object]) -> str:
     """Write the plan in one line; one that this version cannot read is shown as stored."""
     plan = stored_plan(candidate)
     return json.dumps(candidate["plan"]) if plan is None else str(plan)

@@ -4,7 +4,7 @@ Each is seeded by the study where its class takes a seed.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -34,7 +34,7 @@ def optunas_classes() -> dict[str, type[BaseSampler]]:
 
 
 @ADAPTERS.register("optuna")
-def from_optuna(name: str, arguments: dict[str, Any]) -> Maker:
+def from_optuna(name: str, arguments: Mapping[str, object]) -> Maker:
     """a class of Optuna's samplers: {GPSampler: {n_startup_trials: 10}}"""
     classes = optunas_classes()
     if name not in classes:
@@ -45,7 +45,7 @@ def from_optuna(name: str, arguments: dict[str, Any]) -> Maker:
 
 
 @ADAPTERS.register("class")
-def from_path(name: str, arguments: dict[str, Any]) -> Maker:
+def from_path(name: str, arguments: Mapping[str, object]) -> Maker:
     """a class of one's own by its dotted path: {my_module.MySampler: {}}"""
     module, _, member = name.rpartition(".")
     try:
@@ -115,7 +115,7 @@ def _is_sampler(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseSampler) and not inspect.isabstract(kind)
 
 
-def _maker(kind: Any, name: str, arguments: dict[str, Any]) -> Maker:
+def _maker(kind: Any, name: str, arguments: Mapping[str, object]) -> Maker:
     """Return what makes a sampler of the class `kind`: Optuna's, or one of this package's that
     takes a setting."""
     known = [parameter for parameter in inspect.signature(kind).parameters if parameter != SEED]

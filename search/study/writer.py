@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -177,20 +177,20 @@ class StudyWriter:
         """Read one trial from the storage."""
         return Trial.of(self._frozen(number))
 
-    def start(self, draw: Draw, attributes: dict[str, Any]) -> Trial:
+    def start(self, draw: Draw, attributes: Mapping[str, object]) -> Trial:
         """Write a new RUNNING trial."""
         trial = self._new(draw, attributes, state=TrialState.RUNNING)
         self._running[trial.number] = trial
         return Trial.of(trial)
 
     def answer(
-        self, draw: Draw, attributes: dict[str, Any], values: Sequence[float] | None
+        self, draw: Draw, attributes: Mapping[str, object], values: Sequence[float] | None
     ) -> Trial:
         """Write a new trial that is finished at once: COMPLETE with `values`, or PRUNED."""
         state = TrialState.PRUNED if values is None else TrialState.COMPLETE
         return Trial.of(self._new(draw, attributes, state=state, values=values))
 
-    def complete(self, number: int, values: Sequence[float], found: dict[str, Any]) -> Trial:
+    def complete(self, number: int, values: Sequence[float], found: Mapping[str, object]) -> Trial:
         """End a trial with its final values, and attach everything else that was measured."""
         return self._tell(number, TrialState.COMPLETE, found, values)
 
@@ -220,7 +220,7 @@ class StudyWriter:
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         return self.storage.get_trial(trial_id)
 
-    def _new(self, draw: Draw, attributes: dict[str, Any], **ended: object) -> FrozenTrial:
+    def _new(self, draw: Draw, attributes: Mapping[str, object], **ended: object) -> FrozenTrial:
         trial = create_trial(
             params=draw.params,
             distributions=draw.distributions,
@@ -242,7 +242,7 @@ class StudyWriter:
         self,
         number: int,
         state: TrialState,
-        attributes: dict[str, Any],
+        attributes: Mapping[str, object],
         values: Sequence[float] | None = None,
     ) -> Trial:
         """End a running trial; return it as it was written."""
@@ -274,7 +274,7 @@ class StudyWriter:
                     f"let only one run; {KEPT_HINT}",
                 )
 
-    def _attach(self, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+    def _attach(self, trial: FrozenTrial, attributes: Mapping[str, object]) -> None:
         new = {key: value for key, value in attributes.items() if key not in trial.user_attrs}
         if bulk_rows.can_write(self.storage):
             bulk_rows.attach(self.storage, trial._trial_id, new)

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def started(
     cache: Path,
     auto: Any,
     *,
-    head: dict[str, Any],
+    head: Mapping[str, object],
     reader: Callable[[Any], Any],
 ) -> str:
     """Return a checkpoint with weights: `model`, or a copy of it in `cache` with random ones.

@@ -67,7 +67,7 @@ class SharedConfig(PreTrainedConfig):
     model_type = MODEL_TYPE
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: object) -> Any:
+    def from_dict(cls, config_dict: Mapping[str, object], **kwargs: object) -> Any:
         """Return the configuration that ``config.json`` holds as `config_dict`."""
         own = vars(base_config(base_of(config_dict)))
         return super().from_dict(copy.deepcopy(own) | config_dict, **kwargs)
@@ -154,7 +154,7 @@ def _with_changes(sharing: Sharing, now: Mapping[str, Any]) -> dict[str, Any]:
     return base
 
 
-def _refuse_other_tensors(model: PreTrainedModel, saved: dict[str, Any]) -> None:
+def _refuse_other_tensors(model: PreTrainedModel, saved: Mapping[str, object]) -> None:
     """Raise :class:`ModelError` unless a model built from `saved` has the tensors of `model`."""
     kind: Any = type(model)
     own = {name: tuple(t.shape) for name, t in model.state_dict(keep_vars=True).items()}

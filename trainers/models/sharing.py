@@ -67,11 +67,7 @@ def share_(
     Raises :class:`PlanError` if the plan does not fit the model and :class:`ModelError` if the
     model has no stack of layers or is shared already.
     """
-    if is_shared(model):
-        raise ModelError(
-            f"{type(model).__name__} is shared already, by the plan {model.sharing.plan}",
-            "call materialize_(model) first",
-        )
+    _refuse_shared(model)
     stacks = find_stacks(model)
     shapes = {name: stack.shape for name, stack in stacks.items()}
     bound = plan.bound(shapes)
@@ -86,13 +82,21 @@ def share_(
     for group in bound.groups:
         stack = stacks[group.stack or ""]
         for own, origin in zip(banks_of(group), origins[group], strict=True):
-            readers = [i for i, layer in enumerate(orders[stack.name]) if layer in own]
-            layers = model.get_submodule(stack.path)
-            positions = Positions(layers, orders[stack.name], readers, origin)
+            layers, order = model.get_submodule(stack.path), orders[stack.name]
+            readers = [i for i, layer in enumerate(order) if layer in own]
+            positions = Positions(layers, order, readers, origin)
             model.banks.append(_share_bank(stack, group, positions, seen, schedule))
     model.sharing = replace(sharing, settled=copy.deepcopy(model.config.to_dict()))
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
+
+
+def _refuse_shared(model: PreTrainedModel) -> None:
+    if is_shared(model):
+        raise ModelError(
+            f"{type(model).__name__} is shared already, by the plan {model.sharing.plan}",
+            "call materialize_(model) first",
+        )
 
 
 def _change_layers(

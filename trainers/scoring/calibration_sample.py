@@ -1,7 +1,7 @@
 """Choose the training examples on which plans are scored."""
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor
 
@@ -39,7 +39,7 @@ def calibration_batches(split: Split) -> list[dict[str, Tensor]]:
     return [dict(split.collate(part)) for part in parts]
 
 
-def _predictions(row: dict[str, Any]) -> int:
+def _predictions(row: Mapping[str, object]) -> int:
     """Number of predictions of an example: its labels, which are one for a whole example."""
     labels = row.get("labels")
     return max(1, len(labels)) if isinstance(labels, list) else 1

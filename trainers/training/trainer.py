@@ -7,7 +7,7 @@ nothing else; each has a file of its own.
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -164,7 +164,7 @@ class CandidateTrainer(Trainer):
         return loss if share is None else loss * share
 
     def _whole_loss(
-        self, model: nn.Module, inputs: dict[str, Any], *args: object, **kw: object
+        self, model: nn.Module, inputs: Mapping[str, object], *args: object, **kw: object
     ) -> Any:
         if self.plain_loss or not model.training:
             return super().compute_loss(model, inputs, *args, **kw)
@@ -178,7 +178,7 @@ class CandidateTrainer(Trainer):
         return (loss, outputs) if wants_outputs else loss
 
     def _consistent_loss(
-        self, model: nn.Module, inputs: dict[str, Any], *args: object, **kw: object
+        self, model: nn.Module, inputs: Mapping[str, object], *args: object, **kw: object
     ) -> tuple[Tensor, Any]:
         """Return the task's loss, with R-Drop of two passes, and the last pass's outputs."""
         fed = {key: value for key, value in inputs.items() if key != LOGITS}
