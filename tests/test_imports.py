@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ EVERYWHERE = [
 ]
 
 
+@cache
 def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -88,11 +90,16 @@ HEAVY = {"torch", "ray", "optuna", "transformers", "pandas", "plotly"}
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import sharetune; from sharetune import search, SharingPlan, Recipe", HEAVY),
-        ("import sharetune.spaces.space, sharetune.spaces.anchors", HEAVY),
-        ("from sharetune.spaces.planning import exchange, grid, rivals, solving", HEAVY),
-        ("import sharetune.results.page.report", {"torch", "ray", "transformers"}),
-        ("from sharetune import load, pareto_front", {"torch", "ray", "transformers"}),
+        (
+            "import sharetune; from sharetune import search, SharingPlan, Recipe\n"
+            "import sharetune.spaces.space, sharetune.spaces.anchors\n"
+            "from sharetune.spaces.planning import exchange, grid, rivals, solving",
+            HEAVY,
+        ),
+        (
+            "from sharetune import load, pareto_front\nimport sharetune.results.page.report",
+            {"torch", "ray", "transformers"},
+        ),
         pytest.param(
             "import sharetune.trainers.evaluation.evaluator",
             {"ray", "optuna"},

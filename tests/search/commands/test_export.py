@@ -183,6 +183,7 @@ def test_the_printed_lines_reproduce_the_accuracy(run, tmp_path):
     assert len({round(loss, 5) for loss in losses}) == 4
 
 
+@pytest.mark.slow
 def test_the_search_learned_something(run):
     """Else an accuracy that is reproduced says nothing."""
     assert results.load(run)["accuracy"].max() > 0.5

@@ -178,6 +178,7 @@ def test_steps_of_a_recipe(recipe, examples, steps):
     assert optimiser_steps(recipe, examples) == steps
 
 
+@pytest.mark.slow
 def test_latency_is_measured_against_the_unshared_model(evaluator, tmp_path):
     dropped = candidate(evaluator, SharingPlan.drop([0, 1, 2]), steps=1)
     evaluated(evaluator, dropped, tmp_path)

@@ -193,7 +193,7 @@ def test_a_task_from_a_configuration_to_its_metrics(tmp_path, name, family, keys
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("text-generation", "gpt2"), slow("translation", "t5")]
+    ("name", "family"), [slow("text-generation", "gpt2"), slow("translation", "t5")]
 )
 def test_latency_of_writing(tmp_path, name, family):
     made = prepared(tmp_path, name, family)
