@@ -25,7 +25,7 @@ REASONS = {
     "search.python.searching.search": "the package's main function: its parameters are its manual",
     "search.python.searching._search_file": "the arguments of `search` that a study file leaves",
     "search.run.run": "what a run needs, each with a default but two",
-    "trainers.evaluation.evaluator.prepare": "what an evaluator needs, each with a default but four",
+    "trainers.evaluation.evaluator.prepare": "what an evaluator needs, with defaults but for four",
     "trainers.models.alignment.align_": "one family of units: its layers, matrices and activations",
     "trainers.models.forms.bank.__init__": "a layer's tensors and where they lie",
     "trainers.models.forms.basis.__init__": "a layer's tensors and where they lie",
