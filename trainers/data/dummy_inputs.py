@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.registry import Registry
+from sharetune.trainers.models.sample_inputs import picture_size
 
 INPUTS: Registry[Callable[[PreTrainedModel, int, int], Tensor]] = Registry("input")
 """``(model, batch size, length) -> tensor``, by the name of the model's main input."""
@@ -40,8 +41,7 @@ def _tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
 @INPUTS.register("pixel_values")
 def _images(model: PreTrainedModel, batch: int, length: int) -> Tensor:
     """black pictures of the size that the model reads"""
-    size, channels = model.config.image_size, model.config.num_channels
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width, channels = picture_size(model.config)
     return torch.zeros(batch, channels, height, width)
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError, RunError
 from sharetune.spaces.registry import Registry
-from sharetune.trainers.exports.samples import Inputs, samples
+from sharetune.trainers.models.sample_inputs import Inputs, samples
 from sharetune.trainers.models.shared_model import SharedModel
 
 Answer = Callable[[Inputs], Tensor]

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.exports.base import EXPORTS, FOLDER, Answer, Needs, Written, answering
-from sharetune.trainers.exports.samples import Inputs, samples
 from sharetune.trainers.measuring.sizes import parameters
 from sharetune.trainers.models.modules import products_apart
+from sharetune.trainers.models.sample_inputs import Inputs, samples
 
 FILE_NAME = "model.onnx"
 """The name of the file in the export's folder."""

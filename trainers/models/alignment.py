@@ -128,7 +128,7 @@ def align_(
     permuted = {}
     for number, permutation in zip(layers, order(views, shared), strict=True):
         for slot in slots:
-            _permute_(layers[number].get_submodule(slot.path), slot, permutation)
+            permute_(layers[number].get_submodule(slot.path), slot, permutation)
         key = (stack, number, out.path)
         if activations and key in activations:
             permuted[key] = activations[key][:, _entries(out, permutation)]
@@ -226,7 +226,8 @@ def _by_unit(weight: Tensor, slot: Slot) -> Tensor:
     return torch.cat([r.flatten(1) for r in rows], dim=1)
 
 
-def _permute_(module: nn.Module, slot: Slot, permutation: Tensor) -> None:
+def permute_(module: nn.Module, slot: Slot, permutation: Tensor) -> None:
+    """Put the units of one matrix, in place, in the order of `permutation`, biases with them."""
     order = _entries(slot, permutation).to(module.weight.device)
     weight = weight_out_in(module)
     weight.data.copy_(weight.data.index_select(slot.axis, order))

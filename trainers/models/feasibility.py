@@ -124,11 +124,16 @@ def _refuse_narrow(stack: Stack, group: Group) -> None:
 def refuse_removal(stack: Stack, slots: Sequence[Slot], hint: str) -> None:
     """Raises :class:`PlanError` if the units of one family cannot be removed."""
     if not can_align(stack, slots):
-        raise PlanError(
-            f"the {'neurons' if slots[0].role in FFN else 'heads'} of stack {stack.name!r} cannot "
-            "be removed: other weights, such as position biases, count on them",
-            hint,
-        )
+        raise removal_error(stack, slots, hint)
+
+
+def removal_error(stack: Stack, slots: Sequence[Slot], hint: str) -> PlanError:
+    """Return the error for units of one family that cannot be removed."""
+    return PlanError(
+        f"the {'neurons' if slots[0].role in FFN else 'heads'} of stack {stack.name!r} cannot "
+        "be removed: other weights, such as position biases, count on them",
+        hint,
+    )
 
 
 def _refuse_loop(stack: Stack, group: Group) -> None:

@@ -109,6 +109,7 @@ class SharedModel(HandsOver):
             return
         now = self.config.to_dict()  # type: ignore[attr-defined]
         base = _with_changes(self.sharing, now)
+        base["dtype"] = str(self.dtype).removeprefix("torch.")
         self.sharing = replace(self.sharing, base=base, settled=now)
         config = self._saved_config()
         _refuse_other_tensors(self, config)  # type: ignore[arg-type]
@@ -117,7 +118,7 @@ class SharedModel(HandsOver):
         path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
     def _saved_config(self) -> dict[str, Any]:
-        base = self.sharing.base | {"dtype": str(self.dtype).removeprefix("torch.")}
+        base = dict(self.sharing.base)
         return {
             "model_type": MODEL_TYPE,
             "architectures": [getattr(type(self), UNSHARED_CLASS).__name__],

@@ -20,17 +20,19 @@ from sharetune.spaces.errors import ModelError
 from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.inits import INITS, start_of
 from sharetune.spaces.plan import Group, SharingPlan
-from sharetune.trainers.models.alignment import ORDERS, align_, can_align
+from sharetune.trainers.models.alignment import ORDERS, align_
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.feasibility import (
     LAYER_INDEX,
     PER_LAYER_ATTRIBUTES,
     check_feasible,
     lists_layers,
+    removal_error,
 )
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import SharedNorm, repeated, resolved
 from sharetune.trainers.models.narrowing import narrow_
+from sharetune.trainers.models.permuting import Family, movable_families
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
@@ -110,10 +112,11 @@ def _change_layers(
     Returns the stacks as they then are and the origins of each group's banks; `seen` gets the
     activations as the units are then ordered.
     """
+    moving = _movable(model, stacks, plan)
     with_weights = () if _is_shape_only(model) else plan.groups
     for group in with_weights:
         if isinstance(group.form, Merge) and group.init == "mean":
-            _start_from_mean(stacks[group.stack or ""], group, plan, seen)
+            _start_from_mean(stacks[group.stack or ""], group, plan, seen, moving)
     narrowed = [group for group in plan.groups if isinstance(group.form, Narrow)]
     if narrowed:
         seen |= narrow_(stacks, narrowed, seen)
@@ -121,7 +124,8 @@ def _change_layers(
     origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in plan.groups}
     for group in with_weights:
         if group.matches_units and group.form.shares:
-            seen |= _align(stacks[group.stack or ""], group, plan, origins[group], seen)
+            stack = stacks[group.stack or ""]
+            seen |= _align(stack, group, plan, origins[group], seen, moving)
     return stacks, origins
 
 
@@ -213,11 +217,32 @@ def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin
     return origins
 
 
+def _movable(model: PreTrainedModel, stacks: Mapping[str, Stack], plan: SharingPlan) -> set[Family]:
+    """Return the families whose units can be permuted, if the plan permutes or removes any.
+
+    Raises :class:`PlanError` if it removes units of a family that cannot.
+    """
+    narrow = [group for group in plan.groups if isinstance(group.form, Narrow)]
+    if _is_shape_only(model) or not (narrow or any(g.matches_units for g in plan.groups)):
+        return set()
+    moving = movable_families(model, stacks)
+    for group in narrow:
+        stack = stacks[group.stack or ""]
+        for prefix, slots in stack.families(int(group.layers[0])).items():
+            if slots[0].role in group.parts and (stack.name, prefix) not in moving:
+                raise removal_error(stack, slots, "leave that part out of parts")
+    return moving
+
+
 def _start_from_mean(
-    stack: Stack, group: Group, plan: SharingPlan, seen: dict[tuple[str, int, str], Tensor]
+    stack: Stack,
+    group: Group,
+    plan: SharingPlan,
+    seen: dict[tuple[str, int, str], Tensor],
+    moving: set[Family],
 ) -> None:
     """Give the layer that takes the place of the group's others the mean of all, in place."""
-    seen |= _align(stack, group, plan, [], seen) if group.matches_units else {}
+    seen |= _align(stack, group, plan, [], seen, moving) if group.matches_units else {}
     ((staying, span),) = group.spans().items()
     layers = [stack.layers[index] for index in span]
     with torch.no_grad():
@@ -231,12 +256,13 @@ def _align(
     plan: SharingPlan,
     origins: Sequence[Origin],
     activations: Activations,
+    moving: set[Family],
 ) -> dict[tuple[str, int, str], Tensor]:
     """Permute the units of each family that only this group shares; return their activations."""
     permuted: dict[tuple[str, int, str], Tensor] = {}
     layers = {int(index): stack.layers[int(index)] for index in group.layers}
     layers |= {origin.number: origin.copy for origin in origins if origin.copy is not None}
-    for slots in stack.families(int(group.layers[0])).values():
+    for prefix, slots in stack.families(int(group.layers[0])).items():
         roles = {role for slot in slots for role in slot.roles}
         others = [
             other
@@ -247,7 +273,7 @@ def _align(
             and set(other.layers) & set(group.layers)
             and set(other.parts) & roles
         ]
-        if roles & set(group.parts) and not others and can_align(stack, slots):
+        if roles & set(group.parts) and not others and (stack.name, prefix) in moving:
             shared = shared_units(slots[0], group.form.share())
             order = ORDERS[group.units]
             permuted |= align_(stack.name, layers, slots, order, shared, activations)

@@ -5,11 +5,12 @@ Linear (or GPT-2's transposed Conv1D); its role follows from its place and its s
 that distinguish queries, keys, values and gates are a table.
 """
 
+import inspect
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -59,6 +60,10 @@ HEAD_SIZE_ATTRIBUTES = ("head_dim", "head_size")
 
 INTERLEAVED_BY_HEAD = {"query_key_value"}
 """Fused matrices whose rows go q, k, v head by head, as GPT-NeoX's, not section by section."""
+
+
+BLOCKS = re.compile(r"mp_num = (\d+)")
+"""The number of blocks, in an attention's source, in which heads go q, v, k block by block."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +265,8 @@ def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
     attentions = dict.fromkeys(attention_path(path) for path, _ in found if attention_path(path))
     for name in attentions:
         shapes = {p: _out_in(m) for p, m in found if attention_path(p) == name}
-        yield from _attention_slots(shapes, partial(_heads, layer, tuple(shapes), model))
+        heads = partial(_heads, layer, tuple(shapes), model)
+        yield from _attention_slots(shapes, heads, _blocks(layer, tuple(shapes)))
     yield from _ffn_slots([(p, *_out_in(m)) for p, m in found if not attention_path(p)])
 
 
@@ -272,11 +278,12 @@ def _out_in(matrix: nn.Module) -> tuple[int, int]:
 
 
 def _attention_slots(
-    shapes: dict[str, tuple[int, int]], heads_of: Callable[[int], int]
+    shapes: dict[str, tuple[int, int]], heads_of: Callable[[int], int], blocks: int
 ) -> Iterator[Slot]:
     """Yield the slots of one attention from out x in by path; none if its kind is unknown.
 
-    `heads_of` gives the number of heads for a number of rows of queries.
+    `heads_of` gives the number of heads for a number of rows of queries. With `blocks` above 0 a
+    fused matrix goes block by block, and a block is a unit.
     """
     named = {role: path for path in shapes for role in QKV_WORDS if _is_word(role, path)}
     rest = [p for p in shapes if p not in named.values() and not _is_position(p)]
@@ -290,11 +297,29 @@ def _attention_slots(
             rest = [two, one]
         query = shapes[rest[1]][1]
         ins = [_fused_slot(rest[0], shapes[rest[0]][0], query, heads_of(query))]
+        if blocks:
+            ins = [Slot(rest[0], ("q", "v", "k"), 0, blocks, (shapes[rest[0]][0],))]
     else:
         return
     if ins[0].units > 0:
         yield from ins
         yield Slot(rest[-1], ("o",), 1, ins[0].units, (shapes[rest[-1]][1],))
+
+
+def _blocks(layer: nn.Module, paths: Iterable[str]) -> int:
+    """Return the number of blocks of an attention's fused matrix; 0: it has none."""
+    parents = {type(layer.get_submodule(path.rpartition(".")[0])) for path in paths}
+    found = [BLOCKS.search(source(kind)) for kind in parents]  # type: ignore[arg-type]
+    return next((int(match[1]) for match in found if match), 0)
+
+
+@cache
+def source(kind: type[nn.Module]) -> str:
+    """Return the source text of a class of modules; empty if there is none."""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
 
 
 def _fused_slot(path: str, rows: int, query: int, heads: int) -> Slot:

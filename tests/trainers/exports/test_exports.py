@@ -29,8 +29,8 @@ from sharetune.trainers import load_shared, share_, share_params
 from sharetune.trainers.exports import onnx as onnx_format
 from sharetune.trainers.exports.albert import arrange
 from sharetune.trainers.exports.base import EXPORTS, Written, answering, export
-from sharetune.trainers.exports.samples import samples
 from sharetune.trainers.models.modules import products_apart
+from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.structure import find_stacks
 from tests.families import SIZES, inputs, inputs_of, logits, tiny
 from tests.paths import ROOT

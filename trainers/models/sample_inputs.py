@@ -1,10 +1,11 @@
-"""Make up inputs for a model, on which its exported form is compared with it."""
+"""Make up inputs for a model, on which what is guessed of it or made from it is checked."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
 
@@ -45,34 +46,59 @@ def _text(model: PreTrainedModel, batch: int, length: int) -> Inputs:
     A decoder that writes text gets ids of its own, another one the encoder's.
     """
     config = model.config.get_text_config()
-    batch = 1 if config.pad_token_id is None and not model.can_generate() else batch
-    ids = _tokens(model, batch, length)
+    padded = getattr(config, "pad_token_id", None) is not None or model.can_generate()
+    ids = _tokens(model, batch if padded else 1, length)
     mask = torch.ones_like(ids)
-    if batch > 1 and not model.config.is_encoder_decoder:
+    if len(ids) > 1 and not model.config.is_encoder_decoder:
         mask[-1, length // 2 :] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
     if model.config.is_encoder_decoder:
-        own = _tokens(model, batch, length + EXTRA_DECODER_TOKENS) if model.can_generate() else ids
+        own = (
+            _tokens(model, len(ids), length + EXTRA_DECODER_TOKENS) if model.can_generate() else ids
+        )
         return inputs | {"decoder_input_ids": own}
     types = getattr(config, "type_vocab_size", 0) or 0
-    return inputs | ({"token_type_ids": (ids % 2) * mask} if types > 1 else {})
+    inputs |= {"token_type_ids": (ids % 2) * mask} if types > 1 else {}
+    if "pixel_values" in _arguments(model) and hasattr(model.config, "vision_config"):
+        inputs |= _images(model, len(ids), length)
+    return {name: value for name, value in inputs.items() if name in _arguments(model)}
+
+
+def _arguments(model: PreTrainedModel) -> set[str]:
+    return set(inspect.signature(model.forward).parameters)
 
 
 def _tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
     """Return token ids that end in the end-of-sequence token, if there is one."""
     config = model.config.get_text_config()
     ids = torch.randint(0, config.vocab_size, (batch, length), generator=_generator())
-    for special in (config.pad_token_id, config.eos_token_id):
-        ids[ids == (-1 if special is None else special)] = config.vocab_size // 2
-    if isinstance(config.eos_token_id, int):
-        ids[:, -1] = config.eos_token_id
+    end = getattr(config, "eos_token_id", None)
+    for special in (getattr(config, "pad_token_id", None), end):
+        ids[ids == (-1 if not isinstance(special, int) else special)] = config.vocab_size // 2
+    if isinstance(end, int) and end < config.vocab_size:
+        ids[:, -1] = end
     return ids
 
 
 def _images(model: PreTrainedModel, batch: int, _: int) -> Inputs:
-    size, channels = model.config.image_size, model.config.num_channels
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width, channels = picture_size(model.config)
     return {"pixel_values": torch.randn(batch, channels, height, width, generator=_generator())}
+
+
+def picture_size(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Return the height, the width and the channels of the pictures that a model reads.
+
+    Raises :class:`ModelError` if the configuration, or its part for vision, does not say.
+    """
+    config = getattr(config, "vision_config", config)
+    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", None)
+    if size is None or channels is None:
+        raise ModelError(
+            f"the size of the pictures that a {config.model_type} model reads is not known",
+            "use a model whose configuration has image_size and num_channels",
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width, channels
 
 
 def _waveforms(_: PreTrainedModel, batch: int, __: int) -> Inputs:
