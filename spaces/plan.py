@@ -116,6 +116,12 @@ class StackShape:
         attention = (self.heads_of(layer),) if roles & set(ATTENTION) else ()
         return attention + ((self.neurons_of(layer) // 8,) if roles & set(FFN) else ())
 
+    def lacking_parts(self) -> list[str]:
+        """Return the parts, `attention` or `ffn`, of which no layer has one of a known kind."""
+        counts = {"attention": map(self.heads_of, range(self.depth))}
+        counts["ffn"] = map(self.neurons_of, range(self.depth))
+        return [part for part, units in counts.items() if not any(units)]
+
     def at(self, order: Sequence[int]) -> "StackShape":
         """Return the shape of a stack in which these layers of it run."""
         heads, neurons = map(self.heads_of, order), map(self.neurons_of, order)
@@ -313,6 +319,26 @@ class Group(BaseModel):
                 "assign": self._found_assignment(layers, shape),
             }
         )
+
+    def within(self, shape: StackShape) -> "Group":
+        """Return the bound group with those of its parts that a stack of this shape has.
+
+        Attention or FFN of an unknown kind, such as the experts of a mixture, are not shared.
+        Raises :class:`PlanError` if none of the parts is there.
+        """
+        if self.form.removes_layers or (self.form.canonical() is None and self.times == 1):
+            return self
+        lacking = {role for part in shape.lacking_parts() for role in PARTS[part]}
+        roles = tuple(role for role in self.parts if role not in lacking)
+        if not set(roles) & {*ATTENTION, *FFN}:
+            present = [part for part in PARTS if part not in shape.lacking_parts()]
+            raise PlanError(
+                f"stack {self.stack!r} has none of the parts {write_parts(self.parts)} of a known "
+                "kind",
+                f"it has {', '.join(present) or 'no matrices of a known kind'}; layers can be "
+                "dropped or merged",
+            )
+        return self.model_copy(update={"parts": roles})
 
     def rounded(self, shape: StackShape) -> "list[Group]":
         """Return the bound group, one for each width, with knobs rounded to a stack of this shape.
@@ -561,7 +587,7 @@ class SharingPlan(BaseModel):
         groups = []
         for group in self.groups:
             name = _stack_of(group, stacks)
-            groups.append(group.bound(name, stacks[name]))
+            groups.append(group.bound(name, stacks[name]).within(stacks[name]))
         narrow = [part for group in groups for part in _narrow(group, stacks)]
         left = dict(stacks) | _shapes_left(narrow, stacks)
         others = [

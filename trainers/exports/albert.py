@@ -24,7 +24,7 @@ from sharetune.trainers.exports.dense import save_ordinary
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.modules import SharedLinear, SharedNorm, resolved
 from sharetune.trainers.models.shared_model import unshared_class
-from sharetune.trainers.models.sharing import is_shared, materialize_
+from sharetune.trainers.models.sharing import is_shared, materialize_unchecked_
 from sharetune.trainers.models.structure import find_stacks
 
 OTHER_FORMATS = "export as shared, dense or onnx"
@@ -88,7 +88,7 @@ def export_albert(model: PreTrainedModel, folder: Path) -> Written:
     owners = layer_owners(model)
     arrangement = arrange(owners)
     albert = kind(_config(model, arrangement))
-    _load(albert, materialize_(copy.deepcopy(model)), arrangement)
+    _load(albert, materialize_unchecked_(copy.deepcopy(model)), arrangement)
     stored, shared = len(arrangement.positions), len(set(owners))
     note = f"ALBERT stores {stored} layers for this order, the plan {shared}."
     return save_ordinary(albert, folder, note if stored > shared else "")

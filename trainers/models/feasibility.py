@@ -16,11 +16,17 @@ from sharetune.spaces.plan import FFN, Group, SharingPlan, write_parts
 from sharetune.trainers.models.alignment import can_align
 from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices
 
-LAYER_INDEX = "layer_idx"
-"""The attribute in which attentions keep their layer's position, to find its KV cache."""
+LAYER_INDICES = ("layer_idx", "layer_id", "layer_index")
+"""Attributes in which modules keep their layer's position, to find its KV cache."""
 
-PER_LAYER_ATTRIBUTES = ("layer_types", "mlp_layer_types", "no_rope_layers")
-"""Configuration lists with one entry a layer, which follow the layers when they move."""
+NO_KIND = (*LAYER_INDICES, "seed")
+"""Attributes that differ from layer to layer though the layers are of one kind."""
+
+LISTS_OF_OTHER_THINGS = re.compile(
+    r"^(architectures|depths?|.*(conv|tdnn|kernel|stride|dilat|stage|out_feat|out_indic|token|lang"
+    r"|_names|label|hidden_sizes|num_heads|section|size_list|image|patch|bound|_range|lora).*)$"
+)
+"""Configuration lists that do not go layer by layer, though they may be as long."""
 
 LAYER_DROP_ATTRIBUTES = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 """Configuration attributes that make training skip layers at random."""
@@ -83,7 +89,7 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
         )
     if list(order) == list(range(len(stack.layers))):
         return
-    listed = any(lists_layers(config, attribute, stack) for attribute in PER_LAYER_ATTRIBUTES)
+    listed = any(layer_lists(config, stack))
     kinds = [_layer_kind(layer, attributes=not listed) for layer in stack.layers]
     for place, index in enumerate(order):
         model_layer = min(place, len(kinds) - 1)
@@ -190,7 +196,7 @@ def _integer_settings(layer: nn.Module) -> set[str]:
     return {
         f"{name}={value}"
         for name, value in vars(layer).items()
-        if isinstance(value, int) and not isinstance(value, bool) and name != LAYER_INDEX
+        if isinstance(value, int) and not isinstance(value, bool) and name not in NO_KIND
     }
 
 
@@ -205,7 +211,7 @@ def _layer_kind(layer: nn.Module, *, attributes: bool) -> set[str]:
         for path, module in layer.named_modules()
         for name, value in vars(module).items()
         if attributes and path not in widths and name not in SIZE_ATTRIBUTES
-        if isinstance(value, int) and name != LAYER_INDEX
+        if isinstance(value, int) and name not in NO_KIND
     }
 
 
@@ -213,7 +219,12 @@ def _tensors_first(trait: str) -> tuple[bool, str]:
     return "=" in trait, trait
 
 
-def lists_layers(config: PreTrainedConfig, attribute: str, stack: Stack) -> bool:
-    """Return whether `attribute` of `config` is a list with one entry a layer of `stack`."""
-    values = getattr(config, attribute, None)
-    return isinstance(values, list) and len(values) == len(stack.layers)
+def layer_lists(config: PreTrainedConfig, stack: Stack) -> list[str]:
+    """Return the names of the lists of `config` with one entry a layer of `stack`."""
+    return [
+        name
+        for name, values in vars(config).items()
+        if isinstance(values, list | tuple)
+        and len(values) == len(stack.layers)
+        and not LISTS_OF_OTHER_THINGS.match(name)
+    ]

@@ -199,8 +199,17 @@ class SharedLinear(BankReader, nn.Linear):
         return type(self).forward(self, hidden)
 
     def materialize(self) -> nn.Module:
-        """Return a dense layer of the original class with the same function."""
-        return dense_layer(self.weight, self.bias, transposed=self.transposed)
+        """Return a dense layer of the original class with the same function.
+
+        It is frozen where all that it is made of is.
+        """
+        dense: Any = dense_layer(self.weight, self.bias, transposed=self.transposed)
+        made_of = [*self.named_parameters(), *self.entry.named_parameters()]
+        trained = [p.requires_grad for name, p in made_of if name not in ("own_bias", "bias")]
+        dense.weight.requires_grad_(any(trained))
+        if self.bias is not None:
+            dense.bias.requires_grad_(self.bias.requires_grad)
+        return dense  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from sharetune.trainers.models.alignment import can_align, permute_
 from sharetune.trainers.models.sample_inputs import samples
-from sharetune.trainers.models.structure import Slot, Stack
+from sharetune.trainers.models.structure import Slot, Stack, attention_path
 
 Family = tuple[str, str]
 """A stack's name, and the path of an attention in its layers; empty for the FFN."""
@@ -56,7 +56,10 @@ def movable_families(model: PreTrainedModel, stacks: Mapping[str, Stack]) -> set
     if not (failing := _changed(model, stacks, likely, before)):
         return likely
     found = {f for f in failing if _changed(model, stacks, {f}, before)} or failing
-    for stack, prefix in sorted(found):
+    idle = {
+        (stack, attention_path(path)) for (stack, _, path), calls in before.items() if not calls
+    }
+    for stack, prefix in sorted(found - idle):
         logger.warning(
             "%s of stack %s of %s stay in place, because permuting them changes what it computes",
             f"heads of {prefix}" if prefix else "neurons",
@@ -93,7 +96,7 @@ def _permuted(stacks: Mapping[str, Stack], families: set[Family]) -> Iterator[No
     moved: list[tuple[nn.Module, Slot, Tensor]] = []
     generator = torch.Generator().manual_seed(0)
     try:
-        for layer, slots in _places(stacks, families):
+        for _, layer, slots in _places(stacks, families):
             order = torch.randperm(slots[0].units, generator=generator)
             if order.tolist() == sorted(order.tolist()):
                 order = order.roll(1)
@@ -109,28 +112,29 @@ def _permuted(stacks: Mapping[str, Stack], families: set[Family]) -> Iterator[No
 
 def _places(
     stacks: Mapping[str, Stack], families: set[Family]
-) -> Iterator[tuple[nn.Module, Sequence[Slot]]]:
+) -> Iterator[tuple[tuple[str, int], nn.Module, Sequence[Slot]]]:
+    """Yield the stack and number, the layer and the matrices of each of `families`."""
     for name, stack in stacks.items():
         for index, layer in enumerate(stack.layers):
             for prefix, slots in stack.families(index).items():
                 if (name, prefix) in families:
-                    yield layer, slots
+                    yield (name, index), layer, slots
 
 
 def _answers(
     model: PreTrainedModel, stacks: Mapping[str, Stack], families: set[Family]
-) -> dict[tuple[int, str], list[Tensor]] | None:
+) -> dict[tuple[str, int, str], list[Tensor]] | None:
     """Return the outputs, by layer and path, of the matrices that read the units of `families`.
 
     None if the model cannot be run on a made-up batch.
     """
-    outputs: dict[tuple[int, str], list[Tensor]] = {}
+    outputs: dict[tuple[str, int, str], list[Tensor]] = {}
     was_training = model.training
     with ExitStack() as hooks, torch.no_grad():
-        for number, (layer, slots) in enumerate(_places(stacks, families)):
+        for place, layer, slots in _places(stacks, families):
             for slot in slots:
                 if slot.axis == 1:
-                    kept = outputs.setdefault((number, slot.path), [])
+                    kept = outputs.setdefault((*place, slot.path), [])
 
                     def keep(_: Any, __: Any, output: Tensor, kept: list[Tensor] = kept) -> None:
                         kept.append(output.detach().clone())

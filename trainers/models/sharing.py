@@ -7,6 +7,7 @@
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,15 +24,16 @@ from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.feasibility import (
-    LAYER_INDEX,
-    PER_LAYER_ATTRIBUTES,
+    LAYER_INDICES,
     check_feasible,
-    lists_layers,
+    layer_lists,
     removal_error,
 )
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
+from sharetune.trainers.models.freezing import keep_frozen_
 from sharetune.trainers.models.modules import SharedNorm, repeated, resolved
 from sharetune.trainers.models.narrowing import narrow_
+from sharetune.trainers.models.ordinary import SAME_OUTPUT, largest_difference, ordinary, uniform
 from sharetune.trainers.models.permuting import Family, movable_families
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
@@ -147,7 +149,45 @@ def materialize_(model: PreTrainedModel) -> PreTrainedModel:
     Layers that the plan removed stay removed, narrowed ones stay narrow, and repeated layers become
     layers of their own. Layers that reuse another's output have no dense form: they stay as they
     are, and the model stays shared, by a plan of these groups, and those that narrow layers, only.
+
+    Raises :class:`ModelError`, before anything is changed, if layers were removed or repeated and
+    an ordinary model of that depth would compute something else.
     """
+    if is_shared(model) and not _is_shape_only(model) and _is_deeper_or_shallower(model):
+        refuse_unordinary(model)
+    return materialize_unchecked_(model)
+
+
+def _is_deeper_or_shallower(model: PreTrainedModel) -> bool:
+    sharing = model.sharing
+    return any(list(o) != list(range(sharing.shapes[n].depth)) for n, o in sharing.orders.items())
+
+
+def refuse_unordinary(model: PreTrainedModel) -> None:
+    """Raise :class:`ModelError` unless the configuration builds what a shared model computes.
+
+    A model is built from it, given the materialised weights, and compared on a made-up batch.
+    """
+    dense = materialize_unchecked_(copy.deepcopy(model))
+    if is_shared(dense) or not uniform(dense):
+        return
+    try:
+        difference = largest_difference(dense, ordinary(dense))
+    except Exception as error:  # whatever a foreign configuration or model raises
+        reason = f"it cannot be built: {str(error).splitlines()[0] if str(error) else error!r}"
+    else:
+        if difference <= SAME_OUTPUT:
+            return
+        reason = f"it computes something else: outputs differ by {difference:.2g} of the largest"
+    raise ModelError(
+        f"layers of {unshared_class(type(model)).__name__} were removed or repeated, and there is "
+        f"no ordinary model of that depth: {reason}",
+        "save the shared model itself, or export it as shared or onnx",
+    )
+
+
+def materialize_unchecked_(model: PreTrainedModel) -> PreTrainedModel:
+    """Do what :func:`materialize_` does, also where no ordinary model computes the same."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if hasattr(child, "materialize"):
@@ -341,7 +381,9 @@ def _share_bank(
         )
         with weights[0].device:
             readers = BUILDERS[group.form.name](group.form, matrices, entries, entry_key(slot.path))
-        positions.replace(slot.path, soft.for_readers(readers, weights) if soft else readers)
+        replacing = soft.for_readers(readers, weights) if soft else readers
+        keep_frozen_(replacing, entries, entry_key(slot.path), modules)
+        positions.replace(slot.path, replacing)
     if "norms" in group.parts:
         _share_norms(positions, stack.norms, entries)
     return entries
@@ -365,8 +407,9 @@ def _share_norms(positions: Positions, paths: Iterable[str], entries: nn.ModuleD
             continue
         entry = copy.deepcopy(norms[0])
         for name, parameter in entry.named_parameters():
-            starts = [norm.get_parameter(name).detach() for norm in norms]
-            parameter.data = positions.start(starts).clone()
+            sources = [norm.get_parameter(name) for norm in norms]
+            parameter.data = positions.start([source.detach() for source in sources]).clone()
+            parameter.requires_grad_(any(source.requires_grad for source in sources))
         entries[entry_key(path)] = entry
         having = [
             i
@@ -393,8 +436,9 @@ def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) 
     model.set_submodule(stack.path, layers)
     for place, layer in enumerate(layers):
         for module in layer.modules():
-            if hasattr(module, LAYER_INDEX):
-                setattr(module, LAYER_INDEX, place)
+            for name in LAYER_INDICES:
+                if isinstance(vars(module).get(name), int):
+                    setattr(module, name, place)
     _set_depth(model, stack, order)
 
 
@@ -418,12 +462,45 @@ def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> Non
         own = DEPTH_ATTRIBUTES if config is not model.config else ()
         for attribute in _depth_attributes(config, side, stack) + own:
             if getattr(config, attribute, None) == len(stack.layers):
-                setattr(config, attribute, len(kept))
-        for attribute in PER_LAYER_ATTRIBUTES:
-            if lists_layers(config, attribute, stack):
-                values = getattr(config, attribute)
-                setattr(config, attribute, [values[index] for index in kept])
+                _set_if_settable(config, attribute, len(kept))
+        for attribute in layer_lists(config, stack):
+            values = getattr(config, attribute)
+            setattr(config, attribute, type(values)(values[index] for index in kept))
+        _set_patterns(config, stack, kept)
+        _set_stage_names(config, stack, len(kept))
         _set_stage_depth(config, stack, len(kept))
+
+
+def _set_if_settable(config: PreTrainedConfig, attribute: str, value: int) -> None:
+    """Set an attribute unless it is a property of other ones, as ProphetNet's depth is."""
+    with suppress(AttributeError, NotImplementedError):
+        setattr(config, attribute, value)
+
+
+def _set_patterns(config: PreTrainedConfig, stack: Stack, kept: Sequence[int]) -> None:
+    """Set lists of ``[kinds of layers, repetitions]``, such as GPT-Neo's, to the kept layers."""
+    for name, value in list(vars(config).items()):
+        if not isinstance(value, list) or not all(_is_pattern(part) for part in value):
+            continue
+        kinds = [kind for pattern, times in value for _ in range(times) for kind in pattern]
+        if kinds and len(kinds) == len(stack.layers):
+            setattr(config, name, [[[kinds[index]], 1] for index in kept])
+
+
+def _is_pattern(part: Any) -> bool:
+    pair = isinstance(part, list | tuple) and len(part) == 2
+    return pair and isinstance(part[0], list | tuple) and isinstance(part[1], int)
+
+
+def _set_stage_names(config: PreTrainedConfig, stack: Stack, depth: int) -> None:
+    """Set the names of a backbone whose stages are its layers; the last stage stays the output."""
+    names = getattr(config, "stage_names", None)
+    if not isinstance(names, list) or len(names) != len(stack.layers) + 1:
+        return
+    last = names[-1]
+    config.stage_names = ["stem", *(f"stage{number + 1}" for number in range(depth))]
+    if getattr(config, "out_features", None) in ([last], None):
+        config._out_features, config._out_indices = config.stage_names[-1:], [depth]
 
 
 def _depth_attributes(config: PreTrainedConfig, side: str, stack: Stack) -> tuple[str, ...]:

@@ -1,0 +1,57 @@
+"""Build the ordinary model that a saved configuration and weights give, and compare with it."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sharetune.trainers.models.sample_inputs import samples
+from sharetune.trainers.models.structure import find_stacks
+
+SAME_OUTPUT = 1e-3
+"""The largest difference of outputs, relative to the largest output, that rounding makes."""
+
+
+def uniform(model: PreTrainedModel) -> bool:
+    """Return whether all layers of each stack are of one width, as the library builds them."""
+    return all(stack.shape.is_uniform for stack in find_stacks(model).values())
+
+
+def ordinary(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model built anew from the configuration of a dense `model`, with its tensors.
+
+    Raises :class:`RuntimeError` if the tensors do not fit.
+    """
+    kind: Any = type(model)
+    built: PreTrainedModel = kind._from_config(type(model.config)(**_plain(model)))
+    built.load_state_dict(model.state_dict(), strict=True, assign=True)
+    built.tie_weights()
+    return built.to(model.device).eval()
+
+
+def _plain(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the configuration as a file would give it back."""
+    settings = copy.deepcopy(model.config.to_dict())
+    return {name: value for name, value in settings.items() if name != "model_type"}
+
+
+def largest_difference(one: PreTrainedModel, other: PreTrainedModel) -> float:
+    """Return the largest difference of the models' outputs on a batch, as part of the largest."""
+    found, expected = (_output(model) for model in (one, other))
+    difference = (found - expected).abs().nan_to_num().max()
+    return float(difference / expected.abs().nan_to_num().max().clamp_min(1e-9))
+
+
+def _output(model: PreTrainedModel) -> Tensor:
+    """Return the model's logits, or its first output, for a made-up batch."""
+    was_training = model.training
+    inputs = {name: value.to(model.device) for name, value in samples(model)[0].items()}
+    floats = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+    with torch.no_grad():
+        output = model.eval()(**floats)
+    model.train(was_training)
+    logits = getattr(output, "logits", None)
+    found: Tensor = output[0] if logits is None else logits
+    return found.float()
