@@ -78,9 +78,9 @@ def share_(
     check_feasible(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
-    model.banks = nn.ModuleList()
     seen = dict(activations or {})
     stacks, origins = _change_layers(model, stacks, bound, seen)
+    model.banks = nn.ModuleList()
     for name, order in orders.items():
         _arrange_layers(model, stacks[name], order)
     for group in bound.groups:
