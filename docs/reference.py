@@ -36,6 +36,9 @@ PAGE = Path(__file__).parent / "reference.md"
 PYTHON = {
     "sharetune.search.python.searching": ("search",),
     "sharetune.search.python.run": ("Run", "RunTrial"),
+    "sharetune.search.python.plans": (
+        *("draw", "share", "preset", "tie", "bank", "drop", "narrow", "join", "compare", "count"),
+    ),
     "sharetune.trainers": ("share_params", "share_", "load_shared", "materialize_", "is_shared"),
     "sharetune.trainers.exports.base": ("export",),
     "sharetune.spaces": ("SharingPlan", "Group", "Recipe", "Candidate"),
@@ -99,7 +102,8 @@ def commands() -> Iterator[str]:
 
 
 def _option(option: Any) -> tuple[str, str, str]:
-    default = option.default
+    said = option.show_default
+    default = said if isinstance(said, str) else option.default
     if option.required:
         return f"`{option.opts[0]}`", option.help, "needed"
     return f"`{option.opts[0]}`", option.help, "" if default in (None, False) else f"`{default}`"
@@ -235,7 +239,8 @@ def _parameters(signature: inspect.Signature) -> list[str]:
     found = list(signature.parameters.values())
     named = next((i for i, p in enumerate(found) if p.kind is p.KEYWORD_ONLY), None)
     texts = [str(parameter) for parameter in found]
-    return texts if named is None else [*texts[:named], "*", *texts[named:]]
+    starred = any(p.kind is p.VAR_POSITIONAL for p in found)
+    return texts if named is None or starred else [*texts[:named], "*", *texts[named:]]
 
 
 def prose(member: Any) -> str:

@@ -15,6 +15,19 @@ from sharetune.results.judging.summary import Counts
 from sharetune.results.page.candidate_pages import delivery
 from sharetune.results.page.review import opened_first
 from sharetune.results.reading.study import read_study
+from sharetune.spaces.anchors import ANCHORS
+
+EXPORT = "to export the model that the report opens with"
+"""Purpose of the first command that may follow a search."""
+
+SEEDS = "to train the front again on 3 further seeds, and see how sure its numbers are"
+"""Purpose of the second."""
+
+FURTHER = "to search on, up to twice as many trials"
+"""Purpose of the third."""
+
+WIDTH = 10_000
+"""Columns of a table, so that each row is one line, however long its plan."""
 
 
 def front_table(run: Path) -> str:
@@ -46,11 +59,17 @@ def front_table(run: Path) -> str:
         numbers = [quantity(objective, row.value(objective)) for objective in study.objectives]
         sure = how_sure(study.quality, row, over_seeds.get(row.number))
         stands = [str(row.final.standing)] if row.final else []
-        table.add_row(str(row.number), *numbers, sure, *stands, row.title)
-    console = Console(width=140, no_color=True)
+        table.add_row(str(row.number), *numbers, sure, *stands, named_plan(row))
+    console = Console(width=WIDTH, no_color=True)
     with console.capture() as capture:
         console.print(table)
-    return capture.get().rstrip()
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))
+
+
+def named_plan(row: Row) -> str:
+    """Return an anchor's name, a given plan's with its words, or else the plan's words."""
+    given = row.anchor is not None and row.anchor not in ANCHORS
+    return f"{row.anchor}: {row.plan}" if given else row.title
 
 
 def _off_the_front(row: Row) -> int:
@@ -59,7 +78,7 @@ def _off_the_front(row: Row) -> int:
 
 
 def next_steps(run: Path, resume: str) -> dict[str, str]:
-    """List commands that may follow a search, by purpose; `resume` is the one that continues it."""
+    """List commands that may follow a search, by what they do; `resume` continues it."""
     study = read_study(run)
     first = opened_first(study)
     export = "" if first is None else delivery(study, first).export
@@ -67,8 +86,8 @@ def next_steps(run: Path, resume: str) -> dict[str, str]:
     asked = (study.config.get("budget") or {}).get("trials", 0)
     twice = 2 * max(asked, Counts.of(study.frame).trained)
     steps = {
-        "export": export,
-        "how sure": seeds,
-        "search on": f"{resume} --set budget.trials={twice}",
+        EXPORT: export,
+        SEEDS: seeds,
+        FURTHER: f"{resume} --set budget.trials={twice}",
     }
     return {what: command for what, command in steps.items() if command}

@@ -9,6 +9,7 @@ from rich.status import Status
 
 from sharetune.results.formatting import margin, plural, quantity, short_title
 from sharetune.results.reading.trial import Trial
+from sharetune.search.estimate import seconds_of_search
 from sharetune.search.search import Search
 from sharetune.spaces.anchors import ANCHORS, UNSHARED
 from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective, quality_of
@@ -32,10 +33,18 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self.search.on_finished = self.trial_finished
+        self._say_what_comes()
         if self.console.is_terminal:
             self.status = self.console.status(self.standing())
             self.status.start()
         return self
+
+    def _say_what_comes(self) -> None:
+        """Print how many trials are to come, and roughly how long they take."""
+        left = max(0, self.search.config.budget.trials - self.search.ledger.started)
+        seconds = seconds_of_search(self.search) if left else None
+        rough = "" if seconds is None else f", by their FLOPs in about {clock(seconds)}"
+        self.console.print(f"{plural(left, 'trial')} to come{rough}", markup=False)
 
     def __exit__(self, *_: object) -> None:
         if self.status is not None:

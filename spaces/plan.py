@@ -13,7 +13,7 @@ whole units can reach. Two plans that build the same model are equal.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import combinations
@@ -21,13 +21,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from sharetune.spaces.assignments import Assignment, AssignmentField
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Bank, Drop, Form, FormField, Merge, Narrow, Tie
 from sharetune.spaces.inits import INITS, shortest_init, start_of, step
 from sharetune.spaces.layers import Layers, is_absolute, resolve_layers, runs
+from sharetune.spaces.mistakes import described
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.units import UNITS, UnitsName
 from sharetune.spaces.yaml_text import read_yaml
@@ -535,23 +544,31 @@ class SharingPlan(BaseModel):
 
     @classmethod
     def range(cls, first: int, last: int, ratio: float, **group: object) -> "SharingPlan":
-        """Plan that layers `first` to `last` (0-based, inclusive) share a `ratio` (0..1)."""
+        """Plan that layers `first` to `last` (0-based, inclusive) share a `ratio` (0..1).
+
+        Raises :class:`ConfigError`, as :meth:`drop` does, for values out of range.
+        """
         layers = f"{first}..{last}"
-        return cls(groups=(Group(layers=layers, form=Bank(ratio=ratio), **group),))
+        return cls._of(lambda: Group(layers=layers, form=Bank(ratio=ratio), **group))
+
+    @classmethod
+    def _of(cls, make: Callable[[], Group]) -> "SharingPlan":
+        try:
+            return cls(groups=(make(),))
+        except ValidationError as error:
+            raise described(error, "the plan", Group) from None
 
     @classmethod
     def drop(cls, layers: Iterable[int], stack: str | None = None) -> "SharingPlan":
         """Plan to remove these layers (0-based)."""
-        return cls(groups=(Group(layers=tuple(layers), stack=stack, form=Drop()),))
+        return cls._of(lambda: Group(layers=tuple(layers), stack=stack, form=Drop()))
 
     @classmethod
     def preset(cls, name: str) -> "SharingPlan":
         """Read a plan from the literature, by the name that `sharetune list presets` prints."""
         if name not in presets():
             raise PlanError(f"unknown preset: {name!r}", did_you_mean(name, presets()))
-        return cls.from_yaml(
-            (files("sharetune.spaces") / "presets" / f"{name}.yaml").read_text("utf-8")
-        )
+        return cls.from_yaml(preset_text(name))
 
     @classmethod
     def from_yaml(cls, text: str) -> "SharingPlan":
@@ -638,6 +655,11 @@ class SharingPlan(BaseModel):
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.written(), sort_keys=True))
+
+
+def preset_text(name: str) -> str:
+    """Return the file of a preset, whose first line says what it is and where it is from."""
+    return (files("sharetune.spaces") / "presets" / f"{name}.yaml").read_text("utf-8")
 
 
 def presets() -> list[str]:

@@ -22,8 +22,33 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+NewRun = Annotated[Optional[Path], typer.Option(show_default="runs/NAME", help="run folder")]
+
+Cluster = Annotated[
+    Optional[str],
+    typer.Option(show_default="workers on this machine", help="a Ray cluster to join"),
+]
+
 CHANGED = ("budget.trials=", "finalists.seeds=")
 """Overrides that a suggested next command changes, and so does not repeat."""
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from sharetune.search.commands.doctor import own_version
+
+        print(f"sharetune {own_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print it")
+    ] = False,
+) -> None:
+    """AutoML search over cross-layer parameter-sharing plans for Transformers."""
+
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
 Storage = Annotated[
@@ -38,9 +63,11 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 @app.command()
 def search(
     study: StudyFile,
-    out: Annotated[Optional[Path], typer.Option(help="run folder [default: runs/NAME]")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(show_default="runs/NAME", help="run folder")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
-    address: Annotated[Optional[str], typer.Option(help="a Ray cluster to join")] = None,
+    address: Cluster = None,
     set_: Annotated[
         Optional[list[str]], typer.Option("--set", help="override, as budget.trials=8")
     ] = None,
@@ -49,8 +76,11 @@ def search(
     from sharetune.search.config import load_config
 
     with user_errors():
+        print(f"reading {study}", file=sys.stderr)
         config = load_config(study, tuple(set_ or ()))
         folder = out or Path("runs") / config.name
+        task = config.task.get("name", "a task")
+        print(f"preparing {config.model} for {task}", file=sys.stderr)
         from sharetune.results.reading.location import Location
         from sharetune.search.run import run
 
@@ -71,8 +101,10 @@ def search(
 @app.command()
 def score(
     study: StudyFile,
-    out: Annotated[Optional[Path], typer.Option(help="run folder [default: runs/NAME]")] = None,
-    address: Annotated[Optional[str], typer.Option(help="a Ray cluster to join")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(show_default="runs/NAME", help="run folder")
+    ] = None,
+    address: Cluster = None,
     set_: Annotated[
         Optional[list[str]], typer.Option("--set", help="override, as executor=local")
     ] = None,
@@ -257,6 +289,17 @@ def list_(
         print(listing(kind))
 
 
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option(help="folder for runs")] = Path("runs"),
+) -> None:
+    """Print versions, devices, free memory and disk, Ray, and what extras miss."""
+    from sharetune.search.commands.doctor import diagnosis
+
+    for line in diagnosis(out):
+        print(line)
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """End the program with one line, a hint and exit code 2 for a user's mistake."""
@@ -331,7 +374,7 @@ def _say_what_may_follow(folder: Path, resume: str) -> None:
     from sharetune.results.terminal import next_steps
 
     for what, command in next_steps(folder, resume).items():
-        print(f"{what}: {command}", file=sys.stderr)
+        print(f"{what}:\n  {command}", file=sys.stderr)
 
 
 def _print_front(folder: Path, as_json: bool = False) -> None:
@@ -344,6 +387,9 @@ def _print_front(folder: Path, as_json: bool = False) -> None:
 
 def main() -> None:
     """Run the `sharetune` command."""
+    from sharetune.search.commands.plain_output import show_everywhere
+
+    show_everywhere()
     app()
 
 

@@ -18,9 +18,9 @@ def _registered(module: str, attribute: str) -> Callable[[], dict[str, str]]:
 
 
 def _presets() -> dict[str, str]:
-    from sharetune.spaces.plan import SharingPlan, presets
+    from sharetune.spaces.plan import preset_text, presets
 
-    return {name: str(SharingPlan.preset(name)) for name in presets()}
+    return {name: preset_text(name).split("\n")[0].removeprefix("# ") for name in presets()}
 
 
 def _objectives() -> dict[str, str]:

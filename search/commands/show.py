@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from sharetune.spaces.evaluator import Sizes
 from sharetune.spaces.layer_text import layers_as_text, stacks_text
 from sharetune.spaces.plan import SharingPlan, presets
 from sharetune.trainers import share_
@@ -29,11 +30,18 @@ def describe_plan(plan: str, model: str, max_length: int) -> str:
     return f"{drawing}\n\n{_counts(unshared, bound, max_length)}"
 
 
-def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> str:
-    refuse_beyond_positions(unshared, max_length, "--max-length")
+def plan_sizes(
+    unshared: PreTrainedModel, plan: SharingPlan, max_length: int
+) -> tuple[Sizes, Sizes]:
+    """Return the sizes of a model on the meta device, and of the same with the plan."""
     inputs = {k: v.to("meta") for k, v in _inputs(unshared, max_length).items()}
     before = facts(unshared, copy.deepcopy(unshared), inputs)
-    after = facts(unshared, share_(copy.deepcopy(unshared), plan), inputs)
+    return before, facts(unshared, share_(copy.deepcopy(unshared), plan), inputs)
+
+
+def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> str:
+    refuse_beyond_positions(unshared, max_length, "--max-length")
+    before, after = plan_sizes(unshared, plan, max_length)
     rows = [
         _row("parameters", before["parameters"] / 1e6, after["parameters"] / 1e6, "M"),
         _row(
