@@ -16,10 +16,17 @@ USED = 0.3
 """Fraction of a processor's rate of matrix products that a training reaches, about."""
 
 
+TRIAL_S = 0.5
+"""Seconds of a trial besides its steps: loading, sharing and saving a small model."""
+
+STEP_S = 0.01
+"""Seconds of a step besides its products; for tiny models this is most of it."""
+
+
 def seconds_of_search(search: Search) -> float | None:
     """Estimate the seconds of all trials; None where models' libraries are not loaded here.
 
-    It is good to a factor of two or three: finished trials say more.
+    It is rough, and on a busy machine too low: finished trials say more.
     """
     if "torch" not in sys.modules:
         return None
@@ -28,19 +35,24 @@ def seconds_of_search(search: Search) -> float | None:
     config = search.config
     recipe = config.space.reference_recipe()
     sizes = search.evaluator.sizes(Candidate(recipe=recipe))
-    flops = flops_of_trial(recipe, sizes, search.evaluator.rows)
+    rows = search.evaluator.rows
+    fixed = TRIAL_S + STEP_S * steps_of(recipe, rows)
     trials = max(0, config.budget.trials - search.ledger.started)
     at_once = 1 if config.executor == "local" else _workers(search)
     rate = USED * flops_per_second(config.resources.cpu)
-    return math.ceil(trials / at_once) * flops / rate
+    return math.ceil(trials / at_once) * (fixed + flops_of_trial(recipe, sizes, rows) / rate)
+
+
+def steps_of(recipe: Recipe, rows: Mapping[str, int]) -> int:
+    """Return the optimiser steps of a training."""
+    if recipe.steps is not None:
+        return recipe.steps
+    return math.ceil((recipe.epochs or 3) * rows["train"] / recipe.batch_size)
 
 
 def flops_of_trial(recipe: Recipe, sizes: Sizes, rows: Mapping[str, int]) -> float:
     """Return the FLOPs of training the unshared model and measuring it once."""
-    steps = recipe.steps
-    if steps is None:
-        steps = math.ceil((recipe.epochs or 3) * rows["train"] / recipe.batch_size)
-    trained = (1 + BACKWARD) * steps * recipe.batch_size
+    trained = (1 + BACKWARD) * steps_of(recipe, rows) * recipe.batch_size
     judged = rows.get("validation", rows.get("test", 0))
     return sizes["flops"] * (trained + judged)
 

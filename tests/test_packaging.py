@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,40 @@ def test_every_folder_with_code_is_a_room():
 def test_the_links_lead_to_the_folders():
     for room in ROOMS:
         assert os.readlink(ROOT / "sharetune" / room) == f"../{room}"
+
+
+RENAMED = {"ray[tune]": "ray-tune", "torch": "pytorch"}
+"""Names of packages that conda has under another one."""
+
+
+def test_the_conda_recipe_needs_what_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    recipe = yaml.safe_load((ROOT / "packaging/conda/recipe.yaml").read_text("utf-8"))
+    needed = [re.fullmatch(r"([^>]+)(>=.+)", line).groups() for line in project["dependencies"]]
+    wanted = [f"python {project['requires-python']}"]
+    wanted += [f"{RENAMED.get(name, name)} {least}" for name, least in needed]
+    assert recipe["requirements"]["run"] == wanted
+
+
+def test_the_version_is_known_where_there_is_no_git():
+    """A tar or zip of the repository has no tags; containers and recipes name the same one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    fallback = project["tool"]["setuptools_scm"]["fallback_version"]
+    assert project["project"]["dynamic"] == ["version"]
+    assert f"## {fallback}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    for name in ("Containerfile", "conda/recipe.yaml"):
+        assert fallback in (ROOT / "packaging" / name).read_text("utf-8")
+
+
+def test_citation_and_forms_are_yaml():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["title"].startswith("ShareTune: ") and citation["license"] == "Apache-2.0"
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    read = [yaml.safe_load(path.read_text("utf-8")) for path in forms]
+    assert [form["name"] for form in read if "name" in form] == [
+        "Something is wrong",
+        "Something is missing",
+    ]
 
 
 class Environment:
@@ -166,6 +201,17 @@ def test_an_installation_lists_and_searches(way, checkout, environment, tmp_path
     listed = environment.call(environment.folder / "bin/sharetune", "list")
     assert "albert-all" in listed and "lowrank" in listed and "text-classification" in listed
     search_two_trials(environment, tmp_path / "study")
+
+
+@pytest.mark.slow
+def test_a_wheel_and_a_source_archive_pass_twine(checkout, tmp_path):
+    pytest.importorskip("twine")
+    built = [*wheel(checkout, tmp_path / "wheel"), *sdist(checkout, tmp_path / "sdist")]
+    files = [str(path) for path in built if str(path).endswith((".whl", ".gz"))]
+    assert len(files) == 2
+    check = [sys.executable, "-m", "twine", "check", "--strict", *files]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -87,9 +87,10 @@ def _figure(study: StudyRecord, drawing: Drawing) -> str:
             trace.update(hovertext=[texts[int(number)] for number in numbers])
     place = f"sharetune-{uuid4().hex}"
     spec = json.loads(plotly.io.to_json(figure))
-    drawn = json.dumps([spec["data"], spec["layout"], {"displaylogo": False}])
+    drawn = json.dumps([spec["data"], spec["layout"], {"displaylogo": False, "responsive": True}])
     drawn = drawn.replace("</", "<\\/")
     return (
-        f'<div id="{place}"></div><script>if(!window.Plotly){{{flat_bundle()}}}</script>'
+        f'<div id="{place}" style="height:{HEIGHT}px"></div>'
+        f"<script>if(!window.Plotly){{{flat_bundle()}}}</script>"
         f"<script>Plotly.newPlot('{place}', ...{drawn})</script>"
     )

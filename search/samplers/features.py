@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -82,7 +82,9 @@ class Drawer:
         """The parameters drawn so far, with their ranges."""
         return Draw(self._params, self._distributions)
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
         distribution = IntDistribution(low, high, log=log, step=step)
         if log:
             exponent = self._rng.uniform(math.log(low - 0.5), math.log(high + 0.5))
@@ -92,7 +94,7 @@ class Drawer:
         return int(self._chosen(name, distribution, fresh))
 
     def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None, log: bool
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         distribution = FloatDistribution(low, high, log=log, step=step)
         if step:
@@ -103,8 +105,8 @@ class Drawer:
             fresh = self._rng.uniform(low, high)
         return float(self._chosen(name, distribution, min(high, max(low, fresh))))
 
-    def suggest_categorical(self, name: str, choices: list[str]) -> str:
-        return str(self._chosen(name, CategoricalDistribution(choices), self._rng.choice(choices)))
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._chosen(name, CategoricalDistribution(choices), self._rng.choice(choices))
 
     def _chosen(self, name: str, distribution: BaseDistribution, fresh: object) -> Any:
         keeps = name in self._parent and self._rng.random() >= self.CHANGED

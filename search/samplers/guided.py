@@ -125,7 +125,11 @@ class Guided:
 
     def _weighed(self, candidate: Candidate, draw: Draw, exact: dict[str, float]) -> Weighed:
         point = self._sign * [exact.get(name, np.nan) for name in self._names]
-        return Weighed(candidate, draw, features(candidate, exact), point)
+        return Weighed(candidate, draw, self.row_of(candidate, exact), point)
+
+    def row_of(self, candidate: Candidate, exact: dict[str, float]) -> dict[str, float]:
+        """Describe a candidate, and what is exact of it, by numbers for the forest."""
+        return features(candidate, exact)
 
     def _extend_front(self, number: int, end: np.ndarray, draw: Draw) -> None:
         self._front.add(number, end)
