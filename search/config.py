@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -288,6 +289,8 @@ class OwnNumbers(Section):
 class StudyConfig(Section):
     """One study, as its file describes it. Paths are relative to the file."""
 
+    _folder: Path | None = PrivateAttr(None)
+
     name: str = Field(
         min_length=1,
         description="Name of the study; by default the file's, or its folder's for `study.yaml`.",
@@ -431,6 +434,11 @@ class StudyConfig(Section):
             make_sampler(self.sampler, setting)
         return self
 
+    @property
+    def folder(self) -> Path | None:
+        """The absolute folder of the study file; None for a study without one."""
+        return self._folder
+
     @field_validator("plans", mode="before")
     @classmethod
     def _presets_by_name(cls, plans: object) -> Any:
@@ -501,7 +509,9 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
         override(data, each)
     data.setdefault("name", path.stem if path.stem != "study" else path.resolve().parent.name)
     config = validate(data, str(path), path.resolve().parent)
-    return config.model_copy(update=_absolute_paths(config, path.resolve().parent))
+    located = config.model_copy(update=_absolute_paths(config, path.resolve().parent))
+    located._folder = path.resolve().parent
+    return located
 
 
 def validate(data: Mapping[str, object], source: str, folder: Path | None = None) -> StudyConfig:

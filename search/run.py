@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from sharetune.results.page.report import write_report
@@ -15,6 +16,7 @@ from sharetune.search.search import Search
 from sharetune.search.signals import stopped_at_once
 from sharetune.search.starting import (
     NOTHING_LIVE,
+    Rehearse,
     check_folder,
     new_folder,
     prepared_search,
@@ -55,7 +57,8 @@ def run(
                 cleanup.callback(earlier.close)
             with nullcontext(earlier) if resume else new_folder(folder) as held:
                 prepared = evaluator or real_evaluator(config, folder, live)
-                searching = prepared_search(config, folder, prepared, held)
+                rehearse = _rehearsal(config, connected)
+                searching = prepared_search(config, folder, prepared, held, rehearse)
                 searching.callbacks = live.callbacks
             if earlier is None:
                 cleanup.callback(searching.writer.close)
@@ -67,6 +70,17 @@ def run(
             _measure_latency(searching)
             write_report(folder.path)
     return folder.path
+
+
+def _rehearsal(config: StudyConfig, connected: Future[None] | None) -> Rehearse:
+    """Return how a first batch is tried: in this process, or by workers where they have GPUs."""
+    if connected is not None:
+        from sharetune.search.workers import ray_tune
+
+        connected.result()
+        if ray_tune.worker_resources(config)["GPU"]:
+            return partial(ray_tune.rehearse, config)
+    return lambda evaluator, candidate: evaluator.rehearse(candidate)
 
 
 def _execute(searching: Search) -> None:

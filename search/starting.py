@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sharetune.results.reading.servers import name_server
 from sharetune.search.circumstances import code, study_circumstances
 from sharetune.search.config import FIXED, StudyConfig
 from sharetune.search.live import Live
+from sharetune.search.same_study import PLACED, differences, named, places
 from sharetune.search.search import Search
 from sharetune.search.solved import solved_plans
 from sharetune.search.study.folder_lock import lock_folder
@@ -95,7 +96,8 @@ def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
     """Open the study to continue; lock it before anything in its folder is touched."""
     writer = _opened(config, run)
     try:
-        _check_same_study(config, writer.attributes[record.CONFIG])
+        _check_same_study(config, run.path, writer.attributes)
+        _note_places(config, run.path, writer)
     except BaseException:
         writer.close()
         raise
@@ -132,11 +134,11 @@ def held_for_scoring(config: StudyConfig, run: RunFolder) -> Iterator[None]:
         return
     writer = _opened(config, run)
     try:
-        given, stored = config.model_dump(mode="json"), writer.attributes[record.CONFIG]
-        changed = [key for key in SCORED if given[key] != stored.get(key)]
+        changed = differences(config, run.path, writer.attributes, SCORED)
         if changed:
+            kinds = dict.fromkeys(text.split()[0].split(".")[0] for text in changed)
             raise RunError(
-                f"the study in {run.path} is of another {' and '.join(changed)}",
+                f"the study in {run.path} is of another {' and '.join(kinds)}: {named(changed)}",
                 "score into a folder of its own with --out",
             )
         yield
@@ -144,16 +146,30 @@ def held_for_scoring(config: StudyConfig, run: RunFolder) -> Iterator[None]:
         writer.close()
 
 
-def _check_same_study(config: StudyConfig, stored: Mapping[str, object]) -> None:
-    given = config.model_dump(mode="json")
-    changed = [key for key in FIXED if given[key] != stored.get(key)]
-    if given["start_from"] not in (None, stored.get("start_from")):
-        changed.append("start_from")
+def _check_same_study(config: StudyConfig, run: Path, attributes: Mapping[str, Any]) -> None:
+    kept = attributes[record.CONFIG].get("start_from")
+    keys = FIXED if config.start_from is None or kept is None else (*FIXED, "start_from")
+    changed = differences(config, run, attributes, keys)
+    if config.start_from is not None and kept is None:
+        changed.append("start_from is new")
     if changed:
         raise RunError(
-            f"the study file is not the one this run was started with: {', '.join(changed)} differ",
-            "undo the change, or start a new run with --out",
+            f"the study file is not the one this run was started with: {named(changed)}",
+            "undo the change, write the value of the run into the file if it is a new default, or "
+            "start a new run with --out",
         )
+
+
+def _note_places(config: StudyConfig, run: Path, writer: StudyWriter) -> None:
+    """Note where a project is that has moved since its study was stored."""
+    now = places(config, run)
+    if writer.attributes.get(record.PLACES) == now:
+        return
+    given = config.model_dump(mode="json")
+    stored = writer.attributes[record.CONFIG]
+    kept = {key: given[key] for key in PLACED if given[key] is not None}
+    writer.note(record.CONFIG, stored | kept)
+    writer.note(record.PLACES, now)
 
 
 def real_evaluator(config: StudyConfig, run: RunFolder, live: Live = NOTHING_LIVE) -> Evaluator:
@@ -196,25 +212,44 @@ def _own_metric(config: StudyConfig, live: Live) -> Any:
     return OwnMetric(function, tuple(config.metric.numbers))
 
 
+Rehearse = Callable[[Evaluator, Candidate], None]
+"""Tries a candidate on one batch; raises :class:`SharetuneError` if no trial could be trained."""
+
+
 def prepared_search(
-    config: StudyConfig, run: RunFolder, evaluator: Evaluator, held: StudyWriter | int | None
+    config: StudyConfig,
+    run: RunFolder,
+    evaluator: Evaluator,
+    held: StudyWriter | int | None,
+    rehearse: Rehearse,
 ) -> Search:
     """Return the search of a study that is continued, or of a new one in a folder that is locked.
 
-    `held` is the one or the lock.
+    `held` is the one or the lock. A new one is tried with `rehearse` first.
     """
+    refuse_unfit(config, evaluator)
+    if isinstance(held, StudyWriter):
+        writer = held
+        writer.end_interrupted()
+    else:
+        rehearse(evaluator, reference(config))
+        writer = _new_study(config, run, evaluator, held)
+    return Search(config, writer, evaluator, run, code())
+
+
+def refuse_unfit(config: StudyConfig, evaluator: Evaluator) -> None:
+    """Raise :class:`SharetuneError` if the space has a candidate that could not be trained."""
     candidates = config.space.check(dict(evaluator.stacks))
     _check_batches(candidates, config.resources.workers_per_trial)
     _check_exports(candidates, config.exports)
     evaluator.refuse(candidates)
     for plan in config.plans:
         plan.bound(evaluator.stacks)
-    if isinstance(held, StudyWriter):
-        writer = held
-        writer.end_interrupted()
-    else:
-        writer = _new_study(config, run, evaluator, held)
-    return Search(config, writer, evaluator, run, code())
+
+
+def reference(config: StudyConfig) -> Candidate:
+    """Return the unshared model with the recipe that anchors and plans are trained by."""
+    return Candidate(recipe=config.space.reference_recipe())
 
 
 def _check_batches(candidates: Sequence[Candidate], workers: int) -> None:
@@ -248,8 +283,8 @@ def _check_exports(candidates: Sequence[Candidate], wanted: Sequence[str]) -> No
 def _new_study(
     config: StudyConfig, run: RunFolder, evaluator: Evaluator, lock: int | None
 ) -> StudyWriter:
-    unshared = evaluator.sizes(Candidate(recipe=config.space.reference_recipe()))
-    attributes = _attributes(config, evaluator, unshared)
+    unshared = evaluator.sizes(reference(config))
+    attributes = _attributes(config, run.path, evaluator, unshared)
     if solved := solved_plans(config, run, evaluator, unshared):
         attributes[record.SOLVED] = solved
     if config.start_from is not None:
@@ -261,10 +296,13 @@ def _new_study(
     return writer
 
 
-def _attributes(config: StudyConfig, evaluator: Evaluator, unshared: Sizes) -> dict[str, Any]:
+def _attributes(
+    config: StudyConfig, run: Path, evaluator: Evaluator, unshared: Sizes
+) -> dict[str, Any]:
     objectives = [OBJECTIVES[name] for name in config.objectives]
     return {
         record.CONFIG: config.model_dump(mode="json"),
+        record.PLACES: places(config, run),
         record.OBJECTIVES: list(config.objectives),
         record.OBJECTIVE_SPECS: [objective.written() for objective in OBJECTIVES.values()],
         record.MODEL: {
@@ -272,6 +310,7 @@ def _attributes(config: StudyConfig, evaluator: Evaluator, unshared: Sizes) -> d
             "stacks": {name: shape.depth for name, shape in evaluator.stacks.items()},
             "labels": list(evaluator.labels),
         },
+        record.IDENTITY: dict(evaluator.identity),
         record.ROWS: dict(evaluator.rows),
         record.REFERENCE: {each.name: reference_value(each, unshared) for each in objectives},
         record.CIRCUMSTANCES: study_circumstances(config.resources.cpu),

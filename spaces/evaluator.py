@@ -77,6 +77,21 @@ class Unheard:
         """Do nothing."""
 
 
+MOST_DENSE_CLASSES = 30
+"""Classes up to which a confusion matrix is stored, and shown, whole: it has 900 counts at most."""
+
+
+def stored_confusion(matrix: list[list[int]]) -> list[list[int]] | dict[str, Any]:
+    """Return a confusion matrix as it is stored: ``{"classes", "cells"}`` where it is large.
+
+    The cells are ``[row, column, count]``, of the counts that are not 0.
+    """
+    if len(matrix) <= MOST_DENSE_CLASSES:
+        return matrix
+    cells = [[i, j, count] for i, row in enumerate(matrix) for j, count in enumerate(row) if count]
+    return {"classes": len(matrix), "cells": cells}
+
+
 @dataclass(frozen=True)
 class Scores:
     """A model's metrics on one split.
@@ -90,8 +105,13 @@ class Scores:
     confusion: list[list[int]] | None = None
 
     def written(self) -> dict[str, Any]:
-        """Return the same as plain data, without missing parts."""
-        return {key: value for key, value in vars(self).items() if value is not None}
+        """Return the same as plain data, without missing parts.
+
+        Of a confusion matrix of more than 30 classes only the counts that are not 0 are kept.
+        """
+        confusion = None if self.confusion is None else stored_confusion(self.confusion)
+        found = vars(self) | {"confusion": confusion}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -133,8 +153,8 @@ class Evaluator(Protocol):
 
     It is picklable; its caches are made anew in each process. `stacks` are the model's stacks by
     name, `widths` their hidden sizes, `rows` counts the examples of each split, `labels` are a
-    classification's, in order. `identity` has digests of what scores depend on, by name: the
-    ``model``'s weights and the training ``data``.
+    classification's, in order. `identity` has digests of what scores and results depend on, by
+    name: the ``model``'s weights, the training ``data``, and what trials are ``measured on``.
     """
 
     @property
@@ -150,6 +170,13 @@ class Evaluator(Protocol):
 
     def refuse(self, candidates: Sequence[Candidate]) -> None:
         """Raise :class:`SharetuneError` for a candidate that could not be trained or compressed."""
+        ...
+
+    def rehearse(self, candidate: Candidate) -> None:
+        """Train the unshared model on one batch by the candidate's recipe, and keep nothing.
+
+        Raises :class:`SharetuneError` that says why no trial could be trained.
+        """
         ...
 
     def sizes(self, candidate: Candidate) -> Sizes:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from typing import Any
 
 from sharetune.spaces.errors import ConfigError
 
@@ -21,3 +22,14 @@ def expanded(path: str) -> str:
             f"set {missing[0]} on every machine, for workers before `ray start`",
         )
     return os.path.expandvars(path)
+
+
+def relocated(data: Any, old: str, new: str) -> Any:
+    """Return plain data in which paths in the folder `old` are ones in the folder `new`."""
+    if isinstance(data, dict):
+        return {key: relocated(value, old, new) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [relocated(value, old, new) for value in data]
+    if isinstance(data, str) and (data == old or data.startswith(f"{old}/")):
+        return new + data.removeprefix(old)
+    return data

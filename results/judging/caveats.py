@@ -1,12 +1,14 @@
 """Warn before a model is chosen, each warning by one rule on the study's own numbers."""
 
 from collections.abc import Iterator
+from math import inf, isfinite
 
 import pandas as pd
 
 from sharetune.results.formatting import POINT, THIN, distance, percent, percentage, plural
 from sharetune.results.judging.finals import final_study, lost_text
 from sharetune.results.judging.front import comparable, hypervolume_over_trials, pareto_front
+from sharetune.results.judging.rows import rows_of
 from sharetune.results.judging.seeds import accuracy_interval, spreads
 from sharetune.results.judging.summary import Rivalry, rivalries
 from sharetune.results.judging.unshared import unshared_trial
@@ -85,20 +87,44 @@ def _seeds(study: StudyRecord) -> Iterator[str]:
 
 
 def _latency(study: StudyRecord) -> Iterator[str]:
-    """Warn if no sharing model is measurably faster or slower than the unshared one."""
+    """Warn if all sharing models are as fast as the unshared one, or if none surely differs.
+
+    A model is as fast if its whole interval is near, and differs if the whole interval is not.
+    """
     rows = comparable(study.frame)
     rows = rows[rows["latency_ratio"].notna() & (rows["anchor"] != "unshared")]
     sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
     if len(sharing) < 2:
         return
-    fast = sharing["latency_ratio_high"] < 1 - SAME_LATENCY
-    slow = sharing["latency_ratio_low"] > 1 + SAME_LATENCY
-    if not (fast | slow).any():
+    low, high = sharing["latency_ratio_low"], sharing["latency_ratio_high"]
+    same = (low >= 1 - SAME_LATENCY) & (high <= 1 + SAME_LATENCY)
+    differs = (high < 1 - SAME_LATENCY) | (low > 1 + SAME_LATENCY)
+    if same.all():
         yield (
             f"Latency does not differ between sharing plans: all {len(sharing)} measured are "
             f"within {percentage(SAME_LATENCY)} of the unshared model, so choose among them by "
             f"size. Sharing saves memory, not time."
         )
+    elif not differs.any():
+        yield _untold(sharing[~same], len(sharing))
+
+
+def _untold(wide: pd.DataFrame, count: int) -> str:
+    """Describe the models whose intervals of latency are too wide, of `count` that share."""
+    spans = wide["latency_ratio_high"] - wide["latency_ratio_low"]
+    if spans.isna().all():
+        return (
+            f"Latency cannot be told apart: {len(wide)} of {count} sharing plans measured have no "
+            f"interval."
+        )
+    (widest,) = rows_of(wide.loc[[spans.idxmax()]])
+    low, high = widest.value("latency_ratio_low"), widest.value("latency_ratio_high")
+    return (
+        f"Latency cannot be told apart: the intervals of {len(wide)} of {count} sharing plans "
+        f"measured reach beyond {percentage(SAME_LATENCY)} of the unshared model, the widest, of "
+        f"trial {widest.number}, from {low:.2f} to {high:.2f} times it; measure again with more "
+        f"rounds on an idle machine."
+    )
 
 
 def _drift(study: StudyRecord) -> Iterator[str]:
@@ -108,7 +134,7 @@ def _drift(study: StudyRecord) -> Iterator[str]:
         number, worst = max(large.items(), key=lambda item: abs(item[1]))
         yield (
             f"The clock drifted while latency was measured: the unshared model's median changed by "
-            f"{percentage(worst, '+.0%')} beside trial {number} ({len(large)} of {len(drifts)} "
+            f"{percentage(worst, '+.1%')} beside trial {number} ({len(large)} of {len(drifts)} "
             f"changed by more than {percentage(LARGE_DRIFT)}); "
             f"ratios hold better than milliseconds."
         )
@@ -137,18 +163,21 @@ def _convergence(study: StudyRecord) -> Iterator[str]:
             f"{ENOUGH_TRIALS} or more are needed."
         )
     elif (grown := last_growth(history)) > STILL_GROWING:
+        growth = f"grew by {percentage(grown, '.1%')}" if isfinite(grown) else "grew from nothing"
         yield (
-            f"The front has not converged: its hypervolume still grew by "
-            f"{percentage(grown, '.1%')} over the last quarter of the trials; --resume with a "
-            f"larger budget continues the search."
+            f"The front has not converged: its hypervolume still {growth} over the last quarter of "
+            f"the trials; --resume with a larger budget continues the search."
         )
 
 
 def last_growth(history: pd.DataFrame) -> float:
-    """Return the relative growth of the hypervolume over the last quarter of the trials."""
+    """Return the relative growth of the hypervolume over the last quarter of the trials.
+
+    It is infinite from a hypervolume of 0.
+    """
     values = history["hypervolume"].tolist()
     before = values[max(0, int(len(values) * (1 - LAST_PART)) - 1)]
-    return (values[-1] - before) / before if before else float(values[-1] > 0)
+    return (values[-1] - before) / before if before else inf if values[-1] else 0.0
 
 
 def _drops(study: StudyRecord) -> Iterator[str]:
@@ -158,7 +187,7 @@ def _drops(study: StudyRecord) -> Iterator[str]:
     if lost and 2 * len(lost) >= len(met):
         names = ", ".join(f"{rival.drop.anchor} by {_lead(rival, study.quality)}" for rival in lost)
         yield (
-            f"Sharing loses to plain layer drop of the same size ({names}); "
+            f"Sharing loses to plain layer drop, at most 1{THIN}% larger ({names}); "
             f"a dropped layer saves time as well."
         )
 

@@ -92,8 +92,8 @@ class Counts:
 class Rivalry:
     """A layer-drop anchor against the best sharing model that is no larger.
 
-    `gain` is how much better the sharing model is, in the quality's unit; None without such a
-    model.
+    `gain` is how much better the sharing model is, in the quality's unit, and 0 where that is less
+    than the last digit shown; None without such a model.
     """
 
     drop: Row
@@ -237,7 +237,9 @@ def _rivalry(drop: Row, sharing: pd.DataFrame, quality: Objective) -> Rivalry:
         return Rivalry(drop, None, None)
     rising = small.sort_values(quality.name, ascending=quality.direction == "maximize")
     best = rows_of(rising)[-1]
-    return Rivalry(drop, best, quality.gain(best.value(quality), drop.value(quality)))
+    found, wanted = best.value(quality), drop.value(quality)
+    shown = difference(quality, found, wanted) != "0"
+    return Rivalry(drop, best, quality.gain(found, wanted) if shown else 0.0)
 
 
 def _covered(study: StudyRecord) -> str:

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharetune.results.formatting import percent
-
-MOST_CLASSES = 30
-"""Classes above which a confusion matrix is too large to be read."""
+from sharetune.spaces.evaluator import MOST_DENSE_CLASSES
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def class_rows(per_class: object) -> list[ClassRow]:
 
 def confusion_of(matrix: Any, labels: Any) -> Confusion | None:
     """Build the confusion matrix; None where none is stored, or of more than 30 classes."""
-    if not isinstance(matrix, list) or not 0 < len(matrix) <= MOST_CLASSES:
+    if not isinstance(matrix, list) or not 0 < len(matrix) <= MOST_DENSE_CLASSES:
         return None
     if not all(isinstance(row, list) and len(row) == len(matrix) for row in matrix):
         return None

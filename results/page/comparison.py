@@ -33,6 +33,10 @@ STUDY_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 """A study's symbol, in order."""
 
 
+SPLITS = ("train", "validation", "test")
+"""Keys of a study's task that name data."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """One compared study in numbers.
@@ -111,8 +115,18 @@ def comparison_table(runs: Sequence[Path]) -> str:
 
 
 def read_studies(runs: Sequence[Path]) -> list[StudyRecord]:
-    """Read the studies of run folders. Raises :class:`RunError` if their objectives differ."""
+    """Read the studies of run folders.
+
+    Raises :class:`RunError` if a run is given twice, or if the studies differ in their objectives,
+    task, model or data.
+    """
+    places = [run.resolve() for run in runs]
+    twice = next((run for i, run in enumerate(places) if run in places[:i]), None)
+    if twice is not None:
+        raise RunError(f"{twice} cannot be compared with itself", "name two runs or more")
     studies = [read_study(run) for run in runs]
+    for study in studies[1:]:
+        _refuse_another_kind(studies[0], study)
     wanted = [objective.name for objective in studies[0].objectives]
     for study in studies[1:]:
         found = [objective.name for objective in study.objectives]
@@ -123,6 +137,36 @@ def read_studies(runs: Sequence[Path]) -> list[StudyRecord]:
                 "compare runs of the same model, task and objectives",
             )
     return studies
+
+
+def _refuse_another_kind(first: StudyRecord, other: StudyRecord) -> None:
+    """Raise :class:`RunError` if the studies are known to be of two tasks, models or data sets."""
+    for what in ("task", "model", "data"):
+        one, two = _kind(first, other, what), _kind(other, first, what)
+        if one and two and one != two:
+            raise RunError(
+                f"compared studies must have the same {what}, but {first.path} has {one} and "
+                f"{other.path} has {two}",
+                "compare runs of the same model, task and objectives",
+            )
+
+
+def _kind(study: StudyRecord, other: StudyRecord, what: str) -> str:
+    """Describe the task, model or data of a study so that it differs from another's of `other`.
+
+    Models and data are told apart by their digests where both studies have them, else by their
+    files' names; paths differ between machines. Empty where the study does not say.
+    """
+    task = study.config.get("task") or {}
+    if what == "task":
+        return str(task.get("name") or "")
+    digests = ("checkpoint",) if what == "model" else ("trained on", "measured on")
+    sources = [study.model.get("name")] if what == "model" else [task.get(s) for s in SPLITS]
+    names = [Path(source).name for source in sources if isinstance(source, str)]
+    if not all(each in study.identity and each in other.identity for each in digests):
+        rows = [f"{count} {split}" for split, count in study.rows.items()] if names else []
+        return ", ".join([*names, *(rows if what == "data" else [])])
+    return f"{', '.join(names)} ({' '.join(study.identity[each] for each in digests)})"
 
 
 def labels(studies: Sequence[StudyRecord]) -> list[str]:

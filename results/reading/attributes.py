@@ -14,6 +14,10 @@ Attributes of the study
     model           {"name", "stacks": {stack: layers}, "labels": [...]}
     rows            {"train", "test"} and, where the study selects on one, "validation": how many
                     examples each split has
+    places          {"run", "study"}: absolute folders of the run and of the study file when the
+                    paths in config were last looked up
+    identity        digests of weights and data: {"model", "data", "checkpoint", "trained on",
+                    "measured on"}
     reference       {objective: value}: the fixed reference point of the hypervolume
     earlier         [{"study", "number", "candidate"}, ...]: members of earlier studies' fronts,
                     which are trained first
@@ -48,7 +52,8 @@ Attributes of a trial
     test            the same three of the test split, of a finalist where the study selects on a
                     validation split: {"metrics", "per_class", "confusion"}
     per_class       {label: {"precision", "recall", "f1", "support"}}
-    confusion       rows are true labels, columns predicted ones
+    confusion       rows are true labels, columns predicted ones; of more than 30 labels
+                    {"classes", "cells": [[row, column, count], ...]} of the counts that are not 0
     curve           [[step, training loss], ...]
     started         true once a worker was asked for; only such trials count in the budget,
                     and finalists do not have it
@@ -82,6 +87,8 @@ MODEL = "model"
 ROWS = "rows"
 REFERENCE = "reference"
 CIRCUMSTANCES = "circumstances"
+IDENTITY = "identity"
+PLACES = "places"
 DRIVER = "driver"
 EARLIER = "earlier"
 SOLVED = "solved"

@@ -5,6 +5,7 @@ password is ever written: libpq finds it in ``PGPASSWORD`` or ``~/.pgpass``. A d
 to only if the user has named it (`servers.py`).
 """
 
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,16 +88,39 @@ class Location:
     @contextmanager
     def reading(self) -> Iterator[RDBStorage]:
         """Open the storage read-only; SQLite may still roll back what a killed writer left."""
-        if self.url is None:
-            creator = {"creator": lambda: _connect(self.run / record.STORAGE)}
-            storage = RDBStorage("sqlite:///study.db", engine_kwargs=creator)
-        else:
-            storage = rdb_storage(lambda: self.connect(**READ_ONLY))
+        with self.of_this_schema():
+            if self.url is None:
+                creator = {"creator": lambda: _connect(self.run / record.STORAGE)}
+                storage = RDBStorage("sqlite:///study.db", engine_kwargs=creator)
+            else:
+                storage = rdb_storage(lambda: self.connect(**READ_ONLY))
         try:
             yield storage
         finally:
             storage.remove_session()
             storage.engine.dispose()
+
+    @contextmanager
+    def of_this_schema(self) -> Iterator[None]:
+        """Raise :class:`RunError` with the way out where Optuna refuses the storage's tables."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "table schema" not in str(error):
+                raise
+            upgrade = shlex.join(["optuna", "storage", "upgrade", "--storage", self._engine_url])
+            is_older = "storage upgrade" in str(error)
+            raise RunError(
+                f"{self} has the tables of {'an older' if is_older else 'a newer'} version of "
+                "Optuna",
+                f"copy it first, then: {upgrade}" if is_older else "pip install -U optuna",
+            ) from error
+
+    @property
+    def _engine_url(self) -> str:
+        if self.url is None:
+            return f"sqlite:///{(self.run / record.STORAGE).resolve()}"
+        return self.url.replace("postgresql://", "postgresql+psycopg://", 1)
 
     def connect(self, **options: object) -> Any:
         """Open a connection to the database.

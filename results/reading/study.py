@@ -4,6 +4,7 @@ Reading never changes the storage and may happen at any time, also while a searc
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from sharetune.results.reading.stored_plans import preset_name, stored_plan
 from sharetune.results.reading.trial import Trial
 from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
+from sharetune.spaces.paths import relocated
 
 NUMBERS = (
     "effective_ratio",
@@ -55,9 +57,9 @@ class StudyRecord:
     """A study as read from its run folder: configuration, model, circumstances and trials.
 
     `frame` has one row for each trial, see :func:`load`. `rows` is the number of examples of each
-    split, and `reference` the hypervolume's fixed reference point by objective; each is empty
-    where the study states none. `known` are all objectives, with those of the study's task and
-    plugins.
+    split, `identity` the digests of weights and data, and `reference` the hypervolume's fixed
+    reference point by objective; each is empty where the study states none. `known` are all
+    objectives, with those of the study's task and plugins.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class StudyRecord:
     config: dict[str, Any]
     frame: pd.DataFrame
     rows: dict[str, int] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
     known: tuple[Objective, ...] = tuple(OBJECTIVES.values())
 
     @property
@@ -119,7 +122,8 @@ def load(run: Path | str) -> pd.DataFrame:
     - ``latency_unshared_ms``, measured in turns with the trial, and ``latency_conditions``
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
-      ``confusion``, ``curve``, ``rungs``, ``test`` and ``circumstances``
+      ``confusion`` (of more than 30 labels ``{"classes", "cells"}``), ``curve``, ``rungs``,
+      ``test`` and ``circumstances``
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.
@@ -152,9 +156,10 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
         reference=_mapping(attributes, record.REFERENCE),
         model=_mapping(attributes, record.MODEL),
         circumstances=_mapping(attributes, record.CIRCUMSTANCES),
-        config=_mapping(attributes, record.CONFIG),
+        config=_located(_mapping(attributes, record.CONFIG), attributes, run),
         frame=_frame(rows, [*objectives, *(o for o in known.values() if o.name != LATENCY)]),
         rows=_mapping(attributes, record.ROWS),
+        identity=_mapping(attributes, record.IDENTITY),
         known=tuple(known.values()),
     )
 
@@ -191,6 +196,18 @@ _RETRY = "a file that a search is writing can be read again in a moment; else it
 def _mapping(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = attributes.get(key)
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _located(config: dict[str, Any], attributes: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """Return `config` with the paths of a project that was moved, together with its `run`."""
+    places = _mapping(attributes, record.PLACES)
+    if "run" not in places:
+        return config
+    found: dict[str, Any] = relocated(config, places["run"], str(run.resolve()))
+    if "study" in places:
+        away = os.path.relpath(places["study"], places["run"])
+        found = relocated(found, places["study"], os.path.normpath(run.resolve() / away))
+    return found
 
 
 def _known(specs: Sequence[Mapping[str, Any]]) -> dict[str, Objective]:

@@ -49,7 +49,7 @@ class Trial:
     sizes: Sizes = field(default_factory=dict)
     metrics: Metrics = field(default_factory=dict)
     per_class: dict[str, dict[str, float]] | None = None
-    confusion: list[list[int]] | None = None
+    confusion: list[list[int]] | dict[str, Any] | None = None
     curve: list[list[float]] | None = None
     rungs: Sequence[Metrics] | None = None
     test: dict[str, Any] | None = None

@@ -94,6 +94,7 @@ def search(
             print(_resuming(study, folder, set_ or [], address), file=sys.stderr)
             raise typer.Exit(130) from None
         _print_front(folder)
+        _refuse_nothing_completed(folder)
         lasting = [override for override in set_ or [] if not override.startswith(CHANGED)]
         _say_what_may_follow(folder, _resuming(study, folder, lasting, address))
 
@@ -346,9 +347,9 @@ def _compare(runs: list[Path], as_json: bool) -> Path:
     return path
 
 
-def _fail(error: SharetuneError) -> None:
+def _fail(error: SharetuneError, code: int = 2) -> None:
     print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
-    raise typer.Exit(2)
+    raise typer.Exit(code)
 
 
 def _resuming(study: Path, folder: Path, overrides: list[str], address: str | None) -> str:
@@ -375,6 +376,16 @@ def _say_what_may_follow(folder: Path, resume: str) -> None:
 
     for what, command in next_steps(folder, resume).items():
         print(f"{what}:\n  {command}", file=sys.stderr)
+
+
+def _refuse_nothing_completed(folder: Path) -> None:
+    """End the program with exit code 1 if no trial of the search was completed, and say why."""
+    from sharetune.results.judging.unfinished import nothing_completed
+    from sharetune.results.reading.study import read_study
+
+    error = nothing_completed(read_study(folder))
+    if error is not None:
+        _fail(error, 1)
 
 
 def _print_front(folder: Path, as_json: bool = False) -> None:

@@ -5,10 +5,12 @@ import os
 from collections.abc import Mapping
 from glob import glob
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.plan import StackShape
+from sharetune.spaces.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from sharetune.trainers.tasks.base import Task
@@ -88,6 +90,11 @@ def write_study(
     text = proposed_study(made, model, texts, keys)
     _check(text, out)
     out.write_text(text, "utf-8")
+    try:
+        _rehearse(out)
+    except BaseException:
+        out.unlink()
+        raise
     return text
 
 
@@ -107,7 +114,7 @@ def proposed_study(
     shapes = _shapes(shell)
     scratch = is_configuration_only(model)
     if not scratch:
-        made.refuse_unread(train, made.reader(model))
+        made.refuse_unread(train, made.reader(model), shell.config)
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * len(train) // BATCH))
     return TEMPLATE.format(
         rows=f"{len(train)} training and {len(held_out)} test examples",
@@ -195,6 +202,21 @@ def _beside(given: str, out: Path) -> str:
     path = os.path.relpath(Path(given).resolve(), out.resolve().parent)
     path = path if "/" in path or "." in path else f"./{path}"
     return json.dumps(path) if set(path) & set(":#'\"{}[],&*!|>%@`") else path
+
+
+def _rehearse(out: Path) -> None:
+    """Prepare the study that was written, and try its first batch.
+
+    Raises :class:`SharetuneError` if a search of it would.
+    """
+    from sharetune.search.config import load_config
+    from sharetune.search.starting import real_evaluator, reference, refuse_unfit
+
+    config = load_config(out)
+    with TemporaryDirectory() as scratch:
+        evaluator = real_evaluator(config, RunFolder(Path(scratch)))
+        refuse_unfit(config, evaluator)
+        evaluator.rehearse(reference(config))
 
 
 def _check(text: str, out: Path) -> None:

@@ -128,7 +128,8 @@ class StudyWriter:
         lock = lock_folder(RunFolder(run))
         with _closed_after_errors(lock):
             in_file = location.url is None
-            storage = _in_file(run / record.STORAGE) if in_file else _in_database(location)
+            with location.of_this_schema():
+                storage = _in_file(run / record.STORAGE) if in_file else _in_database(location)
             names = _names(storage)
             name = location.study or next(iter(names), None)
             if name not in names:

@@ -33,9 +33,10 @@ from sharetune.search.signals import stopped_when_safe
 from sharetune.search.workers.attempt import Evaluate, Paused, Report, attempt
 from sharetune.search.workers.trial_group import Meeting, TrialGroup, assist
 from sharetune.search.workers.watchdog import Watchdog
-from sharetune.spaces.errors import RunError
+from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.evaluator import Evaluator, Job, JobResources, Metrics
 from sharetune.spaces.plugins import load_plugins
+from sharetune.spaces.recipe import Candidate
 
 WORKER_RETRIES = 2
 """Further tries of a job whose worker died: the fault may be the node's or the job's."""
@@ -383,6 +384,27 @@ def require_run_folder(run: Path) -> None:
 def disconnect() -> None:
     """End the workers of a local cluster; a joined cluster goes on."""
     ray.shutdown()
+
+
+def rehearse(config: StudyConfig, evaluator: Evaluator, candidate: Candidate) -> None:
+    """Try the candidate on one batch on a worker, whose device this process leaves alone.
+
+    Raises :class:`SharetuneError` if no trial could be trained.
+    """
+    needed = worker_resources(config)
+    trying: Any = ray.remote(_rehearsed)
+    task = trying.options(num_cpus=needed["CPU"], num_gpus=needed["GPU"], max_calls=1)
+    error = ray.get(task.remote(evaluator, candidate))
+    if error is not None:
+        raise error
+
+
+def _rehearsed(evaluator: Evaluator, candidate: Candidate) -> SharetuneError | None:
+    try:
+        evaluator.rehearse(candidate)
+    except SharetuneError as error:
+        return error
+    return None
 
 
 def execute(search: Search) -> None:

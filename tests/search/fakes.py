@@ -35,6 +35,9 @@ class FakeEvaluator:
     def refuse(self, candidates):
         """Everything goes."""
 
+    def rehearse(self, candidate):
+        """Everything can be trained."""
+
     def sizes(self, candidate):
         groups = candidate.plan.groups
         removed = sum(len(g.layers) for g in groups if g.form.removes_layers)

@@ -205,7 +205,7 @@ def test_resuming_nothing_is_a_mistake(tmp_path):
 
 def test_resuming_another_study_is_a_mistake(tmp_path):
     run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
-    with pytest.raises(RunError, match=r"started with: objectives, seed differ"):
+    with pytest.raises(RunError, match=r"started with: objectives was \[.*; seed was 0 and is 5"):
         run(
             study(seed=5, objectives=["accuracy"]),
             out=tmp_path / "run",

@@ -122,5 +122,5 @@ def test_other_runs_are_refused_on_resuming(first, tmp_path):
     out, _ = first
     run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     changed = study(start_from={"runs": [str(out)]})
-    with pytest.raises(RunError, match="start_from differ"):
+    with pytest.raises(RunError, match="started with: start_from is new"):
         run(changed, out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())

@@ -40,6 +40,7 @@ from sharetune.trainers.data.text_augmentation import check_augmentation
 from sharetune.trainers.evaluation.candidate_latency import device_name, measured_latency
 from sharetune.trainers.evaluation.compressing import compress_
 from sharetune.trainers.evaluation.local_starts import start_locally_
+from sharetune.trainers.evaluation.rehearsal import rehearse
 from sharetune.trainers.loading import load_shared
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.calibration import (
@@ -53,7 +54,12 @@ from sharetune.trainers.models.pretrained import body_skeleton
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import find_stacks, stack_shapes, weight_out_in
 from sharetune.trainers.scoring.calibration_sample import calibration_batches
-from sharetune.trainers.scoring.identity import data_digest, weights_digest
+from sharetune.trainers.scoring.identity import (
+    checkpoint_digest,
+    data_digest,
+    rows_digest,
+    weights_digest,
+)
 from sharetune.trainers.scoring.scorer import Scorer
 from sharetune.trainers.tasks.base import PreparedTask, Split, Task
 from sharetune.trainers.tasks.own_metric import OwnMetric
@@ -150,8 +156,15 @@ class CandidateEvaluator:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Digests of the weights that candidates start from, and of the training data."""
-        return {"model": weights_digest(self.task), "data": data_digest(self.task)}
+        """Digests of the weights that candidates start from, and of the data: training, others."""
+        others = [split for split in self.task.rows if split != "train"]
+        return {
+            "model": weights_digest(self.task),
+            "data": data_digest(self.task),
+            "checkpoint": checkpoint_digest(self.task),
+            "trained on": rows_digest(self.task, ["train"]),
+            "measured on": rows_digest(self.task, others),
+        }
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -165,6 +178,7 @@ class CandidateEvaluator:
             self.task.task.check(candidate.recipe)
             length = candidate.recipe.max_length
             refuse_beyond_positions(self.task.skeleton, length, "recipe.max_length")
+            self.task.task.refuse_too_short(self.task.start, length)
         for settings in {c.recipe.distill for c in candidates if c.recipe.distill is not None}:
             self._refuse_teacher(settings)
         for candidate in candidates:
@@ -178,6 +192,14 @@ class CandidateEvaluator:
         student = self.task.skeleton
         teacher = student if settings.teacher == UNSHARED else body_skeleton(settings.teacher)
         check_teacher(student, teacher, settings, self.labels)
+
+    def rehearse(self, candidate: Candidate) -> None:
+        """Train the unshared model on one batch by the candidate's recipe, and keep nothing.
+
+        Raises :class:`SharetuneError` for whatever fails.
+        """
+        _quiet_library()
+        rehearse(self.task, candidate.recipe)
 
     def sizes(self, candidate: Candidate) -> Sizes:
         """Return the sizes, exact before training; see :func:`trainers.measuring.sizes.facts`."""

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.models.dtypes import cast_, saved_dtype
 from sharetune.trainers.models.shared_model import SharedConfig, base_config, base_of
+from sharetune.trainers.models.structure import find_stacks
 
 
 def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
@@ -22,6 +23,43 @@ def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
         return auto.from_pretrained(model, trust_remote_code=False, **kwargs)
     except (OSError, ValueError) as error:
         raise _no_model(model, error) from error
+
+
+def pretrained(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
+    """Return ``auto.from_pretrained(model)``, whose head is drawn anew where its labels differ.
+
+    Raises :class:`ModelError` if a weight of the body has another shape, or the checkpoint has no
+    weights for a layer: the library would draw both at random.
+    """
+    if isinstance(from_library(AutoConfig, model), SharedConfig):
+        shared: PreTrainedModel = from_library(auto, model, **kwargs)
+        return shared
+    lenient = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    loaded, found = from_library(auto, model, **lenient, **kwargs)
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        if not _is_of_labels(name, loaded, tuple(wanted), kwargs):
+            raise ModelError(
+                f"the checkpoint {model} has {name} of the shape {tuple(stored)}, and its "
+                f"configuration says {tuple(wanted)}",
+                "save the model anew, with the configuration that belongs to it",
+            )
+    layers = tuple(f"{stack.path}." for stack in find_stacks(loaded).values())
+    missing = sorted(name for name in found["missing_keys"] if name.startswith(layers))
+    if missing:
+        raise ModelError(
+            f"the checkpoint {model} has no weights for {len(missing)} tensors of the layers of "
+            f"{type(loaded).__name__}, such as {missing[0]}",
+            "name a checkpoint of this architecture, saved whole",
+        )
+    return loaded
+
+
+def _is_of_labels(
+    name: str, model: PreTrainedModel, shape: tuple[int, ...], settings: dict[str, Any]
+) -> bool:
+    """Return whether the tensor `name` is a head's, with one row a label."""
+    of_body = name.startswith(f"{model.base_model_prefix}.")
+    return "num_labels" in settings and not of_body and shape[:1] == (model.config.num_labels,)
 
 
 def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:

@@ -1,8 +1,13 @@
 """Digest the weights and the data, so that scores of others are noticed."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from sharetune.spaces.paths import expanded
+from sharetune.trainers.data.new_models import is_configuration_only
 from sharetune.trainers.tasks.base import PreparedTask
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -19,9 +24,27 @@ def weights_digest(task: PreparedTask) -> str:
     return f"{task.start}@{revision}"
 
 
+def checkpoint_digest(task: PreparedTask) -> str:
+    """Return the digest of the weights, or of the configuration of a model without any."""
+    model = expanded(task.model)
+    if is_configuration_only(model):
+        return _digest([Path(model) / "config.json"])
+    return weights_digest(task)
+
+
 def data_digest(task: PreparedTask) -> str:
-    """Return the digest of the training split."""
+    """Return the digest of the training split's file."""
     return _digest([task.cache / "train.parquet"])
+
+
+def rows_digest(task: PreparedTask, splits: Sequence[str]) -> str:
+    """Return the digest of the rows of these splits, whatever version has written them."""
+    found = hashlib.sha256()
+    for split in splits:
+        for batch in pq.ParquetFile(task.cache / f"{split}.parquet").iter_batches():
+            for row in batch.to_pylist():
+                found.update(repr(row).encode())
+    return found.hexdigest()[:16]
 
 
 def _digest(files: list[Path]) -> str:

@@ -59,7 +59,7 @@ class AudioClassification(LabelledFiles):
     def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
         return usual_samples(frame, model)
 
-    def refuse_unread(self, frame: pd.DataFrame, reader: object) -> None:
+    def refuse_unread(self, frame: pd.DataFrame, reader: object, config: Any) -> None:
         check_rate(frame, reader, resample=self.resample)
 
     def reader(self, model: str) -> Any:

@@ -17,7 +17,13 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from torch import Tensor
-from transformers import AutoTokenizer, DataCollatorWithPadding, EvalPrediction, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+)
 
 from sharetune.spaces.augmentation import Augmentation
 from sharetune.spaces.errors import ConfigError, DataError
@@ -28,11 +34,18 @@ from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.registry import Registry, did_you_mean
 from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer, start_of, started
+from sharetune.trainers.data.reader_fit import (
+    pad_as_the_model,
+    padding_settings,
+    refuse_too_short,
+    refuse_unfit_vocabulary,
+    refuse_unknown_texts,
+)
 from sharetune.trainers.data.row_cache import cached_rows
 from sharetune.trainers.data.tables import read_table
 from sharetune.trainers.models.dtypes import TRAINED, saved_dtype
 from sharetune.trainers.models.positions import most_tokens
-from sharetune.trainers.models.pretrained import from_library, skeleton
+from sharetune.trainers.models.pretrained import from_library, pretrained, skeleton
 from sharetune.trainers.tasks.own_metric import OwnMetric, predicted
 from sharetune.trainers.tasks.prediction import predict
 
@@ -98,6 +111,13 @@ class Task(BaseModel, ABC):
     """The parts of a recipe, of `NEED_A_FITTING_TASK`, that this task can be trained with."""
     alterations: ClassVar[tuple[str, ...]] = ()
     """The keys of `augment` that say how an example is altered."""
+
+    layout: ClassVar[int] = 1
+    """Version of the rows that :meth:`rows` makes; those of another one are made anew."""
+    pads: ClassVar[bool] = False
+    """Whether texts of a batch are padded, and the model must know with which token."""
+    reading: ClassVar[dict[str, Any]] = {}
+    """Keywords that the task's tokenizer is loaded with."""
 
     unit: ClassVar[str] = "tokens; longer examples are cut"
     """Unit of a recipe's `max_length`, and what becomes of longer examples."""
@@ -169,7 +189,10 @@ class Task(BaseModel, ABC):
 
     def reader(self, model: str) -> Any:
         """Load what turns data into the model's inputs: its tokenizer."""
-        return from_library(AutoTokenizer, model)
+        tokenizer = from_library(AutoTokenizer, model, **self.reading)
+        if self.pads:
+            pad_as_the_model(tokenizer, from_library(AutoConfig, model))
+        return tokenizer
 
     def new_reader(self, config: object, frame: pd.DataFrame) -> Any:
         """Train a tokenizer on the training split, for a model trained from a configuration.
@@ -195,8 +218,26 @@ class Task(BaseModel, ABC):
         most = most_tokens(model) or named
         return min(MOST_TOKENS, most, max(16, 8 * ceil(TOKENS_A_WORD * words / 8)))
 
-    def refuse_unread(self, frame: pd.DataFrame, reader: object) -> None:
-        """Raise :class:`DataError` for examples that the model's own `reader` cannot read."""
+    def refuse_unread(self, frame: pd.DataFrame, reader: Any, config: Any) -> None:
+        """Raise :class:`DataError` for examples that the model's own `reader` cannot read.
+
+        Raises :class:`ModelError` for a reader that does not fit the model of `config`.
+        """
+        texts = list(self.texts(frame))
+        if texts:
+            refuse_unfit_vocabulary(reader, config)
+            refuse_unknown_texts(reader, texts, self.train)
+
+    def refuse_too_short(self, model: str, max_length: int) -> None:
+        """Raise :class:`ConfigError` if a `max_length` of tokens leaves nothing of a text."""
+        if self.pads:
+            reader = self.reader(model)
+            refuse_too_short(reader, max_length, "recipe.max_length", pairs=self.reads_pairs)
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether an example has two texts."""
+        return False
 
     def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         """Return the function that makes a batch of rows."""
@@ -264,6 +305,7 @@ class Task(BaseModel, ABC):
             frame.to_parquet(cache / f"{name}.parquet")
         reader = self._make_reader(located, frames["train"])
         start = started(located, cache, self.auto, head=self.head(facts), reader=reader)
+        self.refuse_unread(frames["train"], self.reader(start), from_library(AutoConfig, start))
         self.splits(start, cache, max_length)
         rows = {name: len(frame) for name, frame in frames.items()}
         return PreparedTask(self, model, cache, facts, rows)
@@ -309,12 +351,15 @@ class Task(BaseModel, ABC):
 
         ``"auto"`` is the checkpoint's own.
         """
-        loaded: PreTrainedModel = from_library(self.auto, model, dtype=dtype, **self.head(facts))
-        return loaded
+        return pretrained(self.auto, model, dtype=dtype, **self._settings(model, facts))
 
     def skeleton(self, model: str, facts: DataFacts) -> PreTrainedModel:
         """Build the same model on the meta device: shapes without weights."""
-        return skeleton(self.auto, model, **self.head(facts))
+        return skeleton(self.auto, model, **self._settings(model, facts))
+
+    def _settings(self, model: str, facts: DataFacts) -> dict[str, Any]:
+        """Return what the model's configuration is changed in: its head, and its padding."""
+        return self.head(facts) | (padding_settings(model) if self.pads else {})
 
     def splits(
         self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None
@@ -382,7 +427,7 @@ class Task(BaseModel, ABC):
 
     def _split(self, name: str, collate: object, reader: object, wanted: "_Wanted") -> Split:
         words = [wanted.model, type(reader).__name__, *_size(reader), wanted.max_length]
-        words += [self.model_dump(mode="json")]
+        words += [self.model_dump(mode="json")] + [self.layout] * (self.layout > 1)
         words += [wanted.augment.model_dump()] if wanted.augment is not None else []
 
         def make() -> dict[str, list[Any]]:

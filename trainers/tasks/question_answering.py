@@ -16,6 +16,7 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.cells import as_text, is_null, written_value
+from sharetune.trainers.data.reader_fit import with_places
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 
@@ -36,11 +37,12 @@ class QuestionAnswering(Task):
     `train` and `test` are tables or the hub name of a data set with the columns `question`,
     `context` and `answers`, the last as SQuAD has it (``{"text": [...], "answer_start": [...]}``,
     or a list of ``{"text": ..., "answer_start": ...}``), in a CSV as JSON or pandas write it, or
-    one text that stands in the context. A context is cut to the recipe's `max_length`; an answer
-    beyond it cannot be found.
+    one text that stands in the context. A context is cut to the recipe's `max_length`, a question
+    to half of it; an answer beyond it cannot be found.
     """
 
     auto: ClassVar[Any] = AutoModelForQuestionAnswering
+    pads: ClassVar[bool] = True
 
     question: str | None = Field(
         None,
@@ -63,12 +65,19 @@ class QuestionAnswering(Task):
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         return *self.frames(self._columns), DataFacts()
 
+    @property
+    def reads_pairs(self) -> bool:
+        return True
+
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
         return pd.concat([frame["question"], frame["context"].drop_duplicates()])
 
+    def reader(self, model: str) -> Any:
+        return with_places(super().reader(model))
+
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
         read = reader(
-            frame["question"].tolist(),
+            [_cut(question, reader, max_length // 2) for question in frame["question"]],
             frame["context"].tolist(),
             truncation="only_second",
             max_length=max_length,
@@ -134,6 +143,13 @@ class QuestionAnswering(Task):
                 "start": [start for _, start in found],
             }
         )
+
+
+def _cut(question: str, reader: Any, most: int) -> str:
+    """Return the beginning of a question that has at most `most` tokens."""
+    spans = reader(question, add_special_tokens=False, return_offsets_mapping=True)
+    places = spans["offset_mapping"]
+    return question if len(places) <= most else question[: places[most][0]].rstrip()
 
 
 def _answers(value: object, context: str, source: str, row: int) -> tuple[list[str], int]:

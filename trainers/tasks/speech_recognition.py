@@ -162,7 +162,7 @@ class SpeechRecognition(Task):
     def length(self, frame: pd.DataFrame, model: PreTrainedModel) -> int:
         return usual_samples(frame, model)
 
-    def refuse_unread(self, frame: pd.DataFrame, reader: Any) -> None:
+    def refuse_unread(self, frame: pd.DataFrame, reader: Any, config: Any) -> None:
         check_rate(frame, reader.extractor, resample=self.resample)
 
     def reader(self, model: str) -> Any:

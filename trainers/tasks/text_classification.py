@@ -48,6 +48,7 @@ class TextClassification(Task):
     auto: ClassVar[Any] = AutoModelForSequenceClassification
     fitting: ClassVar[tuple[str, ...]] = NEED_A_FITTING_TASK
     alterations: ClassVar[tuple[str, ...]] = TEXTS
+    pads: ClassVar[bool] = True
 
     text: str | None = Field(
         None, description="column of texts; null: the first of the usual names, such as `text`"
@@ -88,6 +89,10 @@ class TextClassification(Task):
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"} if self.regression else named(facts)
+
+    @property
+    def reads_pairs(self) -> bool:
+        return self.pair is not None
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
         return pd.concat([frame[name] for name in ("text", "pair") if name in frame])

@@ -14,6 +14,7 @@ from transformers import (
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.cells import MISSING_SPELLINGS, as_list, as_text, is_null
+from sharetune.trainers.data.reader_fit import with_places
 from sharetune.trainers.data.tables import column
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.metrics import by_class, span_f1
@@ -38,11 +39,14 @@ class TokenClassification(Task):
     and `tags` name two columns of lists of equal length, in a CSV written as words between blanks
     or as JSON, pandas or numpy write lists.
     Tags such as B-LOC and I-LOC mark entities. A word's label stands at its first token; words
-    beyond the recipe's `max_length` count as O.
+    beyond the recipe's `max_length`, and those that become no token, count as O.
     """
 
     auto: ClassVar[Any] = AutoModelForTokenClassification
     fitting: ClassVar[tuple[str, ...]] = ("label_smoothing",)
+    layout: ClassVar[int] = 2
+    pads: ClassVar[bool] = True
+    reading: ClassVar[dict[str, Any]] = {"add_prefix_space": True}
 
     tokens: str | None = Field(
         None,
@@ -81,14 +85,21 @@ class TokenClassification(Task):
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
         return frame["tokens"].map(" ".join)
 
+    def reader(self, model: str) -> Any:
+        return with_places(super().reader(model))
+
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
         words = [list(row) for row in frame["tokens"]]
         read = reader(words, is_split_into_words=True, truncation=True, max_length=max_length)
+        firsts = [_first_tokens(read.word_ids(i)) for i in range(len(words))]
         labels = [
-            _at_first_tokens(read.word_ids(i), numbers)
-            for i, numbers in enumerate(frame["numbers"])
+            [UNCOUNTED if word is None else int(numbers[word]) for word in first]
+            for first, numbers in zip(firsts, frame["numbers"], strict=True)
         ]
-        truth = [list(row) for row in frame["tags"]]
+        truth = [
+            {"tags": list(tags), "words": [word for word in first if word is not None]}
+            for first, tags in zip(firsts, frame["tags"], strict=True)
+        ]
         return {**read, "labels": labels, "truth": truth}
 
     def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
@@ -103,18 +114,19 @@ class TokenClassification(Task):
         ]
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
+        wanted = [truth["tags"] for truth in labels]
         tagged = [
-            [*tags, *["O"] * (len(truth) - len(tags))]
+            _spread(tags, truth["words"], len(truth["tags"]))
             for tags, truth in zip(predictions, labels, strict=True)
         ]
         pairs = [
-            pair for both in zip(tagged, labels, strict=True) for pair in zip(*both, strict=True)
+            pair for both in zip(tagged, wanted, strict=True) for pair in zip(*both, strict=True)
         ]
         numbers = {tag: number for number, tag in enumerate(facts.labels)}
         said = [numbers.get(tag, UNCOUNTED) for tag, _ in pairs]
         true = [numbers[tag] for _, tag in pairs]
         metrics = {
-            "entity_f1": span_f1(tagged, labels),
+            "entity_f1": span_f1(tagged, wanted),
             "accuracy": sum(one == other for one, other in pairs) / len(pairs),
         }
         return Scores(metrics, *by_class(true, said, facts.labels))
@@ -163,9 +175,15 @@ def _words(cell: object, what: str) -> list[str] | None:
     return kept if len(kept) == len(words) else None
 
 
-def _at_first_tokens(words: Sequence[int | None], numbers: Sequence[int]) -> list[int]:
+def _first_tokens(words: Sequence[int | None]) -> list[int | None]:
+    """Return the word of each token that is a word's first, and None for the others."""
     before = [None, *words[:-1]]
-    return [
-        int(numbers[word]) if word is not None and word != last else UNCOUNTED
-        for word, last in zip(words, before, strict=True)
-    ]
+    return [None if word == last else word for word, last in zip(words, before, strict=True)]
+
+
+def _spread(tags: Sequence[str], words: Sequence[int], count: int) -> list[str]:
+    """Return `count` tags, those given at the places `words`, and O for words without a token."""
+    found = ["O"] * count
+    for place, tag in zip(words, tags, strict=True):
+        found[place] = tag
+    return found

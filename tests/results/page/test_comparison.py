@@ -64,3 +64,54 @@ def test_other_objectives_cannot_be_compared(runs, make_run):
     with pytest.raises(RunError) as caught:
         read_studies([runs[0], other])
     assert "must have the same objectives" in caught.value.message
+
+
+SAME = {"checkpoint": "m", "trained on": "d", "measured on": "t"}
+TASK = {"name": "text-classification", "train": "/here/train.csv", "test": "/here/test.csv"}
+
+
+def compared(make_run, one, two):
+    """Compare two runs of these attributes."""
+    common = {"config": {"task": TASK}, "model": {"name": "a/bert"}, "rows": {"train": 9}}
+    return read_studies(
+        [make_run(folder=name, **common | own) for name, own in (("a", one), ("b", two))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "what"),
+    [
+        ({"config": {"task": TASK | {"name": "translation"}}}, "the same task, but .* translation"),
+        ({"model": {"name": "a/gpt2"}}, "the same model, but .* has bert and .* has gpt2"),
+        ({"config": {"task": TASK | {"test": "/here/other.csv"}}}, "the same data, but "),
+        ({"rows": {"train": 8}}, "the same data, but .* 9 train and .* 8 train"),
+        (
+            {"identity": SAME | {"checkpoint": "n"}},
+            r"the same model, but .* bert \(m\) .* bert \(n\)",
+        ),
+        ({"identity": SAME | {"measured on": "u"}}, r"the same data, but .*\(d t\) .*\(d u\)"),
+    ],
+)
+def test_runs_of_another_task_model_or_data_cannot_be_compared(make_run, own, what):
+    first = {"identity": SAME} if "identity" in own else {}
+    with pytest.raises(RunError, match=f"compared studies must have {what}"):
+        compared(make_run, first, own)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"model": {"name": "there/bert"}},
+        {"config": {"task": {key: value.replace("here", "b") for key, value in TASK.items()}}},
+        {"config": {}},
+        {"identity": SAME},
+    ],
+)
+def test_the_same_data_in_another_place_are_compared(make_run, own):
+    assert len(compared(make_run, {}, own)) == 2
+
+
+def test_a_run_cannot_be_compared_with_itself(runs):
+    with pytest.raises(RunError, match="cannot be compared with itself"):
+        read_studies([runs[0], runs[1], runs[0] / ".." / runs[0].name])

@@ -165,7 +165,7 @@ def test_a_refused_search_leaves_the_data_of_the_run_as_they_are(study, tmp_path
     write_rows(tmp_path / "train.csv", 45, seed=3)
     refused = call("search", study(), "--out", out, "--resume", "--set", "seed=5")
     assert refused.exit_code == 2
-    assert "seed differ" in refused.stderr
+    assert "seed was 0 and is 5" in refused.stderr
     assert {path: path.read_bytes() for path in (out / "cache").glob("*.parquet")} == before
 
 

@@ -235,3 +235,49 @@ def test_damaged_files_are_read_or_refused(folder, kind, pairs, data):
         assert str(path) in error.message
     else:
         assert len(found) > 0
+
+
+@EXAMPLES
+@given(st.sampled_from([*WRITERS]), st.lists(st.tuples(CELL, CELL), min_size=2, max_size=6))
+def test_pairs_of_texts(folder, kind, pairs):
+    path = written(folder, kind, [{"en": one, "fr": other} for one, other in pairs])
+    frame, _, error = read("translation", path)
+    sides = dict(zip(("en", "fr"), zip(*pairs, strict=True), strict=True))
+    for is_bad in (lambda text: "\0" in text, lambda text: not text.strip()):
+        broken = {name: first(cells, is_bad) for name, cells in sides.items()}
+        for column, row in broken.items():
+            if row is not None:
+                assert error is not None
+                assert path.name in error and f"row {row}" in error and f"'{column}'" in error
+                return
+    assert error is None
+    assert frame[["source", "target"]].to_numpy().tolist() == [list(pair) for pair in pairs]
+
+
+WHO = st.sampled_from(["u", "01", "1", "1.0", "true", " v"])
+WHAT = st.sampled_from(["a", "1", "01", "1.10", "1.1", "é", "b,c"])
+
+
+@EXAMPLES
+@given(
+    st.sampled_from([*WRITERS]),
+    st.lists(st.tuples(WHO, WHAT, st.integers(0, 3)), min_size=6, max_size=14),
+)
+def test_interactions(folder, kind, given_rows):
+    rows = [{"user": user, "item": item, "time": str(time)} for user, item, time in given_rows]
+    path = written(folder, kind, rows)
+    task = read_task({"name": "next-item-recommendation", "train": str(path)})
+    histories = {}
+    for user, item, _ in sorted(given_rows, key=lambda row: row[2]):
+        histories.setdefault(user, []).append(item)
+    long = [histories[user] for user in sorted(histories) if len(histories[user]) >= 3]
+    known = sorted({item for items in long for item in items[:-1]})
+    asked = [items for items in long if items[-1] in known]
+    try:
+        train, test, facts = task.read()
+    except DataError as error:
+        assert not asked and path.name in error.message
+        return
+    assert facts.items == len(known)
+    assert [[known[n - 1] for n in items] for items in train["items"]] == [i[:-1] for i in long]
+    assert [known[n - 1] for n in test["next"]] == [items[-1] for items in asked]

@@ -84,13 +84,26 @@ def test_a_model_that_says_one_number_has_no_rank_correlation():
     assert regression.score(torch.zeros(3, 1), [1, 2, 3], DataFacts()).metrics["spearman"] == 0
 
 
+def words(tagged, read=None):
+    """The truth of texts of which the first words were `read`, all of them without a number."""
+    return [{"tags": tags, "words": [*range(len(tags))][:read]} for tags in tagged]
+
+
+def test_a_word_without_a_token_counts_as_o_and_moves_no_other():
+    truth = [{"tags": ["O", "B-X", "I-X", "O"], "words": [0, 2, 3]}]
+    facts = DataFacts(("O", "B-X", "I-X"))
+    found = task("token-classification").score([["O", "I-X", "O"]], truth, facts)
+    assert found.metrics["accuracy"] == 0.75
+    assert found.confusion == [[2, 0, 0], [1, 0, 0], [0, 0, 1]]
+
+
 def test_entity_f1():
     # the example of seqeval's README
     wanted = [["O", "O", "O", "B-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     told = [["O", "O", "B-MISC", "I-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     assert span_f1(told, wanted) == 0.5
     labels = DataFacts(("O", "B-MISC", "B-PER", "I-MISC", "I-PER"))
-    found = task("token-classification").score(told, wanted, labels)
+    found = task("token-classification").score(told, words(wanted), labels)
     assert found.metrics == {
         "entity_f1": 0.5,
         "accuracy": 0.8,
@@ -109,10 +122,13 @@ def test_entity_f1():
         "support": 2,
     }
     # tags that are no entities have no O, which stands for what was cut off
-    nouns = task("token-classification").score([["N"]], [["N", "V"]], DataFacts(("N", "V")))
+    nouns = task("token-classification").score(
+        [["N"]], words([["N", "V"]], 1), DataFacts(("N", "V"))
+    )
     assert nouns.confusion == [[1, 0], [0, 0]]
     # of a text that was cut off after its second word
-    cut = task("token-classification").score([["O", "O"], told[1]], wanted, labels).metrics
+    read = [words(wanted[:1], 2)[0], words(wanted[1:])[0]]
+    cut = task("token-classification").score([["O", "O"], told[1]], read, labels).metrics
     assert cut["entity_f1"] == pytest.approx(2 / 3)  # one right of one told and two true
 
 
