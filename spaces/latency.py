@@ -77,11 +77,6 @@ class Latencies:
     onnx_unshared_ms: float | None = None
     quiet: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def stored_ms(self) -> float:
-        """The median of the model as stored, in ms."""
-        return self.single.forms["stored"].median_ms
-
     def written(self) -> dict[str, Any]:
         """Return the same as the study's attribute (`results/reading/attributes.py`)."""
         found = self.single.written()

@@ -57,7 +57,7 @@ def call(*arguments):
 def searched(tmp_path_factory):
     """The folder of a searched study, its run being `run`, and what the search printed."""
     folder = tmp_path_factory.mktemp("cli")
-    path = write_study(folder, latency={"rounds": 3})
+    path = write_study(folder, latency={"rounds": 1})
     result = call("search", path, "--out", folder / "run")
     assert result.exit_code == 0, result.output
     return folder, result

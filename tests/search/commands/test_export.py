@@ -25,7 +25,7 @@ STUDY = {
     "model": "model",
     "task": {"name": "text-classification", "train": "train.csv", "test": "test.csv"},
     "executor": "local",
-    "latency": {"rounds": 3},
+    "latency": {"rounds": 1},
     "keep": "all",
     "budget": {"trials": 5},
     "anchors": ["unshared", "tied", "drop-half"],
