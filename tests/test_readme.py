@@ -179,7 +179,7 @@ def test_serve(small, searched):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["shared", "dense", "albert", "onnx"])
 def test_export(small, searched, form, tmp_path):
-    assert "--format shared|code|dense|albert|onnx" in USAGE["export"][1]
+    assert "--format shared|code|dense|albert|onnx|gguf" in USAGE["export"][1]
     words = typed(small | {"OUT": tmp_path / "out"}, "export")
     assert call([*words, "--format", form]).startswith(("from ", "import "))
 

@@ -265,7 +265,10 @@ def export(
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="the trial's number")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="a folder that does not exist")],
     format_: Annotated[
-        str, typer.Option("--format", help="shared, code, dense, albert or onnx")
+        str,
+        typer.Option(
+            "--format", help="shared, code, dense, albert, onnx, gguf or gguf-q8_0 and the like"
+        ),
     ] = "shared",
     storage: Storage = None,
 ) -> None:

@@ -42,11 +42,12 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     check_free(out)
     model = trained_model(study, number)
     with placed(out) as folder:
+        missing = _copy_reader(study, folder)
         exported = write(model, folder, format)
-        if missing := _copy_reader(study, folder):
-            exported = replace(exported, note=f"{exported.note} {missing}".lstrip())
+        exported = replace(exported, note=f"{exported.note} {missing}".strip())
         load = exported.load(out.resolve().name)
-        text = ExportText(format, load, exported.note)
+        note = f"{exported.audit} {exported.note}".rstrip()
+        text = ExportText(format, load, note)
         card = model_card(study, number, model.sharing.plan, text)
         (folder / CARD).write_text(card, "utf-8")
         (folder / PICTURE).write_text(plan_picture(study, model.sharing.plan), "utf-8")

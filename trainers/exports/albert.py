@@ -8,7 +8,7 @@ missing, so that further training differs.
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ def export_albert(model: PreTrainedModel, folder: Path) -> Written:
     _load(albert, materialize_unchecked_(copy.deepcopy(model)), arrangement)
     stored, shared = len(arrangement.positions), len(set(owners))
     note = f"ALBERT stores {stored} layers for this order, the plan {shared}."
-    return save_ordinary(albert, folder, note if stored > shared else "")
+    written = save_ordinary(albert, folder, note if stored > shared else "")
+    return replace(written, is_once=stored == shared)
 
 
 def _albert_class(model: PreTrainedModel) -> Any:

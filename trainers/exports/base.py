@@ -8,26 +8,52 @@ A new format is one file here with one function registered in `EXPORTS`.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError, RunError
 from sharetune.spaces.registry import Registry
+from sharetune.trainers.measuring.sizes import saved_bytes
 from sharetune.trainers.models.sample_inputs import Inputs, samples
 from sharetune.trainers.models.shared_model import SharedModel
 
 Answer = Callable[[Inputs], Tensor]
 """A function from named inputs to logits, or to hidden states for a model without a head."""
 
+Distance = Callable[[Tensor, Tensor], float]
+"""``(the model's, the export's) -> how far apart``, of tensors of one shape."""
+
+
+def largest_difference(own: Tensor, other: Tensor) -> float:
+    """Return the largest absolute difference; NaN if any number is."""
+    return float((own - other).abs().max())
+
+
+def relative_difference(own: Tensor, other: Tensor) -> float:
+    """Return the root mean square of the differences, in standard deviations of `own`."""
+    return float((own - other).square().mean().sqrt() / own.std())
+
+
+Greedy = Callable[[Sequence[int], int], list[int]]
+"""``(prompt, count) -> tokens``: at most `count` tokens, the most likely one after the other."""
+
 FOLDER = "FOLDER"
 """The placeholder for the folder's name in `Written.load`."""
+
+
+class Reader(Protocol):
+    """What turns data into a model's inputs, such as a tokenizer."""
+
+    def save_pretrained(self, folder: Path) -> object:
+        """Write its files into the folder."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +63,40 @@ class Written:
     `reload` loads it anew from that folder. `load` is Python code that does so, with `FOLDER` in
     double quotes for the folder's name. Logits may differ by `tolerance` at most. `note` is one
     sentence for the user; empty for none.
+
+    `compared` turns the model's logits into what the runtime gives, if these are others, and
+    `distance` compares both: the largest difference, if nothing else is said. `greedy`
+    generates in the runtime, where the numbers are exact. `weights` is the pattern of the files
+    with the weights, which the plan takes `planned` bytes of in this format (None: as many as its
+    tensors have). Where the format `is_once`, as it stores shared weights once, the files may not
+    be larger.
     """
 
     reload: Callable[[Path], Answer]
     load: str
     tolerance: float
     note: str = ""
+    compared: Callable[[Answer], Answer] = lambda answer: answer
+    distance: Distance = largest_difference
+    greedy: Callable[[Path], Greedy] | None = None
+    weights: str = "*.safetensors"
+    planned: int | None = None
+    is_once: bool = True
 
 
 @dataclass(frozen=True)
 class Exported:
     """A model that was written, loaded again and compared.
 
-    `difference` is the largest of its logits, `size` the bytes of its files, `note` the format's.
+    `difference` is that of its logits, `size` the bytes of its files, `weights` those of
+    the files with the weights, `planned` those that the plan's weights have in this format, `note`
+    the format's.
     """
 
     difference: float
     size: int
+    weights: int
+    planned: int
     note: str
     _load: str
 
@@ -65,9 +108,26 @@ class Exported:
         """Return one sentence for people, and the note."""
         return (
             f"wrote {folder}, {self.size / 1e6:,.1f} MB; loaded again, its logits differ by "
-            f"{self.difference:.2g} at most. {self.note}"
+            f"{self.difference:.2g}. {self.audit} {self.note}"
         ).rstrip()
 
+    @property
+    def audit(self) -> str:
+        """Return one sentence on the bytes of the weights."""
+        return (
+            f"The file's weights take {self.weights / 1e6:,.1f} MB, the plan's "
+            f"{self.planned / 1e6:,.1f} MB ({self.weights / self.planned:.3f})."
+        )
+
+
+GREEDY_TOKENS = 64
+"""Tokens that an exact export must write as the model does."""
+
+MOST_BYTES = 1.05
+"""The most that weights may take in a format that stores shared ones once: times the plan's."""
+
+SLACK_BYTES = 1 << 20
+"""Bytes that a file may hold besides: headers, a graph."""
 
 Exporter = Callable[[PreTrainedModel, Path], Written]
 """``(model, folder) -> what was written``."""
@@ -76,38 +136,83 @@ EXPORTS: Registry[Exporter] = Registry("export format", package="sharetune.train
 """Exporters by the name of their format."""
 
 
-def export(model: PreTrainedModel, out: Path, format: str = "shared") -> Exported:
+def export(
+    model: PreTrainedModel, out: Path, format: str = "shared", *, reader: Reader | None = None
+) -> Exported:
     """Write `model` into the folder `out`, which must not exist or be empty.
 
-    Raises :class:`ModelError` if the format cannot hold the model or changes its logits, and
+    `reader` is what turns data into its inputs, such as a tokenizer. Raises :class:`ModelError` if
+    the format cannot hold the model, changes its logits or takes more bytes than the plan, and
     :class:`RunError` if `out` is not free. Then nothing is left of `out`.
     """
     with placed(out) as folder:
+        if reader is not None:
+            reader.save_pretrained(folder)
         return write(model, folder, format)
 
 
 def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
-    """Write `model` into the existing `folder`, load it from there, and compare logits.
+    """Write `model` into the existing `folder`, run it from there, and compare it.
 
-    Raises :class:`ModelError` as :func:`export` does.
+    What reads the data may lie there already. Raises :class:`ModelError` as :func:`export` does.
     """
     exporter = EXPORTS[format]
     if isinstance(model, SharedModel):
         refuse_compressed(model.sharing.compression, format)
     written = exporter(model.eval(), folder)
-    difference = _difference(answering(model), written.reload(folder), samples(model))
+    answer, batches = written.reload(folder), samples(model)
+    own = written.compared(answering(model))
+    differences = list(_differences(own, answer, batches, written.distance))
+    difference = float(torch.tensor(differences).max())  # NaN if any is
     if not difference <= written.tolerance:
         raise ModelError(
             f"the {format} export gives other logits than the model: they differ by "
             f"{difference:.3g}, and {written.tolerance:g} is allowed",
             "export as shared, and report the plan and the model's class",
         )
-    return Exported(
+    if written.greedy is not None and model.can_generate():
+        check_greedy(model, written.greedy(folder), batches[0], written.tolerance)
+    exported = Exported(
         difference=difference,
         size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        weights=sum(path.stat().st_size for path in folder.glob(written.weights)),
+        planned=saved_bytes(model) if written.planned is None else written.planned,
         note=written.note,
         _load=written.load,
     )
+    if written.is_once and exported.weights > MOST_BYTES * exported.planned + SLACK_BYTES:
+        raise ModelError(
+            f"the {format} export does not store shared weights once. {exported.audit}",
+            "report the plan and the model's class",
+        )
+    return exported
+
+
+def check_greedy(
+    model: PreTrainedModel, generate: Greedy, inputs: Inputs, tolerance: float
+) -> None:
+    """Raise :class:`ModelError` if `generate` writes other tokens than the model.
+
+    Where they part, both tokens must be as likely, within `tolerance`.
+    """
+    prompt = inputs["input_ids"][0]
+    settings = GenerationConfig(max_new_tokens=GREEDY_TOKENS, do_sample=False)
+    with torch.no_grad():
+        text = model.generate(prompt[None], generation_config=settings)[0]
+        own = text[len(prompt) :].tolist()
+        found = generate(prompt.tolist(), len(own))
+        part = next((i for i, token in enumerate(own) if found[i : i + 1] != [token]), len(own))
+        if part == len(found) >= len(own) - 1:  # the token that ends a text is not told
+            return
+        step = model(input_ids=text[None, : len(prompt) + part]).logits[0, -1]
+    other = found[part] if part < len(found) else "none"
+    gap = float(step[own[part]] - step[other]) if isinstance(other, int) else float("inf")
+    if gap > tolerance:
+        raise ModelError(
+            f"the export writes {other} as token {part}, the model {own[part]}, whose logit is "
+            f"larger by {gap:.3g}",
+            "export as shared, and report the plan and the model's class",
+        )
 
 
 @dataclass(frozen=True)
@@ -172,15 +277,10 @@ def answering(model: PreTrainedModel) -> Answer:
     return answer
 
 
-def _difference(one: Answer, other: Answer, batches: list[Inputs]) -> float:
-    """Return the largest absolute difference of logits over all batches.
-
-    NaN if any logit is NaN, infinite if shapes differ.
-    """
-    differences = []
+def _differences(
+    one: Answer, other: Answer, batches: list[Inputs], distance: Distance
+) -> Iterator[float]:
+    """Yield the distance of each batch's logits, infinite if their shapes differ."""
     for inputs in batches:
         a, b = one(inputs).float(), other(inputs).float()
-        if a.shape != b.shape:
-            return float("inf")
-        differences.append((a - b).abs().max())
-    return float(torch.stack(differences).max())
+        yield distance(a, b) if a.shape == b.shape else float("inf")

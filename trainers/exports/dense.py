@@ -1,6 +1,7 @@
 """Write an ordinary model of the class it was shared from, which loads without ShareTune."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def export_dense(model: PreTrainedModel, folder: Path) -> Written:
             f"layers that reuse what others compute have no dense form: {dense.sharing.plan}",
             "export as shared or onnx",
         )
-    return save_ordinary(dense, folder, _widen(dense) if _is_narrow(model) else "")
+    note = widen(dense) if _is_narrow(model) else ""
+    return replace(save_ordinary(dense, folder, note), is_once=False)
 
 
 def _is_narrow(model: PreTrainedModel) -> bool:
@@ -36,8 +38,8 @@ def _is_narrow(model: PreTrainedModel) -> bool:
     return not uniform or any(isinstance(group.form, Narrow) for group in plan.groups)
 
 
-def _widen(model: PreTrainedModel) -> str:
-    """Makes all layers of a dense model as wide as its configuration says; returns a note."""
+def widen(model: PreTrainedModel) -> str:
+    """Make all layers of a dense model as wide as its configuration says; return a note."""
     with torch.device("meta"):
         whole: PreTrainedModel = type(model)._from_config(copy.deepcopy(model.config))
     added = pad_(model, find_stacks(whole))

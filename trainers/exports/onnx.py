@@ -62,6 +62,7 @@ def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
         reload=_reload,
         load=f'import onnxruntime\nmodel = onnxruntime.InferenceSession("{FOLDER}/{FILE_NAME}")',
         tolerance=1e-4,
+        weights=f"{FILE_NAME}*",
     )
 
 
