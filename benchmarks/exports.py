@@ -55,15 +55,15 @@ def main(model: str, plans: list[str], formats: list[str]) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "out"
                 found = export(shared, folder, format, reader=reader)
-                run = (
-                    in_llama_cpp(folder / "model.gguf", shared, tokens) if "gguf" in format else own
-                )
-            print(
-                f"| {plan} | `{format}` | {found.weights / 1e6:.1f} MB | {found.planned / 1e6:.1f} MB "
-                f"| {found.weights / found.planned:.3f} | {found.difference:.2g} | {run:.2f} "
-                f"| {run / own:.4f} |",
-                flush=True,
+                file = folder / "model.gguf"
+                run = in_llama_cpp(file, shared, tokens) if file.exists() else own
+            cells = (
+                *(plan, f"`{format}`"),
+                *(f"{size / 1e6:.1f} MB" for size in (found.weights, found.planned)),
+                *(f"{found.weights / found.planned:.3f}", f"{found.difference:.2g}"),
+                *(f"{run:.2f}", f"{run / own:.4f}"),
             )
+            print("|", " | ".join(cells), "|", flush=True)
 
 
 def perplexity(model: PreTrainedModel, tokens: list[int]) -> float:
@@ -75,7 +75,7 @@ def perplexity(model: PreTrainedModel, tokens: list[int]) -> float:
 
 def in_llama_cpp(file: Path, model: PreTrainedModel, tokens: list[int]) -> float:
     """Return the file's perplexity in llama.cpp, of each token after those before it."""
-    running = LlamaCpp(file, model.config.vocab_size)
+    running = LlamaCpp(file, model.config.vocab_size, plain=tokens[0])
     found = [running.log_probability(tokens[:i], tokens[i]) for i in range(1, len(tokens))]
     return exp(-sum(found) / len(found))
 

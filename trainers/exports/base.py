@@ -50,7 +50,7 @@ FOLDER = "FOLDER"
 
 
 class Reader(Protocol):
-    """What turns data into a model's inputs, such as a tokenizer."""
+    """A maker of a model's inputs from data, such as a tokenizer."""
 
     def save_pretrained(self, folder: Path) -> object:
         """Write its files into the folder."""

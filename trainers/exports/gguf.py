@@ -108,7 +108,7 @@ def write_gguf(model: PreTrainedModel, folder: Path, numbers: Numbers) -> Writte
 
     @cache
     def running(path: Path) -> LlamaCpp:
-        found = LlamaCpp(path / FILE_NAME, model.config.vocab_size)
+        found = LlamaCpp(path / FILE_NAME, vocabulary.size, plain=vocabulary.plain)
         vocabulary.check(found)
         return found
 

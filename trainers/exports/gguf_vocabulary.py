@@ -46,6 +46,11 @@ class Vocabulary:
             )
         return cls(folder, size, tokenizer)
 
+    @property
+    def plain(self) -> int:
+        """Return a token that is some text by itself."""
+        return 0 if self.tokenizer is None else self.tokenizer("a")["input_ids"][-1]
+
     def add_to(self, writer: Any) -> None:
         """Add tokens, merges, special tokens and chat template to a file."""
         import gguf

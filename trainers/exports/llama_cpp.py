@@ -18,6 +18,9 @@ from sharetune.trainers.models.sample_inputs import Inputs
 CONTEXT = 512
 """Tokens that fit the context: enough for the comparison."""
 
+LEAST = -80.0
+"""The least log-probability that is compared: llama.cpp's are of probabilities in float32."""
+
 SERVER = Path(__file__).with_name("llama_cpp_server.py")
 """The program that serves a file."""
 
@@ -25,11 +28,12 @@ SERVER = Path(__file__).with_name("llama_cpp_server.py")
 class LlamaCpp:
     """A file with `vocabulary` tokens that llama.cpp runs, in a process of its own.
 
-    Raises :class:`ModelError` if llama.cpp cannot load it.
+    `plain` is a token that is some text by itself: of others, such as a part of a character, the
+    server tells no probabilities. Raises :class:`ModelError` if llama.cpp cannot load it.
     """
 
-    def __init__(self, file: Path, vocabulary: int, *, threads: int = 1) -> None:
-        self.file, self.vocabulary = file, vocabulary
+    def __init__(self, file: Path, vocabulary: int, *, plain: int, threads: int = 1) -> None:
+        self.file, self.vocabulary, self.plain = file, vocabulary, plain
         self.process = subprocess.Popen(
             [sys.executable, SERVER, file, str(CONTEXT), str(threads)],
             stdin=subprocess.PIPE,
@@ -51,34 +55,36 @@ class LlamaCpp:
 
     def log_probabilities(self, tokens: Sequence[int]) -> Tensor:
         """Return the log-probabilities of the next token: (vocabulary,)."""
-        (step,) = self._steps(tokens, 1, self.vocabulary)
+        step = self._chosen(tokens, self.plain, self.vocabulary)
         choices = step["top_logprobs"]
         found = torch.full((self.vocabulary,), -torch.inf)
         ids = torch.tensor([choice["id"] for choice in choices])
         found[ids] = torch.tensor([float(choice["logprob"]) for choice in choices])
-        return found
+        return found.clamp_min(LEAST)
 
     def log_probability(self, tokens: Sequence[int], token: int) -> float:
-        """Return the log-probability of `token` after `tokens`, by a bias that chooses it."""
-        chosen = {"logit_bias": [[token, 1e4]], "cache_prompt": True}
-        (step,) = self._steps(tokens, 1, 1, **chosen)
+        """Return the log-probability of `token`, a plain one, after `tokens`."""
+        step = self._chosen(tokens, token, 1)
         assert step["id"] == token
         return float(step["logprob"])
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
         """Return the `count` most likely next tokens, one after the other."""
-        return [step["id"] for step in self._steps(tokens, count, 1)]
+        return list(self._complete(tokens, n_predict=count)["tokens"])
 
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a text, with those that start one."""
         return list(self._post("tokenize", {"content": text, "add_special": True})["tokens"])
 
-    def _steps(
-        self, tokens: Sequence[int], count: int, choices: int, **settings: Any
-    ) -> list[dict[str, Any]]:
-        question = {"prompt": list(tokens), "n_predict": count, "n_probs": choices}
-        answer = self._post("completion", question | SAMPLING | settings)
-        return list(answer["completion_probabilities"])
+    def _chosen(self, tokens: Sequence[int], token: int, choices: int) -> dict[str, Any]:
+        """Return the step that chooses `token`, by a bias that the probabilities do not show."""
+        bias = {"logit_bias": [[token, 1e4]], "n_probs": choices, "n_predict": 1}
+        (step,) = self._complete(tokens, **bias)["completion_probabilities"]
+        return dict(step)
+
+    def _complete(self, tokens: Sequence[int], **settings: Any) -> dict[str, Any]:
+        question = {"prompt": list(tokens), "temperature": 0, "return_tokens": True}
+        return self._post("completion", question | settings)
 
     def _post(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -98,10 +104,6 @@ class LlamaCpp:
         )
 
 
-SAMPLING = {"temperature": 0, "cache_prompt": False}
-"""The most likely token each time, with nothing taken over from the last question."""
-
-
 def rows(inputs: Inputs) -> list[Tensor]:
     """Return the tokens of each row, without padding."""
     masks = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -113,6 +115,6 @@ def last_log_probabilities(answer: Answer) -> Answer:
 
     def last(inputs: Inputs) -> Tensor:
         ends = [answer({"input_ids": row[None]})[0, -1] for row in rows(inputs)]
-        return torch.stack(ends).float().log_softmax(-1)
+        return torch.stack(ends).float().log_softmax(-1).clamp_min(LEAST)
 
     return last

@@ -83,6 +83,7 @@ def test_the_formats():
     [
         pytest.param(name, marks=[pytest.mark.slow] if name == "onnx" else [])
         for name in sorted(set(EXPORTS) - {"albert"})
+        if not name.startswith("gguf")  # for decoders only
     ],
 )
 def test_a_bank_of_70_percent(tmp_path, name):
