@@ -4,7 +4,7 @@ Each score is written as soon as it is known, so that a killed scoring goes on w
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,14 @@ from sharetune.search.study.writer import one_error
 from sharetune.search.workers import in_process
 from sharetune.search.workers.attempt import Untrained
 from sharetune.spaces.errors import ConfigError, PlanError, SharetuneError
-from sharetune.spaces.evaluator import Evaluator, PlanScore, Sizes
+from sharetune.spaces.evaluator import (
+    Evaluator,
+    Exchange,
+    Exchanged,
+    PlanScore,
+    Sizes,
+    Untried,
+)
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit, plan_of
 from sharetune.spaces.planning.exchange import Measurement, improve
@@ -57,7 +64,11 @@ class Scoring:
         """Return `plan` with the recipe by which examples are cut and FLOPs are counted."""
         return Candidate(plan=plan, recipe=self.config.space.reference_recipe())
 
-    def scores(self, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Untrained]]:
+    def exchanged(self, exchange: Exchange) -> Exchanged:
+        """Return the model with two layers exchanged, as :meth:`candidate` does a plan."""
+        return Exchanged(exchange, self.config.space.reference_recipe())
+
+    def scores(self, candidates: Sequence[Untried]) -> Iterator[tuple[int, Untrained]]:
         """Score candidates, in this process or on all workers."""
         if self.config.executor == "local":
             return in_process.scores(self.evaluator, candidates, self.config.resources.cpu)
@@ -99,6 +110,7 @@ def score_study(
                 "widen space.plan; without it every kind of edit is tried",
             )
         _score_all(scoring, stored, edits)
+        _score_exchanges(scoring, stored, edits)
         found = scoring.file.read()
         if latency:
             _time_all(scoring, found)
@@ -201,6 +213,21 @@ def _score_all(
             plan, own = members[number]
             _write(file, plan, {edit: edits[edit] for edit in own}, found)
             bar.advance(task, len(own))
+
+
+def _score_exchanges(scoring: Scoring, stored: StoredScores, edits: Iterable[Edit]) -> None:
+    """Score the layers of each pair that is tied in each other's place, where they are alike."""
+    pairs = (edit for edit in edits if edit.kind == "tie" and len(edit.layers) == 2)
+    every = dict.fromkeys(Exchange(edit.stack, (edit.layers[0], edit.layers[1])) for edit in pairs)
+    left = [exchange for exchange in every if exchange not in stored.exchanges]
+    with _bar() as bar:
+        task = bar.add_task("exchanging layers", total=len(every), completed=len(every) - len(left))
+        for number, found in scoring.scores([scoring.exchanged(each) for each in left]):
+            if isinstance(found, PlanScore):
+                scoring.file.add_exchange(left[number], found)
+            elif not isinstance(found, PlanError):
+                raise found
+            bar.advance(task)
 
 
 def _time_all(scoring: Scoring, stored: StoredScores) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from sharetune.spaces.latency import Latencies, LatencyRequest
 from sharetune.spaces.plan import StackShape
-from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.run_folder import TrialFolder
 
 Sizes = dict[str, float]
@@ -148,6 +148,48 @@ class PlanScore:
     loss: float | None = None
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Two layers (0-based, ascending) of a stack that take each other's place.
+
+    No plan makes it, as it saves nothing; what it costs tells which layers are alike enough to
+    share, apart from what either costs in place of both.
+    """
+
+    stack: str
+    layers: tuple[int, int]
+
+    def written(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {"stack": self.stack, "layers": list(self.layers)}
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any]) -> "Exchange":
+        """Read what :meth:`written` returns."""
+        one, other = written["layers"]
+        return cls(written["stack"], (one, other))
+
+    def __str__(self) -> str:
+        return f"{self.stack} {self.layers[0]} and {self.layers[1]} exchanged"
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """The unshared model with two layers exchanged, and the recipe by which examples are cut."""
+
+    exchange: Exchange
+    recipe: Recipe
+
+    @property
+    def plan(self) -> Exchange:
+        """The exchange, under the name that messages use."""
+        return self.exchange
+
+
+Untried = Candidate | Exchanged
+"""A candidate, or an exchange, that is scored without training."""
+
+
 class Evaluator(Protocol):
     """A model and a task, prepared once a study, that trains and measures candidates.
 
@@ -183,8 +225,8 @@ class Evaluator(Protocol):
         """Return the numbers that are exact before training. Raises :class:`PlanError`."""
         ...
 
-    def score(self, candidate: Candidate, resources: JobResources) -> PlanScore:
-        """Measure the distance of the candidate's plan, untrained, on calibration examples.
+    def score(self, candidate: Untried, resources: JobResources) -> PlanScore:
+        """Measure the distance of a plan, untrained, or of exchanged layers on training examples.
 
         Raises :class:`SharetuneError` if the plan does not fit, or nothing can be compared.
         """

@@ -4,9 +4,11 @@ A form is one registered pydantic class whose fields are its knobs. Only what ne
 here; `sharetune.trainers.models.forms.base` builds the modules.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic_core import PydanticKnownError
 
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.named import Named, read_named, write_named
@@ -55,9 +57,33 @@ class Form(Named):
         """Return the form with knobs rounded to what a model with these unit counts can have."""
         return self
 
-    def share(self) -> float:
-        """Return the fraction (0..1) of a layer that is read from the bank, for drawings."""
+    def of(self, places: Sequence[int]) -> "Form":
+        """Return the form of those layers of the group that are at `places` (0-based)."""
+        return self
+
+    def check(self, layers: int) -> None:
+        """Raise :class:`PlanError` if the knobs do not go with a group of `layers` layers."""
+
+    def share(self, place: int = 0) -> float:
+        """Return the fraction (0..1) of the group's layer at `place` that is read from the bank.
+
+        A place beyond the layers is a copy that the bank starts from, which gives all of it.
+        """
         return 1.0
+
+
+Ratio = float | tuple[float, ...]
+"""A fraction (0..1), or one for each layer of a group."""
+
+
+def _check_ratio(ratio: Ratio) -> Ratio:
+    """Raise pydantic's own errors, without the branch of the union, unless all are in 0..1."""
+    for one in ratio if isinstance(ratio, tuple) else (ratio,):
+        if not one >= 0:
+            raise PydanticKnownError("greater_than_equal", {"ge": 0})
+        if not one <= 1:
+            raise PydanticKnownError("less_than_equal", {"le": 1})
+    return ratio
 
 
 @FORMS.register("bank")
@@ -65,25 +91,49 @@ class Bank(Form):
     """a fraction of heads and FFN neurons reads the bank, the rest stays private"""
 
     name: ClassVar[str] = "bank"
-    ratio: float = Field(
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
+    ratio: Annotated[Ratio, AfterValidator(_check_ratio)] = Field(
         examples=[0.5],
         description="Fraction of units (attention heads or KV groups, FFN neurons in multiples of "
-        "8) that is read from the bank: 0 is no sharing, 1 a tie.",
+        "8) that is read from the bank: 0 is no sharing, 1 a tie. A list gives one for each of the "
+        "group's layers, in ascending order; a layer with less reads the first units of the bank.",
     )
 
     def canonical(self) -> Form | None:
+        """Return it as one number where layers read alike, and without what one layer reads alone.
+
+        A unit of the bank that a single layer reads is private.
+        """
+        if isinstance(self.ratio, tuple):
+            most = sorted(self.ratio)[-2] if len(self.ratio) > 1 else 0.0
+            ratios = tuple(min(ratio, most) for ratio in self.ratio)
+            alike = len(set(ratios)) == 1
+            return Bank(ratio=ratios[0]).canonical() if alike else Bank(ratio=ratios)
         if self.ratio == 0:
             return None
         return Tie() if self.ratio == 1 else self
 
     def rounded(self, units: tuple[int, ...]) -> "Bank":
+        if isinstance(self.ratio, tuple):
+            return Bank(ratio=tuple(_shortest_ratio(ratio, units) for ratio in self.ratio))
         return Bank(ratio=_shortest_ratio(self.ratio, units))
 
-    def share(self) -> float:
-        return self.ratio
+    def of(self, places: Sequence[int]) -> "Bank":
+        if not isinstance(self.ratio, tuple):
+            return self
+        return Bank(ratio=tuple(self.ratio[place] for place in places))
+
+    def check(self, layers: int) -> None:
+        if isinstance(self.ratio, tuple) and len(self.ratio) != layers:
+            raise PlanError(
+                f"a list of ratios has one for each layer, but got {len(self.ratio)} for "
+                f"{layers} layers",
+                "write one number for all, or as many as the group has layers",
+            )
+
+    def share(self, place: int = 0) -> float:
+        if not isinstance(self.ratio, tuple):
+            return self.ratio
+        return self.ratio[place] if place < len(self.ratio) else max(self.ratio)
 
 
 @FORMS.register("tie")
@@ -104,7 +154,7 @@ class Drop(Form):
     shares: ClassVar[bool] = False
     group_rules: ClassVar[frozenset[str]] = frozenset()
 
-    def share(self) -> float:
+    def share(self, place: int = 0) -> float:
         return 0.0
 
 
@@ -120,7 +170,7 @@ class Merge(Form):
     removes_layers: ClassVar[bool] = True
     shares: ClassVar[bool] = False
 
-    def share(self) -> float:
+    def share(self, place: int = 0) -> float:
         return 0.0
 
 
@@ -152,7 +202,7 @@ class Narrow(Form):
         shorter = (round(kept / count, digits) for digits in range(1, 7))
         return Narrow(keep=next(keep for keep in shorter if round_half_up(keep * count) == kept))
 
-    def share(self) -> float:
+    def share(self, place: int = 0) -> float:
         return 0.0
 
     def kept(self, units: int) -> int:

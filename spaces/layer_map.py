@@ -67,8 +67,9 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
         for part, roles in PARTS.items():
             covered = tuple(role for role in roles if role in group.parts)
             whole = None if covered == roles else covered
-            reading = Reading(bank_name(number), group.form.share(), group.form.name, whole)
             for layer in own if covered else ():
+                share = group.form_of((layer,)).share()
+                reading = Reading(bank_name(number), share, group.form.name, whole)
                 readings[group.stack or "", layer, part].append(reading)
     times = {(g.stack or "", int(layer)): g.times for g in sharing for layer in g.layers}
     return [

@@ -41,7 +41,7 @@ def read_named(
 
 def write_named(choice: Named) -> str | dict[str, Any]:
     """Write an entry so that :func:`read_named` reads it back."""
-    knobs = choice.model_dump(exclude_defaults=True)
+    knobs = choice.model_dump(mode="json", exclude_defaults=True)
     return {choice.name: knobs} if knobs else choice.name
 
 
@@ -53,7 +53,7 @@ def _knob_error(
     chosen: type[Named], mistake: ValidationError, error: type[SharetuneError]
 ) -> SharetuneError:
     first = mistake.errors()[0]
-    where = ".".join([chosen.name, *map(str, first["loc"])])
+    where = f"{chosen.name}.{first['loc'][0]}"
     knobs = ", ".join(chosen.model_fields) or "none"
     got = "" if first["type"] == "missing" else f", but got {first['input']!r}"
     return error(f"{where}: {first['msg'].lower()}{got}", f"knobs of {chosen.name}: {knobs}")

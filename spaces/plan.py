@@ -13,7 +13,7 @@ whole units can reach. Two plans that build the same model are equal.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import combinations
@@ -215,6 +215,7 @@ class Group(BaseModel):
             self._refuse_beside_width()
         if is_absolute(self.layers):
             self.runs()
+            self.form.check(len(self.layers))
         if self.is_settled:
             self.assign.owners(len(self.layers))
             self.spans()
@@ -272,10 +273,14 @@ class Group(BaseModel):
 
     def inits(self) -> list[str | int]:
         """Return the init of each bank, of a group with absolute layers."""
-        layers, banks = cast(tuple[int, ...], self.layers), self.readers()
-        steps = [layers[step(bank, len(banks), len(layers))] for bank in range(len(banks))]
-        starts = steps if self.init == "stepwise" else [self.init] * len(banks)
-        return [shortest_init(start, own) for start, own in zip(starts, banks, strict=True)]
+        banks = self.readers()
+        return [shortest_init(start, own) for start, own in zip(self._starts(), banks, strict=True)]
+
+    def _starts(self) -> list[str | int]:
+        """Return the init of each bank, as it is written or by its layer's number."""
+        layers, banks = cast(tuple[int, ...], self.layers), len(self.readers())
+        steps: list[str | int] = [layers[step(k, banks, len(layers))] for k in range(banks)]
+        return steps if self.init == "stepwise" else [self.init] * banks
 
     def spans(self) -> dict[int, tuple[int, ...]]:
         """Return, for each layer that takes the place of adjacent ones, all of these in order.
@@ -316,6 +321,7 @@ class Group(BaseModel):
     def bound(self, stack: str, shape: StackShape) -> "Group":
         """Return the group with absolute layers in a stack of this shape."""
         layers = resolve_layers(self.layers, shape.depth, stack)
+        self.form.check(len(layers))
         if isinstance(self.init, int) and self.init >= shape.depth:
             raise PlanError(
                 f"init: {self.init} is not a layer of stack {stack!r}, which has {shape.depth}",
@@ -412,25 +418,45 @@ class Group(BaseModel):
         Layers that run several times stay at least one group for each run. Layers that share with
         no other are left out.
         """
-        form = self.form.canonical()
         if self.times > 1:
-            return self._looped(form)
+            return self._looped(self._canonical_form())
+        if self.form.shares:
+            banks = zip(self.readers(), self._starts(), strict=True)
+            return [bank for own, start in banks for bank in self._bank(own, start)]
+        form = self.form.canonical()
         if form is None:
             return []
-        if isinstance(form, Drop):
-            return [Group(stack=self.stack, layers=self.layers, form=form)]
-        if isinstance(form, Narrow):
-            plain = Group(stack=self.stack, layers=self.layers, form=form)
-            return [plain.model_copy(update={"parts": self.parts})]
         if isinstance(form, Merge):
             return self._merged(form)
-        bank: dict[str, Any] = {"assign": Assignment(), "form": form} | self._used_rules(form)
-        inits = self.inits() if "init" in form.group_rules else [bank["init"]] * len(self.readers())
-        return [
-            self.model_copy(update=bank | {"layers": own, "init": init})
-            for own, init in zip(self.readers(), inits, strict=True)
-            if len(own) > 1
-        ]
+        plain = Group(stack=self.stack, layers=self.layers, form=form)
+        parts = {"parts": self.parts} if isinstance(form, Narrow) else {}
+        return [plain.model_copy(update=parts)]
+
+    def _bank(self, own: tuple[int, ...], start: str | int) -> Iterator["Group"]:
+        """Yield the bank that the layers `own` read, with `start` as its init, if two share."""
+        form = self.form.of(self._places(own)).canonical()
+        if form is None or len(own) == 1:
+            return
+        reading = [place for place in range(len(own)) if form.share(place) > 0]
+        layers = tuple(own[place] for place in reading)
+        form = cast(Form, form.of(reading).canonical())
+        bank = {"layers": layers, "assign": Assignment(), "form": form} | self._used_rules(form)
+        if "init" in form.group_rules:
+            bank["init"] = shortest_init(start, layers)
+        yield self.model_copy(update=bank)
+
+    def _places(self, layers: Iterable[int]) -> list[int]:
+        """Return the places of `layers` in the group."""
+        return [self.layers.index(layer) for layer in layers]  # type: ignore[arg-type]
+
+    def form_of(self, layers: Iterable[int]) -> Form:
+        """Return the form of these of the group's layers, in the order given."""
+        return self.form.of(self._places(layers))
+
+    def _canonical_form(self) -> Form | None:
+        """Return the canonical form; several banks of unlike ratios keep it as it is written."""
+        alone = len(self.readers()) == 1 or self.form.of((0,)) is self.form
+        return self.form.canonical() if alone else self.form
 
     def _merged(self, form: Merge) -> "list[Group]":
         """Return one group for each layer that takes the place of several."""
@@ -517,6 +543,8 @@ class Group(BaseModel):
 
 def _knob_text(knob: tuple[str, Any]) -> str:
     name, value = knob
+    if isinstance(value, tuple):
+        return ",".join(f"{one:g}" for one in value)
     return name if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -689,9 +717,10 @@ def _width_text(group: Group, shape: StackShape, layer: int) -> str:
 
 def _first_layers(group: Group, layers: tuple[Any, ...]) -> dict[str, Any]:
     if group.assign.name != "owners":
-        return {"layers": layers}
+        return {"layers": layers, "form": group.form_of(layers)}
     owners = group.assign.owners(len(group.layers))[: len(layers)]
-    return {"layers": layers, "assign": Assignment("owners", owners)}
+    first = {"layers": layers, "form": group.form_of(layers)}
+    return first | {"assign": Assignment("owners", owners)}
 
 
 def _stack_of(group: Group, stacks: Mapping[str, StackShape]) -> str:

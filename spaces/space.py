@@ -1,7 +1,8 @@
 """Spaces: the ranges from which candidates are drawn, in Optuna's define-by-run style.
 
 Every leaf of a plan or a recipe is a value, a range ``{low, high, step | log}`` or
-``{choices: [...]}``, whose choices may hold ranges themselves. Groups are placed from left to
+``{choices: [...]}``, whose choices may hold ranges themselves, or a list of leaves. In a group's
+keys ``{each: leaf}`` is a list with one draw for each of its layers. Groups are placed from left to
 right inside their region, so that no draw can overlap.
 """
 
@@ -22,7 +23,7 @@ from pydantic import (
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ConfigError, SharetuneError
-from sharetune.spaces.layers import Layers, LayerSpec, resolve_layers
+from sharetune.spaces.layers import Layers, resolve_layers
 from sharetune.spaces.plan import Group, SharingPlan, StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.registry import did_you_mean
@@ -90,6 +91,9 @@ def check_leaf(leaf: Any, name: str) -> Any:
     elif isinstance(leaf, dict):
         for key, child in leaf.items():
             check_leaf(child, f"{name}.{key}")
+    elif isinstance(leaf, list):
+        for child in leaf:
+            check_leaf(child, name)
     return leaf
 
 
@@ -138,6 +142,24 @@ def draw(leaf: Any, trial: Trial, name: str) -> Any:
         return _draw_number(leaf, trial, name)
     if isinstance(leaf, dict):
         return {key: draw(child, trial, f"{name}.{key}") for key, child in leaf.items()}
+    if isinstance(leaf, list):
+        return [draw(child, trial, f"{name}.{place}") for place, child in enumerate(leaf)]
+    return leaf
+
+
+def is_each(leaf: Any) -> bool:
+    """Return whether `leaf` stands for one leaf for each layer of a group."""
+    return isinstance(leaf, dict) and set(leaf) == {"each"}
+
+
+def _for_layers(leaf: Any, count: int) -> Any:
+    """Return `leaf` with one leaf for each of `count` layers where it says so."""
+    if is_each(leaf):
+        return [leaf["each"]] * count
+    if is_choice(leaf):
+        return {"choices": [_for_layers(choice, count) for choice in leaf["choices"]]}
+    if isinstance(leaf, dict):
+        return {key: _for_layers(child, count) for key, child in leaf.items()}
     return leaf
 
 
@@ -246,10 +268,15 @@ class GroupTemplate(BaseModel):
         """Draw the groups of one candidate, unbound."""
         count = int(draw(self.count, trial, f"{name}.count"))
         places = self._places(trial, name, count, stacks)
-        return [self._group(trial, f"{name}.{i}", layers) for i, layers in enumerate(places)]
+        return [self._group(trial, f"{name}.{i}", own, stacks) for i, own in enumerate(places)]
 
-    def _group(self, trial: Trial, name: str, layers: LayerSpec) -> Group:
-        drawn = {key: draw(getattr(self, key), trial, f"{name}.{key}") for key in DRAWN}
+    def _group(
+        self, trial: Trial, name: str, layers: Any, stacks: Mapping[str, StackShape]
+    ) -> Group:
+        stack, shape = self._stack(stacks)
+        count = len(resolve_layers(Group(layers=layers).layers, shape.depth, stack))
+        leaves = {key: _for_layers(getattr(self, key), count) for key in DRAWN}
+        drawn = {key: draw(leaf, trial, f"{name}.{key}") for key, leaf in leaves.items()}
         return Group.model_validate({"layers": layers, "stack": self.stack, **drawn})
 
     def _places(

@@ -14,6 +14,10 @@ WIDTH = 140
 """Columns of a printed table."""
 
 
+PAIRS = 3
+"""Pairs of exchanged layers that are named."""
+
+
 def score_table(found: StoredScores) -> str:
     """Write, by kind of edit, the distances for 1 % of the model's parameters saved.
 
@@ -34,10 +38,23 @@ def score_table(found: StoredScores) -> str:
         f"{plural(len(found.scored), 'edit')} scored; distance for 1 % of the parameters saved:",
         printed(table),
     ]
+    if found.exchanges:
+        lines.append(_exchanges(found))
     if found.refused:
         reason = next(iter(found.refused.values()))
         lines.append(f"{plural(len(found.refused), 'edit')} without a score; the first: {reason}")
     return "\n".join(lines)
+
+
+def _exchanges(found: StoredScores) -> str:
+    """Write which layers cost least in each other's place: those that may share."""
+    least = sorted(found.exchanges, key=lambda pair: found.exchanges[pair].distance)[:PAIRS]
+    pairs = (f"{pair.layers[0]} and {pair.layers[1]} of {pair.stack}" for pair in least)
+    costs = [digits(found.exchanges[pair].distance) for pair in least]
+    named = ", ".join(f"{pair} ({cost})" for pair, cost in zip(pairs, costs, strict=True))
+    return (
+        f"{plural(len(found.exchanges), 'pair')} of layers exchanged; the least distances: {named}"
+    )
 
 
 def _prices(scored: Sequence[Scored], unshared: Mapping[str, float]) -> list[float]:

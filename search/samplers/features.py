@@ -49,7 +49,7 @@ def _layers(group: Group) -> dict[str, float]:
         found[f"{place}.form"] = _number(form.name)
         for kind, roles in KINDS.items():
             if form.removes_layers or roles & set(group.parts):
-                found[f"{place}.{kind}"] = form.share()
+                found[f"{place}.{kind}"] = group.form_of((int(layer),)).share()
     return found
 
 
@@ -62,7 +62,9 @@ def _rules(group: Group) -> dict[str, float]:
 
 
 def _number(value: object) -> float:
-    """Return a number as it is, and a text as a hash that is equal in every process."""
+    """Return a number, the mean of several, or a text's hash that is equal in every process."""
+    if isinstance(value, tuple):
+        return sum(map(_number, value)) / len(value)
     return float(value) if isinstance(value, int | float) else float(crc32(str(value).encode()))
 
 

@@ -30,8 +30,8 @@ from sharetune.spaces.evaluator import (
     Measured,
     Metrics,
     PlanScore,
+    Untried,
 )
-from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.whole_files import sync_within
 
 Evaluate = Callable[[Job, JobResources, Listener], Measured]
@@ -109,9 +109,7 @@ def _attempt_once(
         return Outcome("failed", reason=reason, error=describe(error))
 
 
-def score_untrained(
-    evaluator: Evaluator, candidate: Candidate, resources: JobResources
-) -> Untrained:
+def score_untrained(evaluator: Evaluator, candidate: Untried, resources: JobResources) -> Untrained:
     """Score a candidate's plan; return the error if it has no score, or none that is a number."""
     try:
         score = evaluator.score(candidate, resources)
@@ -124,7 +122,7 @@ def score_untrained(
     return score
 
 
-def _not_scored(candidate: Candidate, reason: str) -> PlanError:
+def _not_scored(candidate: Untried, reason: str) -> PlanError:
     return PlanError(f"{candidate.plan} cannot be scored: {reason}", "leave it out of the space")
 
 

@@ -6,8 +6,7 @@ from functools import partial
 from sharetune.search.search import Search
 from sharetune.search.signals import stopped_when_safe
 from sharetune.search.workers.attempt import Report, Untrained, attempt, score_untrained
-from sharetune.spaces.evaluator import Evaluator, JobResources, Unheard
-from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.evaluator import Evaluator, JobResources, Unheard, Untried
 
 
 class Reporting(Unheard):
@@ -31,7 +30,7 @@ def execute(search: Search) -> None:
 
 
 def scores(
-    evaluator: Evaluator, candidates: Sequence[Candidate], threads: int
+    evaluator: Evaluator, candidates: Sequence[Untried], threads: int
 ) -> Iterator[tuple[int, Untrained]]:
     """Yield the number and the untrained score of each candidate; a signal ends it in between."""
     resources = JobResources(threads=threads)

@@ -12,8 +12,7 @@ from sharetune.search.signals import stopped_when_safe
 from sharetune.search.workers.attempt import Untrained, score_untrained
 from sharetune.search.workers.ray_tune import WORKER_RETRIES, capacity, require_run_folder
 from sharetune.spaces.errors import RunError
-from sharetune.spaces.evaluator import Evaluator, JobResources
-from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.evaluator import Evaluator, JobResources, Untried
 from sharetune.spaces.run_folder import RunFolder
 
 SIGNALS_EVERY_S = 0.2
@@ -27,7 +26,7 @@ class ScoreWorker:
     def __init__(self, evaluator: Evaluator, threads: int) -> None:
         self.evaluator, self.resources = evaluator, JobResources(threads=threads)
 
-    def score(self, candidate: Candidate) -> Untrained:
+    def score(self, candidate: Untried) -> Untrained:
         """Return the score, or the error that says why there is none."""
         return score_untrained(self.evaluator, candidate, self.resources)
 
@@ -38,7 +37,7 @@ class ScorePool:
     A candidate whose worker died is given to another, `WORKER_RETRIES` times in all candidates.
     """
 
-    def __init__(self, evaluator: Evaluator, candidates: Sequence[Candidate], cpus: int) -> None:
+    def __init__(self, evaluator: Evaluator, candidates: Sequence[Untried], cpus: int) -> None:
         self.candidates, self.cpus = candidates, cpus
         self.evaluator = ray.put(evaluator)
         self.left = deque(range(len(candidates)))
@@ -92,7 +91,7 @@ class ScorePool:
 
 
 def scores(
-    evaluator: Evaluator, candidates: Sequence[Candidate], config: StudyConfig, run: RunFolder
+    evaluator: Evaluator, candidates: Sequence[Untried], config: StudyConfig, run: RunFolder
 ) -> Iterator[tuple[int, Untrained]]:
     """Yield the number and the untrained score of each candidate, in the order they come."""
     require_run_folder(run.path)

@@ -16,14 +16,14 @@ from sharetune.spaces.forms import Bank, Basis, Drop, Form, LowRank, Merge, Narr
 from sharetune.spaces.layers import resolve_layers
 from sharetune.spaces.plan import PARTS, Group, StackShape, read_parts
 from sharetune.spaces.planning.edits import Edit
-from sharetune.spaces.space import GroupTemplate, Region, Space, is_choice, is_range
+from sharetune.spaces.space import GroupTemplate, Region, Space, is_choice, is_each, is_range
 
 Stacks = Mapping[str, StackShape]
 
 KINDS = ("drop", "narrow", "tie", "bank", "basis", "lowrank", "merge")
 """Forms in the default grid."""
 
-NARROW_KEEPS = {"ffn": (0.875, 0.75, 0.5, 0.25), "attention": (0.75, 0.5, 0.25)}
+NARROW_KEEPS = {"ffn": (0.9, 0.8, 0.7, 0.55, 0.4, 0.25, 0.1), "attention": (0.75, 0.5, 0.25)}
 """Fractions of its neurons, and of its heads or KV groups, that a layer keeps."""
 
 BANK_RATIOS = (0.25, 0.5)
@@ -56,9 +56,9 @@ def grid(
 
     Every layer dropped, and its FFN and its attention narrowed; of every two adjacent layers the
     FFN or the attention tied, in a bank, on a basis (FFN alone) and with low-rank additions, and
-    both layers merged. A tie and a merge start from the first layer and from the last: "the
-    second is replaced by the first", and the other way round. `kinds` are the forms that are
-    kept.
+    both layers merged; and two whole layers tied. A tie and a merge start from the first layer
+    and from the last: "the second is replaced by the first", and the other way round. `kinds` are
+    the forms that are kept.
     """
     edits: dict[Edit, None] = {}
     for stack, shape in stacks.items():
@@ -76,6 +76,7 @@ def default_patterns(shape: StackShape, width: int | None = None) -> list[Patter
     for part in ("ffn", "attention"):
         patterns += [Pattern(Tie(), (part,), init) for init in ("first", "last")]
         patterns += [Pattern(Bank(ratio=ratio), (part,)) for ratio in BANK_RATIOS]
+    patterns += [Pattern(Tie(), init=init) for init in ("first", "last")]
     patterns += _ranked_patterns(shape, width) if width else []
     return patterns + [Pattern(Merge(), init=init) for init in ("first", "last")]
 
@@ -148,6 +149,10 @@ def _values(leaf: Any) -> list[Any]:
         return [value for choice in leaf["choices"] for value in _values(choice)]
     if is_range(leaf):
         return _spaced(leaf["low"], leaf["high"], leaf.get("step"), log=bool(leaf.get("log")))
+    if is_each(leaf):
+        return _values(leaf["each"])
+    if isinstance(leaf, list):
+        return [list(found) for found in product(*map(_values, leaf))]
     if isinstance(leaf, dict):
         found = product(*map(_values, leaf.values()))
         return [dict(zip(leaf, values, strict=True)) for values in found]

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from sharetune.spaces.errors import RunError
-from sharetune.spaces.evaluator import PlanScore, Sizes
+from sharetune.spaces.evaluator import Exchange, PlanScore, Sizes
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.planning.solving import Scored
@@ -46,8 +46,8 @@ class Timed(NamedTuple):
 @dataclass(frozen=True)
 class StoredScores:
     """All that a file holds: scores of edits and their losses by key, edits that could not be
-    scored with the reason, whole plans measured, of which one is the unshared model, and latencies
-    of edits by key."""
+    scored with the reason, whole plans measured, of which one is the unshared model, latencies of
+    edits by key, and scores of exchanged layers."""
 
     header: ScoresHeader
     scored: dict[str, Scored] = field(default_factory=dict)
@@ -55,6 +55,7 @@ class StoredScores:
     refused: dict[str, str] = field(default_factory=dict)
     plans: dict[SharingPlan, PlanScore] = field(default_factory=dict)
     latency: dict[str, Timed] = field(default_factory=dict)
+    exchanges: dict[Exchange, PlanScore] = field(default_factory=dict)
 
     def timed(self) -> "StoredScores":
         """Return the scores with ``latency_ms`` among the sizes, if all edits were timed.
@@ -125,6 +126,10 @@ class ScoreFile:
         """Append the latency of the model with an edit."""
         self.add({"edit": edit.written(), "ms": timed.ms, "unshared_ms": timed.unshared_ms})
 
+    def add_exchange(self, exchange: Exchange, score: PlanScore) -> None:
+        """Append the score of the model with two layers exchanged."""
+        self.add({"exchange": exchange.written(), **vars(score)})
+
     def add_plan(self, plan: SharingPlan, score: PlanScore) -> None:
         """Append the score of a whole plan."""
         self.add({"plan": plan.written(), **vars(score)})
@@ -153,6 +158,10 @@ def _read(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> StoredScores
         if "plan" in line:
             plan = SharingPlan.model_validate(line.pop("plan"))
             found.plans[plan] = PlanScore(**line)
+            continue
+        if "exchange" in line:
+            exchange = Exchange.read(line.pop("exchange"))
+            found.exchanges[exchange] = PlanScore(**line)
             continue
         key = json.dumps(line["edit"], sort_keys=True, separators=(",", ":"))
         if "refused" in line:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharetune.spaces.errors import StoppedAtRung
-from sharetune.spaces.evaluator import Measured, PlanScore, Scores
+from sharetune.spaces.evaluator import Exchanged, Measured, PlanScore, Scores
 from sharetune.spaces.latency import Compared, Latencies, Latency
 from sharetune.spaces.plan import StackShape
 from tests.search.faults import fault
@@ -52,6 +52,9 @@ class FakeEvaluator:
     def score(self, candidate, resources):
         """Single effects add up; they rise with the layer, and shared ones are twice as large."""
         time.sleep(self.seconds)
+        if isinstance(candidate, Exchanged):
+            self._count("exchanged", str(candidate.exchange))
+            return PlanScore(0.3 - 0.01 * candidate.exchange.layers[0])
         self._count("scored", str(candidate.plan))
         costs = [
             (0.1 + 0.01 * layer) * (1 + g.form.shares)

@@ -24,6 +24,46 @@ def test_ratio_one_is_a_tie():
     assert plan("{layers: 1..4, form: {bank: {ratio: 1}}}") == plan("{layers: 1..4, form: tie}")
 
 
+def ratios(text: str, layers: str = "1..4") -> SharingPlan:
+    return plan(f"{{layers: {layers}, form: {{bank: {{ratio: {text}}}}}}}")
+
+
+def test_equal_ratios_of_all_layers_are_one():
+    assert ratios("[0.5, 0.5, 0.5, 0.5]") == ratios("0.5")
+    assert ratios("[0, 0, 0, 0]") == SharingPlan()
+    assert ratios("[1, 1, 1, 1]") == plan("{layers: 1..4}")
+
+
+def test_what_one_layer_reads_alone_is_private():
+    assert ratios("[0.5, 0.3, 0.9, 0.5]") == ratios("[0.5, 0.3, 0.5, 0.5]")
+    assert ratios("[0.7, 0.2]", "[1, 2]") == ratios("0.2", "[1, 2]")
+    assert ratios("[0.7, 0, 0, 0]") == SharingPlan()
+
+
+def test_layers_that_read_nothing_are_not_in_the_group():
+    assert ratios("[0.5, 0, 0.3, 0.5]") == ratios("[0.5, 0.3, 0.5]", "[1, 3, 4]")
+    first = plan("{layers: 1..3, init: 1, form: {bank: {ratio: [0, 0.5, 0.5]}}}")
+    assert first.groups[0].init == 1
+
+
+def test_unequal_ratios_are_split_between_banks_and_rounded():
+    apart = plan("{layers: 0..3, assign: {cycle: 2}, form: {bank: {ratio: [0.5, 1, 0.5, 1]}}}")
+    assert apart == plan("{layers: [0, 2], form: {bank: {ratio: 0.5}}}, {layers: [1, 3]}")
+    bound = ratios("[0.5001, 0.2501, 0.5, 0.999999]").bound(BERT)
+    assert bound == ratios("[0.5, 0.25, 0.5, 0.5]").bound(BERT)
+    assert str(bound) == "layers 1..4 bank 0.5,0.25,0.5,0.5 attention+ffn from mean"
+    assert SharingPlan.from_yaml(bound.to_yaml()) == bound
+
+
+def test_unequal_ratios_need_one_for_each_layer():
+    with pytest.raises((ValidationError, PlanError), match="but got 2 for 4 layers"):
+        ratios("[0.5, 0.3]")
+    with pytest.raises(PlanError, match="but got 2 for 6 layers"):
+        ratios("[0.5, 0.3]", "all").bound(MINILM)
+    with pytest.raises((ValidationError, PlanError), match="should be less than or equal to 1"):
+        ratios("[0.5, 1.3, 0.1, 0.1]")
+
+
 def test_cycle_of_all_layers_is_no_sharing():
     assert plan("{layers: 0..3, assign: {cycle: 4}}") == SharingPlan()
 

@@ -72,6 +72,22 @@ def test_parameters_are_named_by_their_place():
     assert not any("/" in name for name in names)
 
 
+def test_a_value_for_each_layer_is_drawn_layer_by_layer():
+    ratio = {"each": {"low": 0.2, "high": 0.8, "step": 0.2}}
+    rule = {"layers": {"within": "all", "min": 3}, "form": {"bank": {"ratio": ratio}}}
+    space = Space.model_validate({"plan": [rule]})
+    study, found = optuna.create_study(), []
+    for _ in range(20):
+        trial = study.ask()
+        found += [g.form.ratio for g in space.suggest(trial, STACKS).plan.groups]
+        drawn = [name for name in trial.params if name.startswith("plan.0.0.form.bank.ratio.")]
+        assert len(drawn) >= 3
+    assert any(isinstance(ratio, tuple) for ratio in found)
+    fixed = {"layers": "0..2", "form": {"bank": {"ratio": [0.5, ratio["each"], 0.5]}}}
+    groups = Space.model_validate({"plan": [fixed]}).suggest(study.ask(), STACKS).plan.groups
+    assert groups[0].form.share(0) == 0.5
+
+
 def test_candidates_round_trip():
     for candidate, _ in draws(20):
         again = Candidate.model_validate(candidate.written())

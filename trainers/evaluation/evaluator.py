@@ -23,6 +23,7 @@ from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.evaluator import (
+    Exchanged,
     Job,
     JobResources,
     Listener,
@@ -30,8 +31,10 @@ from sharetune.spaces.evaluator import (
     PlanScore,
     Scores,
     Sizes,
+    Untried,
     plain_fields,
 )
+from sharetune.spaces.forms import Narrow
 from sharetune.spaces.latency import Latencies, LatencyRequest
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
@@ -44,6 +47,7 @@ from sharetune.trainers.evaluation.rehearsal import rehearse
 from sharetune.trainers.loading import load_shared
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.calibration import (
+    MOMENT_TOKENS,
     Activations,
     layer_similarity,
     record_activations,
@@ -53,7 +57,7 @@ from sharetune.trainers.models.positions import refuse_beyond_positions
 from sharetune.trainers.models.pretrained import body_skeleton
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import find_stacks, stack_shapes, weight_out_in
-from sharetune.trainers.scoring.calibration_sample import calibration_batches
+from sharetune.trainers.scoring.calibration_sample import calibration_rows, scoring_batches
 from sharetune.trainers.scoring.identity import (
     checkpoint_digest,
     data_digest,
@@ -77,11 +81,8 @@ from sharetune.trainers.training.trainer import (
     train,
 )
 
-CALIBRATION_EXAMPLES = 64
-"""Training examples on which units are matched; more would change the choice of units little."""
-
-CALIBRATION_BATCH = 16
-"""Examples of a calibration batch, which bounds the memory that activations take."""
+CALIBRATION_TOKENS = 2048
+"""Tokens of a calibration batch at most, padding included, which bounds its memory."""
 
 SCORING_SEED = 0
 """Seed of a head that the checkpoint does not have, so that all workers score the same model."""
@@ -206,14 +207,16 @@ class CandidateEvaluator:
         counting = self._counting(candidate.recipe.max_length)
         return counting.facts(candidate.plan, candidate.compression)
 
-    def score(self, candidate: Candidate, resources: JobResources) -> PlanScore:
-        """Measure how far the candidate's plan, untrained, moves the model on training examples.
+    def score(self, candidate: Untried, resources: JobResources) -> PlanScore:
+        """Measure how far an untrained plan, or an exchange, moves the model on training examples.
 
         Raises :class:`PlanError` if it does not fit, :class:`DataError` for too few examples, and
         :class:`ModelError` if the model's outputs hold nothing to compare.
         """
         _begin(resources)
         scorer: Scorer = self._scoring(candidate.recipe.max_length)
+        if isinstance(candidate, Exchanged):
+            return scorer.score_exchange(candidate.exchange)
         return scorer.score(candidate.plan)
 
     def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:
@@ -352,7 +355,8 @@ class CandidateEvaluator:
         groups = candidate.plan.groups
         if not any(group.form.calibrated or group.matches_units for group in groups):
             return None
-        return self._recorded(candidate.recipe.max_length)
+        narrows = any(isinstance(group.form, Narrow) for group in groups)
+        return self._recorded(candidate.recipe.max_length, MOMENT_TOKENS if narrows else 0)
 
     @cached_property
     def _counting(self) -> Any:
@@ -369,25 +373,29 @@ class CandidateEvaluator:
 
     def _new_scorer(self, max_length: int) -> Scorer:
         split, _ = self.task.splits(max_length, None)
-        batches = calibration_batches(split)
+        batches = scoring_batches(split, calibration_rows(len(split.rows)))
         set_seed(SCORING_SEED)
-        return Scorer(self.task.load(), batches)
+        model = self.task.load()
+        return Scorer(model, batches, self._record(model, max_length, MOMENT_TOKENS))
 
     @cached_property
     def _recorded(self) -> Any:
         return lru_cache(maxsize=1)(self._new_recorded)
 
-    def _new_recorded(self, max_length: int) -> Activations:
-        return record_activations(self.task.load(), self._calibration_batches(max_length))
+    def _new_recorded(self, max_length: int, moment_tokens: int) -> Activations:
+        return self._record(self.task.load(), max_length, moment_tokens)
+
+    def _record(self, model: PreTrainedModel, max_length: int, moment_tokens: int) -> Activations:
+        batches = self._calibration_batches(max_length)
+        return record_activations(model, batches, moment_tokens=moment_tokens)
 
     def _calibration_batches(
         self, max_length: int, *, labelled: bool = False
     ) -> list[dict[str, Tensor]]:
         """Return the inputs of 64 training examples, spread over the split, in batches."""
         split, _ = self.task.splits(max_length, None)
-        every = max(1, len(split.rows) // CALIBRATION_EXAMPLES)
-        rows = [split.rows[i] for i in range(0, len(split.rows), every)][:CALIBRATION_EXAMPLES]
-        size = CALIBRATION_BATCH
+        rows = [split.rows[number] for number in calibration_rows(len(split.rows))]
+        size = max(1, CALIBRATION_TOKENS // max_length)
         batches = [split.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
         return [{k: v for k, v in batch.items() if labelled or k != "labels"} for batch in batches]
 

@@ -292,10 +292,10 @@ class Counting:
     def _build(self, bank: "Bank", slot: Slot, *, copied: bool) -> BuiltMatrix:
         """Return the matrix as its form's builder makes it for this number of readers."""
         count, biases = len(bank.readers) + copied, "biases" in bank.group.parts
-        key = bank.stack.name, slot, bank.group.form, count, biases
+        key = bank.stack.name, slot, bank.form, count, biases
         if key not in self._built:
             module = bank.seen[0].matrices[slot.path][0]
-            self._built[key] = _build(module, slot, bank.group.form, count, biases)
+            self._built[key] = _build(module, slot, bank.form, count, biases)
         return self._built[key]
 
     def _added_flops(self, bank: "Bank", *, copied: bool) -> int:
@@ -309,7 +309,7 @@ class Counting:
             for reader, own, seen in zip(built.readers, built.own, bank.seen, strict=False):
                 if _changes_flops(reader):
                     replaced, _, use = seen.matrices[slot.path]
-                    key = slot, bank.group.form, use.key(), tuple(own.items())
+                    key = slot, bank.form, use.key(), tuple(own.items())
                     if key not in self._extra_flops:
                         self._extra_flops[key] = _flops(reader, use) - _flops(replaced, use)
                     total += self._extra_flops[key]
@@ -328,6 +328,11 @@ class Bank:
     readers: Sequence[int]
     layers: Sequence[int]
     seen: Sequence[Seen]
+
+    @property
+    def form(self) -> Form:
+        """Return the form of these readers."""
+        return self.group.form_of(self.layers)
 
     @property
     def slots(self) -> list[Slot]:

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -52,21 +53,22 @@ class UnitView:
     features: Tensor
 
 
-Order = Callable[[Sequence[UnitView], int], list[Tensor]]
-"""``(views of the layers, number of shared units) -> one permutation of units a layer``, the shared
-units first, both parts in matching order."""
+Order = Callable[[Sequence[UnitView], Sequence[int]], list[Tensor]]
+"""``(views of the layers, number of shared units of each) -> permutation of each's units``, the
+shared units first, both parts in matching order. A layer that shares fewer matches the first ones
+of those that share more."""
 
 ORDERS: Registry[Order] = Registry("choice of units", declared=UNITS)
 
 
 @ORDERS.register("first")
-def first(views: Sequence[UnitView], shared: int) -> list[Tensor]:
+def first(views: Sequence[UnitView], shared: Sequence[int]) -> list[Tensor]:
     """the first units, in their present order"""
     return [torch.arange(len(view.importance)) for view in views]
 
 
 @ORDERS.register("best-match")
-def best_match(views: Sequence[UnitView], shared: int) -> list[Tensor]:
+def best_match(views: Sequence[UnitView], shared: Sequence[int]) -> list[Tensor]:
     """the units that match best across layers"""
     reference = views[(len(views) - 1) // 2]
     everyone = torch.arange(len(reference.importance))
@@ -75,21 +77,29 @@ def best_match(views: Sequence[UnitView], shared: int) -> list[Tensor]:
         (view.features[own] * reference.features).sum(1)
         for view, own in zip(views, matched, strict=True)
     ]
-    chosen = torch.stack(scores).sum(0).topk(shared).indices.sort().values
-    order = torch.cat([chosen, _others(chosen, len(everyone))])
+    order = _in_tiers(torch.stack(scores).sum(0).argsort(descending=True), shared)
     return [own[order] for own in matched]
 
 
 @ORDERS.register("importance")
-def importance(views: Sequence[UnitView], shared: int) -> list[Tensor]:
+def importance(views: Sequence[UnitView], shared: Sequence[int]) -> list[Tensor]:
     """the least important units, matched; the important ones stay private"""
-    least = [view.importance.argsort()[:shared].sort().values for view in views]
-    most = [_others(own, len(view.importance)) for view, own in zip(views, least, strict=True)]
-    middle = (len(views) - 1) // 2
-    return [
-        torch.cat([_match(view, own[i], views[middle], own[middle]) for own in (least, most)])
-        for i, view in enumerate(views)
-    ]
+    widest = [place for place, count in enumerate(shared) if count == max(shared)]
+    leader = views[widest[(len(widest) - 1) // 2]]
+    others = _in_tiers(leader.importance.argsort(), shared)
+    found = []
+    for view, count in zip(views, shared, strict=True):
+        least = view.importance.argsort()[:count].sort().values
+        own = least, _others(least, len(view.importance))
+        parts = zip(own, (others[:count], others[count:]), strict=True)
+        found.append(torch.cat([_match(view, units, leader, other) for units, other in parts]))
+    return found
+
+
+def _in_tiers(ranked: Tensor, shared: Sequence[int]) -> Tensor:
+    """Return units in order of rank between the numbers that layers share, as stored within."""
+    ends = sorted({0, *shared, len(ranked)})
+    return torch.cat([ranked[a:b].sort().values for a, b in pairwise(ends)])
 
 
 def _match(view: UnitView, own: Tensor, other: UnitView, others: Tensor) -> Tensor:
@@ -111,12 +121,13 @@ def align_(
     layers: Mapping[int, nn.Module],
     slots: Sequence[Slot],
     order: Order,
-    shared: int,
+    shared: Sequence[int],
     activations: Activations | None,
 ) -> Activations:
     """Permute, in place, the units of one family in `layers` of the stack `stack`.
 
-    The keys of `layers` are the layer numbers of `activations`. `slots` are all matrices of the
+    The keys of `layers` are the layer numbers of `activations`; each shares as many units as
+    `shared` says. `slots` are all matrices of the
     family. Without `activations` units are matched by their weights alone. Returns the activations
     whose columns are units, with the columns in the new order.
     """

@@ -198,6 +198,14 @@ class SharedLinear(BankReader, nn.Linear):
         """
         return type(self).forward(self, hidden)
 
+    def start_from_(self, other: "SharedLinear") -> None:
+        """Copy all private tensors but the bias of another reader of the bank, in place."""
+        private = dict(other.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name != "own_bias":
+                    parameter.copy_(private[name])
+
     def materialize(self) -> nn.Module:
         """Return a dense layer of the original class with the same function.
 

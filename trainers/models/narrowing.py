@@ -18,6 +18,7 @@ from sharetune.spaces.forms import Narrow
 from sharetune.spaces.plan import FFN, Group, StackShape
 from sharetune.trainers.models.alignment import contributions
 from sharetune.trainers.models.calibration import Activations
+from sharetune.trainers.models.compensation import as_recorded, compensate_, unit_sizes
 from sharetune.trainers.models.forms.bank import BankLinear
 from sharetune.trainers.models.modules import dense_layer, resolved
 from sharetune.trainers.models.structure import (
@@ -42,8 +43,9 @@ def narrow_(
 ) -> Activations:
     """Remove, in place, the least important units of the layers of `groups`, whose form is narrow.
 
-    Returns those of `activations` whose columns are the units, less what was removed. On the meta
-    device, where nothing is important, the last units go.
+    The others take over what those gave as far as `activations` tell (`compensation.py`). Returns
+    those of `activations` whose columns are the units, less what was removed. On the meta device,
+    where nothing is important, the last units go.
     """
     left: dict[tuple[str, int, str], Tensor] = {}
     for group in groups:
@@ -63,10 +65,13 @@ def _narrow_family(
     out = next(slot for slot in slots if slot.axis == 1)
     key = stack.name, number, out.path
     count, seen = kept_units(out, form), activations.get(key)
-    kept = torch.arange(count)
-    if not weight_out_in(layer.get_submodule(out.path)).is_meta:
-        important = contributions(layer, slots, seen).cpu()
-        kept = important.topk(count).indices.sort().values
+    kept, matrix = torch.arange(count), layer.get_submodule(out.path)
+    if not weight_out_in(matrix).is_meta and count < out.units:
+        moments = as_recorded(activations).moments_at(key)
+        found = unit_sizes(matrix, out, moments) if moments else contributions(layer, slots, None)
+        kept = found.cpu().topk(count).indices.sort().values
+        if moments:
+            compensate_(matrix, rows_of(out, kept).to(found.device), moments)
     keep_in_layer_(layer, slots, kept, set())
     return {} if seen is None else {key: seen[:, rows_of(out, kept).to(seen.device)]}
 
@@ -114,14 +119,14 @@ def shared_of(cut: Cut, slot: Slot) -> int:
 
 
 def _keep_in_matrix(module: nn.Module, slot: Slot, units: Tensor, done: set[int]) -> None:
-    """Keep `units` of one matrix; an entry of a bank, once `done`, is left as it is."""
+    """Keep `units` of one matrix; of a bank's entry, once, those of a layer that reads it all."""
     widths = [size // slot.units for size in slot.sections]
     if not isinstance(module, BankLinear):
         _keep(module, slot.axis, rows_of(slot, units))
         return
     shared = shared_of(module.cut, slot)
     ours, own = units[units < shared], units[units >= shared] - shared
-    if id(module.entry) not in done:
+    if id(module.entry) not in done and module.reads.is_whole:
         done.add(id(module.entry))
         _keep(module.entry, slot.axis, _rows(widths, shared, ours))
     if module.private is not None:

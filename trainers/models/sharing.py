@@ -23,6 +23,7 @@ from sharetune.spaces.inits import INITS, start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_
 from sharetune.trainers.models.calibration import Activations
+from sharetune.trainers.models.compensation import as_recorded
 from sharetune.trainers.models.feasibility import (
     LAYER_INDICES,
     check_feasible,
@@ -78,7 +79,7 @@ def share_(
     check_feasible(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
-    seen = dict(activations or {})
+    seen = copy.copy(as_recorded(activations or {}))
     stacks, origins = _change_layers(model, stacks, bound, seen)
     model.banks = nn.ModuleList()
     for name, order in orders.items():
@@ -314,7 +315,8 @@ def _align(
             and set(other.parts) & roles
         ]
         if roles & set(group.parts) and not others and (stack.name, prefix) in moving:
-            shared = shared_units(slots[0], group.form.share())
+            shares = map(group.form.share, range(len(layers)))
+            shared = [shared_units(slots[0], share) for share in shares]
             order = ORDERS[group.units]
             permuted |= align_(stack.name, layers, slots, order, shared, activations)
     return permuted
@@ -365,6 +367,7 @@ def _share_bank(
 ) -> nn.ModuleDict:
     entries = nn.ModuleDict()
     soft = SCHEDULES[schedule] if schedule and group.form.materializes else None
+    form = group.form_of(positions.order[place] for place in positions.readers)
     for slot in stack.layer_slots[positions.order[positions.readers[0]]]:
         if not set(slot.roles) & set(group.parts):
             continue
@@ -380,7 +383,7 @@ def _share_bank(
             _inputs(activations, stack, group, positions, slot),
         )
         with weights[0].device:
-            readers = BUILDERS[group.form.name](group.form, matrices, entries, entry_key(slot.path))
+            readers = BUILDERS[form.name](form, matrices, entries, entry_key(slot.path))
         replacing = soft.for_readers(readers, weights) if soft else readers
         keep_frozen_(replacing, entries, entry_key(slot.path), modules)
         positions.replace(slot.path, replacing)

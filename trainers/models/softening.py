@@ -145,11 +145,7 @@ class Untie(SoftLinear):
         return self._leader[0].weight
 
     def hardened(self) -> SharedLinear:
-        leaders = dict(self._leader[0].named_parameters())
-        with torch.no_grad():
-            for name, parameter in self.reader.named_parameters():
-                if name != "own_bias":
-                    parameter.copy_(leaders[name])
+        self.reader.start_from_(self._leader[0])
         return self.reader
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.evaluator import Exchange
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.sharing import share_
@@ -46,6 +48,26 @@ class EditableModel:
         kept = {id(t): t for t in _tensors(self.model) if id(t) not in own}
         shared = share_(copy.deepcopy(self.model, kept), bound, self.activations)
         return shared, {name: min(layers) for name, layers in touched.items()}
+
+    def exchanged(self, exchange: Exchange) -> tuple[PreTrainedModel, dict[str, int]]:
+        """Return the model with two layers exchanged, and the first of them by stack.
+
+        Raises :class:`PlanError` for layers whose tensors differ in name or shape.
+        """
+        one, other = exchange.layers
+        stack = self.stacks[exchange.stack]
+        shapes = [{n: p.shape for n, p in stack.layers[i].named_parameters()} for i in (one, other)]
+        if shapes[0] != shapes[1]:
+            raise PlanError(
+                f"layers that are exchanged must be alike, but {one} and {other} of stack "
+                f"{stack.name!r} have other tensors",
+                "leave the pair out",
+            )
+        changed = copy.deepcopy(self.model, {id(t): t for t in _tensors(self.model)})
+        layers = changed.get_submodule(stack.path)
+        assert isinstance(layers, nn.ModuleList)
+        layers[one], layers[other] = layers[other], layers[one]
+        return changed, {stack.name: one}
 
 
 def without_labels(batch: Batch) -> dict[str, Tensor]:

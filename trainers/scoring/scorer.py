@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
-from sharetune.spaces.evaluator import PlanScore
+from sharetune.spaces.evaluator import Exchange, PlanScore
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.calibration import Activations, record_activations
 from sharetune.trainers.models.structure import Stack
@@ -33,16 +32,47 @@ DOUBLE_UP_TO = 4096
 """Classes up to which distances are computed in 64 bits: a new head's answers hardly differ, and
 sums of 32 bits are off by 1e-8 nats. Logits over a vocabulary differ more, and take memory."""
 
+HIDDEN = "hidden"
+"""Name of a hidden state among the answers."""
+
 OUTPUTS = ("logits", "start_logits", "end_logits")
 """Fields of a model's output that hold logits over classes, tokens or places."""
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The unshared model's answers to one batch: logits at the positions that count (log
-    probabilities, by name), and each layer's output by stack."""
+class Likelihood:
+    """Probabilities p (predictions x classes) that a model gave by its logits z, with p.z
+    (`product`), log sum exp z (`largest`) and sum p (`total`) of each prediction.
 
-    answers: dict[str, Tensor]
+    Of other logits y, KL = p.(z - y) + (log sum exp y - log sum exp z) sum p: exactly 0 for
+    the same ones.
+    """
+
+    probabilities: Tensor
+    product: Tensor
+    largest: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "Likelihood":
+        """Take up the model's own `logits` (predictions x classes)."""
+        largest = logits.logsumexp(-1)
+        given = (logits - largest.unsqueeze(-1)).exp_()
+        return cls(given, torch.linalg.vecdot(given, logits), largest, given.sum(-1))
+
+    def divergence(self, logits: Tensor) -> float:
+        """Return the mean Kullback-Leibler divergence of `logits`, in nats a prediction."""
+        gained = self.product - torch.linalg.vecdot(self.probabilities, logits)
+        found = gained + (logits.logsumexp(-1) - self.largest) * self.total
+        return float(found.double().mean())
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The unshared model's answers to one batch at the positions that count, by name: what logits
+    said, or hidden states; and each layer's output by stack."""
+
+    answers: dict[str, Likelihood | Tensor]
     layers: dict[str, list[Any]]
     counts: Tensor | None
 
@@ -68,7 +98,16 @@ class Scorer(EditableModel):
 
     def score(self, plan: SharingPlan) -> PlanScore:
         """Measure the distance of `plan` from the unshared model. Raises :class:`PlanError`."""
-        shared, first = self.shared(plan)
+        return self._measured(*self.shared(plan))
+
+    def score_exchange(self, exchange: Exchange) -> PlanScore:
+        """Measure the distance of the model with two layers in each other's place.
+
+        Raises :class:`PlanError` for layers that are not alike.
+        """
+        return self._measured(*self.exchanged(exchange))
+
+    def _measured(self, shared: PreTrainedModel, first: Mapping[str, int]) -> PlanScore:
         distance = loss = weight = 0.0
         for batch, reference in zip(self.batches, self.references, strict=True):
             with torch.no_grad(), _from_memory(shared, self.stacks, reference, first):
@@ -95,7 +134,11 @@ class Scorer(EditableModel):
             for handle in handles:
                 handle.remove()
         counts = _counted(batch, output)
-        return Reference(_answers(output, counts), layers, counts)
+        answers = {
+            name: found if name == HIDDEN else Likelihood.of(found.flatten(0, -2))
+            for name, found in _answers(output, counts).items()
+        }
+        return Reference(answers, layers, counts)
 
 
 @contextmanager
@@ -135,17 +178,17 @@ def _answering(output: object) -> Any:
 
 
 def _answers(output: Any, counts: Tensor | None) -> dict[str, Tensor]:
-    """The log probabilities at the positions that count, or the last hidden state."""
+    """The logits at the positions that count, or the last hidden state."""
     found = {name: output[name] for name in OUTPUTS if getattr(output, name, None) is not None}
     if found:
-        return {name: _chosen(logits, counts).log_softmax(-1) for name, logits in found.items()}
+        return {name: _chosen(logits, counts) for name, logits in found.items()}
     hidden = getattr(output, "last_hidden_state", None)
     if hidden is None:
         raise ModelError(
             f"{type(output).__name__} holds neither logits nor hidden states to compare",
             "score a model of a task that has one of them",
         )
-    return {"hidden": _chosen(hidden, counts)}
+    return {HIDDEN: _chosen(hidden, counts)}
 
 
 def _chosen(values: Tensor, counts: Tensor | None) -> Tensor:
@@ -158,22 +201,21 @@ def _distance(output: object, reference: Reference) -> tuple[float, int]:
     answers = _answers(output, reference.counts)
     total = 0.0
     for name, wanted in reference.answers.items():
-        if name == "hidden":
-            error = (answers[name] - wanted).square().mean()
-            total += float(error / wanted.var())
+        if isinstance(wanted, Likelihood):
+            total += wanted.divergence(answers[name].flatten(0, -2))
         else:
-            divergence = functional.kl_div(answers[name], wanted, log_target=True, reduction="sum")
-            total += float(divergence) / len(wanted)
-    return total, len(next(iter(reference.answers.values())))
+            total += float((answers[name] - wanted).square().mean() / wanted.var())
+    return total, len(next(iter(answers.values())).flatten(0, -2))
 
 
 def _counted(batch: Batch, output: object) -> Tensor | None:
-    """Which positions of an output of one row a token count; None where rows have one answer."""
+    """Which positions of an output of one row a token count; None where all do."""
     logits = getattr(output, "logits", None)
     shape = None if logits is None else logits.shape[:-1]
     labels, mask = batch.get("labels"), batch.get("attention_mask")
+    counts = None
     if labels is not None and labels.shape == shape and labels.dtype == torch.long:
-        return labels != IGNORED
-    if mask is not None and mask.shape == shape:
-        return mask.bool()
-    return None
+        counts = labels != IGNORED
+    elif mask is not None and mask.shape == shape:
+        counts = mask.bool()
+    return None if counts is None or counts.all() else counts

@@ -1,8 +1,14 @@
 """Run a model over a split: its logits, and its mean loss."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+LOGITS = 2**26
+"""Most logits over a vocabulary that are computed at once: 256 MiB in float32, and a loss takes
+several times that."""
 
 
 def predict(
@@ -46,9 +52,19 @@ def mean_loss(
     model.eval()
     total = count = 0.0
     with torch.no_grad():
-        for batch in loader:
+        for batch in (part for whole in loader for part in _in_parts(whole, model)):
             labels = batch["labels"] if model.config.is_encoder_decoder else batch["labels"][:, 1:]
             counted = int((labels != -100).sum())
+            if counted == 0:
+                continue
             loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
             total, count = total + float(loss) * counted, count + counted
     return total / count
+
+
+def _in_parts(batch: dict[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
+    """Yield the batch in parts of as many rows as `LOGITS` allows."""
+    words = getattr(model.config.get_text_config(), "vocab_size", 1)
+    rows = max(1, LOGITS // (words * batch["labels"].shape[1]))
+    for start in range(0, len(batch["labels"]), rows):
+        yield {name: values[start : start + rows] for name, values in batch.items()}

@@ -22,13 +22,14 @@ def texts(edits):
 
 def test_the_grid_of_a_decoder_of_thirty_layers():
     edits = grid(DECODER, widths={"model.layers": 576})
-    assert len(edits) == 587
+    assert len(edits) == 735
     assert Counter((one.kind, "+".join(one.parts)) for one in edits) == {
         ("drop", "attention+ffn"): 30,
-        ("narrow", "ffn"): 120,
+        ("narrow", "ffn"): 210,
         ("narrow", "attention"): 60,
         ("tie", "ffn"): 58,
         ("tie", "attention"): 58,
+        ("tie", "attention+ffn"): 58,
         ("bank", "ffn"): 58,
         ("bank", "attention"): 58,
         ("basis", "ffn"): 29,
@@ -44,7 +45,7 @@ def test_attention_is_narrowed_by_whole_kv_groups():
     attention = [one.group.form.kept(3) for one in edits if one.parts == ("attention",)]
     assert attention == [2, 1]
     neurons = [8 * one.group.form.kept(192) for one in edits if one.parts == ("ffn",)]
-    assert neurons == [1344, 1152, 768, 384]
+    assert neurons == [1384, 1232, 1072, 848, 616, 384, 152]
 
 
 def test_both_orders_of_a_pair():
@@ -54,6 +55,8 @@ def test_both_orders_of_a_pair():
         "2..3 tie ffn from last",
         "2..3 tie attention from first",
         "2..3 tie attention from last",
+        "2..3 tie attention+ffn from first",
+        "2..3 tie attention+ffn from last",
         "2..3 merge from first",
         "2..3 merge from last",
     ]

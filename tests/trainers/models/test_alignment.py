@@ -33,7 +33,7 @@ TWO = view([1.0, 2.0, 3.0], [[0.0, 0.1, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.2]])
     ],
 )
 def test_orders(order, shared, expected):
-    found = [permutation.tolist() for permutation in ORDERS[order]([ONE, TWO], shared)]
+    found = [permutation.tolist() for permutation in ORDERS[order]([ONE, TWO], [shared, shared])]
     assert found == expected
 
 
@@ -48,7 +48,10 @@ def test_alignment_leaves_the_function_as_it_is(name, order, calibrated):
     for which in {attention_path(slot.path) for slot in stack.slots}:
         slots = [slot for slot in stack.slots if attention_path(slot.path) == which]
         weights = copy.deepcopy(stack.layers.state_dict())
-        shared, layers = shared_units(slots[0], 0.5), dict(enumerate(stack.layers))
+        shared, layers = (
+            [shared_units(slots[0], 0.5)] * len(stack.layers),
+            dict(enumerate(stack.layers)),
+        )
         align_(stack.name, layers, slots, ORDERS[order], shared, activations)
         after = stack.layers.state_dict()
         assert any(not torch.equal(weights[key], after[key]) for key in weights)

@@ -240,7 +240,7 @@ def test_units_are_permuted_only_where_the_function_stays(family, calibrated):
             slots = [slot for slot in stack.slots if attention_path(slot.path) == which]
             assert can_align(stack, slots) == (which == "" or family not in HEADS_STAY)
             if can_align(stack, slots):
-                shared = shared_units(slots[0], 0.5)
+                shared = [shared_units(slots[0], 0.5)] * len(stack.layers)
                 align_(stack.name, layers, slots, ORDERS["importance"], shared, activations)
     assert torch.allclose(logits(model), before, atol=1e-5)
 

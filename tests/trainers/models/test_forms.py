@@ -285,7 +285,7 @@ def test_inputs_are_permuted_with_the_units_that_they_enter():
     dense = model.bert.encoder.layer[2].output.dense
     before = dense.weight.detach().clone()
     layers = {i: stack.layers[i] for i in (1, 2)}
-    permuted = align_("layers", layers, slots, ORDERS["importance"], 48, recorded)
+    permuted = align_("layers", layers, slots, ORDERS["importance"], [48, 48], recorded)
     assert set(permuted) == {("layers", i, "output.dense") for i in (1, 2)}
     assert not torch.equal(dense.weight, before)
     answers = [permuted["layers", 2, "output.dense"] @ dense.weight.T]

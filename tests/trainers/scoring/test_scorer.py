@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import PlanError
+from sharetune.spaces.evaluator import Exchange
 from sharetune.trainers import share_
 from sharetune.trainers.models.structure import find_stacks
 from sharetune.trainers.scoring.scorer import Scorer
@@ -94,3 +95,26 @@ def test_a_loss_is_reported_where_there_are_labels():
 def test_a_plan_that_does_not_fit_is_refused():
     with pytest.raises(PlanError):
         Scorer(tiny("bert").eval(), batches("bert"), activations={}).score(SharingPlan.drop([99]))
+
+
+def test_exchanged_layers_are_the_model_with_their_weights_swapped():
+    model = tiny("llama").eval()
+    scorer = Scorer(model, batches("llama"))
+    found = scorer.score_exchange(Exchange("layers", (1, 3)))
+    swapped = copy.deepcopy(model)
+    layers = swapped.model.layers
+    layers[1], layers[3] = layers[3], layers[1]
+    total = count = 0
+    for batch in batches("llama"):
+        with torch.no_grad():
+            wanted, seen = (m(**batch).logits.log_softmax(-1) for m in (model, swapped))
+        total += functional.kl_div(seen, wanted, log_target=True, reduction="sum").item()
+        count += wanted[..., 0].numel()
+    assert found.distance == pytest.approx(total / count, rel=1e-3)
+    assert scorer.score(SharingPlan()).distance == 0.0
+
+
+def test_unlike_layers_are_not_exchanged():
+    scorer = Scorer(tiny("t5").eval(), batches("t5"), activations={})
+    with pytest.raises(PlanError, match="must be alike, but 0 and 1 of stack 'encoder'"):
+        scorer.score_exchange(Exchange("encoder", (0, 1)))
