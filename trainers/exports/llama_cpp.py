@@ -47,7 +47,8 @@ class LlamaCpp:
             raise self._failed("load")
 
     def __del__(self) -> None:
-        self.process.communicate()
+        if hasattr(self, "process"):
+            self.process.communicate()
 
     def answer(self, inputs: Inputs) -> Tensor:
         """Return the log-probabilities of the token after each row: rows x vocabulary."""
