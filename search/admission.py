@@ -8,6 +8,7 @@ from typing import Any
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.trial import Trial
 from sharetune.search.config import Budget
+from sharetune.search.distances import Distances
 from sharetune.search.latency_limit import LatencyLimit
 from sharetune.search.ledger import Ledger
 from sharetune.search.study.writer import StudyWriter
@@ -57,9 +58,10 @@ class Admission:
         ledger: Ledger,
         writer: StudyWriter,
         latency: LatencyLimit,
+        distances: Distances,
     ) -> None:
         self.budget, self.evaluator, self.ledger = budget, evaluator, ledger
-        self.writer, self.latency = writer, latency
+        self.writer, self.latency, self.distances = writer, latency, distances
         self._sizes = lru_cache(maxsize=KEPT_SIZES)(evaluator.sizes)
 
     def weigh(self, candidate: Candidate) -> Sizes | None:
@@ -68,10 +70,24 @@ class Admission:
             sizes = self._sizes(candidate)
         except PlanError:
             return None
-        return None if self._over_budget(sizes) else sizes
+        if self._over_budget(sizes):
+            return None
+        sizes = sizes | self.distances.known(candidate)
+        return None if self.distances.refusal(sizes, self.ledger.complete) else sizes
 
-    def judge(self, candidate: Candidate, running: Collection[int], *, busy: bool) -> Verdict:
-        """Decide on a candidate while the trials `running` run; `busy` if any of them has begun."""
+    def measure(self, candidate: Candidate) -> float | None:
+        """Return the distance of the candidate's plan, untrained; None where none is measured."""
+        if self.distances.may_measure:
+            self.distances.measure(candidate)
+        return self.distances.known(candidate).get("distance")
+
+    def judge(
+        self, candidate: Candidate, running: Collection[int], *, busy: bool, given: bool = False
+    ) -> Verdict:
+        """Decide on a candidate while the trials `running` run; `busy` if any of them has begun.
+
+        One that was `given`, not drawn, is trained however far it is from the unshared model.
+        """
         known = self.ledger.known.get(candidate.key())
         if known is not None:
             return Wait(known) if known in running else repeat_of(self.writer.trial(known))
@@ -85,6 +101,10 @@ class Admission:
                 return Wait()
             self.latency.measure(candidate)
         refused = refused or self.latency.refusal(candidate)
+        if refused is None:
+            self.distances.measure(candidate)
+            sizes = sizes | self.distances.known(candidate)
+            refused = None if given else self.distances.judged(sizes, self.ledger.complete)
         if refused is None:
             return Train(sizes)
         facts = sizes | self.latency.sizes(candidate)

@@ -22,6 +22,8 @@ from pydantic import (
 from sharetune.results.reading.location import checked_url
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.evaluator import PREDICTIONS
+from sharetune.spaces.forms import FORMS
 from sharetune.spaces.mistakes import described
 from sharetune.spaces.objectives import OBJECTIVES, Direction, Objective
 from sharetune.spaces.paths import expanded
@@ -249,6 +251,39 @@ class Finalists(Section):
     )
 
 
+class Scoring(Section):
+    """Measuring single edits, untrained, before a search trains anything, to solve plans from.
+
+    Only a pretrained model is scored: of random weights no edit keeps more than another.
+    """
+
+    tokens: int = Field(
+        PREDICTIONS,
+        ge=1,
+        description="Predictions on training examples that each plan is measured by: tokens of a "
+        "language model, else examples, of which 64 at most are taken.",
+    )
+    kinds: tuple[str, ...] | None = Field(
+        None,
+        description="Forms, one or a list, whose edits are scored; `null`: those of the space, and "
+        "`drop`, `narrow` and `lowrank`, whose best plans the others must beat.",
+    )
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Longest time for scoring single edits; `null`: for a fifth of what the "
+        "budget's trainings cost, in examples that pass through the model.",
+    )
+
+    @field_validator("kinds", mode="before")
+    @classmethod
+    def _known_forms(cls, kinds: Any) -> Any:
+        kinds = (kinds,) if isinstance(kinds, str) else kinds
+        for kind in kinds if isinstance(kinds, list | tuple) else ():
+            FORMS.known(kind)
+        return kinds
+
+
 class StartFrom(Section):
     """Earlier studies whose fronts are trained first, right after the anchors and plans.
 
@@ -330,6 +365,11 @@ class StudyConfig(Section):
     )
     plans: tuple[SharingPlan, ...] = Field(
         (), description="Plans, or presets' names, that are trained right after the anchors."
+    )
+    scoring: Literal["auto", "off"] | Scoring = Field(
+        "auto",
+        description="Whether single edits of a pretrained model are scored first, and plans solved "
+        "from the scores trained right after the unshared model: `auto`, `off`, or these keys.",
     )
     start_from: StartFrom | None = Field(
         None, description="Earlier studies whose fronts are trained next; `null` is none."
@@ -439,6 +479,12 @@ class StudyConfig(Section):
         """The absolute folder of the study file; None for a study without one."""
         return self._folder
 
+    @field_validator("scoring", mode="before")
+    @classmethod
+    def _as_yaml_reads_it(cls, scoring: Any) -> Any:
+        """Returns the word for what YAML 1.1 reads ``off`` and ``on`` as."""
+        return {False: "off", True: "auto"}[scoring] if isinstance(scoring, bool) else scoring
+
     @field_validator("plans", mode="before")
     @classmethod
     def _presets_by_name(cls, plans: object) -> Any:
@@ -471,6 +517,13 @@ class StudyConfig(Section):
         for name in names:
             ANCHORS[name]
         return names
+
+    @property
+    def scores(self) -> Scoring | None:
+        """How edits are scored before the search; None where they are not."""
+        if isinstance(self.scoring, Scoring):
+            return self.scoring
+        return Scoring() if self.scoring == "auto" else None
 
 
 def register_own(name: str, direction: Direction) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.trial import NO_DRAW, Draw, Trial
 from sharetune.search.config import StudyConfig
-from sharetune.spaces.anchors import ANCHORS
+from sharetune.search.rivals import rival_origin
+from sharetune.spaces.anchors import ANCHORS, UNSHARED
 from sharetune.spaces.plan import SharingPlan, StackShape
 from sharetune.spaces.recipe import Candidate
 
@@ -53,16 +54,38 @@ def _givens(
     config: StudyConfig, stacks: Mapping[str, StackShape], noted: Mapping[str, Any]
 ) -> Iterator[Given]:
     recipe = config.space.reference_recipe().model_copy(update={"kept_top": 0})
-    for name in config.anchors:
-        candidate = Candidate(plan=ANCHORS[name](stacks), recipe=recipe).bound(stacks)
-        yield Given(candidate, {record.ANCHOR: name})
     compression = config.space.reference_compression()
     solved = map(SharingPlan.model_validate, noted.get(record.SOLVED, ()))
-    for kind, plans in (("plan", config.plans), ("solved", solved)):
-        for i, plan in enumerate(plans):
-            given = Candidate(plan=plan, compression=compression, recipe=recipe)
-            yield Given(given.bound(stacks), {record.ANCHOR: f"{kind}-{i}"})
+    given = {"solved": solved, "plan": config.plans}
+    candidates = [
+        (f"{kind}-{i}", Candidate(plan=plan, compression=compression, recipe=recipe))
+        for kind, plans in given.items()
+        for i, plan in enumerate(plans)
+    ]
+    anchors = [
+        (name, Candidate(plan=_anchor(name, stacks, noted), recipe=recipe))
+        for name in config.anchors
+    ]
+    for name, candidate in sorted([*anchors, *candidates], key=_turn):
+        yield Given(candidate.bound(stacks), {record.ANCHOR: name})
     for found in noted.get(record.EARLIER, ()):
         origin = {key: found[key] for key in ("study", "number")}
         candidate = Candidate.model_validate(found["candidate"])
         yield Given(candidate, {record.EARLIER: origin})
+    for rival in noted.get(record.RIVALS, {}).get("found", ()):
+        yield Given(Candidate.model_validate(rival["candidate"]), rival_origin(rival))
+
+
+def _turn(named: tuple[str, Candidate]) -> int:
+    """Return whose turn it is: the unshared model, solved plans, other anchors, given plans."""
+    name, _ = named
+    if name == UNSHARED:
+        return 0
+    if name in ANCHORS:
+        return 2
+    return 1 if name.startswith("solved-") else 3
+
+
+def _anchor(name: str, stacks: Mapping[str, StackShape], noted: Mapping[str, Any]) -> SharingPlan:
+    chosen = noted.get(record.ANCHOR_PLANS, {}).get(name)
+    return ANCHORS[name](stacks) if chosen is None else SharingPlan.model_validate(chosen)

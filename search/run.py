@@ -62,8 +62,6 @@ def run(
                 searching.callbacks = live.callbacks
             if earlier is None:
                 cleanup.callback(searching.writer.close)
-            if connected is not None:
-                connected.result()
             with stopped_at_once(), Progress(searching):
                 _execute(searching)
         with stopped_at_once():

@@ -18,16 +18,19 @@ from sharetune.results.reading.trial import NO_DRAW, Trial
 from sharetune.search.admission import Admission, Answer, Train, Wait, repeat_of
 from sharetune.search.budget import spent
 from sharetune.search.config import StudyConfig
+from sharetune.search.distances import Distances
 from sharetune.search.finalists import Retraining
 from sharetune.search.givens import Given, interrupted_draws, missing_givens
 from sharetune.search.latency_limit import LatencyLimit
 from sharetune.search.ledger import Ledger
 from sharetune.search.outcome import DISK_FULL, Outcome, missing_value
+from sharetune.search.rivals import rival_origin, room_for, wanted_rivals
 from sharetune.search.samplers.base import Ask, Setting, make_sampler
 from sharetune.search.study.writer import StudyWriter, disk_full
 from sharetune.search.weights import Weights
 from sharetune.spaces.evaluator import Evaluator, Job, Metrics
 from sharetune.spaces.objectives import OBJECTIVES
+from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 
 DRAWS_IN_VAIN = 100
@@ -73,11 +76,17 @@ class Search:
         sampler = make_sampler(config.sampler, setting)
         self.ledger = Ledger(config, objectives, reference, sampler)
         self.latency = LatencyLimit(config, writer, evaluator)
-        self.admission = Admission(config.budget, evaluator, self.ledger, writer, self.latency)
+        distances = Distances(config, run, evaluator, noted, lambda: self.ledger.started)
+        self.admission = Admission(
+            config.budget, evaluator, self.ledger, writer, self.latency, distances
+        )
         history = sorted(writer.trials(), key=_when_ended)
         for trial in history:
             self.ledger.add(trial)
         self.weights = Weights(run, self.ledger, config.keep, history)
+        self.objectives = objectives
+        self._room = room_for(config.budget) if distances.is_on else 0
+        self._rivals_at = noted.get(record.RIVALS, {}).get("trials")
         self._given = deque(interrupted_draws(history, self.ledger.known))
         self._given += missing_givens(config, evaluator.stacks, noted, history)
 
@@ -166,6 +175,7 @@ class Search:
         wanted = self.workers if self.latency.is_on and not self.running else 1
         draws = 0
         while len(self._ready) < wanted and self._may_start:
+            self._plan_rivals(self.ledger.started >= self.config.budget.trials - self._room)
             draws += not self._given
             given = self._given.popleft() if self._given else self._draw()
             verdict = self._judge(given)
@@ -175,11 +185,28 @@ class Search:
                 self._given.appendleft(given)
                 return
             elif draws >= DRAWS_IN_VAIN:
-                self.exhausted = True
+                self._plan_rivals(True)
+                self.exhausted = not self._given
+
+    def _plan_rivals(self, due: bool) -> None:
+        """Let the rivals of the front be trained in the last trials of the budget, once `due`."""
+        trials = self.config.budget.trials
+        if not due or not self._room or self._rivals_at == trials:
+            return
+        self._rivals_at = trials
+        fronts, known = self.admission.distances.rivals(), self.ledger.known
+        found = wanted_rivals(self.ledger.front, self.objectives, fronts, known, self._room)
+        earlier = self.writer.attributes.get(record.RIVALS, {}).get("found", [])
+        self.writer.note(record.RIVALS, {"trials": trials, "found": earlier + found})
+        for rival in found:
+            candidate = Candidate.model_validate(rival["candidate"])
+            self._given.append(Given(candidate, rival_origin(rival)))
 
     def _judge(self, given: Given) -> Train | Answer | Wait:
         busy = len(self.running) > len(self._ready)
-        verdict = self.admission.judge(given.candidate, self.running, busy=busy)
+        verdict = self.admission.judge(
+            given.candidate, self.running, busy=busy, given=bool(given.origin)
+        )
         if isinstance(verdict, Answer):
             self._answer(given, verdict)
         elif isinstance(verdict, Wait) and verdict.twin is not None:
@@ -189,7 +216,15 @@ class Search:
     def _draw(self) -> Given:
         drawn = self.ledger.drawn + sum(map(len, self._twins.values()))
         is_known = self.ledger.known.__contains__
-        ask = Ask(self.config.space, self.evaluator.stacks, drawn, is_known, self.admission.weigh)
+        admission = self.admission
+        ask = Ask(
+            self.config.space,
+            self.evaluator.stacks,
+            drawn,
+            is_known,
+            admission.weigh,
+            admission.measure if admission.distances.is_on else None,
+        )
         candidate, draw = self.ledger.sampler.draw(ask)
         return Given(candidate, draw=draw)
 

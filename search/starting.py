@@ -16,13 +16,14 @@ from sharetune.search.circumstances import code, study_circumstances
 from sharetune.search.config import FIXED, StudyConfig
 from sharetune.search.live import Live
 from sharetune.search.same_study import PLACED, differences, named, places
+from sharetune.search.score_first import Scored, score_first
 from sharetune.search.search import Search
-from sharetune.search.solved import solved_plans
+from sharetune.search.solved import plans_from_scores
 from sharetune.search.study.folder_lock import lock_folder
 from sharetune.search.study.writer import StudyWriter, require_study
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
-from sharetune.spaces.evaluator import Evaluator, Sizes
+from sharetune.spaces.evaluator import PREDICTIONS, Evaluator, Sizes
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
@@ -200,6 +201,7 @@ def real_evaluator(config: StudyConfig, run: RunFolder, live: Live = NOTHING_LIV
         teacher_recipe=recipe.plain() if config.space.distils else None,
         trackers=config.tracking,
         study=config.name,
+        predictions=PREDICTIONS if config.scores is None else config.scores.tokens,
     )
 
 
@@ -225,7 +227,8 @@ def prepared_search(
 ) -> Search:
     """Return the search of a study that is continued, or of a new one in a folder that is locked.
 
-    `held` is the one or the lock. A new one is tried with `rehearse` first.
+    `held` is the one or the lock. A new one is tried with `rehearse`, and its edits are
+    scored, first.
     """
     refuse_unfit(config, evaluator)
     if isinstance(held, StudyWriter):
@@ -233,7 +236,8 @@ def prepared_search(
         writer.end_interrupted()
     else:
         rehearse(evaluator, reference(config))
-        writer = _new_study(config, run, evaluator, held)
+        scored = score_first(config, run, evaluator)
+        writer = _new_study(config, run, evaluator, held, scored)
     return Search(config, writer, evaluator, run, code())
 
 
@@ -281,12 +285,17 @@ def _check_exports(candidates: Sequence[Candidate], wanted: Sequence[str]) -> No
 
 
 def _new_study(
-    config: StudyConfig, run: RunFolder, evaluator: Evaluator, lock: int | None
+    config: StudyConfig,
+    run: RunFolder,
+    evaluator: Evaluator,
+    lock: int | None,
+    scored: Scored | None,
 ) -> StudyWriter:
     unshared = evaluator.sizes(reference(config))
     attributes = _attributes(config, run.path, evaluator, unshared)
-    if solved := solved_plans(config, run, evaluator, unshared):
-        attributes[record.SOLVED] = solved
+    attributes |= plans_from_scores(config, run, evaluator, unshared)
+    if scored is not None:
+        attributes[record.SCORING] = scored.written()
     if config.start_from is not None:
         stacks = evaluator.stacks
         attributes[record.EARLIER] = earlier_fronts(config.start_from, config.space, stacks)

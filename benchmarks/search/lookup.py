@@ -19,7 +19,8 @@ from sharetune.spaces.plan import SharingPlan, StackShape
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.space import Space
 
-PACKED = Path(__file__).parent / "table.csv.gz"
+HERE = Path(__file__).parent
+PACKED = HERE / "table.csv.gz"
 STEPS, BATCH, RUNGS = 32, 32, (0.125, 0.25, 0.5)
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.006, 0.012)
 FORMS: list[Any] = [
@@ -52,6 +53,19 @@ SHAPES = {"layers": StackShape(depth=6, heads=4, neurons=64)}
 TARGETS = (0.95, 0.99)
 IN_VAIN = 200
 """Asks in a row that are paid nothing, after which a search is given up."""
+
+
+def distances_of(material: str) -> Path:
+    """The file of the distances of a table's plans, untrained; `distances.py` writes it."""
+    return HERE / f"distances-{material}.csv"
+
+
+def read_distances(path: Path) -> dict[str, tuple[float, float]]:
+    """The distance of each plan and the seconds that measuring it took."""
+    frame = pd.read_csv(path)
+    plans = [SharingPlan.model_validate(json.loads(plan)).bound(SHAPES) for plan in frame["plan"]]
+    found = zip(frame["distance"], frame["seconds"], strict=True)
+    return dict(zip(map(str, plans), found, strict=True))
 
 
 class Fixed:
@@ -88,6 +102,9 @@ class Table:
     """All trainings of seed 0, by plan and learning rate."""
 
     def __init__(self, path: Path = PACKED) -> None:
+        self.distances = read_distances(
+            distances_of("digits" if path == PACKED else path.name.split(".")[0])
+        )
         frame = pd.read_csv(path)
         self.trained: dict[tuple[str, float], Trained] = {}
         for row in frame[frame["seed"] == 0].to_dict("records"):

@@ -18,6 +18,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ from sharetune.search.outcome import Outcome, stopped
 from sharetune.search.search import Search
 from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.evaluator import Measured, Scores
+from sharetune.spaces.evaluator import JobResources, Measured, PlanScore, Scores
+from sharetune.spaces.planning.score_file import ScoreFile, ScoresHeader
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 
@@ -54,12 +56,19 @@ RESAMPLED = 10000
 
 
 class TableEvaluator:
-    """An evaluator that answers from the table."""
+    """An evaluator that answers from the table; `measured_s` adds up what distances cost."""
 
     stacks = SHAPES
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        self.measured_s = 0.0
+
+    def score(self, candidate: Candidate, resources: JobResources) -> PlanScore:
+        """Return the distance of the candidate's plan."""
+        distance, seconds = self.table.distances[str(candidate.plan)]
+        self.measured_s += seconds
+        return PlanScore(distance)
 
     def sizes(self, candidate: Candidate) -> dict[str, float]:
         """Return exact sizes."""
@@ -73,15 +82,28 @@ def ours(
     sampler: str,
     rungs: Sequence[float],
     brackets: int = 1,
+    measures: bool = False,
 ) -> Account:
-    """A search by the project's own search, sampler and early stopping."""
-    search = _search(table, seed, sampler, EarlyStopping(rungs=tuple(rungs), brackets=brackets))
+    """A search by the project's own search, sampler and early stopping.
+
+    If it `measures` the distances of untrained plans, it pays for them.
+    """
+    stopping = EarlyStopping(rungs=tuple(rungs), brackets=brackets)
+    with TemporaryDirectory() as folder:
+        search = _search(table, seed, sampler, stopping, RunFolder(Path(folder)), measures)
+        return _replayed(search, table, workers, rungs)
+
+
+def _replayed(search: Search, table: Table, workers: int, rungs: Sequence[float]) -> Account:
     account, clock = Account(table), itertools.count()
+    evaluator: Any = search.evaluator
     events: list[tuple[float, int, Any, int]] = []
     now = 0.0
     while not account.done:
         while len(events) < workers and (job := search.next()) is not None:
             account.asked += 1
+            account.pay(evaluator.measured_s)
+            evaluator.measured_s = 0.0
             first = 0 if rungs else len(RUNGS)
             length = table.of(job.candidate).seconds[first]
             heapq.heappush(events, (now + length, next(clock), job, first))
@@ -110,7 +132,14 @@ def _measured(trained: Trained, rung: int) -> Measured:
     return Measured(Scores(_metrics(trained, rung)), curve=[], seconds={}, circumstances={})
 
 
-def _search(table: Table, seed: int, sampler: str, stopping: EarlyStopping) -> Search:
+def _search(
+    table: Table,
+    seed: int,
+    sampler: str,
+    stopping: EarlyStopping,
+    run: RunFolder,
+    measures: bool,
+) -> Search:
     config = StudyConfig(
         name="replay",
         model="table",
@@ -126,9 +155,14 @@ def _search(table: Table, seed: int, sampler: str, stopping: EarlyStopping) -> S
     )
     worst = dict(zip(config.objectives, table.reference * [-1, 1, 1], strict=True))
     attributes = {record.OBJECTIVES: list(config.objectives), record.REFERENCE: worst}
+    if measures:
+        training = float(np.mean([one.seconds[-1] for one in table.trained.values()]))
+        score = float(np.mean([seconds for _, seconds in table.distances.values()]))
+        attributes[record.SCORING] = {"edits": 1, "scores_a_training": training / score}
+        ScoreFile(run.scores).begin(ScoresHeader({}, {}, {}))
     writer = StudyWriter.create_in(InMemoryStorage(), f"replay-{seed}", attributes)
     evaluator: Any = TableEvaluator(table)
-    return Search(config, writer, evaluator, RunFolder(Path("/nonexistent")))
+    return Search(config, writer, evaluator, run)
 
 
 def with_optuna(
@@ -184,6 +218,7 @@ METHODS: dict[str, Callable[[Table, int, int], Account]] = {
     "tpe": lambda t, s, n: with_optuna(t, s, n, lambda k: optuna.samplers.TPESampler(seed=k)),
     "nsga2": lambda t, s, n: with_optuna(t, s, n, lambda k: optuna.samplers.NSGAIISampler(seed=k)),
     "ours": lambda t, s, n: ours(t, s, n, "guided", RUNGS),
+    "ours, distances": lambda t, s, n: ours(t, s, n, "guided", RUNGS, measures=True),
     "ours, no rungs": lambda t, s, n: ours(t, s, n, "guided", ()),
     "ours, 2 brackets": lambda t, s, n: ours(t, s, n, "guided", RUNGS, brackets=2),
     "ours, 3 brackets": lambda t, s, n: ours(t, s, n, "guided", RUNGS, brackets=3),

@@ -68,6 +68,7 @@ class Row:
     number: int
     state: str = "COMPLETE"
     anchor: str = ""
+    chosen_by: str = ""
     earlier: str = ""
     plan: str = ""
     preset: str = ""
@@ -122,6 +123,7 @@ def _row(cells: Mapping[str, Any]) -> Row:
         number=cells["number"],
         state=cells["state"],
         anchor=_text(cells[record.ANCHOR]),
+        chosen_by=_text(cells.get("chosen_by")),
         earlier=_text(cells[record.EARLIER]),
         plan=_text(cells["plan"]),
         preset=_text(cells["preset"]),

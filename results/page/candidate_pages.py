@@ -99,6 +99,7 @@ class Card:
     number: int
     state: str
     anchor: str
+    chosen_by: str
     preset: str
     on_front: bool
     plan: str
@@ -165,6 +166,7 @@ class _CardMaker:
             number=trial.number,
             state=STATES.get(trial.state, trial.state.lower()),
             anchor=trial.anchor,
+            chosen_by=trial.chosen_by,
             preset=trial.preset,
             on_front=on_front,
             plan=trial.plan,

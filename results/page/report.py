@@ -1,6 +1,7 @@
 """Write the report: one HTML file that opens offline and shows a study's trade-off."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,8 +27,17 @@ from sharetune.results.page.finalist_rows import finalists
 from sharetune.results.page.importance import draw_importances
 from sharetune.results.page.plotly_bundles import deep_bundle, flat_bundle
 from sharetune.results.page.review import as_json, packed, review, script_safe
+from sharetune.results.page.scores import (
+    KINDS,
+    draw_predictions,
+    heat_maps,
+    rival_rows,
+    shown_kinds,
+)
 from sharetune.results.page.trial_rows import columns, mishaps, plain, rows
+from sharetune.results.reading.scores import stored_scores
 from sharetune.results.reading.study import StudyRecord, read_study
+from sharetune.spaces.planning.score_file import StoredScores
 from sharetune.spaces.whole_files import write_whole
 
 REPORT = "report.html"
@@ -81,6 +91,8 @@ def _content(study: StudyRecord) -> dict[str, Any]:
     drawings, effects = draw_figures(study), draw_effects(study)
     important, shares = draw_importances(study)
     shown = columns(study)
+    scores = stored_scores(study.path)
+    agreement, predictions = draw_predictions(study)
     reviewed = review(study)
     cards = draw_cards(study)
     pages = _pages(cards)
@@ -96,10 +108,14 @@ def _content(study: StudyRecord) -> dict[str, Any]:
         "caveats": caveats(study),
         "drawings": drawings,
         "effects": effects,
+        "heat_maps": [] if scores is None else heat_maps(scores),
+        "agreement": agreement,
+        "predictions": predictions,
+        **_meetings(study, scores),
         "importance": important,
         "shares": shares,
         "first": Markup(pages.get(reviewed["first"], "")),
-        **scripts([*drawings, *effects, *shares], reviewed, pages),
+        **scripts([*drawings, *effects, *shares, *predictions], reviewed, pages),
         "cards": [card for card in cards if card.on_front],
         "on_front": {card.number for card in cards if card.on_front},
         "columns": shown,
@@ -109,6 +125,14 @@ def _content(study: StudyRecord) -> dict[str, Any]:
         "config": yaml.safe_dump(study.config, sort_keys=False) if study.config else "",
         "written": now(),
     }
+
+
+def _meetings(study: StudyRecord, scores: StoredScores | None) -> dict[str, Any]:
+    """Return the rows of the front's rivals, and the kinds of those that any row has."""
+    rows = [] if scores is None else rival_rows(study, scores)
+    shown = shown_kinds(rows)
+    kept = [replace(row, rivals=tuple(row.rivals[place] for place in shown)) for row in rows]
+    return {"meetings": kept if shown else [], "kinds": [KINDS[place] for place in shown]}
 
 
 def scripts(

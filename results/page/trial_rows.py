@@ -59,6 +59,7 @@ def columns(study: StudyRecord) -> list[Column]:
         Column("number", "trial", True, str),
         Column("state", "state", False, lambda state: STATES.get(state, state.lower())),
         Column("anchor", "anchor", False, str),
+        Column("chosen_by", "chosen by", False, str),
         Column("preset", "preset", False, str),
         Column("plan", "plan", False, str),
         *(_number(objective) for objective in numbers),

@@ -22,7 +22,16 @@ Attributes of the study
     earlier         [{"study", "number", "candidate"}, ...]: members of earlier studies' fronts,
                     which are trained first
     solved          [plan, ...]: solved from the scores in the run folder when the study began;
-                    they are trained right after the study file's plans, as anchors ``solved-0`` ...
+                    they are trained right after the unshared model, as anchors ``solved-0`` ...
+    scoring         {"edits", "wanted", "seconds", "scores_a_training", "note"}: how many edits were
+                    scored before the search, of how many, in how many seconds, how many scores
+                    cost as much as a training, or why there are no scores; not there where scoring
+                    was off
+    anchor_plans    {anchor: plan}: drops chosen by measured effect, which stand for those of the
+                    middle layers that the anchors' names stand for elsewhere
+    rivals          {"trials", "found": [{"of", "kind", "candidate"}, ...]}: the best plans of one
+                    kind alone at the size of trial `of` on the front, as chosen near the end of a
+                    budget of that many trials
     circumstances   {"versions": {...}, "commit", "dirty", "device", "threads", "host", "started"}
     driver          token of the process that may write the study, a new one each time it is opened
     architecture:<digest>
@@ -45,9 +54,12 @@ Attributes of a trial
     candidate       plan, compression and recipe, as `Candidate.written` gives them
     anchor          the anchor's name, for anchors only
     earlier         {"study", "number"} of the earlier study's trial it was taken from
+    rival           {"of", "kind"} of the trial on the front that it is a rival of
     finalist        number of the trial that this one trains again, on another seed
     facts           known before training: {"parameters", "stack_parameters", "flops", "bytes",
-                    "effective_ratio"}
+                    "effective_ratio"}, and, where edits were scored, the plan's "distance" from
+                    the unshared model, untrained, and its "predicted_distance", the sum of its
+                    edits' scores
     metrics         measured: {"accuracy", "macro_f1", "eval_loss", "calibration_error", ...}
     test            the same three of the test split, of a finalist where the study selects on a
                     validation split: {"metrics", "per_class", "confusion"}
@@ -91,7 +103,11 @@ IDENTITY = "identity"
 PLACES = "places"
 DRIVER = "driver"
 EARLIER = "earlier"
+RIVAL = "rival"
 SOLVED = "solved"
+SCORING = "scoring"
+ANCHOR_PLANS = "anchor_plans"
+RIVALS = "rivals"
 LATENCY = "latency:"
 ARCHITECTURE = "architecture:"
 

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location, first_line
+from sharetune.results.reading.origins import chosen_by
 from sharetune.results.reading.stored_plans import preset_name, stored_plan
 from sharetune.results.reading.trial import Trial
 from sharetune.spaces.errors import RunError, SharetuneError
@@ -73,6 +74,7 @@ class StudyRecord:
     rows: dict[str, int] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
     known: tuple[Objective, ...] = tuple(OBJECTIVES.values())
+    scoring: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> list[Objective]:
@@ -105,9 +107,9 @@ def load(run: Path | str) -> pd.DataFrame:
 
     Columns that are missing for a trial hold NaN, NaT or None:
 
-    - ``number``, ``state``, ``anchor``, ``earlier`` (the earlier study's trial it was taken from),
-      ``plan`` (short text), ``same_as``, ``finalist`` (the
-      trial that this one trains again), ``reason``,
+    - ``number``, ``state``, ``anchor``, ``chosen_by`` (the rule that chose the candidate),
+      ``earlier`` (the earlier study's trial it was taken from), ``plan`` (short text),
+      ``same_as``, ``finalist`` (the trial that this one trains again), ``reason``,
       ``error_kind``, ``error_message``, ``error_traceback``, ``values``
     - every fact and metric by its name: ``accuracy`` (0..1), ``parameters``, ``bytes``, ...,
       ``effective_ratio`` (0..1)
@@ -161,6 +163,7 @@ def study_record(run: Path, study: optuna.Study) -> StudyRecord:
         rows=_mapping(attributes, record.ROWS),
         identity=_mapping(attributes, record.IDENTITY),
         known=tuple(known.values()),
+        scoring=_mapping(attributes, record.SCORING),
     )
 
 
@@ -245,6 +248,7 @@ def _row(trial: Trial, study: Mapping[str, Any], objectives: Sequence[Objective]
         **_latency(study.get(f"{record.LATENCY}{trial.number}") or {}),
         **{f"{key}_s": value for key, value in trial.seconds.items()},
         **_outcome(trial),
+        "chosen_by": chosen_by(trial, _mapping(study, record.CONFIG)),
         **_candidate(trial.written, _stacks(study)),
         **{key: getattr(trial, key) for key in MEASURED_DATA},
         record.CIRCUMSTANCES: trial.circumstances,
@@ -347,7 +351,18 @@ def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.Da
 
 
 _TEXTS = (
-    *("number", "state", "anchor", "earlier", "plan", "preset", "same_as", "finalist", "reason"),
+    *(
+        "number",
+        "state",
+        "anchor",
+        "chosen_by",
+        "earlier",
+        "plan",
+        "preset",
+        "same_as",
+        "finalist",
+        "reason",
+    ),
     *("error_kind", "error_message", "error_traceback"),
 )
 _DATA = (

@@ -41,6 +41,7 @@ class Trial:
     draw: Draw = NO_DRAW
     anchor: str | None = None
     earlier: dict[str, Any] | None = None
+    rival: dict[str, Any] | None = None
     finalist: int | None = None
     started: bool = False
     same_as: int | None = None
@@ -70,6 +71,7 @@ class Trial:
             draw=Draw(frozen.params, frozen.distributions, frozen.system_attrs),
             anchor=stored.get(names.ANCHOR),
             earlier=_mapping(stored, names.EARLIER) or None,
+            rival=_mapping(stored, names.RIVAL) or None,
             finalist=stored.get(names.FINALIST),
             started=bool(stored.get(names.STARTED)),
             same_as=stored.get(names.SAME_AS),
@@ -96,7 +98,11 @@ class Trial:
     @property
     def origin(self) -> dict[str, Any]:
         """Where a candidate that no sampler drew comes from; empty for one that was drawn."""
-        found = {names.ANCHOR: self.anchor, names.EARLIER: self.earlier}
+        found = {
+            names.ANCHOR: self.anchor,
+            names.EARLIER: self.earlier,
+            names.RIVAL: self.rival,
+        }
         return {key: value for key, value in found.items() if value is not None}
 
     @property

@@ -83,15 +83,19 @@ def search(
         print(f"preparing {config.model} for {task}", file=sys.stderr)
         from sharetune.results.reading.location import Location
         from sharetune.search.run import run
+        from sharetune.spaces.run_folder import RunFolder as Places
 
         try:
             run(config, out=folder, resume=resume, address=address)
         except KeyboardInterrupt:
-            if not Location.of(folder).exists:
-                print("\nstopped before anything was trained", file=sys.stderr)
+            if Location.of(folder).exists:
+                print("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
+                print(_resuming(study, folder, set_ or [], address), file=sys.stderr)
                 raise typer.Exit(130) from None
-            print("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
-            print(_resuming(study, folder, set_ or [], address), file=sys.stderr)
+            print("\nstopped before anything was trained", file=sys.stderr)
+            if Places(folder).scores.exists():
+                print("what is scored is kept. To continue:", file=sys.stderr)
+                print(_command("search", study, folder, set_ or [], address), file=sys.stderr)
             raise typer.Exit(130) from None
         _print_front(folder)
         _refuse_nothing_completed(folder)

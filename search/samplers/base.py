@@ -47,7 +47,9 @@ class Ask:
     """The questions a sampler may ask while it draws: `drawn` counts the draws before.
 
     `is_known` says whether the candidate of a key needs no training any more; `weigh` gives what is
-    exact of a candidate, or None where it may not be trained.
+    known of a candidate before training, or None where it may not be trained. Where a study
+    measures how far untrained plans are from the unshared model, `measure` returns the distance of
+    a candidate's plan, or None if there is no time for it.
     """
 
     space: Space
@@ -55,6 +57,7 @@ class Ask:
     drawn: int
     is_known: Callable[[str], bool]
     weigh: Callable[[Candidate], dict[str, float] | None]
+    measure: Callable[[Candidate], float | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from optuna.distributions import (
 from sharetune.results.reading.trial import Draw
 from sharetune.spaces.plan import ATTENTION, FFN, Group
 from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.yaml_text import as_number
 
 KINDS = {"attention": frozenset(ATTENTION), "ffn": frozenset(FFN)}
 
@@ -69,12 +70,17 @@ def _number(value: object) -> float:
 
 
 class Drawer:
-    """A trial of its own: uniform draws, or changes of an earlier draw, one in `CHANGED`."""
+    """A trial of its own: uniform draws, or changes of an earlier draw, one in `CHANGED`.
+
+    In the sections `middle` numbers are the middle of their range, or of their choices.
+    """
 
     CHANGED = 0.25
 
-    def __init__(self, rng: random.Random, parent: Draw | None = None) -> None:
-        self._rng = rng
+    def __init__(
+        self, rng: random.Random, parent: Draw | None = None, middle: Sequence[str] = ()
+    ) -> None:
+        self._rng, self._middle = rng, tuple(middle)
         self._parent = {} if parent is None else parent.params
         self._params: dict[str, Any] = {}
         self._distributions: dict[str, BaseDistribution] = {}
@@ -88,7 +94,10 @@ class Drawer:
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
         distribution = IntDistribution(low, high, log=log, step=step)
-        if log:
+        if self._is_middle(name):
+            middle = math.sqrt(low * high) if log else (low + high) / 2
+            fresh = low + step * round((middle - low) / step)
+        elif log:
             exponent = self._rng.uniform(math.log(low - 0.5), math.log(high + 0.5))
             fresh = min(high, max(low, round(math.exp(exponent))))
         else:
@@ -99,7 +108,10 @@ class Drawer:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         distribution = FloatDistribution(low, high, log=log, step=step)
-        if step:
+        if self._is_middle(name):
+            middle = math.sqrt(low * high) if log else (low + high) / 2
+            fresh = low + step * round((middle - low) / step) if step else middle
+        elif step:
             fresh = low + step * self._rng.randint(0, int((high - low) / step + 1e-9))
         elif log:
             fresh = math.exp(self._rng.uniform(math.log(low), math.log(high)))
@@ -108,7 +120,15 @@ class Drawer:
         return float(self._chosen(name, distribution, min(high, max(low, fresh))))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._chosen(name, CategoricalDistribution(choices), self._rng.choice(choices))
+        fresh = self._rng.choice(choices)
+        numbers = {as_number(choice): choice for choice in choices}
+        is_number = all(isinstance(number, int | float) for number in numbers)
+        if self._is_middle(name) and is_number:
+            fresh = numbers[sorted(numbers)[len(numbers) // 2]]
+        return self._chosen(name, CategoricalDistribution(choices), fresh)
+
+    def _is_middle(self, name: str) -> bool:
+        return name.split(".")[0] in self._middle
 
     def _chosen(self, name: str, distribution: BaseDistribution, fresh: object) -> Any:
         keeps = name in self._parent and self._rng.random() >= self.CHANGED

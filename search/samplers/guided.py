@@ -16,6 +16,7 @@ from typing import Any
 import moocore
 import numpy as np
 from optuna.trial import TrialState
+from scipy.stats import rankdata
 
 from sharetune.results.reading.trial import Draw
 from sharetune.search.nondominated import Archive
@@ -54,6 +55,25 @@ MOST_OF_FRONT = 200
 """Members of a front that hypervolumes are computed with, and that the forest is fitted to for
 certain."""
 
+LEAST_MEASURED = 3
+"""Trained trials before the forest is asked where plans are measured untrained."""
+
+FIRST_MEASURED = 16
+"""Plans measured for each draw until then, at most."""
+
+MEASURED = 8
+"""Plans measured for each draw afterwards, at most."""
+
+FALL = 0.5
+"""Fall of the quality, as far as it is above the reference, from the nearest plan to the farthest,
+until the forest is asked."""
+
+MIDDLE = ("recipe", "compression")
+"""Sections that are drawn at the middle of their ranges until then."""
+
+DISTANCE = "exact.distance"
+"""The feature that holds the distance of a plan, untrained, from the unshared model."""
+
 QUANTILES = (1 / 6, 1 / 2, 5 / 6)
 """Quantiles of the trees' estimates over which a candidate's expected gain is averaged."""
 
@@ -83,6 +103,7 @@ class Guided:
         self._reference = self._sign * [setting.reference[name] for name in self._names]
         self._ends: dict[int, tuple[dict[str, float], np.ndarray]] = {}
         self._running: dict[int, Weighed] = {}
+        self._seen: dict[int, Weighed] = {}
         self._front = Archive(len(objectives), equals=False)
         self._draws: dict[int, Draw] = {}
         self._pool: dict[str, Weighed] = {}
@@ -94,17 +115,58 @@ class Guided:
         """Return the candidate of the pool with the largest expected gain in hypervolume."""
         seed = draw_seed(self.setting.seed, ask.drawn)
         rng = random.Random(seed)
-        if len(self._ends) < LEAST_TRAINED or not self._trained.any():
+        begins = len(self._ends) < (LEAST_TRAINED if ask.measure is None else LEAST_MEASURED)
+        if (begins and ask.measure is None) or not self._trained.any():
             return self._drawn(ask, rng, None)
-        self._fill_pool(ask, rng)
+        self._fill_pool(ask, rng, middle=begins)
         if not self._pool:
             return self._drawn(ask, rng, None)
-        self._fit(seed)
-        keys, weighed = list(self._pool), list(self._pool.values())
-        order = np.argsort(-self._gains(weighed), kind="stable")
-        self._pool = {keys[i]: weighed[i] for i in order[:POOL]}
-        best = weighed[order[0]]
+        best = self._nearest(ask) if begins else self._best(ask, seed)
         return best.candidate, best.draw
+
+    def _best(self, ask: Ask, seed: int) -> Weighed:
+        """Return the candidate whose training is expected to add most, with its plan measured.
+
+        Those that seem best are measured first, until the best of all is one of them.
+        """
+        self._fit(seed)
+        for _ in range(MEASURED):
+            keys, weighed = list(self._pool), list(self._pool.values())
+            order = np.argsort(-self._gains(weighed), kind="stable")
+            best = weighed[order[0]]
+            if not self._measured(best, ask):
+                break
+        self._pool = {keys[i]: weighed[i] for i in order[:POOL]}
+        return best
+
+    def _measured(self, weighed: Weighed, ask: Ask) -> bool:
+        """Measure a candidate's plan; return whether it has a distance now that it had not."""
+        if ask.measure is None or DISTANCE in weighed.row:
+            return False
+        distance = ask.measure(weighed.candidate)
+        if distance is None:
+            return False
+        weighed.row[DISTANCE], weighed.guess = distance, None
+        return True
+
+    def _nearest(self, ask: Ask) -> Weighed:
+        """Return the candidate that would add most if quality fell evenly with the distance.
+
+        That is by the distances' ranks, among those measured, of which some are trained.
+        """
+        pool = list(self._pool.values())
+        for weighed in pool[:FIRST_MEASURED]:
+            self._measured(weighed, ask)
+        known = [w for w in pool if DISTANCE in w.row] or pool
+        seen = [*self._seen.values()]
+        distances = np.array([w.row.get(DISTANCE, 0.0) for w in (*known, *seen)])
+        ranks = rankdata(distances) / len(distances)
+        points = np.array([w.point for w in (*known, *seen)])
+        points[:, self._trained] = (self._reference[self._trained] - 1) + FALL * ranks[:, None]
+        rest, taken = points[: len(known)], points[len(known) :]
+        hypervolume = moocore.Hypervolume(ref=self._reference)
+        volumes = [hypervolume(np.vstack([taken, point])) for point in rest]
+        return known[int(np.argmax(volumes))]
 
     def note(self, past: Past) -> None:
         """Note a trial that was started, or has ended."""
@@ -112,6 +174,7 @@ class Guided:
         if past.exact is None:
             return
         found = self._weighed(past.candidate, past.draw, past.exact)
+        self._seen[past.number] = found
         if past.state is TrialState.RUNNING:
             self._running[past.number] = found
         elif past.state is TrialState.COMPLETE and past.values is not None:
@@ -136,14 +199,14 @@ class Guided:
         known = self._draws | {number: draw}
         self._draws = {number: known[number] for number in self._front.numbers}
 
-    def _fill_pool(self, ask: Ask, rng: random.Random) -> None:
+    def _fill_pool(self, ask: Ask, rng: random.Random, *, middle: bool = False) -> None:
         """Draw fresh candidates into the pool; drop those started or refused meanwhile."""
         kept = {key: w for key, w in self._pool.items() if not ask.is_known(key)}
         parents = [draw for draw in self._draws.values() if draw.params]
         fresh = max(LEAST_FRESH, FRESH * FEW // max(FEW, len(self._ends)))
         for _ in range(fresh):
             parent = rng.choice(parents) if parents and rng.random() < MUTATED else None
-            candidate, draw = self._drawn(ask, rng, parent)
+            candidate, draw = self._drawn(ask, rng, parent, middle=middle)
             key = candidate.key()
             if ask.is_known(key) or key in kept:
                 continue
@@ -152,8 +215,10 @@ class Guided:
                 kept[key] = self._weighed(candidate, draw, exact)
         self._pool = kept
 
-    def _drawn(self, ask: Ask, rng: random.Random, parent: Draw | None) -> tuple[Candidate, Draw]:
-        drawer = Drawer(rng, parent)
+    def _drawn(
+        self, ask: Ask, rng: random.Random, parent: Draw | None, *, middle: bool = False
+    ) -> tuple[Candidate, Draw]:
+        drawer = Drawer(rng, parent, middle=MIDDLE if middle else ())
         return ask.space.suggest(drawer, ask.shapes), drawer.draw
 
     def _fit(self, seed: int) -> None:

@@ -5,7 +5,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from math import isfinite
 
 from sharetune.search.outcome import (
     DISK_FULL,
@@ -18,19 +17,14 @@ from sharetune.search.outcome import (
 from sharetune.spaces.errors import (
     CandidateFault,
     OutOfMemory,
-    PlanError,
-    SharetuneError,
     StoppedAtRung,
 )
 from sharetune.spaces.evaluator import (
-    Evaluator,
     Job,
     JobResources,
     Listener,
     Measured,
     Metrics,
-    PlanScore,
-    Untried,
 )
 from sharetune.spaces.whole_files import sync_within
 
@@ -39,9 +33,6 @@ Evaluate = Callable[[Job, JobResources, Listener], Measured]
 
 Report = Callable[[int, Metrics], bool]
 """Takes a rung and the metrics there; returns whether the training goes on."""
-
-Untrained = PlanScore | SharetuneError
-"""The score of an untrained plan, or the error that says why it has none."""
 
 
 class Paused:
@@ -107,23 +98,6 @@ def _attempt_once(
     except Exception as error:
         reason = DISK_FULL if is_disk_full(error) else None
         return Outcome("failed", reason=reason, error=describe(error))
-
-
-def score_untrained(evaluator: Evaluator, candidate: Untried, resources: JobResources) -> Untrained:
-    """Score a candidate's plan; return the error if it has no score, or none that is a number."""
-    try:
-        score = evaluator.score(candidate, resources)
-    except SharetuneError as error:
-        return error
-    except Exception as error:  # a library's own, met by this plan
-        return _not_scored(candidate, f"{type(error).__name__}: {error}")
-    if not isfinite(score.distance):
-        return _not_scored(candidate, f"its distance is {score.distance}")
-    return score
-
-
-def _not_scored(candidate: Untried, reason: str) -> PlanError:
-    return PlanError(f"{candidate.plan} cannot be scored: {reason}", "leave it out of the space")
 
 
 def fewest_parts(batch_size: int) -> int:

@@ -1,11 +1,12 @@
 """Run jobs one after another in this process: for tests, debugging and one device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 
 from sharetune.search.search import Search
 from sharetune.search.signals import stopped_when_safe
-from sharetune.search.workers.attempt import Report, Untrained, attempt, score_untrained
+from sharetune.search.untrained import Untrained, score_untrained
+from sharetune.search.workers.attempt import Report, attempt
 from sharetune.spaces.evaluator import Evaluator, JobResources, Unheard, Untried
 
 
@@ -31,7 +32,7 @@ def execute(search: Search) -> None:
 
 def scores(
     evaluator: Evaluator, candidates: Sequence[Untried], threads: int
-) -> Iterator[tuple[int, Untrained]]:
+) -> Generator[tuple[int, Untrained], None, None]:
     """Yield the number and the untrained score of each candidate; a signal ends it in between."""
     resources = JobResources(threads=threads)
     with stopped_when_safe() as stop_if_asked:

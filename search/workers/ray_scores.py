@@ -1,7 +1,7 @@
 """Score untrained candidates on all Ray workers, each of which loads the model once."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -9,7 +9,7 @@ from ray.exceptions import RayActorError
 
 from sharetune.search.config import StudyConfig
 from sharetune.search.signals import stopped_when_safe
-from sharetune.search.workers.attempt import Untrained, score_untrained
+from sharetune.search.untrained import Untrained, score_untrained
 from sharetune.search.workers.ray_tune import WORKER_RETRIES, capacity, require_run_folder
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import Evaluator, JobResources, Untried
@@ -92,7 +92,7 @@ class ScorePool:
 
 def scores(
     evaluator: Evaluator, candidates: Sequence[Untried], config: StudyConfig, run: RunFolder
-) -> Iterator[tuple[int, Untrained]]:
+) -> Generator[tuple[int, Untrained], None, None]:
     """Yield the number and the untrained score of each candidate, in the order they come."""
     require_run_folder(run.path)
     cpus = config.resources.cpu

@@ -45,12 +45,14 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredScores:
-    """All that a file holds: scores of edits and their losses by key, edits that could not be
-    scored with the reason, whole plans measured, of which one is the unshared model, latencies of
-    edits by key, and scores of exchanged layers."""
+    """All that a file holds: scores of the space's edits and their losses by key, scores of edits
+    `outside` the space, of which rivals are made, edits that could not be scored with the reason,
+    whole plans measured, of which one is the unshared model, latencies of edits by key, and scores
+    of exchanged layers."""
 
     header: ScoresHeader
     scored: dict[str, Scored] = field(default_factory=dict)
+    outside: dict[str, Scored] = field(default_factory=dict)
     losses: dict[str, float | None] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     plans: dict[SharingPlan, PlanScore] = field(default_factory=dict)
@@ -75,7 +77,12 @@ class StoredScores:
 
     def is_known(self, edit: Edit) -> bool:
         """Return whether an edit has a score."""
-        return edit.key() in self.scored
+        return edit.key() in self.scored or edit.key() in self.outside
+
+    @property
+    def all_scored(self) -> list[Scored]:
+        """The scores of all edits, of the space's and of those outside."""
+        return [*self.scored.values(), *self.outside.values()]
 
 
 class ScoreFile:
@@ -114,9 +121,9 @@ class ScoreFile:
         whole = sum(len(line) + 1 for line in self._lines())
         os.truncate(self.path, whole)
 
-    def add_score(self, scored: Scored, loss: float | None) -> None:
-        """Append the score of an edit."""
-        self.add({**scored.written(), "loss": loss})
+    def add_score(self, scored: Scored, loss: float | None, *, outside: bool = False) -> None:
+        """Append the score of an edit, which may be `outside` the study's space."""
+        self.add({**scored.written(), "loss": loss, **({"outside": True} if outside else {})})
 
     def add_refusal(self, edit: Edit, reason: str) -> None:
         """Append the reason why an edit has no score."""
@@ -132,7 +139,8 @@ class ScoreFile:
 
     def add_plan(self, plan: SharingPlan, score: PlanScore) -> None:
         """Append the score of a whole plan."""
-        self.add({"plan": plan.written(), **vars(score)})
+        known = {name: value for name, value in vars(score).items() if value is not None}
+        self.add({"plan": plan.written(), **known})
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append one line, which survives a power cut."""
@@ -169,7 +177,7 @@ def _read(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> StoredScores
         elif "ms" in line:
             found.latency[key] = Timed(line["ms"], line["unshared_ms"])
         else:
-            found.scored[key] = Scored.read(line)
+            (found.outside if line.get("outside") else found.scored)[key] = Scored.read(line)
             found.losses[key] = line["loss"]
             found.refused.pop(key, None)
     return found

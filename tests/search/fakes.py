@@ -20,12 +20,14 @@ REPORT = {"a": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 10}}
 class FakeEvaluator:
     """Accuracy falls with what is shared. `faults` gives special ways to end by words of the plan,
     and `folder`, where given, counts the trainings. A learning rate a decade from 1e-4 does this
-    `harm` to accuracy, and a seed adds 0.1 points of luck."""
+    `harm` to accuracy, and a seed adds 0.1 points of luck. Only where it is `pretrained` does a
+    search score edits first."""
 
     faults: tuple[tuple[str, str], ...] = ()
     folder: Path | None = None
     seconds: float = 0.0
     harm: float = 0.02
+    pretrained: bool = False
     labels = ("a", "b")
     stacks = {"layers": StackShape(DEPTH, 12, 1536)}  # noqa: RUF012
     rows = {}  # noqa: RUF012

@@ -10,6 +10,7 @@ def study(**changes) -> StudyConfig:
         "model": "fake-model",
         "task": {"name": "text-classification", "train": "t.csv"},
         "executor": "local",
+        "scoring": "off",
         "budget": {"trials": 10},
         "space": {
             "plan": [

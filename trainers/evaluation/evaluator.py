@@ -23,6 +23,7 @@ from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.evaluator import (
+    PREDICTIONS,
     Exchanged,
     Job,
     JobResources,
@@ -96,7 +97,8 @@ class CandidateEvaluator:
     """Trains and measures candidates of one model for one prepared task.
 
     `teacher_recipe` trains the unshared model where it becomes a teacher (None: the candidate's own
-    recipe). `trackers` log the trials under the name `study`.
+    recipe). `trackers` log the trials under the name `study`. Untrained plans are measured on about
+    as many training examples as have `predictions`.
     """
 
     task: PreparedTask
@@ -104,6 +106,7 @@ class CandidateEvaluator:
     teacher_recipe: Recipe | None = None
     trackers: tuple[str, ...] = ()
     study: str = ""
+    predictions: int = PREDICTIONS
 
     @classmethod
     def prepare(
@@ -166,6 +169,11 @@ class CandidateEvaluator:
             "trained on": rows_digest(self.task, ["train"]),
             "measured on": rows_digest(self.task, others),
         }
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether candidates start from a checkpoint's weights, not from random ones."""
+        return self.task.is_pretrained
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -373,7 +381,8 @@ class CandidateEvaluator:
 
     def _new_scorer(self, max_length: int) -> Scorer:
         split, _ = self.task.splits(max_length, None)
-        batches = scoring_batches(split, calibration_rows(len(split.rows)))
+        rows = calibration_rows(len(split.rows))
+        batches = scoring_batches(split, rows, self.predictions)
         set_seed(SCORING_SEED)
         model = self.task.load()
         return Scorer(model, batches, self._record(model, max_length, MOMENT_TOKENS))

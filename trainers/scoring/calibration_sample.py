@@ -6,11 +6,8 @@ from itertools import pairwise
 from torch import Tensor
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.evaluator import PREDICTIONS
 from sharetune.trainers.tasks.base import Split
-
-PREDICTIONS = 1024
-"""Predictions that are enough: sums of effects on 1,024 tokens were within 15 % of what whole plans
-did on others, and a pass over more takes as much longer for each of hundreds of edits."""
 
 EXAMPLES = 64
 """Most examples, for tasks with few predictions in each, such as a class; and those on which
@@ -26,11 +23,14 @@ def calibration_rows(total: int) -> range:
     return range(0, min(total, every * EXAMPLES), every)
 
 
-def scoring_batches(split: Split, used: Collection[int] = ()) -> list[dict[str, Tensor]]:
+def scoring_batches(
+    split: Split, used: Collection[int] = (), predictions: int = PREDICTIONS
+) -> list[dict[str, Tensor]]:
     """Collate examples spread over a training split, with labels, in `BATCHES` batches.
 
-    They are others than those numbered `used` if there are enough: what units are chosen and fitted
-    on flatters them. Raises :class:`DataError` if there is not one example for each batch.
+    They hold about as many `predictions`, in `EXAMPLES` examples at most, and are others than those
+    numbered `used` if there are enough: what units are chosen and fitted on flatters them. Raises
+    :class:`DataError` if there is not one example for each batch.
     """
     total = len(split.rows)
     if total < BATCHES:
@@ -40,7 +40,7 @@ def scoring_batches(split: Split, used: Collection[int] = ()) -> list[dict[str, 
             "give more training data, or set space.recipe.max_length lower",
         )
     per_example = _predictions(split.rows[0])
-    count = min(total, EXAMPLES, max(BATCHES, PREDICTIONS // per_example))
+    count = min(total, EXAMPLES, max(BATCHES, predictions // per_example))
     others = [number for number in range(total) if number not in used]
     choice = others if len(others) >= count else range(total)
     rows = [split.rows[choice[number * len(choice) // count]] for number in range(count)]

@@ -118,7 +118,11 @@ class Scorer(EditableModel):
                 loss += float(output.loss) * count
         known = "labels" in self.batches[0]
         distance = max(0.0, distance)  # rounding
-        return PlanScore(distance / weight, loss / weight if known else None)
+        return PlanScore(
+            distance / weight,
+            loss / weight if known else None,
+            sum(len(next(iter(batch.values()))) for batch in self.batches),
+        )
 
     def _reference(self, batch: Batch) -> Reference:
         layers: dict[str, list[Any]] = {name: [] for name in self.stacks}

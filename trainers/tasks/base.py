@@ -489,6 +489,11 @@ class PreparedTask:
         """
         return start_of(self.model, self.cache)
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether `model` comes with weights."""
+        return self.start == expanded(self.model)
+
     def load(self, model: str | None = None) -> PreTrainedModel:
         """Load the unshared model, or another `model`, with the task's head, in float32."""
         return self.task.load(self.start if model is None else model, self.facts)

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sharetune.search.run import run
-from sharetune.search.samplers.base import SAMPLERS, Past, Setting
+from sharetune.search.samplers.base import SAMPLERS, Ask, Past, Setting
 from sharetune.search.samplers.base import make_sampler as make
 from sharetune.search.samplers.features import Drawer
 from sharetune.search.samplers.in_memory import LATEST, MOST_OF_FRONT, REBUILT_AFTER, SAMPLED
@@ -61,6 +61,49 @@ def test_the_guided_search_avoids_what_fails(tmp_path):
     ends = [t.state for t in trials(tmp_path / "run") if "started" in t.user_attrs]
     # ties are half of what a uniform draw gives; ENGINE: TPE told FAIL proposes them in 95 %
     assert ends[20:].count(TrialState.PRUNED) <= 5
+
+
+def asking(measure, drawn=0):
+    def weigh(candidate):
+        return {"parameters": FakeEvaluator().sizes(candidate)["parameters"]}
+
+    return Ask(study().space, SHAPES, drawn, lambda _: False, weigh, measure)
+
+
+def shared_layers(candidate):
+    return float(sum(len(group.layers) for group in candidate.plan.groups))
+
+
+def test_the_nearest_plans_come_first_with_the_middle_recipe():
+    asked = []
+
+    def measure(candidate):
+        asked.append(candidate)
+        return shared_layers(candidate)
+
+    sampler = make("guided", SETTING)
+    candidate, _ = sampler.draw(asking(measure))
+    assert 1 <= len(asked) <= 16 and candidate in asked
+    assert candidate.recipe.learning_rate == pytest.approx(1e-4)
+    again, _ = make("guided", SETTING).draw(asking(measure))
+    assert again == candidate
+
+
+def test_the_best_candidate_is_measured_before_it_is_proposed():
+    sampler, asked = make("guided", SETTING), []
+
+    def measure(candidate):
+        asked.append(candidate)
+        return shared_layers(candidate)
+
+    for number in range(6):
+        candidate, draw = sampler.draw(asking(measure, number))
+        exact = FakeEvaluator().sizes(candidate) | {"distance": shared_layers(candidate)}
+        values = (0.9 - 0.05 * exact["distance"], exact["parameters"])
+        sampler.note(Past(number, candidate, draw, TrialState.COMPLETE, exact, values))
+    asked.clear()
+    candidate, _ = sampler.draw(asking(measure, 6))
+    assert len(asked) <= 8 and (candidate in asked or len(asked) < 8)
 
 
 def test_optunas_samplers_see_a_bounded_part_of_a_large_study():

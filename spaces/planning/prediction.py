@@ -1,0 +1,94 @@
+"""Predict the distance of any plan from the scores of single edits, also of edits not scored.
+
+The distance of a group that was not scored itself is put together from what was: layer by layer
+where layers are dropped or narrowed, else from one adjacent pair to the next; between two knobs
+of a form it is interpolated, from no change at no cost on.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from statistics import mean
+
+import numpy as np
+
+from sharetune.spaces.forms import Drop, Form, Narrow
+from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.planning.edits import Edit
+from sharetune.spaces.planning.solving import Scored
+
+Place = tuple[str, str, str, tuple[int, ...]]
+"""Form, stack, part (``both`` of them, ``attention`` or ``ffn``) and layers."""
+
+Point = tuple[float, float]
+"""How much a form changes, 0..1, and what it costs."""
+
+
+class Predictor:
+    """The costs of single edits, from which those of whole plans are predicted."""
+
+    def __init__(self, scored: Iterable[Scored]) -> None:
+        self._exact: dict[str, float] = {}
+        self._places: dict[Place, list[Point]] = defaultdict(list)
+        self._kinds: dict[tuple[str, str], list[Point]] = defaultdict(list)
+        for one in scored:
+            edit, point = one.edit, (_changed(one.edit.group.form), one.cost)
+            self._exact[edit.key()] = one.cost
+            self._places[edit.kind, edit.stack, _part(edit), edit.layers].append(point)
+            self._kinds[edit.kind, _part(edit)].append(point)
+
+    def predict(self, plan: SharingPlan, stacks: Mapping[str, StackShape]) -> float | None:
+        """Return the sum of the costs of the plan's edits; None if nothing tells one of them."""
+        costs = [self._cost(edit) for group in plan.groups for edit in Edit.of(group, stacks)]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+    def _cost(self, edit: Edit) -> float | None:
+        known = self._exact.get(edit.key())
+        if known is not None:
+            return known
+        single = isinstance(edit.group.form, Drop | Narrow)
+        windows = [(layer,) for layer in edit.layers] if single else pairwise(edit.layers)
+        costs = [self._window(edit, tuple(window)) for window in windows]
+        found = [cost for cost in costs if cost is not None]
+        return sum(found) if found and len(found) == len(costs) else None
+
+    def _window(self, edit: Edit, layers: tuple[int, ...]) -> float | None:
+        """Return the cost on some of the edit's layers; of both parts, one after the other."""
+        part = _part(edit)
+        whole = self._at(edit, part, layers)
+        if whole is not None or part != "both":
+            return whole
+        apart = [self._at(edit, each, layers) for each in ("attention", "ffn")]
+        known = [cost for cost in apart if cost is not None]
+        return sum(known) if len(known) == len(apart) else None
+
+    def _at(self, edit: Edit, part: str, layers: tuple[int, ...]) -> float | None:
+        own = self._places.get((edit.kind, edit.stack, part, layers))
+        points = own or self._kinds.get((edit.kind, part))
+        return None if points is None else _interpolated(points, _changed(edit.group.form))
+
+
+def _part(edit: Edit) -> str:
+    return "both" if len(edit.parts) > 1 else edit.parts[0]
+
+
+def _changed(form: Form) -> float:
+    """Return how much of a layer a form changes, 0..1: all, where its knobs do not tell."""
+    if isinstance(form, Narrow):
+        return 1 - form.keep
+    return form.share() or 1.0
+
+
+def _interpolated(points: Iterable[Point], at: float) -> float:
+    """Return the cost between the nearest points, which are means where several are at one place.
+
+    Below the first it falls to 0, above the last it rises in proportion.
+    """
+    costs: dict[float, list[float]] = defaultdict(list)
+    for place, cost in points:
+        costs[place].append(cost)
+    places = sorted(costs)
+    means = [mean(costs[place]) for place in places]
+    beyond = max(1.0, at / places[-1])
+    return beyond * float(np.interp(at, [0.0, *places], [0.0, *means]))
