@@ -53,6 +53,15 @@ def test_every_trial_carries_what_was_found(tmp_path):
     assert (unshared["parameters"], unshared["latency_ms"]) == (22_000_000, 10.0)
 
 
+def test_the_objectives_have_their_names_in_the_optuna_study(tmp_path):
+    """By which optuna-dashboard and Optuna's own figures label them."""
+    run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
+    storage = f"sqlite:///{tmp_path / 'run' / 'study.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    found = optuna.load_study(study_name=name, storage=storage)
+    assert found.metric_names == list(study().objectives)
+
+
 def test_the_same_seed_gives_the_same_candidates(tmp_path):
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         run(study(seed=seed), out=tmp_path / name, evaluator=FakeEvaluator())
