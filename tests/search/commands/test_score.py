@@ -22,7 +22,7 @@ from sharetune.spaces.errors import DataError, PlanError, RunError
 from sharetune.spaces.evaluator import PlanScore
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.score_file import ScoreFile
-from sharetune.trainers.scoring.calibration_sample import calibration_batches
+from sharetune.trainers.scoring.calibration_sample import scoring_batches
 from sharetune.trainers.tasks.base import Split
 from tests.checkpoint import write_checkpoint, write_rows, write_study_data
 from tests.paths import ROOT
@@ -195,19 +195,19 @@ def split(count, labels):
 @pytest.mark.parametrize(
     ("rows", "labels", "sizes"),
     [
-        (1000, [1] * 256, [2, 2, 2, 2]),  # 2,048 tokens
+        (1000, [1] * 128, [2, 2, 2, 2]),  # 1,024 tokens
         (1000, [1] * 2048, [1, 1, 1, 1]),
         (1000, 0, [16, 16, 16, 16]),
         (6, 0, [1, 2, 1, 2]),
     ],
 )
 def test_there_are_four_batches_of_as_many_predictions_as_are_enough(rows, labels, sizes):
-    assert [len(batch["input_ids"]) for batch in calibration_batches(split(rows, labels))] == sizes
+    assert [len(batch["input_ids"]) for batch in scoring_batches(split(rows, labels))] == sizes
 
 
 def test_too_few_examples_are_refused():
     with pytest.raises(DataError, match="at least 4 training examples .* has 3$"):
-        calibration_batches(split(3, 0))
+        scoring_batches(split(3, 0))
 
 
 @pytest.fixture(scope="module")
