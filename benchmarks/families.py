@@ -16,7 +16,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,9 @@ from sharetune.trainers.models.structure import find_stacks
 
 DEPTH = 4
 """Layers of each stack."""
+
+LARGEST = 5_000_000
+"""Parameters of a family that cannot be made small, above which it is not tried."""
 
 TOLERANCE = 1e-4
 """The largest difference of outputs, relative to the largest output, that rounding makes."""
@@ -105,17 +111,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*")
     parser.add_argument("--without", nargs="*", default=(), help="checks to leave out")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--write", type=Path, help="a file for the table")
     options = parser.parse_args()
-    quiet()
     begun, table = time.perf_counter(), {}
-    for family in options.families or sorted(CONFIG_MAPPING):
-        if family == "sharetune":
-            continue
-        outcomes = try_family(family, options.without)
-        if outcomes is not None:
-            table[family] = outcomes
-            print(line(family, outcomes), flush=True)
+    families = [name for name in options.families or sorted(CONFIG_MAPPING) if name != "sharetune"]
+    work = partial(try_family, without=options.without)
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), quiet) as pool:
+        for family, outcomes in zip(families, pool.map(work, families), strict=True):
+            if isinstance(outcomes, str):
+                print(f"{family:32} not tried: {outcomes}", file=sys.stderr, flush=True)
+            else:
+                table[family] = outcomes
+                print(line(family, outcomes), flush=True)
     print(summary(table, time.perf_counter() - begun))
     if options.write:
         options.write.write_text(as_page(table), "utf-8")
@@ -130,16 +138,16 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def try_family(family: str, without: Collection[str] = ()) -> dict[str, Outcome] | None:
-    """Return the outcome of each attempt by name; None for a family without a stack of layers."""
+def try_family(family: str, without: Collection[str] = ()) -> dict[str, Outcome] | str:
+    """Return the outcome of each check by name, or why a family is not tried."""
     try:
         model = build(family)
+        if model.num_parameters() > LARGEST:
+            return f"ModelError: {model.num_parameters():,} parameters with small numbers"
         find_stacks(model)
         answer(model)
     except Exception as error:  # whatever keeps a foreign family from being built small
-        text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        print(f"{family:32} not tried: {text[:150]}", file=sys.stderr, flush=True)
-        return None
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:150]
     return {
         name: Outcome("none") if name in without else attempt(check, family)
         for name, check in CHECKS.items()
@@ -354,6 +362,8 @@ def counting(family: str) -> None:
 def writing(family: str, **rule: Any) -> None:
     """A shared model writes the same with its cache as without."""
     model = build(family)
+    if getattr(model.config, "is_decoder", True) is False:
+        raise Skip  # an encoder that sees later tokens
     if not model.can_generate() or model.main_input_name != "input_ids" or not _caches(model):
         raise Skip
     if not _caches(share_(model, plan(model, "tie", **rule))):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -355,12 +356,21 @@ def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
                 for slot in stack.layer_slots[index]:
                     use = uses.setdefault((name, index, slot.path), MatrixUse())
                     watching.enter_context(_recording(layer.get_submodule(slot.path), use))
-        whole = sizes.run_on_fake_tensors(model, inputs, counter)
+        whole = sizes.run_on_fake_tensors(model, inputs, counter, partial(_forget, flops, uses))
     layers = {
         name: [_pop_prefix(entries, f"{stack.path}.{i}.") for i in range(len(stack.layers))]
         for name, stack in stacks.items()
     }
     return View(stacks, whole, flops, layers, uses)
+
+
+def _forget(flops: dict[str, list[int]], uses: dict[tuple[str, int, str], MatrixUse]) -> None:
+    """Empty, in place, what was recorded of a pass that is begun anew."""
+    for own in flops.values():
+        own[:] = [0] * len(own)
+    for use in uses.values():
+        use.input_shapes.clear()
+        use.reads = 0
 
 
 def _seen_in(view: View, name: str, index: int) -> Seen:

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from sharetune.spaces.compression import Compression
+from sharetune.spaces.errors import ModelError
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.measuring.exact import Sized, further_facts
 from sharetune.trainers.models.modules import SharedLinear
@@ -79,15 +80,42 @@ def forward_flops(model: PreTrainedModel, inputs: dict[str, Tensor]) -> int:
 
 
 def run_on_fake_tensors(
-    model: PreTrainedModel, inputs: dict[str, Tensor], counter: FlopCounterMode
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    counter: FlopCounterMode,
+    forget: Callable[[], None] = lambda: None,
 ) -> int:
     """Return the FLOPs of one forward pass on fake tensors, counted by `counter`.
 
-    Hooks may read the counter during the pass.
+    Hooks may read the counter during the pass. A model that looks at values, which fake tensors do
+    not have, is run on zeros instead, after `forget` was called. Raises :class:`ModelError` if it
+    runs on neither.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, counter:
-        model(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, counter:
+            model(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
+    except Exception:  # what a model raises that looks at values differs from model to model
+        forget()
+        _run_on_zeros(model, inputs, counter)
     return int(counter.get_total_flops())
+
+
+def _run_on_zeros(
+    model: PreTrainedModel, inputs: dict[str, Tensor], counter: FlopCounterMode
+) -> None:
+    there = copy.deepcopy(model).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*there.parameters(), *there.buffers()):
+            tensor.zero_()
+    try:
+        with counter, torch.no_grad():
+            there(**{name: torch.ones_like(t, device="cpu") for name, t in inputs.items()})
+    except Exception as error:
+        raise ModelError(
+            f"the sizes of {type(model).__name__} cannot be counted, because it does not run on a "
+            f"made-up batch: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            "use a model of another class",
+        ) from error
 
 
 def flop_counter() -> FlopCounterMode:

@@ -62,6 +62,10 @@ def _is_of_labels(
     return "num_labels" in settings and not of_body and shape[:1] == (model.config.num_labels,)
 
 
+COUNTED = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
+"""Implementations whose products the FLOP counter sees."""
+
+
 def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
     """Return the model's architecture on the meta device, in eval mode, with eager attention.
 
