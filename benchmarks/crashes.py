@@ -33,6 +33,7 @@ from optuna.trial import TrialState
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location
 from sharetune.search import run as running
+from sharetune.search.circumstances import code
 from sharetune.search.study.writer import StudyWriter
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,7 @@ def main(what: str, count: int, seed: int) -> int:
             return again_with_the_library(folder)
         crash = Kill() if what == "kills" else Cut.of_environment()
         tally = Tally(TRIALS)
+        code()  # asks git once for all processes
         if what == "cuts":
             folder = Path(os.environ["POWER_ROOT"])
         while tally.kills < count:
@@ -97,7 +99,7 @@ def one_search(run: Path, crash: "Kill", tally: Tally, count: int, rng: random.R
     tally.close(run)
     anchors = [t.number for t in read(run) or [] if record.ANCHOR in t.user_attrs]
     tally.counts["weights"] += sum(not weights_are_whole(run, number) for number in anchors)
-    shutil.rmtree(run)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def search(run: Path, said: Path, crash: "Kill") -> None:

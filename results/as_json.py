@@ -20,23 +20,28 @@ from sharetune.results.judging.rows import Final, Row, rows_of
 from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads, test_examples
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.page.candidate_pages import delivery
-from sharetune.results.reading.study import StudyRecord, read_study
+from sharetune.results.reading.privacy import published
+from sharetune.results.reading.study import StudyRecord, one_run, read_study
 from sharetune.spaces.objectives import PARAMETERS, Objective
 
 VERSION = 1
 """Version of the document; it rises when a key changes its meaning or is removed."""
 
 
-def studies_as_json(runs: Sequence[Path | str]) -> str:
+def studies_as_json(runs: Sequence[Path | str], *, private: bool = False) -> str:
     """Write the studies of run folders as one JSON document.
 
-    Numbers are finite or null, times ISO 8601, fractions 0..1.
+    Numbers are finite or null, times ISO 8601, fractions 0..1. Hosts and folders of absolute paths
+    are named only if `private`.
 
     Raises:
         RunError: if one of `runs` holds no study, or one that cannot be read.
     """
-    studies = [_study(read_study(run)) for run in runs]
-    return json.dumps(_plain({"version": VERSION, "studies": studies}), allow_nan=False, indent=1)
+    with one_run(*runs):
+        studies = [read_study(run) for run in runs]
+        shown = studies if private else [published(study) for study in studies]
+        written = {"version": VERSION, "studies": [_study(study) for study in shown]}
+        return json.dumps(_plain(written), allow_nan=False, indent=1)
 
 
 def _study(study: StudyRecord) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.layer_text import layers_as_text
 from sharetune.spaces.objectives import COSTS, Objective
 from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.texts import printable
 
 PRIVATE = {"host", "pid"}
 """Circumstances that are not published."""
@@ -34,11 +35,7 @@ PAPER_STYLE = (
 
 CARD_TEMPLATE = """\
 ---
-{named}license: other
-license_name: that-of-the-base-model
-pipeline_tag: {task}
-tags: [sharetune]
----
+{metadata}---
 
 # {base}, trial {number} of {study}
 
@@ -108,11 +105,10 @@ def model_card(study: StudyRecord, number: int, plan: SharingPlan, export: Expor
         "compression": trial.candidate.get("compression"),
     }
     return CARD_TEMPLATE.format(
-        base=_without_path(study.config["model"]),
-        named=_base_model(study.config["model"]),
-        task=task["name"],
+        base=_name(_without_path(study.config["model"])),
+        metadata=_metadata(str(study.config["model"]), str(task["name"])),
         number=number,
-        study=study.name,
+        study=_name(study.name),
         format=export.format,
         note=f"{export.note}\n" if export.note else "",
         load=export.load,
@@ -184,9 +180,17 @@ def _without_paths(task: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _without_path(v) for key, v in task.items() if v is not None}
 
 
-def _base_model(model: str) -> str:
-    """Write the metadata line of the base model; empty for one that is a local folder."""
-    return "" if Path(model).is_absolute() else f"base_model: {model}\n"
+def _metadata(model: str, task: str) -> str:
+    """Write the hub's metadata; the base model is left out if it is a local folder."""
+    base = {} if Path(model).is_absolute() else {"base_model": model}
+    licence = {"license": "other", "license_name": "that-of-the-base-model"}
+    return _yaml({**base, **licence, "pipeline_tag": task, "tags": ["sharetune"]})
+
+
+def _name(text: Any) -> str:
+    """Write a name of the study's in one line of Markdown that is only text."""
+    line = " ".join(printable(str(text)).split())
+    return line.replace("`", "'").replace("<", "&lt;").replace("[", "\\[")
 
 
 def _without_path(value: object) -> Any:
@@ -195,4 +199,5 @@ def _without_path(value: object) -> Any:
 
 
 def _yaml(data: object) -> str:
-    return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=88)
+    text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=88)
+    return printable(text).replace("```", "'''")

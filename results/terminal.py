@@ -14,7 +14,7 @@ from sharetune.results.judging.seeds import spreads
 from sharetune.results.judging.summary import Counts
 from sharetune.results.page.candidate_pages import delivery
 from sharetune.results.page.review import opened_first
-from sharetune.results.reading.study import read_study
+from sharetune.results.reading.study import StudyRecord, one_run, read_study
 from sharetune.spaces.anchors import ANCHORS
 
 EXPORT = "to export the model that the report opens with"
@@ -35,7 +35,11 @@ def front_table(run: Path) -> str:
 
     A run with final numbers shows all its finalists and where each stands, the front first.
     """
-    study = read_study(run)
+    with one_run(run):
+        return _front_table(read_study(run))
+
+
+def _front_table(study: StudyRecord) -> str:
     final = final_study(study)
     rows = (
         comparable(final.frame)

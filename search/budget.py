@@ -5,7 +5,6 @@ All is computed from the trials themselves, so that a resumed search goes on cou
 
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime
 
 import moocore
 import numpy as np
@@ -27,7 +26,7 @@ class Spending:
         self.resources = resources
         self.wall = self.trials = 0.0
         self.count = 0
-        self._until: datetime | None = None
+        self._until: dict[str, float] = {}
 
     @property
     def cpu(self) -> float:
@@ -41,17 +40,29 @@ class Spending:
 
     def add(self, trial: Trial) -> None:
         """Add a trial that ended after those before it."""
-        start, end = trial.began, trial.ended
-        if start is None or end is None:
+        times = _times(trial)
+        if times is None:
             return
+        clock, start, end = times
+        until = max(start, self._until.get(clock, start))
         self.count += 1
-        self.trials += _hours(start, end)
-        self.wall += _hours(start if self._until is None else max(start, self._until), end)
-        self._until = end if self._until is None else max(end, self._until)
+        self.trials += max(0.0, end - start) / 3600
+        self.wall += max(0.0, end - until) / 3600
+        self._until[clock] = max(end, until)
 
 
-def _hours(start: datetime, end: datetime) -> float:
-    return max(0.0, (end - start).total_seconds()) / 3600
+def _times(trial: Trial) -> tuple[str, float, float] | None:
+    """Return a clock, and when on it the trial began and ended, in seconds; None if unknown.
+
+    Each process has a clock of its own, which nobody sets. Trials of versions before that have the
+    time of day.
+    """
+    ran = trial.ran
+    if {"process", "from", "to"} <= set(ran):
+        return str(ran["process"]), float(ran["from"]), float(ran["to"])
+    if trial.began is None or trial.ended is None:
+        return None
+    return "time of day", trial.began.timestamp(), trial.ended.timestamp()
 
 
 class Growth:

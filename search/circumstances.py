@@ -24,7 +24,7 @@ def study_circumstances(threads: int) -> dict[str, Any]:
         "device": platform.machine(),
         "cpus": os.cpu_count(),
         "host": platform.node(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
@@ -48,9 +48,9 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def _git(*arguments: str) -> str | None:
     """Return git's output for the checkout that this code runs from; None outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=GIT_PATIENCE_S)
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -30,7 +28,9 @@ from sharetune.spaces.paths import expanded
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.plugins import load_plugins
 from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.settings import StrictModel, one_door, reason
 from sharetune.spaces.space import Space
+from sharetune.spaces.texts import shortened, shown
 from sharetune.spaces.yaml_text import read_yaml
 
 FIXED = (
@@ -43,10 +43,12 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Golden ratio less 1: its multiples modulo 1, by which brackets are dealt, are spread evenly."""
 
 
-class Section(BaseModel):
-    """Base of all sections of a study file: frozen, and unknown keys are mistakes."""
+MOST_TOGETHER = 1_024
+"""Most cores of one worker, or workers of one trial."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Section(StrictModel):
+    """Base of all sections of a study file: frozen, and unknown keys are mistakes."""
 
 
 class Stagnation(Section):
@@ -170,12 +172,17 @@ class Resources(Section):
     """
 
     workers: int | None = Field(
-        None, ge=1, description="Trials that run at once; `null`: as many as fit the cluster."
+        None,
+        ge=1,
+        description="Trials that run at once; `null`: as many as fit the cluster.",
     )
     workers_per_trial: int = Field(
-        1, ge=1, description="Workers that divide each batch of one trial among them."
+        1,
+        ge=1,
+        le=MOST_TOGETHER,
+        description="Workers that divide each batch of one trial among them.",
     )
-    cpu: int = Field(1, ge=1, description="Cores of each worker.")
+    cpu: int = Field(1, ge=1, le=MOST_TOGETHER, description="Cores of each worker.")
     gpu: float | None = Field(
         None,
         ge=0,
@@ -190,8 +197,8 @@ class Resources(Section):
     heartbeat_s: float | None = Field(
         None,
         gt=0,
-        description="Seconds without a training step after which a trial is ended and pruned; "
-        "`null` is no limit.",
+        description="Seconds without a training step, or without a sign of life of the worker's "
+        "process, after which a trial is ended and pruned; `null` is no limit.",
     )
     checkpoint_s: float | None = Field(
         300.0,
@@ -227,7 +234,9 @@ class LatencyProtocol(Section):
         "no latency.",
     )
     throughput: int | None = Field(
-        None, ge=2, description="Examples of a batch that is timed as well; `null` is none."
+        None,
+        ge=2,
+        description="Examples of a batch that is timed as well; `null` is none.",
     )
     onnx: bool = Field(
         False, description="Whether each model is also exported to ONNX and timed in onnxruntime."
@@ -402,7 +411,7 @@ class StudyConfig(Section):
         description="URL of a PostgreSQL database, without a password, that holds the study; "
         "`null`: a file in the run folder.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the sampler.")
 
     @model_validator(mode="before")
     @classmethod
@@ -446,11 +455,19 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _several_workers_need_ray(self) -> "StudyConfig":
-        if self.executor == "local" and self.resources.workers_per_trial > 1:
+        if self.executor != "local":
+            return self
+        if self.resources.workers_per_trial > 1:
             raise ConfigError(
                 "executor: local is one process, but resources.workers_per_trial is "
                 f"{self.resources.workers_per_trial}",
                 "leave executor out, or workers_per_trial",
+            )
+        if self.resources.gpu is not None:
+            raise ConfigError(
+                "executor: local takes the GPU that its process sees, but resources.gpu is "
+                f"{self.resources.gpu:g}",
+                "leave gpu out and set CUDA_VISIBLE_DEVICES for the process, or leave executor out",
             )
         return self
 
@@ -573,7 +590,8 @@ def validate(data: Mapping[str, object], source: str, folder: Path | None = None
     Raises :class:`ConfigError` that lists every mistake.
     """
     try:
-        return StudyConfig.model_validate(data, context={"folder": folder})
+        with one_door(source, ConfigError, "see docs/reference.md"):
+            return StudyConfig.model_validate(data, context={"folder": folder})
     except ValidationError as error:
         raise described(error, source, StudyConfig) from None
 
@@ -587,7 +605,7 @@ def read_study_file(path: Path) -> dict[str, Any]:
             f"no such study file: {path}", "see examples/bbc-news/study.yaml"
         ) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        text = " ".join(str(error).split())
+        text = shortened(" ".join(str(error).split()), 400)
         raise ConfigError(f"{path} is not YAML in UTF-8: {text}", "check that line") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "name a file") from None
@@ -603,19 +621,25 @@ def override(data: dict[str, Any], setting: str) -> None:
     """
     place, equals, value = setting.partition("=")
     if not equals or not all(place.split(".")):
-        raise ConfigError(f"--set needs key=value, but got {setting!r}", "--set budget.trials=8")
+        raise ConfigError(
+            f"--set needs key=value, but got {shown(setting)}", "--set budget.trials=8"
+        )
     *sections, key = place.split(".")
     for section in sections:
         if data.get(section) is None:
             data[section] = {}
         data = data[section]
         if not isinstance(data, dict):
-            raise ConfigError(f"--set {setting}: {section} is not a section", "check the key")
+            raise ConfigError(
+                f"--set {shortened(setting)}: {shortened(section)} is not a section",
+                "check the key",
+            )
     try:
         data[key] = read_yaml(value)
-    except yaml.YAMLError:
+    except yaml.YAMLError as error:
         raise ConfigError(
-            f"--set {setting}: {value!r} is not YAML", "close its brackets and quotes"
+            f"--set {shortened(setting)}: {shown(value)} is not YAML: {reason(error)}",
+            "close its brackets and quotes",
         ) from None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sharetune.results.page.report import write_report
 from sharetune.results.reading import attributes as record
+from sharetune.results.reading.servers import name_plugins
 from sharetune.search.config import StudyConfig
 from sharetune.search.latency_limit import measured
 from sharetune.search.live import Live
@@ -23,10 +24,12 @@ from sharetune.search.starting import (
     real_evaluator,
     reopened,
 )
-from sharetune.search.study.writer import one_error
+from sharetune.search.study.writer import DAMAGED, one_error
 from sharetune.search.workers import in_process
+from sharetune.spaces.errors import ConfigError, RunError
 from sharetune.spaces.evaluator import Evaluator
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.settings import one_door
 
 
 def run(
@@ -46,7 +49,13 @@ def run(
     trained, and ``KeyboardInterrupt`` on Ctrl-C or SIGTERM; what is finished is kept.
     """
     folder = RunFolder(out)
+    if address is not None and config.executor == "local":
+        raise ConfigError(
+            f"executor: local is this process, but got the address {address} of a cluster",
+            "leave out --address, or executor",
+        )
     check_folder(folder, resume=resume)
+    name_plugins(config.plugins)
     folder = RunFolder(out.resolve())  # workers have a working directory of their own
     with one_error(folder.path), ExitStack() as cleanup:
         with cluster(config, address) as connected:
@@ -58,7 +67,9 @@ def run(
             with nullcontext(earlier) if resume else new_folder(folder) as held:
                 prepared = evaluator or real_evaluator(config, folder, live)
                 rehearse = _rehearsal(config, connected)
-                searching = prepared_search(config, folder, prepared, held, rehearse)
+                stored = one_door(f"the study in {folder.path}", RunError, DAMAGED)
+                with stored if resume else nullcontext(), one_error(folder.path):
+                    searching = prepared_search(config, folder, prepared, held, rehearse)
                 searching.callbacks = live.callbacks
             if earlier is None:
                 cleanup.callback(searching.writer.close)

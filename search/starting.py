@@ -27,6 +27,7 @@ from sharetune.spaces.evaluator import PREDICTIONS, Evaluator, Sizes
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.settings import one_door
 from sharetune.spaces.whole_files import remove, write_whole
 
 SCORED = ("model", "task", "space")
@@ -243,7 +244,8 @@ def prepared_search(
 
 def refuse_unfit(config: StudyConfig, evaluator: Evaluator) -> None:
     """Raise :class:`SharetuneError` if the space has a candidate that could not be trained."""
-    candidates = config.space.check(dict(evaluator.stacks))
+    with one_door("the space", ConfigError, "see docs/reference.md"):
+        candidates = config.space.check(dict(evaluator.stacks))
     _check_batches(candidates, config.resources.workers_per_trial)
     _check_exports(candidates, config.exports)
     evaluator.refuse(candidates)

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.named import Named, read_named, write_named
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.settings import reader
 
 ADVERSARIES: Registry[type["Adversary"]] = Registry("adversary")
 """Adversaries by name: classes whose fields are the knobs."""
@@ -73,5 +74,5 @@ def write_adversary(adversary: Adversary | None) -> str | dict[str, Any] | None:
 
 
 AdversaryField = Annotated[
-    Adversary | None, BeforeValidator(read_adversary), PlainSerializer(write_adversary)
+    Adversary | None, BeforeValidator(reader(read_adversary)), PlainSerializer(write_adversary)
 ]

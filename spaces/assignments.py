@@ -16,7 +16,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer
 
 from sharetune.spaces.errors import PlanError
+from sharetune.spaces.layers import MOST_LAYERS
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.settings import reader
+from sharetune.spaces.texts import shown
 
 Owners = tuple[int, ...]
 """An owner map: for each layer of a group, in order, the number of the bank it reads."""
@@ -60,8 +63,9 @@ class Assignment:
 
 
 @ASSIGNMENTS.register("one")
-def one(n_layers: int, _: None) -> Sequence[int]:
+def one(n_layers: int, argument: None) -> Sequence[int]:
     """all layers read one bank"""
+    _none(argument, "one")
     return [0] * n_layers
 
 
@@ -95,8 +99,9 @@ def repeat(n_layers: int, times: int) -> Sequence[int]:
 
 
 @ASSIGNMENTS.register("each")
-def each(n_layers: int, _: None) -> Sequence[int]:
+def each(n_layers: int, argument: None) -> Sequence[int]:
     """a bank for each layer, for layers that run several times (arXiv 2410.20672)"""
+    _none(argument, "each")
     return range(n_layers)
 
 
@@ -145,6 +150,11 @@ def similar(n_layers: int, banks: int) -> Sequence[int]:
     )
 
 
+def _none(argument: object, name: str) -> None:
+    if argument is not None:
+        raise PlanError(f"{name} takes no argument, but got {shown(argument)}", f"write {name}")
+
+
 def _at_most(n_layers: int, count: object, name: str) -> None:
     if not isinstance(count, int) or not 1 <= count <= n_layers:
         raise PlanError(
@@ -162,12 +172,25 @@ def read_assignment(value: object) -> Assignment:
         value = {value: None}
     if not isinstance(value, dict) or len(value) != 1:
         raise PlanError(
-            f"an assignment is a name or one `name: argument`, but got {value!r}",
+            f"an assignment is a name or one `name: argument`, but got {shown(value)}",
             f"available: {', '.join(ASSIGNMENTS)}",
         )
     ((name, argument),) = value.items()
     ASSIGNMENTS[name]
-    return Assignment(name, tuple(argument) if isinstance(argument, list) else argument)
+    if isinstance(argument, list | tuple):
+        return Assignment(name, tuple(map(_whole, argument)))
+    return Assignment(name, None if argument is None else _whole(argument))
+
+
+def _whole(number: Any) -> int:
+    """Return a number of banks or of a bank; raise :class:`PlanError` for anything else."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_LAYERS:
+        raise PlanError(
+            f"an assignment's argument is a whole number, or a list of them for owners, but got "
+            f"{shown(number)}",
+            "write cycle: 3 or owners: [0, 0, 1]",
+        )
+    return number
 
 
 def write_assignment(assignment: Assignment) -> str | dict[str, Any]:
@@ -179,5 +202,5 @@ def write_assignment(assignment: Assignment) -> str | dict[str, Any]:
 
 
 AssignmentField = Annotated[
-    Assignment, BeforeValidator(read_assignment), PlainSerializer(write_assignment)
+    Assignment, BeforeValidator(reader(read_assignment)), PlainSerializer(write_assignment)
 ]

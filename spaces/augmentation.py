@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from sharetune.spaces.settings import StrictModel
 
 WORDS = ("synonyms", "swap", "deletion")
 """Alterations that work on the words of a text, in the order in which they are applied."""
@@ -14,13 +16,11 @@ PICTURES = ("crop", "rotation", "flip", "brightness", "contrast")
 """All alterations of pictures, in the order in which they are applied."""
 
 
-class Augmentation(BaseModel):
+class Augmentation(StrictModel):
     """Altered copies of the training examples, texts or pictures; by default none.
 
     The alterations of words are those of EDA (arXiv 1901.11196).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     deletion: float = Field(
         0.0, ge=0, lt=1, description="Probability with which each word of a text is left out."

@@ -10,9 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
@@ -22,6 +20,7 @@ from pydantic import (
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.named import Named, read_named
 from sharetune.spaces.registry import Registry, did_you_mean
+from sharetune.spaces.settings import StrictModel, reader
 
 COMPRESSIONS: Registry[type["Method"]] = Registry("compression method")
 
@@ -118,18 +117,16 @@ def write_methods(methods: tuple[Method, ...]) -> dict[str, Any]:
 
 
 MethodsField = Annotated[
-    tuple[Method, ...], BeforeValidator(read_methods), PlainSerializer(write_methods)
+    tuple[Method, ...], BeforeValidator(reader(read_methods)), PlainSerializer(write_methods)
 ]
 
 
-class Compression(BaseModel):
+class Compression(StrictModel):
     """Pruning and quantisation of a trained model; by default neither.
 
     Units (heads, neurons) are removed by fraction from a layer's shared and private ones alike,
     rounded down, the least important first. A unit of a bank is removed from all its readers.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     heads: Fraction = Field(
         0.0, description="Fraction of each layer's attention heads that is removed."

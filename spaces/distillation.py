@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.settings import StrictModel
 
 TERMS = ("logits", "hidden", "relations")
 """Keys of the loss terms that need a teacher."""
@@ -31,7 +32,7 @@ def falling(progress: float) -> float:
 FadingName = Annotated[str, AfterValidator(FADINGS.known)]
 
 
-class Distillation(BaseModel):
+class Distillation(StrictModel):
     """Distillation loss: ``task * T + w * (logits * L + hidden * H + relations * R)``.
 
     T is the task's own loss. L is ``t^2 KL(teacher / t || student / t)`` at `temperature` t
@@ -40,8 +41,6 @@ class Distillation(BaseModel):
     1908.09355). R is the divergence of the last layers' query, key and value relations (MiniLMv2,
     arXiv 2012.15828). w is the factor that `schedule` gives.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     teacher: str = Field(
         UNSHARED,

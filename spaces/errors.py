@@ -10,6 +10,11 @@
 The command line prints them as ``error: ...``, a blank line and ``hint: ...``.
 """
 
+from sharetune.spaces.texts import printable, shortened
+
+MOST_CHARACTERS = 4_000
+"""Characters of an error's message, which may list many mistakes."""
+
 
 class SharetuneError(ValueError):
     """A user's mistake: `message` states the rule and the value, `hint` the way out.
@@ -19,6 +24,7 @@ class SharetuneError(ValueError):
     """
 
     def __init__(self, message: str, hint: str) -> None:
+        message, hint = (shortened(printable(text), MOST_CHARACTERS) for text in (message, hint))
         super().__init__(message)
         self.message = message
         self.hint = hint

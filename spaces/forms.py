@@ -13,6 +13,7 @@ from pydantic_core import PydanticKnownError
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.named import Named, read_named, write_named
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.settings import reader
 
 FORMS: Registry[type["Form"]] = Registry("form")
 """Forms by name: classes whose fields are the knobs."""
@@ -317,4 +318,4 @@ def write_form(form: Form) -> str | dict[str, Any]:
     return write_named(form)
 
 
-FormField = Annotated[Form, BeforeValidator(read_form), PlainSerializer(write_form)]
+FormField = Annotated[Form, BeforeValidator(reader(read_form)), PlainSerializer(write_form)]

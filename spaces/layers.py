@@ -7,11 +7,16 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer
 
 from sharetune.spaces.errors import PlanError
+from sharetune.spaces.settings import reader
+from sharetune.spaces.texts import shown
 
 HOW_TO_WRITE = "write a range such as 1..4 (inclusive, negatives count from the end) or a list"
 """Hint of every error about layers."""
 
-RANGE = re.compile(r"^(-?\d+)\s*\.\.\s*(-?\d+)$")
+MOST_LAYERS = 10_000
+"""Layers of a stack: ten times as many as the deepest Transformers have."""
+
+RANGE = re.compile(r"(-?[0-9]{1,9})\s*\.\.\s*(-?[0-9]{1,9})")
 """``first..last`` with optional minus signs and spaces."""
 
 LayerSpec = str | tuple[int, ...]
@@ -27,33 +32,43 @@ def read_layers(value: object) -> LayerSpec:
     if isinstance(value, bool):
         raise PlanError(f"layers must be indices, but got {value!r}", HOW_TO_WRITE)
     if isinstance(value, int):
-        return (value,)
+        return _read_list([value])
     if isinstance(value, str):
         return _read_range(value)
     if isinstance(value, Iterable):
         return _read_list(list(value))
-    raise PlanError(f"layers must be indices, but got {value!r}", HOW_TO_WRITE)
+    raise PlanError(f"layers must be indices, but got {shown(value)}", HOW_TO_WRITE)
+
+
+def _refuse_far(first: int, last: int) -> None:
+    if first < -MOST_LAYERS or last >= MOST_LAYERS:
+        raise PlanError(
+            f"no stack has more than {MOST_LAYERS:,} layers, but got {first}..{last}", HOW_TO_WRITE
+        )
 
 
 def _read_range(text: str) -> LayerSpec:
-    match = RANGE.match("0..-1" if text.strip() == "all" else text.strip())
+    match = RANGE.fullmatch("0..-1" if text.strip() == "all" else text.strip())
     if not match:
-        raise PlanError(f"layers must be a range or a list, but got {text!r}", HOW_TO_WRITE)
+        raise PlanError(f"layers must be a range or a list, but got {shown(text)}", HOW_TO_WRITE)
     first, last = int(match[1]), int(match[2])
     if (first < 0) != (last < 0):
+        _refuse_far(first, last)
         return f"{first}..{last}"
     if first > last:
         raise PlanError(f"`first <= last` must hold for layers, but got {text!r}", HOW_TO_WRITE)
+    _refuse_far(first, last)
     return tuple(range(first, last + 1))
 
 
 def _read_list(values: list[Any]) -> tuple[int, ...]:
     if not values or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
         raise PlanError(
-            f"layers must be a non-empty list of indices, but got {values!r}", HOW_TO_WRITE
+            f"layers must be a non-empty list of indices, but got {shown(values)}", HOW_TO_WRITE
         )
+    _refuse_far(min(values), max(values))
     if len(set(values)) < len(values):
-        raise PlanError(f"layers must not repeat, but got {values!r}", "name each layer once")
+        raise PlanError(f"layers must not repeat, but got {shown(values)}", "name each layer once")
     return tuple(sorted(values)) if min(values) >= 0 else tuple(values)
 
 
@@ -62,7 +77,8 @@ def write_layers(layers: LayerSpec) -> str | list[int]:
     if isinstance(layers, str):
         return layers
     first, last = layers[0], layers[-1]
-    if len(layers) > 1 and layers == tuple(range(first, last + 1)):
+    is_one_sided = (first < 0) == (last < 0)
+    if len(layers) > 1 and is_one_sided and layers == tuple(range(first, last + 1)):
         return f"{first}..{last}"
     return list(layers)
 
@@ -113,4 +129,4 @@ def runs(layers: Sequence[int]) -> str:
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}..{p[-1]}" for p in parts)
 
 
-Layers = Annotated[LayerSpec, BeforeValidator(read_layers), PlainSerializer(write_layers)]
+Layers = Annotated[LayerSpec, BeforeValidator(reader(read_layers)), PlainSerializer(write_layers)]

@@ -1,13 +1,13 @@
 """Settings of the local distillation that a candidate's new weights start from."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from sharetune.spaces.settings import StrictModel
 
 
-class LocalStart(BaseModel):
+class LocalStart(StrictModel):
     """Local distillation before training: each group of the plan, alone, learns to give the
     unshared model's hidden states from the unshared model's hidden states."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     local_steps: int = Field(
         80, ge=1, description="Optimiser steps that the new weights of each group learn for."

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ValidationError
 
 from sharetune.spaces.errors import ConfigError, SharetuneError
 from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.texts import shortened, shown
 
 
 def described(error: ValidationError, source: str, model: type[BaseModel]) -> ConfigError:
@@ -15,7 +16,7 @@ def described(error: ValidationError, source: str, model: type[BaseModel]) -> Co
     """
     lines, hints = [], []
     for mistake in error.errors():
-        place = ".".join(map(str, mistake["loc"]))
+        place = shortened(".".join(map(str, mistake["loc"])))
         cause = mistake.get("ctx", {}).get("error")
         lines.append(f"{place}: {_text(mistake, cause)}" if place else _text(mistake, cause))
         hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake, model))
@@ -31,9 +32,9 @@ def _text(mistake: Any, cause: Exception | None) -> str:
     if mistake["type"] == "missing":
         return "missing key"
     if mistake["type"] == "model_type":
-        return f"must be a section of keys, but got {mistake['input']!r}"
+        return f"must be a section of keys, but got {shown(mistake['input'])}"
     needed = mistake["msg"].lower().replace("valid tuple", "list").replace("dictionary", "section")
-    return f"{needed.replace('tuple', 'list')}, but got {mistake['input']!r}"
+    return f"{needed.replace('tuple', 'list')}, but got {shown(mistake['input'])}"
 
 
 def _hint(mistake: Any, model: type[BaseModel]) -> str:

@@ -2,16 +2,17 @@
 
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.settings import StrictModel
+from sharetune.spaces.texts import shown
 
 
-class Named(BaseModel):
+class Named(StrictModel):
     """Base of a class that a registry holds under `name`; its fields are the knobs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
 
 
@@ -28,13 +29,13 @@ def read_named(
         value = {value: {}}
     if not isinstance(value, dict) or len(value) != 1:
         raise error(
-            f"{_a(registry.kind)} is a name or one `name: knobs`, but got {value!r}",
+            f"{_a(registry.kind)} is a name or one `name: knobs`, but got {shown(value)}",
             f"available: {', '.join(registry)}; for example {example}",
         )
     ((name, knobs),) = value.items()
     chosen = registry[name]
     try:
-        return chosen(**(knobs or {}))
+        return chosen.model_validate({} if knobs is None else knobs)
     except ValidationError as mistake:
         raise _knob_error(chosen, mistake, error) from None
 
@@ -55,5 +56,5 @@ def _knob_error(
     first = mistake.errors()[0]
     where = f"{chosen.name}.{first['loc'][0]}"
     knobs = ", ".join(chosen.model_fields) or "none"
-    got = "" if first["type"] == "missing" else f", but got {first['input']!r}"
+    got = "" if first["type"] == "missing" else f", but got {shown(first['input'])}"
     return error(f"{where}: {first['msg'].lower()}{got}", f"knobs of {chosen.name}: {knobs}")

@@ -21,23 +21,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from sharetune.spaces.assignments import Assignment, AssignmentField
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Bank, Drop, Form, FormField, Merge, Narrow, Tie
 from sharetune.spaces.inits import INITS, shortest_init, start_of, step
-from sharetune.spaces.layers import Layers, is_absolute, resolve_layers, runs
+from sharetune.spaces.layers import MOST_LAYERS, Layers, is_absolute, resolve_layers, runs
 from sharetune.spaces.mistakes import described
 from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.settings import StrictModel, reader
+from sharetune.spaces.texts import shown
 from sharetune.spaces.units import UNITS, UnitsName
 from sharetune.spaces.yaml_text import read_yaml
 
@@ -50,6 +44,9 @@ FFN = ("fc_in", "gate", "fc_out")
 PARTS: dict[str, tuple[str, ...]] = {"attention": ATTENTION, "ffn": FFN}
 """Names for several roles at once."""
 
+MOST_TIMES = 256
+"""Times that layers may run: several times as often as in any model that was published."""
+
 ROLES = (*ATTENTION, *FFN, "norms", "biases")
 """All roles of a layer, in canonical order."""
 
@@ -59,12 +56,14 @@ def read_parts(value: Any) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else list(value)
     roles: set[str] = set()
     for name in names:
-        if name not in PARTS and name not in ROLES:
-            raise PlanError(f"unknown part: {name!r}", did_you_mean(str(name), [*PARTS, *ROLES]))
+        if not isinstance(name, str) or (name not in PARTS and name not in ROLES):
+            raise PlanError(
+                f"unknown part: {shown(name)}", did_you_mean(str(name), [*PARTS, *ROLES])
+            )
         roles.update(PARTS.get(name, (name,)))
     if not roles & {*ATTENTION, *FFN}:
         raise PlanError(
-            f"a group must share at least one matrix, but got parts {names}",
+            f"a group must share at least one matrix, but got parts {shown(names)}",
             f"add attention, ffn or one of {', '.join(ATTENTION + FFN)}",
         )
     return tuple(role for role in ROLES if role in roles)
@@ -81,7 +80,9 @@ def write_parts(roles: tuple[str, ...]) -> list[str]:
     return names + rest
 
 
-Parts = Annotated[tuple[str, ...], BeforeValidator(read_parts), PlainSerializer(write_parts)]
+Parts = Annotated[
+    tuple[str, ...], BeforeValidator(reader(read_parts)), PlainSerializer(write_parts)
+]
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,8 @@ class StackShape:
         return replace(self, heads=tuple(heads), neurons=tuple(neurons))
 
 
-class Group(BaseModel):
+class Group(StrictModel):
     """A set of layers of one stack that share by one rule."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: Layers = Field(
         description="Layers of the stack (0-based): a range as `1..4` (inclusive, negatives count "
@@ -173,7 +172,7 @@ class Group(BaseModel):
     form: FormField = Field(
         Tie(), description="Form in which layers read their bank: a name, or `name: knobs`."
     )
-    init: str | Annotated[int, Field(ge=0)] = Field(
+    init: str | Annotated[int, Field(ge=0, lt=MOST_LAYERS)] = Field(
         "mean",
         description="Pretrained weights a bank starts from: an init's name, or a layer's number "
         "(0-based).",
@@ -184,7 +183,9 @@ class Group(BaseModel):
         "that match best across the layers (`best-match`), or the least important, matched "
         "(`importance`).",
     )
-    times: int = Field(1, ge=1, description="Times that the layers run in each forward pass.")
+    times: int = Field(
+        1, ge=1, le=MOST_TIMES, description="Times that the layers run in each forward pass."
+    )
     order: Literal["block", "layer"] = Field(
         "block",
         description="Order of repeated runs: all layers as one `block`, or each `layer` repeated "
@@ -548,14 +549,12 @@ def _knob_text(knob: tuple[str, Any]) -> str:
     return name if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class SharingPlan(BaseModel):
+class SharingPlan(StrictModel):
     """A sharing plan: which layers read which bank, in which form.
 
     Raises ``pydantic.ValidationError`` (whose causes are :class:`PlanError`) for groups that
     overlap: two groups of one stack may not share the same role of the same layer.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     groups: tuple[Group, ...] = Field(
         (), description="Groups of layers that share; none is the unshared model."

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sharetune.spaces.adversaries import AdversaryField
 from sharetune.spaces.augmentation import Augmentation
@@ -14,6 +14,7 @@ from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.learning_rates import LRRuleName
 from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.settings import StrictModel
 from sharetune.spaces.softening import SOFTENINGS, SofteningName
 
 NOT_SOFTENED: dict[str, Any] = {"soften": None, "soften_until": 0.5, "pull": 0.0}
@@ -27,14 +28,12 @@ PLAIN = (
 """Keys of a recipe that an unshared teacher is trained by: those that sharing does not need."""
 
 
-class Recipe(BaseModel):
+class Recipe(StrictModel):
     """Training settings of one candidate; docs/recipes.md explains each one.
 
     Give `steps` or `epochs`, not both; with neither, training takes 3 epochs. Factors of the
     learning rate that apply to one parameter multiply.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: float = Field(
         5e-5,
@@ -155,7 +154,7 @@ class Recipe(BaseModel):
         "study for each group; null is none.",
     )
     seed: int = Field(
-        0, ge=0, description="Seed of the head's start, the data's order and dropout."
+        0, ge=0, lt=2**32, description="Seed of the head's start, the data's order and dropout."
     )
 
     @model_validator(mode="before")
@@ -202,10 +201,8 @@ class Recipe(BaseModel):
         return Recipe(**kept)
 
 
-class Candidate(BaseModel):
+class Candidate(StrictModel):
     """The proposal for one trial: plan, compression and recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     plan: SharingPlan = Field(SharingPlan(), description="Which layers share which weights.")
     compression: Compression = Field(

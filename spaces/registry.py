@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.texts import shortened, shown
 
 Entry = TypeVar("Entry")
 
@@ -57,16 +58,16 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         self.complete()
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
             raise ConfigError(
-                f"unknown {self.kind}: {name!r}",
+                f"unknown {self.kind}: {shown(name)}",
                 did_you_mean(name, list(self._entries)),
             )
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
         self.complete()
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         self.complete()
@@ -88,7 +89,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
 def did_you_mean(name: str, available: list[str]) -> str:
     """Write a hint that names the nearest of `available`, if one is near, and all of them."""
-    near = get_close_matches(name, available, n=1)
+    near = get_close_matches(shortened(str(name)), available, n=1)
     question = f"did you mean {near[0]!r}? " if near else ""
     return f"{question}available: {', '.join(available)}"
 

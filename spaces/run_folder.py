@@ -17,6 +17,7 @@ class RunFolder:
         scores.jsonl              scores of single edits (`planning/score_file.py`)
         trials/<number>/          see :class:`TrialFolder`
         tracking/                 what trackers log
+        workers/                  signs of life of the workers, while a search runs
         report.html
     """
 
@@ -51,6 +52,11 @@ class RunFolder:
     def scores(self) -> Path:
         """Scores of single edits, one JSON line each."""
         return self.path / "scores.jsonl"
+
+    @property
+    def pulses(self) -> Path:
+        """A file for each worker of the running search, which counts up in it."""
+        return self.path / "workers"
 
     @property
     def tracking(self) -> Path:

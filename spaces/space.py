@@ -6,15 +6,15 @@ keys ``{each: leaf}`` is a list with one draw for each of its layers. Groups are
 right inside their region, so that no draw can overlap.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeGuard, TypeVar
 
 import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -23,14 +23,25 @@ from pydantic import (
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ConfigError, SharetuneError
-from sharetune.spaces.layers import Layers, resolve_layers
+from sharetune.spaces.layers import MOST_LAYERS, Layers, resolve_layers
 from sharetune.spaces.plan import Group, SharingPlan, StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.settings import StrictModel, one_door, reader
+from sharetune.spaces.texts import shown
 from sharetune.spaces.yaml_text import as_number
 
 DRAWN = ("parts", "assign", "form", "init", "units", "times", "order")
 """Keys of a template that are drawn once for each group, in this order; samplers rely on it."""
+
+MOST_STEPS = 1_000_000
+"""Values of a range with steps."""
+
+MOST_CHOICES = 10_000
+"""Choices of a leaf, each of which is tried when a space is checked."""
+
+MOST_GROUPS = 1_000
+"""Groups of one template."""
 
 LEAF = "write a value, {low: .., high: ..} with step or log, or {choices: [..]}"
 """Hint of every error about a leaf."""
@@ -69,6 +80,13 @@ class Corner:
         return choices[min(self.choice, last) if self.choice is not None else last * self.high]
 
 
+def corners(leaves: Sequence[Any]) -> list[Corner]:
+    """List draws that together take each choice of the leaves, and both ends of each range."""
+    most = max(map(_most_choices, leaves), default=1)
+    choices = [Corner(high=True, choice=i) for i in range(most)]
+    return [Corner(high=False), *choices, Corner(high=True)]
+
+
 def is_range(leaf: object) -> bool:
     """Return whether `leaf` is a range of numbers."""
     return isinstance(leaf, dict) and "low" in leaf
@@ -82,8 +100,13 @@ def is_choice(leaf: object) -> bool:
 def check_leaf(leaf: Any, name: str) -> Any:
     """Check all ranges and choices inside `leaf` and return it; raises :class:`ConfigError`."""
     if is_choice(leaf):
-        if set(leaf) != {"choices"} or not isinstance(leaf["choices"], list) or not leaf["choices"]:
-            raise ConfigError(f"{name}: choices must be a non-empty list, but got {leaf}", LEAF)
+        choices = leaf["choices"]
+        if set(leaf) != {"choices"} or not isinstance(choices, list) or not choices:
+            raise ConfigError(
+                f"{name}: choices must be a non-empty list, but got {shown(leaf)}", LEAF
+            )
+        if len(choices) > MOST_CHOICES:
+            raise ConfigError(f"{name}: {len(choices):,} choices, at most {MOST_CHOICES:,}", LEAF)
         for choice in leaf["choices"]:
             check_leaf(choice, name)
     elif is_range(leaf) or (isinstance(leaf, dict) and "high" in leaf):
@@ -105,15 +128,27 @@ def _check_range(leaf: dict[str, Any], name: str) -> None:
             did_you_mean(min(unknown), ["low", "high", "step", "log"]),
         )
     low, high = leaf.get("low"), leaf.get("high")
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
-    if not numbers:
-        raise ConfigError(f"{name}: low and high must be numbers, but got {leaf}", LEAF)
-    if low > high:  # type: ignore[operator]
-        raise ConfigError(f"{name}: `low <= high` must hold, but got {leaf}", LEAF)
-    if leaf.get("log") and (leaf.get("step") or low <= 0):  # type: ignore[operator]
-        raise ConfigError(f"{name}: log needs `0 < low` and no step, but got {leaf}", LEAF)
-    if leaf.get("step") is not None and leaf["step"] <= 0:
-        raise ConfigError(f"{name}: `0 < step` must hold, but got {leaf}", LEAF)
+    if not _is_finite(low) or not _is_finite(high):
+        raise ConfigError(f"{name}: low and high must be numbers, but got {shown(leaf)}", LEAF)
+    if low > high:
+        raise ConfigError(f"{name}: `low <= high` must hold, but got {shown(leaf)}", LEAF)
+    log, step = leaf.get("log"), leaf.get("step")
+    if not isinstance(log, bool | None):
+        raise ConfigError(f"{name}: log must be true or false, but got {shown(leaf)}", LEAF)
+    if log and (step is not None or low <= 0):
+        raise ConfigError(f"{name}: log needs `0 < low` and no step, but got {shown(leaf)}", LEAF)
+    if step is not None and not (
+        _is_finite(step) and step > 0 and (high - low) / step <= MOST_STEPS
+    ):
+        raise ConfigError(
+            f"{name}: `0 < step` and at most {MOST_STEPS:,} steps must hold, but got {shown(leaf)}",
+            LEAF,
+        )
+
+
+def _is_finite(value: Any) -> TypeGuard[int | float]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def with_numbers(data: object) -> Any:
@@ -196,16 +231,27 @@ def _yaml_text(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
 
 
-class Region(BaseModel):
+class Region(StrictModel):
     """Layers in which a template's groups are placed, and how many layers a group may have."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     within: Layers = Field(description="Layers, as in `Group`, inside which groups are placed.")
-    min: int = Field(2, ge=1, description="Fewest layers of one group.")
+    min: int = Field(2, ge=1, le=MOST_LAYERS, description="Fewest layers of one group.")
     max: int | None = Field(
-        None, ge=1, description="Most layers of one group; `null`: as many as there are."
+        None,
+        ge=1,
+        le=MOST_LAYERS,
+        description="Most layers of one group; `null`: as many as there are.",
     )
+
+    @model_validator(mode="after")
+    def _min_at_most_max(self) -> "Region":
+        if self.max is not None and self.min > self.max:
+            raise ConfigError(
+                f"`min <= max` must hold for a group's layers, but got min={self.min} and "
+                f"max={self.max}",
+                "lower min, or leave out max",
+            )
+        return self
 
 
 def _read_layers_leaf(value: object) -> Any:
@@ -218,7 +264,9 @@ def _write_layers_leaf(value: object) -> Any:
     return value.model_dump(mode="json") if isinstance(value, Region) else value
 
 
-LayersLeaf = Annotated[Any, BeforeValidator(_read_layers_leaf), PlainSerializer(_write_layers_leaf)]
+LayersLeaf = Annotated[
+    Any, BeforeValidator(reader(_read_layers_leaf)), PlainSerializer(_write_layers_leaf)
+]
 
 
 def _as_in_group(key: str, default: object) -> Any:
@@ -226,14 +274,12 @@ def _as_in_group(key: str, default: object) -> Any:
     return Field(default, description=Group.model_fields[key].description)
 
 
-class GroupTemplate(BaseModel):
+class GroupTemplate(StrictModel):
     """A template of groups to draw.
 
     Each key but `stack` is a leaf: a value, a range ``{low, high, step | log}`` or
     ``{choices: [...]}``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: LayersLeaf = Field(
         description="Layers as in `Group`, or a region `{within, min, max}` to place groups in."
@@ -259,10 +305,21 @@ class GroupTemplate(BaseModel):
             check_leaf(self.layers, "layers")
             if self.count not in (0, 1):
                 raise ConfigError(
-                    f"several groups need room to be placed in, but layers is {self.layers!r}",
+                    f"several groups need room to be placed in, but layers is {shown(self.layers)}",
                     "write layers: {within: 0..-1}, or one entry for each group",
                 )
+        for corner in corners([self.count]):
+            self._check_count(corner)
         return self
+
+    def _check_count(self, corner: Corner) -> None:
+        """Raise :class:`ConfigError` if a draw is no count of groups."""
+        with one_door("count", ConfigError, LEAF):
+            count = draw(self.count, corner, "count")
+            if isinstance(count, bool) or not isinstance(count, int):
+                raise ConfigError(f"count must be a whole number, but got {shown(count)}", LEAF)
+            if not 0 <= count <= MOST_GROUPS:
+                raise ConfigError(f"`0 <= count <= {MOST_GROUPS}` must hold, but got {count}", LEAF)
 
     def suggest(self, trial: Trial, name: str, stacks: Mapping[str, StackShape]) -> list[Group]:
         """Draw the groups of one candidate, unbound."""
@@ -326,10 +383,8 @@ def _spread(trial: Trial, name: str, count: int) -> int:
     return min(int(fraction * count), count - 1)
 
 
-class Space(BaseModel):
+class Space(StrictModel):
     """All candidates a study may try."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     plan: tuple[GroupTemplate, ...] = Field(
         (), description="Templates of the plan's groups; none searches no plan."
@@ -365,10 +420,7 @@ class Space(BaseModel):
 
     def corners(self) -> list[Corner]:
         """List draws that together take each choice, and both ends of each range."""
-        leaves = [*self.recipe.values(), *self.compression.values()]
-        most = max(map(_most_choices, leaves), default=1)
-        choices = [Corner(high=True, choice=i) for i in range(most)]
-        return [Corner(high=False), *choices, Corner(high=True)]
+        return corners([*self.recipe.values(), *self.compression.values()])
 
     def suggest(self, trial: Trial, stacks: Mapping[str, StackShape]) -> Candidate:
         """Draw a candidate, bound to a model with these stacks."""
@@ -465,7 +517,7 @@ def _mistake(error: ValidationError, section: type[BaseModel], name: str) -> Sha
         for step in first["loc"][:-1]:
             known = _fields(section.model_fields[str(step)].annotation) or known
         return ConfigError(f"{place}: unknown key", did_you_mean(str(first["loc"][-1]), known))
-    return ConfigError(f"{place}: {first['msg'].lower()}, but got {first['input']!r}", LEAF)
+    return ConfigError(f"{place}: {first['msg'].lower()}, but got {shown(first['input'])}", LEAF)
 
 
 def _fields(annotation: object) -> list[str]:

@@ -5,11 +5,16 @@ shared model.
 """
 
 import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
@@ -22,7 +27,11 @@ from transformers import (
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
+from sharetune.spaces.layers import MOST_LAYERS
+from sharetune.spaces.mistakes import described
 from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.settings import one_door
+from sharetune.spaces.texts import shortened, shown
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.models.devices import one_device
 from sharetune.trainers.models.dtypes import fitting_dtypes
@@ -57,6 +66,12 @@ IGNORED_KEYWORDS = {
 """Keywords of ``from_pretrained`` that are accepted and ignored: they say where files come from or
 how they are read."""
 
+DAMAGED = "the folder is damaged or was edited; export the model again"
+"""Hint of errors about a folder's files."""
+
+MOST_NUMBERS = 5_000_000_000
+"""Largest product of two sizes of a model, such as vocabulary and width: a matrix of 20 GB."""
+
 SET_BY_LOADING = {"_name_or_path", "dtype", "transformers_version", "_commit_hash", "_from_auto"}
 """Settings of a configuration that the auto classes change by themselves."""
 
@@ -83,17 +98,30 @@ def load_shared(
     not exist.
     """
     folder = Path(folder)
-    saved = _read_config(folder)
     device = settings.pop("device", None)
     place = _device(one_device(device_map) if device is None else device)
     wanted = _dtype(dtype)
     settings |= {"dtype": wanted, "attn_implementation": attn_implementation}
     given = {name: value for name, value in settings.items() if value is not None}
-    model = build(_architecture(saved, cls, folder), saved, **given)
-    _load_exactly(model, _cast(_tensors(folder, place), model, wanted), folder)
-    if (folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    with _one_error(folder):
+        saved = _read_config(folder)
+        model = build(_architecture(saved, cls, folder), saved, **given)
+        tensors = _tensors(folder, place)
+        _refuse_mixed_dtypes(tensors, folder)
+        _load_exactly(model, _cast(tensors, model, wanted), folder)
+        if (folder / "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.to(place).eval()
+
+
+@contextmanager
+def _one_error(folder: Path) -> Iterator[None]:
+    """Turn any failure of reading a folder's files into one :class:`ModelError`."""
+    try:
+        with one_door(f"the shared model in {folder}", ModelError, DAMAGED):
+            yield
+    except ValidationError as error:
+        raise ModelError(described(error, str(folder), SharingPlan).message, DAMAGED) from None
 
 
 def build(architecture: Any, saved: dict[str, Any], **settings: Any) -> PreTrainedModel:
@@ -128,6 +156,7 @@ def _shared_as(model: PreTrainedModel, saved: dict[str, Any]) -> PreTrainedModel
 
 def _base_config(architecture: Any, saved: dict[str, Any]) -> PreTrainedConfig:
     base = base_of(saved)
+    _refuse_endless(base)
     kind = architecture.config_class
     if kind is not None and kind.model_type == base["model_type"]:  # also a user's own
         return kind(**{name: value for name, value in base.items() if name != "model_type"})
@@ -189,6 +218,36 @@ def _cast(
     return {n: t.to(fitting(n)) if t.is_floating_point() else t for n, t in tensors.items()}
 
 
+def _refuse_endless(base: Mapping[str, Any]) -> None:
+    """Raise :class:`ModelError` for sizes of a model that no machine can build."""
+    sizes = {k: v for k, v in base.items() if isinstance(v, int) and not isinstance(v, bool)}
+    deep = [k for k, v in sizes.items() if "layer" in k and v > MOST_LAYERS]
+    large = sorted(sizes, key=lambda name: abs(sizes[name]))[-2:]
+    if deep or abs(prod(sizes[name] for name in large)) > MOST_NUMBERS:
+        named = ", ".join(f"{name}={shown(sizes[name])}" for name in deep or large)
+        raise ModelError(f"no model is as large as its configuration says: {named}", DAMAGED)
+    for inner in base.values():
+        if isinstance(inner, dict):
+            _refuse_endless(inner)
+
+
+def _refuse_mixed_dtypes(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise :class:`ModelError` for tensors of floats that are neither of the type of most numbers
+    nor in float32, in which some models keep a few."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    numbers: Counter[torch.dtype] = Counter()
+    for tensor in floats.values():
+        numbers[tensor.dtype] += tensor.numel()
+    usual = {torch.float32, *(kind for kind, _ in numbers.most_common(1))}
+    others = [f"{name} in {t.dtype}" for name, t in floats.items() if t.dtype not in usual]
+    if others:
+        raise ModelError(
+            f"{folder} holds numbers of {numbers.most_common(1)[0][0]}, but {len(others)} tensors "
+            f"of another type, such as {others[0]}",
+            DAMAGED,
+        )
+
+
 def _move_weights_to_meta(model: nn.Module) -> None:
     """Move the weights that the file will fill to the meta device, to share at no cost."""
     for path, module in model.named_modules():
@@ -206,18 +265,22 @@ def _load_exactly(model: PreTrainedModel, tensors: dict[str, Tensor], folder: Pa
     """
     wanted = {n: t for n, t in model.state_dict().items() if n not in never_saved(model)}
     tied = model.all_tied_weights_keys
-    wrong = [n for n in tensors if n in wanted and wanted[n].shape != tensors[n].shape]
+    wrong = [n for n, tensor in tensors.items() if n in wanted and not _fits(wanted[n], tensor)]
     missing = [n for n in wanted if n not in tensors and tied.get(n) not in tensors]
     unexpected = [n for n in tensors if n not in wanted]
     if wrong or missing or unexpected:
         raise ModelError(
             f"{folder} does not hold the tensors of its plan: {len(missing)} missing, "
-            f"{len(unexpected)} unexpected, {len(wrong)} of another shape, "
-            f"such as {(missing + unexpected + wrong)[0]}",
-            "the folder is damaged or was edited; export the model again",
+            f"{len(unexpected)} unexpected, {len(wrong)} of another shape or kind of numbers, "
+            f"such as {shortened((missing + unexpected + wrong)[0])}",
+            DAMAGED,
         )
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
+
+
+def _fits(wanted: Tensor, found: Tensor) -> bool:
+    return wanted.shape == found.shape and wanted.is_floating_point() == found.is_floating_point()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -225,6 +288,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"no model in {folder}", "name a folder with a config.json") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} holds no settings", DAMAGED)
     if config.get("model_type") != MODEL_TYPE:
         raise ModelError(
             f"{folder} holds an ordinary {config.get('model_type')} model, not a shared one",

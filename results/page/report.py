@@ -35,8 +35,9 @@ from sharetune.results.page.scores import (
     shown_kinds,
 )
 from sharetune.results.page.trial_rows import columns, mishaps, plain, rows
+from sharetune.results.reading.privacy import published
 from sharetune.results.reading.scores import stored_scores
-from sharetune.results.reading.study import StudyRecord, read_study
+from sharetune.results.reading.study import StudyRecord, one_run, read_study
 from sharetune.spaces.planning.score_file import StoredScores
 from sharetune.spaces.whole_files import write_whole
 
@@ -50,16 +51,18 @@ CANDIDATE_TEMPLATE = "candidate.html.j2"
 """Template of one trial, which the page's script opens."""
 
 
-def write_report(run: Path | str) -> Path:
+def write_report(run: Path | str, *, private: bool = False) -> Path:
     """Write ``report.html`` into the run folder, in one step, and return its path.
 
-    The file needs no network. All texts of the study are shown as text, whatever they contain.
+    The file needs no network. It names hosts and folders of absolute paths only if `private`. All
+    texts of the study are shown as text, whatever they contain.
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.
     """
-    study = read_study(run)
-    return write_page(study.path / REPORT, render(study))
+    with one_run(run):
+        study = read_study(run) if private else published(read_study(run))
+        return write_page(study.path / REPORT, render(study))
 
 
 def write_page(path: Path, page: str) -> Path:

@@ -4,19 +4,22 @@ It reads the same storage as the report and writes nothing.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from sharetune.results.page.report import render
 from sharetune.results.reading.location import Location
-from sharetune.results.reading.study import read_study
+from sharetune.results.reading.study import one_run, read_study
 from sharetune.spaces.errors import RunError
 
 HOST = "127.0.0.1"
 """Address that only this machine can reach."""
+
+IDLE_S = 10.0
+"""Seconds after which a connection that sends nothing is closed."""
 
 LOCAL_NAMES = {"127.0.0.1", "localhost"}
 """Host names a request may carry; others could be another site's name pointed here."""
@@ -33,14 +36,16 @@ class LivePage:
 
     def state(self) -> str:
         """Return a text that changes whenever the storage does."""
-        return Location.of(self.run).state()
+        with one_run(self.run):
+            return Location.of(self.run).state()
 
     def page(self) -> bytes:
         """Return the page of the current state. Raises :class:`RunError` if it cannot be read."""
         with self._lock:
             state = self.state()
             if state != self._state:
-                self._page = render(read_study(self.run), live=state).encode()
+                with one_run(self.run):
+                    self._page = render(read_study(self.run), live=state).encode()
                 self._state = state
             return self._page
 
@@ -77,23 +82,28 @@ def _bound(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPSer
 
 def _handler(live: LivePage) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        """Answer with the page or its state."""
+        """Answer with the page or its state; a connection that asks for nothing is closed."""
+
+        timeout = IDLE_S
 
         def do_GET(self) -> None:
             if self.headers.get("Host", "").rsplit(":", 1)[0] not in LOCAL_NAMES:
                 self.send_error(HTTPStatus.FORBIDDEN, "only local names are served")
             elif self.path == "/":
-                self._answer_page()
+                self._answer_with(live.page, "text/html; charset=utf-8")
             elif self.path == "/state":
-                self._answer(live.state().encode(), "text/plain")
+                self._answer_with(lambda: live.state().encode(), "text/plain")
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
 
-        def _answer_page(self) -> None:
+        def _answer_with(self, make: Callable[[], bytes], kind: str) -> None:
             try:
-                self._answer(live.page(), "text/html; charset=utf-8")
+                body = make()
             except RunError as error:
                 self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "busy", error.message)
+                return
+            with suppress(ConnectionError):  # the page was closed meanwhile
+                self._answer(body, kind)
 
         def _answer(self, body: bytes, kind: str) -> None:
             self.send_response(HTTPStatus.OK)

@@ -27,6 +27,8 @@ function narrowTable() {
   for (const row of table.tBodies[0].rows) row.hidden = !isShown(Number(row.cells[0].dataset.key));
 }
 
+// A spreadsheet takes a text that begins like this for a formula; a number may.
+const harmless = (text) => (/^[=+@\-\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text);
 const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
 // The shown rows in their order; numbers as they are, not as they are written on the page.
@@ -34,7 +36,7 @@ function csvOfShown() {
   const headings = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
   const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden);
   const rows = shown.map((row) => [...row.cells].map((cell) => cell.dataset.key ?? cell.textContent.trim()));
-  return [headings, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
+  return [headings, ...rows].map((row) => row.map(harmless).map(quoted).join(",")).join("\r\n") + "\r\n";
 }
 
 function saveCsv() {

@@ -70,6 +70,8 @@ Attributes of a trial
     started         true once a worker was asked for; only such trials count in the budget,
                     and finalists do not have it
     seconds         {"train", "evaluate", "total"}
+    ran             {"process", "from", "to"}: seconds, by a clock that nobody sets, since that
+                    process opened the study; by them the hours that are spent are counted
     circumstances   {"seed", "steps", "device", "threads", "host", "pid", "versions", "commit",
                     "dirty"}; "dtype" of the weights in training and "saved_dtype" of the stored
                     ones; "accumulation", the parts of a batch, where memory ran out with whole
@@ -123,6 +125,7 @@ CONFUSION = "confusion"
 CURVE = "curve"
 STARTED = "started"
 SECONDS = "seconds"
+RAN = "ran"
 RUNGS = "rungs"
 SAME_AS = "same_as"
 REASON = "reason"

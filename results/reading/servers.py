@@ -1,15 +1,16 @@
-"""The database servers that this user has named; no others are connected to.
+"""The database servers and plugins that this user has named; a run folder names none.
 
 A run folder may come from anyone, and so may the URL in it: a server of its writer's could ask for
 the password that libpq finds in ``PGPASSWORD`` or ``~/.pgpass``. So a URL that only a folder names
 is never connected to. A search writes down the URL of its study file, and ``--storage`` that of
-another's, in the user's own list.
+another's, in the user's own list. The same holds for plugins, whose code is run.
 """
 
 import os
+import shlex
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,8 +23,11 @@ SOCKET = ("/", "@")
 TLS = ("require", "verify-ca", "verify-full")
 """Values of libpq's `sslmode` that never send anything in clear."""
 
-FILE = "servers.txt"
-"""The user's list, one URL a line."""
+SERVERS = "servers.txt"
+"""The user's list of databases, one URL a line."""
+
+PLUGINS = "plugins.txt"
+"""The user's list of plugins, one module or path a line."""
 
 
 def name_server(url: str) -> None:
@@ -31,25 +35,28 @@ def name_server(url: str) -> None:
 
     Raises :class:`RunError` if there is no folder of the user's to write it down in.
     """
-    if is_named(url):
-        return
-    for folder in _folders():
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _is_own(folder):
-                write_whole(folder / FILE, "".join(f"{each}\n" for each in [*_named(), url]))
-                return
-        except OSError:
-            continue
-    raise RunError(
-        f"there is nowhere to note that the server of {url} is yours",
-        "set XDG_STATE_HOME to a folder that only you can write to",
-    )
+    _note(SERVERS, url)
+
+
+def name_plugins(plugins: Sequence[str]) -> None:
+    """Add plugins to those whose code this user's commands may run. Raises :class:`RunError`."""
+    for plugin in plugins:
+        _note(PLUGINS, plugin)
 
 
 def is_named(url: str) -> bool:
     """Say whether this user has named the database at `url`."""
-    return url in _named()
+    return url in _noted(SERVERS)
+
+
+def require_named_plugins(plugins: Sequence[str], run: Path) -> None:
+    """Raise :class:`RunError` if only the run folder names one of the plugins."""
+    for plugin in plugins:
+        if plugin not in _noted(PLUGINS):
+            raise RunError(
+                f"{run} names a plugin that you have not named: {plugin}",
+                f"its code would be run; if you know it, add --plugin {shlex.quote(str(plugin))}",
+            )
 
 
 def require_named(url: str, run: Path) -> None:
@@ -58,7 +65,7 @@ def require_named(url: str, run: Path) -> None:
         raise RunError(
             f"{run} names a database that you have not named: {url}",
             "a password could go to a stranger's server; if the server is one you know, add "
-            f"--storage '{url}' to `sharetune report` once",
+            f"--storage {shlex.quote(url)}",
         )
 
 
@@ -94,8 +101,26 @@ def _hosts(parameters: Mapping[str, str | int | None]) -> list[str]:
     return [*named, *(["a service's"] if service and not named else [])]
 
 
-def _named() -> list[str]:
-    return [line for folder in _folders() if _is_own(folder) for line in _lines(folder / FILE)]
+def _note(file: str, line: str) -> None:
+    noted = _noted(file)
+    if line in noted:
+        return
+    for folder in _folders():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_own(folder):
+                write_whole(folder / file, "".join(f"{each}\n" for each in [*noted, line]))
+                return
+        except OSError:
+            continue
+    raise RunError(
+        f"there is nowhere to note that {line} is yours",
+        "set XDG_STATE_HOME to a folder that only you can write to",
+    )
+
+
+def _noted(file: str) -> list[str]:
+    return [line for folder in _folders() if _is_own(folder) for line in _lines(folder / file)]
 
 
 def _lines(path: Path) -> Iterator[str]:

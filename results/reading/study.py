@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sharetune.results.reading.trial import Trial
 from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
 from sharetune.spaces.paths import relocated
+from sharetune.spaces.settings import one_door
 
 NUMBERS = (
     "effective_ratio",
@@ -140,8 +141,13 @@ def read_study(run: Path | str) -> StudyRecord:
         RunError: if `run` holds no study, or one that cannot be read.
     """
     run = Path(run)
-    with _opened(Location.of(run)) as study:
+    with one_run(run), _opened(Location.of(run)) as study:
         return study_record(run, study)
+
+
+def one_run(*runs: Path | str) -> AbstractContextManager[None]:
+    """Turn any failure of showing these run folders into one :class:`RunError`."""
+    return one_door(f"the run {', '.join(map(str, runs))}", RunError, _RETRY)
 
 
 def study_record(run: Path, study: optuna.Study) -> StudyRecord:

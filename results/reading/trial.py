@@ -56,6 +56,7 @@ class Trial:
     test: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     circumstances: dict[str, Any] | None = None
+    ran: dict[str, Any] = field(default_factory=dict)
     began: datetime | None = None
     ended: datetime | None = None
 
@@ -86,6 +87,7 @@ class Trial:
             test=stored.get(names.TEST),
             seconds=_mapping(stored, names.SECONDS),
             circumstances=stored.get(names.CIRCUMSTANCES),
+            ran=_mapping(stored, names.RAN),
             began=frozen.datetime_start,
             ended=frozen.datetime_complete,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from sharetune.spaces.errors import RunError, SharetuneError
+from sharetune.spaces.texts import printable
 
 if TYPE_CHECKING:
     from sharetune.spaces.plan import SharingPlan
@@ -218,12 +219,15 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
     json: Annotated[bool, typer.Option("--json", help="print everything as JSON instead")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="name hosts and folders of absolute paths, too")
+    ] = False,
     storage: Storage = None,
 ) -> None:
     """Write RUN/report.html and print the front; of several runs, compare them."""
     with user_errors():
         _name_servers(storage)
-        path = _compare(runs, json) if len(runs) > 1 else _report(runs[0], json)
+        path = _compare(runs, json, private) if len(runs) > 1 else _report(runs[0], json, private)
         if open_:
             webbrowser.open(path.resolve().as_uri())
 
@@ -275,10 +279,14 @@ def export(
         ),
     ] = "shared",
     storage: Storage = None,
+    plugin: Annotated[
+        Optional[list[str]], typer.Option(help="a plugin, as RUN has it, whose code may be run")
+    ] = None,
 ) -> None:
     """Write a trial's model for others to load, check it, and print how to load it."""
     with user_errors():
         _name_servers(storage)
+        _name_plugins(plugin)
         from sharetune.search.commands.export import export_trial
 
         exported = export_trial(run, trial, out, format_)
@@ -336,20 +344,32 @@ def _name_servers(urls: list[str] | None) -> None:
         name_server(checked_url(url))
 
 
-def _report(run: Path, as_json: bool) -> Path:
+def _name_plugins(plugins: list[str] | None) -> None:
+    from sharetune.results.reading.servers import name_plugins
+
+    name_plugins(plugins or ())
+
+
+def _report(run: Path, as_json: bool, private: bool) -> Path:
+    from sharetune.results.as_json import studies_as_json
     from sharetune.results.page.report import write_report
 
-    path = write_report(run)
-    _print_front(run, as_json)
+    path = write_report(run, private=private)
+    if as_json:
+        print(studies_as_json([run], private=private))
+        print(f"report: {path}", file=sys.stderr)
+    else:
+        _print_front(run)
     return path
 
 
-def _compare(runs: list[Path], as_json: bool) -> Path:
+def _compare(runs: list[Path], as_json: bool, private: bool) -> Path:
     from sharetune.results.as_json import studies_as_json
     from sharetune.results.page.comparison import comparison_table, write_comparison
 
     path = write_comparison(runs)
-    print(studies_as_json(runs) if as_json else comparison_table(runs))
+    as_text = printable(comparison_table(runs))
+    print(studies_as_json(runs, private=private) if as_json else as_text)
     print(f"comparison: {path}", file=sys.stderr)
     return path
 
@@ -382,7 +402,7 @@ def _say_what_may_follow(folder: Path, resume: str) -> None:
     from sharetune.results.terminal import next_steps
 
     for what, command in next_steps(folder, resume).items():
-        print(f"{what}:\n  {command}", file=sys.stderr)
+        print(printable(f"{what}:\n  {command}"), file=sys.stderr)
 
 
 def _refuse_nothing_completed(folder: Path) -> None:
@@ -395,11 +415,10 @@ def _refuse_nothing_completed(folder: Path) -> None:
         _fail(error, 1)
 
 
-def _print_front(folder: Path, as_json: bool = False) -> None:
-    from sharetune.results.as_json import studies_as_json
+def _print_front(folder: Path) -> None:
     from sharetune.results.terminal import front_table
 
-    print(studies_as_json([folder]) if as_json else front_table(folder))
+    print(printable(front_table(folder)))
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
 
 

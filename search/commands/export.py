@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from sharetune.results.card import ExportText, model_card, plan_picture
+from sharetune.results.reading.servers import require_named_plugins
 from sharetune.results.reading.study import StudyRecord, read_study
 from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.layers import runs
 from sharetune.spaces.plugins import load_plugins
+from sharetune.spaces.settings import one_door
 from sharetune.trainers import load_shared
 from sharetune.trainers.data.new_models import start_of
 from sharetune.trainers.exports.base import EXPORTS, Exported, check_free, placed, write
@@ -25,6 +27,9 @@ CARD = "README.md"
 
 PICTURE = "plan.svg"
 """File name of the drawing of an export's plan, which the card shows."""
+
+UNEXPORTED = "its model or its study is damaged, or holds what this format cannot: try another"
+"""Hint of errors of libraries while a model is written."""
 
 UNREADABLE = (SharetuneError, OSError, ImportError, KeyError)
 """Errors of loading a tokenizer or processor that an export survives, with a note."""
@@ -41,7 +46,7 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     _weights(study, number)
     check_free(out)
     model = trained_model(study, number)
-    with placed(out) as folder:
+    with one_door(f"trial {number} of {run}", RunError, UNEXPORTED), placed(out) as folder:
         missing = _copy_reader(study, folder)
         exported = write(model, folder, format)
         exported = replace(exported, note=f"{exported.note} {missing}".strip())
@@ -59,7 +64,9 @@ def trained_model(study: StudyRecord, number: int) -> PreTrainedModel:
 
     Raises :class:`RunError` if there is no such trial, or its weights were not kept.
     """
-    load_plugins(study.config.get("plugins", ()))
+    plugins = study.config.get("plugins") or ()
+    require_named_plugins(plugins, study.path)
+    load_plugins(plugins)
     weights = _weights(study, number)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

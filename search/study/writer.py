@@ -9,6 +9,7 @@ its driver by a token, which each transaction compares with its own before it co
 import hashlib
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,10 +37,14 @@ from sharetune.search.study.folder_lock import held, lock_folder
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.settings import one_door
 from sharetune.spaces.whole_files import sync
 
 KEPT_HINT = "what is finished is kept; continue with --resume"
 """Hint of errors that end a search half way."""
+
+DAMAGED = "it is damaged, or another version wrote it: take a copy of the folder if there is one"
+"""Hint of errors about a storage that is there and cannot be read."""
 
 SERVER_NOTICES_A_LOST_HOST = (
     "SET tcp_keepalives_idle = 30",
@@ -52,16 +57,18 @@ SERVER_NOTICES_A_LOST_HOST = (
 class StudyWriter:
     """An open study. `lock` is held until the process ends, so that no other search joins.
 
-    A process that opens a study writes a token of its own into it. If another is found there, a
-    second driver has taken the study over, and nothing more is written.
+    With its first change a process writes a token of its own into the study. If another is found
+    there later, a second driver has taken the study over, and nothing more is written.
     """
 
     def __init__(self, storage: BaseStorage, name: str, lock: int | None = None) -> None:
         self.storage, self.name = storage, name
         self._study_id = storage.get_study_id_from_name(name)
         self._lock = lock
-        self._token = secrets.token_hex(8)
+        self._token, self._drives = secrets.token_hex(8), False
         self._running: dict[int, FrozenTrial] = {}
+        self._began: dict[int, float] = {}
+        self._opened_at = time.monotonic()
 
     @classmethod
     def create(
@@ -83,7 +90,7 @@ class StudyWriter:
         with _closed_after_errors(lock):
             if url is None:
                 _create_file(run, name, attributes)
-                return cls._opened(_in_file(run / record.STORAGE), name, lock)
+                return cls(_in_file(run / record.STORAGE), name, lock)
             location = Location(run, url, name)
             name_server(url)
             storage = _in_database(location)
@@ -114,7 +121,7 @@ class StudyWriter:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study = optuna.load_study(study_name=name, storage=storage)
                 study.set_metric_names(attributes[record.OBJECTIVES])
-        return cls._opened(storage, name, lock)
+        return cls(storage, name, lock)
 
     @classmethod
     def open(cls, run: Path) -> "StudyWriter":
@@ -124,6 +131,11 @@ class StudyWriter:
         """
         require_study(run)
         location = Location.of(run)
+        with one_door(f"the study in {run}", RunError, DAMAGED):
+            return cls._open(run, location)
+
+    @classmethod
+    def _open(cls, run: Path, location: Location) -> "StudyWriter":
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         lock = lock_folder(RunFolder(run))
         with _closed_after_errors(lock):
@@ -136,14 +148,7 @@ class StudyWriter:
                 raise RunError(
                     f"the study in {run} was never created", f"remove {run} and start again"
                 )
-            return cls._opened(storage, name, lock)
-
-    @classmethod
-    def _opened(cls, storage: BaseStorage, name: str, lock: int | None) -> "StudyWriter":
-        """Return the study after this process has become its driver."""
-        store = cls(storage, name, lock)
-        storage.set_study_user_attr(store._study_id, record.DRIVER, store._token)
-        return store
+            return cls(storage, name, lock)
 
     def close(self) -> None:
         """Release the study for another search."""
@@ -182,6 +187,7 @@ class StudyWriter:
         """Write a new RUNNING trial."""
         trial = self._new(draw, attributes, state=TrialState.RUNNING)
         self._running[trial.number] = trial
+        self._began[trial.number] = time.monotonic()
         return Trial.of(trial)
 
     def answer(
@@ -248,6 +254,7 @@ class StudyWriter:
     ) -> Trial:
         """End a running trial; return it as it was written."""
         trial = self._running[number]
+        attributes = dict(attributes) | self._ran(number)
         with self._writing():
             self._attach(trial, attributes)
             self.storage.set_trial_state_values(trial._trial_id, state, values)
@@ -258,6 +265,15 @@ class StudyWriter:
         del self._running[number]
         return Trial.of(trial)
 
+    def _ran(self, number: int) -> dict[str, Any]:
+        """Return when this process ran a trial, by a clock that nobody sets."""
+        began, now = self._began.pop(number, None), time.monotonic()
+        if began is None:
+            return {}
+        since = {"from": began - self._opened_at, "to": now - self._opened_at}
+        times = {name: round(seconds, 3) for name, seconds in since.items()}
+        return {record.RAN: {"process": self._token, **times}}
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Write what is inside at once, if this process is still the study's driver.
@@ -265,15 +281,16 @@ class StudyWriter:
         The token is read last, when the transaction has locked the study.
         """
         with one_transaction(self.storage):
+            if not self._drives:
+                self.storage.set_study_user_attr(self._study_id, record.DRIVER, self._token)
             yield
-            if (
-                bulk_rows.study_attribute(self.storage, self._study_id, record.DRIVER)
-                != self._token
-            ):
+            driver = bulk_rows.study_attribute(self.storage, self._study_id, record.DRIVER)
+            if driver != self._token:
                 raise RunError(
                     f"another search has taken over the study {self.name}",
                     f"let only one run; {KEPT_HINT}",
                 )
+        self._drives = True
 
     def _attach(self, trial: FrozenTrial, attributes: Mapping[str, object]) -> None:
         new = {key: value for key, value in attributes.items() if key not in trial.user_attrs}

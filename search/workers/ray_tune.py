@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ from sharetune.search.pinned.ray_internals import reuse_started_workers, set_rea
 from sharetune.search.search import Search
 from sharetune.search.signals import stopped_when_safe
 from sharetune.search.workers.attempt import Evaluate, Paused, Report, attempt
+from sharetune.search.workers.pulse import GRACE_S, Beat, Pulse, PulseWatch, end_process
 from sharetune.search.workers.trial_group import Meeting, TrialGroup, assist
-from sharetune.search.workers.watchdog import Watchdog
+from sharetune.search.workers.watchdog import Watchdog, note_stopped
 from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.evaluator import Evaluator, Job, JobResources, Metrics
 from sharetune.spaces.plugins import load_plugins
@@ -101,6 +102,8 @@ class JobSearcher(Searcher):
         if isinstance(reached, Reached) and not error:
             outcome = stopped(reached.described())
         if error or not isinstance(outcome, Outcome):
+            outcome = Watchdog(job, self.search.config.resources).verdict()
+        if outcome is None:
             progress = _progress(job)
             if progress - self.progress.get(job.number, set()):
                 self.losses[job.number] = 0
@@ -139,17 +142,38 @@ def _progress(job: Job) -> set[str]:
     return {path.name for path in job.folder.checkpoints.glob("*/checkpoint-*")}
 
 
-class StopBetweenSteps(tune.Callback):
-    """A callback that ends Ray Tune's loop between two of its steps, of at most 0.1 s each."""
+class BetweenSteps(tune.Callback):
+    """A callback that looks around between two steps of Ray Tune's loop, of at most 0.1 s each.
 
-    def __init__(self, stop_if_asked: Callable[[], None], searcher: JobSearcher) -> None:
-        self.stop_if_asked, self.searcher = stop_if_asked, searcher
+    It ends the loop when asked to, and workers that have stopped.
+    """
+
+    def __init__(
+        self, stop_if_asked: Callable[[], None], searcher: JobSearcher, watch: PulseWatch | None
+    ) -> None:
+        self.stop_if_asked, self.searcher, self.watch = stop_if_asked, searcher, watch
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: object) -> None:
         """Raise ``KeyboardInterrupt`` if a signal came, or the error that broke the search."""
         self.stop_if_asked()
         if self.searcher.broken is not None:
             raise self.searcher.broken
+        for beat in self.watch.stopped() if self.watch is not None else ():
+            job = next((j for j in self.searcher.jobs.values() if j.number == beat.job), None)
+            if _end_worker(beat) and job is not None:
+                note_stopped(job, f"process {beat.pid} stood still and was ended by the driver")
+
+
+def _end_worker(beat: Beat) -> bool:
+    """End a worker's process wherever it runs; say whether it was still there."""
+    if beat.node == ray.get_runtime_context().get_node_id():
+        return end_process(beat.pid)
+    at = NodeAffinitySchedulingStrategy(beat.node, soft=False)
+    end: Any = ray.remote(num_cpus=0)(end_process)
+    try:
+        return bool(ray.get(end.options(scheduling_strategy=at).remote(beat.pid), timeout=10))
+    except ray.exceptions.RayError:  # the node is gone, and its processes with it
+        return False
 
 
 class RungScheduler(FIFOScheduler):
@@ -205,6 +229,10 @@ class Worker(tune.Trainable):
             self.evaluate = _trial_group(shared).evaluate
         self.running: Paused | None = None
         self.job: Job = config["job"]
+        self.pulse: Pulse | None = None
+        if shared.resources.heartbeat_s is not None:
+            node = ray.get_runtime_context().get_node_id()
+            self.pulse = Pulse(self.job.folder.run, node)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job into the same process."""
@@ -220,6 +248,8 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Run the job to its next rung, or to its end."""
+        if self.pulse is not None:
+            self.pulse.begin(self.job.number)
         if self.running is None:
             self.running = Paused(self._attempt)
         found = self.running.resume()
@@ -231,9 +261,6 @@ class Worker(tune.Trainable):
     def _attempt(self, report: Report) -> Outcome:
         given = self.shared.resources
         watchdog = Watchdog(self.job, given)
-        overdue = watchdog.verdict()
-        if overdue is not None:
-            return overdue
         listener = Watched(report, None if given.heartbeat_s is None else watchdog)
         resources = JobResources(threads=given.cpu, checkpoint_s=given.checkpoint_s)
         with watchdog:
@@ -425,6 +452,7 @@ def execute(search: Search) -> None:
         tempfile.TemporaryDirectory(prefix="sharetune-") as scratch,
         stopped_when_safe() as stop_if_asked,
         _error_of_the_search(searcher),
+        _watch(search) as watch,
     ):
         tune.Tuner(
             trainable,
@@ -440,11 +468,16 @@ def execute(search: Search) -> None:
                 name="jobs",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[StopBetweenSteps(stop_if_asked, searcher)],
+                callbacks=[BetweenSteps(stop_if_asked, searcher, watch)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+
+
+def _watch(search: Search) -> AbstractContextManager[PulseWatch | None]:
+    limit = search.config.resources.heartbeat_s
+    return nullcontext() if limit is None else PulseWatch(search.run, limit + GRACE_S)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""End a worker whose job hangs, so that the search goes on with another."""
+"""End a worker whose job hangs, from inside, so that the search goes on with another."""
 
 import faulthandler
 import time
@@ -10,12 +10,19 @@ from sharetune.search.outcome import Outcome
 from sharetune.spaces.evaluator import Job
 
 
+def note_stopped(job: Job, why: str) -> None:
+    """Note for the job's verdict that its worker was ended without having made a step."""
+    job.folder.path.mkdir(parents=True, exist_ok=True)
+    job.folder.stuck.write_text(f"{why}\n", "utf-8")
+
+
 class Watchdog:
     """A context that ends this process if the job exceeds its time limit, wherever it hangs.
 
     Also if a step of its training takes longer than `heartbeat_s`. A retraining that is `longer`
     than the search's gets that multiple of the limit. All threads' stacks are written next to the
-    job's weights, where the next worker finds them.
+    job's weights, where the driver finds them. A process that has stopped is the driver's to end
+    (`pulse.py`).
     """
 
     def __init__(self, job: Job, resources: Resources) -> None:
@@ -27,7 +34,7 @@ class Watchdog:
         self._until = float("inf")
 
     def verdict(self) -> Outcome | None:
-        """Return the outcome of the job if an earlier worker was ended over it, else None."""
+        """Return the outcome of the job if a worker was ended over it, else None."""
         why = {}
         if self.limit_s is not None:
             why[self.folder.overdue] = f"took longer than {self.limit_s:g} s"

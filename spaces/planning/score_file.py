@@ -18,6 +18,7 @@ from sharetune.spaces.evaluator import Exchange, PlanScore, Sizes
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.planning.solving import Scored
+from sharetune.spaces.settings import one_door
 
 VERSION = 1
 """Number of this form of the file; another one is refused."""
@@ -104,12 +105,8 @@ class ScoreFile:
                 f"{self.path.parent} holds no scores",
                 f"sharetune score STUDY.yaml --out {self.path.parent}",
             )
-        try:
+        with one_door(str(self.path), RunError, "remove it, and score again"):
             return _read(json.loads(lines[0]), map(json.loads, lines[1:]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.path} cannot be read: {error!r}", "remove it, and score again"
-            ) from None
 
     def begin(self, header: ScoresHeader) -> None:
         """Write the first line of a new file."""

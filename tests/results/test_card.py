@@ -1,5 +1,7 @@
 """What the model card says of a study, whatever its task measures."""
 
+import yaml
+
 from sharetune.results.card import ExportText, model_card
 from sharetune.results.reading.study import read_study
 from sharetune.spaces import SharingPlan
@@ -27,3 +29,20 @@ def test_every_metric_of_the_task_is_told_against_the_unshared_model(tmp_path):
     assert "| parameters | 150 | 200 | −50 | 0.75× |" in card
     assert "| accuracy |" not in card
     assert "someone" not in card and "train: train.csv" in card
+
+
+EVIL = "\x1b[2Jx: y\n---\n`rm`"
+
+
+def test_names_are_text_in_the_card_and_its_metadata(tmp_path):
+    run = write_run(
+        tmp_path / "run",
+        complete(0.9, 200.0, HALF) | {"values": [0.9, 200.0]},
+        name=f"study {EVIL}",
+        config={"name": "demo", "model": f"org/{EVIL}", "task": TASK | {"extra": "```\n# owned"}},
+    )
+    card = model_card(read_study(run), 0, HALF, ExportText("shared", "load()"))
+    head, body = card.removeprefix("---\n").split("---\n", 1)
+    assert yaml.safe_load(head)["base_model"] == f"org/{EVIL}"
+    assert "\x1b" not in card and "`rm`" not in body.split("## Training")[0]
+    assert card.count("```") == 10

@@ -73,3 +73,20 @@ def test_hours_end_the_search(tmp_path, capsys):
     run(study(budget=budget), out=tmp_path / "run", evaluator=FakeEvaluator(seconds=0.06))
     assert len(trials(tmp_path / "run")) in (1, 2)
     assert "the search ends: 0.00 wall hours are spent" in capsys.readouterr().err
+
+
+def test_a_clock_that_is_set_does_not_spend_hours():
+    """The time of day jumps by ten hours while the first trial runs, and back before the second."""
+    spending = Spending(Resources(cpu=2))
+    noon = datetime(2026, 1, 1, 12)
+    for number, (hours, first, last) in enumerate([(10, 0.0, 1800.0), (-10, 900.0, 3600.0)]):
+        trial = Trial(
+            number,
+            TrialState.COMPLETE,
+            {},
+            ran={"process": "a", "from": first, "to": last},
+            began=noon,
+            ended=noon + timedelta(hours=hours),
+        )
+        spending.add(trial)
+    assert (spending.wall, spending.trials, spending.cpu) == (1.0, 1.25, 2.5)

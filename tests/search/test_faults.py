@@ -214,3 +214,33 @@ def test_a_training_without_a_heartbeat_is_ended_and_the_search_goes_on(tmp_path
     assert "signal.pause" not in found[1].user_attrs["error"]["message"]
     assert "test_faults.py" in found[1].user_attrs["error"]["traceback"]
     assert [t.state for t in found[:1] + found[2:]] == [TrialState.COMPLETE] * 3
+
+
+@dataclass(frozen=True)
+class Stopped(FakeEvaluator):
+    """The process that trains the plan that ties all layers stands still, outside a step."""
+
+    def evaluate(self, job, resources, listener):
+        if "0..5 tie" in str(job.candidate.plan):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().evaluate(job, resources, listener)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_stopped_worker_is_noticed_and_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "MOST_PRELOADED", 0)
+    config = fake_study(
+        executor="ray", resources={"heartbeat_s": 3, "workers": 1}, budget={"trials": 4}
+    )
+    run(config, out=tmp_path / "run", evaluator=Stopped())
+    found = trials(tmp_path / "run")
+    stopped = found[1]
+    assert (stopped.state, stopped.user_attrs["reason"]) == (
+        TrialState.PRUNED,
+        "made no step within 3 s",
+    )
+    assert "stood still and was ended by the driver" in stopped.user_attrs["error"]["traceback"]
+    assert (stopped.datetime_complete - stopped.datetime_start).total_seconds() < 3 + 10
+    assert [t.state for t in found[:1] + found[2:]] == [TrialState.COMPLETE] * 3
+    assert not (tmp_path / "run" / "workers").exists()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -32,6 +32,7 @@ from sharetune.spaces.mistakes import described
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.registry import Registry, did_you_mean
+from sharetune.spaces.settings import StrictModel
 from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer, start_of, started
 from sharetune.trainers.data.reader_fit import (
@@ -91,7 +92,7 @@ class DataFacts:
     items: int = 0
 
 
-class Task(BaseModel, ABC):
+class Task(StrictModel, ABC):
     """Base class of all tasks. Fields are the keys of a study's `task` section.
 
     Without `test` a fifth of the training data is held out. With `validation`, of the same kind as
@@ -102,8 +103,6 @@ class Task(BaseModel, ABC):
     a hub name or a folder. A task must say what is abstract here; the rest fits tasks of text whose
     prediction is the model's logits.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     auto: ClassVar[Any]
     """The library's auto class for a model with this task's head."""

@@ -43,6 +43,7 @@ def test_a_driver_that_lost_its_study_to_a_second_one_writes_nothing_more(no_loc
     first = StudyWriter.create(tmp_path / "run", "s", ATTRIBUTES)
     trial = first.start(NO_DRAW, {"candidate": {}})
     second = StudyWriter.open(tmp_path / "run")
+    second.note("seen", 1)
     for write in (
         lambda: first.complete(trial.number, [0.5], {"metrics": {}}),
         lambda: first.end(trial.number, TrialState.FAIL, {}, "reason"),
