@@ -47,7 +47,7 @@ def steps_of(recipe: Recipe, rows: Mapping[str, int]) -> int:
     """Return the optimiser steps of a training."""
     if recipe.steps is not None:
         return recipe.steps
-    return math.ceil((recipe.epochs or 3) * rows["train"] / recipe.batch_size)
+    return math.ceil((recipe.epochs or 3) * rows.get("train", 0) / recipe.batch_size)
 
 
 def flops_of_trial(recipe: Recipe, sizes: Sizes, rows: Mapping[str, int]) -> float:

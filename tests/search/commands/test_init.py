@@ -67,6 +67,12 @@ FITTING = {
 }
 
 
+KEYS = {
+    "text-classification": {"regression": True},
+    "automatic-speech-recognition": {"resample": True},  # 1,600 samples a second, Whisper's 16,000
+}
+
+
 def test_every_task_is_known_here():
     assert {*FITTING, "tensors"} == set(TASKS)  # whose examples are a model's inputs
 
@@ -74,7 +80,7 @@ def test_every_task_is_known_here():
 @pytest.mark.parametrize("name", FITTING)
 def test_a_study_for_every_task(tmp_path, name):
     family, length = FITTING[name]
-    keys = {"regression": True} if name == "text-classification" else {}
+    keys = KEYS.get(name, {})
     model, task = configured(tmp_path, name, family, **keys)
     out = tmp_path / "study.yaml"
     overrides = tuple(f"task.{key}={value}" for key, value in keys.items())
