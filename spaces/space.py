@@ -29,7 +29,7 @@ from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.settings import StrictModel, one_door, reader
 from sharetune.spaces.texts import shown
-from sharetune.spaces.yaml_text import as_number
+from sharetune.spaces.yaml_text import LARGEST, as_number
 
 DRAWN = ("parts", "assign", "form", "init", "units", "times", "order")
 """Keys of a template that are drawn once for each group, in this order; samplers rely on it."""
@@ -117,6 +117,8 @@ def check_leaf(leaf: Any, name: str) -> Any:
     elif isinstance(leaf, list):
         for child in leaf:
             check_leaf(child, name)
+    elif isinstance(leaf, int) and abs(leaf) > LARGEST:
+        raise ConfigError(f"{name}: numbers are at most {LARGEST:,}, but got {shown(leaf)}", LEAF)
     return leaf
 
 
@@ -148,7 +150,8 @@ def _check_range(leaf: dict[str, Any], name: str) -> None:
 
 def _is_finite(value: Any) -> TypeGuard[int | float]:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max
+    most = LARGEST if isinstance(value, int) else sys.float_info.max
+    return is_number and abs(value) <= most
 
 
 def with_numbers(data: object) -> Any:
