@@ -69,12 +69,14 @@ COUNTED = {"attn_implementation": "eager", "experts_implementation": "batched_mm
 def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
     """Return the model's architecture on the meta device, in eval mode, with eager attention.
 
-    Eager, because the FLOP counter sees its products. Tensors have the checkpoint's dtypes.
+    Eager, because the FLOP counter sees its products; experts are multiplied in batches, because
+    their grouped product cannot be run without values. Tensors have the checkpoint's dtypes.
     """
     config = from_library(AutoConfig, model, **kwargs)
     with torch.device("meta"):
-        shell: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
-    return cast_(shell, saved_dtype(shell)).eval()
+        shell: PreTrainedModel = auto.from_config(config, **COUNTED)
+    # some families make a tensor elsewhere
+    return cast_(shell.to("meta"), saved_dtype(shell)).eval()
 
 
 class ByArchitecture:
