@@ -103,8 +103,8 @@ def test_a_scoring_killed_in_the_middle_of_a_line_goes_on(tmp_path, counted, kep
     os.truncate(path, int(kept * path.stat().st_size))
     left = max(0, path.read_bytes().count(b"\n") - 1)
     assert score_study(study(space=SPACE), out=tmp_path / "run", evaluator=fake) == whole
-    assert len(scored_plans(folder)) == 27 - left
-    assert len(path.read_text().splitlines()) == 28
+    assert len(scored_plans(folder)) == max(0, 27 - left)
+    assert len(path.read_text().splitlines()) == 33  # 5 pairs exchanged among them
 
 
 @pytest.mark.parametrize(
