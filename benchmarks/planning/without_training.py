@@ -101,6 +101,7 @@ class Subject:
     path: str
     text: str
     scored: int
+    fitted: int = MOMENT_TOKENS
 
     @cached_property
     def config(self) -> Any:
@@ -129,7 +130,7 @@ class Subject:
         for place, name in enumerate(SETS):
             ids = tokenizer("".join(every[place::3][:3000]))["input_ids"]
             blocks = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)
-            most = MOMENT_TOKENS // length
+            most = self.fitted // length
             chosen = [i * len(blocks) // most for i in range(most)]
             found[name] = blocks[chosen] if len(blocks) > most else blocks
         return found
@@ -150,7 +151,7 @@ class Subject:
     def activations(self) -> Any:
         """Inputs and moments on the text that units are chosen and fitted on."""
         given = [self._inputs(batch) for batch in self.batches("fitted")]
-        return record_activations(self.model, given, moment_tokens=MOMENT_TOKENS)
+        return record_activations(self.model, given, moment_tokens=self.fitted)
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a batch without labels; an encoder-decoder's answer is given to the decoder."""
@@ -206,7 +207,7 @@ class Results:
         written = [plan.written() for plan in plans]
         keys = [(name, json.dumps(plan, sort_keys=True)) for plan in written]
         left = [(name, p) for key, p in zip(keys, written, strict=True) if key not in self.known]
-        start, before = time.perf_counter(), _cpu_s()
+        start = time.perf_counter()
         with self.path.open("a") as file:
             for (_, plan), (score, spent) in zip(left, self.pool.map(measured, left), strict=True):
                 found = {} if score is None else {"distance": score.distance, "loss": score.loss}
@@ -214,7 +215,8 @@ class Results:
                 file.flush()
                 self.known[name, json.dumps(plan, sort_keys=True)] = score
         if len(left) > 1:
-            _say(f"{len(left)} of {len(plans)} plans measured on {name} text", start, before)
+            spent = time.perf_counter() - start
+            print(f"{len(left)} of {len(plans)} plans measured on {name} text in {spent:.0f} s")
         return [self.known[key] for key in keys]
 
     def one(self, name: str, plan: SharingPlan) -> PlanScore:
@@ -227,10 +229,6 @@ class Results:
 def _cpu_s() -> float:
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
-
-
-def _say(what: str, start: float, _: float) -> None:
-    print(f"{what} in {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def random_plan(scores: Sequence[Scored], part: float, whole: float, seed: int) -> Solution:
@@ -391,10 +389,13 @@ if __name__ == "__main__":
     parser.add_argument("results", type=Path)
     parser.add_argument("--text", choices=TEXTS, default="debian")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["drop", "narrow", "tie"])
-    parser.add_argument("--scored", type=int, default=3, help="blocks that edits are scored on")
+    parser.add_argument("--scored", type=int, default=2, help="blocks that edits are scored on")
+    parser.add_argument(
+        "--fitted", type=int, default=MOMENT_TOKENS, help="tokens units are fitted on"
+    )
     parser.add_argument("--parts", nargs="+", type=float, default=PARTS)
-    parser.add_argument("--exchanges", type=int, default=8, help="plans measured to improve one")
+    parser.add_argument("--exchanges", type=int, default=4, help="plans measured to improve one")
     parser.add_argument("--local", nargs="*", type=int, default=[], help="steps, such as 80 240")
     parser.add_argument("--random", action="store_true", help="also measure random plans")
     given = parser.parse_args()
-    main(Subject(given.model, given.text, given.scored), given.results, given)
+    main(Subject(given.model, given.text, given.scored, given.fitted), given.results, given)
