@@ -10,8 +10,8 @@ from sharetune.results.reading.study import StudyRecord
 OF_HOSTS = {"host", "pid"}
 """Keys of circumstances that name a machine or a process."""
 
-FOLDERS = re.compile(r"""(?<![\w.:/~-])~?/(?:[^/\s'"<>|:,;]+/)*(?=[^/\s'"<>|:,;])""")
-"""The folders of an absolute path inside a text, all but its last part."""
+FOLDERS = re.compile(r"""(?<![\w.:/~<-])~?/(?:[^/\s'"<>|:,;]+/)*(?=[^/\s'"<>|:,;])""")
+"""The folders of an absolute path inside a text, all but its last part; no closing tag is one."""
 
 TEXTS = ("reason", "error_message", "error_traceback")
 """Columns of texts that may hold paths."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sharetune.spaces.errors import ModelError
 from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.structure import find_stacks
 
@@ -15,8 +16,15 @@ SAME_OUTPUT = 1e-3
 
 
 def uniform(model: PreTrainedModel) -> bool:
-    """Return whether all layers of each stack are of one width, as the library builds them."""
-    return all(stack.shape.is_uniform for stack in find_stacks(model).values())
+    """Return whether all layers of each stack are of one width, as the library builds them.
+
+    A model whose drops left one layer in each stack has no two layers that could differ.
+    """
+    try:
+        stacks = find_stacks(model)
+    except ModelError:
+        return True
+    return all(stack.shape.is_uniform for stack in stacks.values())
 
 
 def ordinary(model: PreTrainedModel) -> PreTrainedModel:

@@ -188,8 +188,9 @@ def test_a_run_without_a_completed_trial_says_so(study, tmp_path):
         },
     )
     result = call("search", faulty, "--out", tmp_path / "run", "--set", never)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     assert result.stdout.strip() == "no completed trial"
+    assert "error: no trial was completed: 1 of 1 trial ended with the loss is nan" in result.stderr
 
 
 def test_set_overrides_the_study_file(study, tmp_path):

@@ -232,6 +232,7 @@ def test_a_repeated_trial_has_the_weights_of_the_first(run, tmp_path):
 def test_a_study_whose_model_is_gone(run, tmp_path):
     shutil.copytree(run.parent, tmp_path / "copy")
     copy = tmp_path / "copy" / "run"
+    shutil.rmtree(tmp_path / "copy" / "model")
     hidden = run.parent / "elsewhere"
     (run.parent / "model").rename(hidden)
     try:

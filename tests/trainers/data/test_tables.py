@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from pydantic import ValidationError
 
-from sharetune.spaces.errors import DataError
+from sharetune.spaces.errors import ConfigError, DataError
 from sharetune.trainers.data.tables import column, read_table
 from sharetune.trainers.tasks.base import read_task
 
@@ -235,7 +234,7 @@ def test_a_pattern_names_several_files_of_a_split(tmp_path):
 
 
 def test_a_list_of_files_is_refused_with_the_pattern():
-    with pytest.raises(ValidationError, match=r"a split is one file.* got \['a.csv', 'b.csv'\]"):
+    with pytest.raises(ConfigError, match=r"a split is one file.* got \['a.csv', 'b.csv'\]"):
         read_task({"name": "text-generation", "train": ["a.csv", "b.csv"]})
 
 

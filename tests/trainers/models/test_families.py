@@ -215,7 +215,7 @@ def test_layers_are_numbered_anew_for_the_cache(family):
     for stack in find_stacks(model).values():
         for place, layer in enumerate(stack.layers):
             found = {m.layer_idx for m in layer.modules() if hasattr(m, "layer_idx")}
-            assert found <= {place}
+            assert found <= {place, None}  # an encoder that has no cache numbers none
 
 
 @pytest.mark.parametrize("form", ["drop", {"bank": {"ratio": 0.5}}])
