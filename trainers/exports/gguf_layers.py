@@ -57,9 +57,11 @@ def family_of(model: PreTrainedModel) -> Family:
             OTHER_FORMATS,
         )
     windows = {"full_attention"} ^ set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) or 0
     for what, wrong in (
         (f"hidden_act: {config.hidden_act}", config.hidden_act != family.activation),
         (f"layer_types: {sorted(windows)}", bool(windows)),
+        (f"sliding_window: {window}", 0 < window < config.max_position_embeddings),
         (f"rope_type: {rope_type(config)}", rope_type(config) not in ("default", "linear")),
     ):
         if wrong:

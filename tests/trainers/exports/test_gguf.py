@@ -203,6 +203,9 @@ def test_what_llama_cpp_does_not_run(tmp_path):
     config = LlamaConfig(**SIZES, rope_parameters={"rope_type": "yarn", "factor": 2.0})
     with pytest.raises(ModelError, match="not written for rope_type: yarn"):
         export(AutoModelForCausalLM.from_config(config), tmp_path / "out", "gguf")
+    windowed = AutoModelForCausalLM.from_config(MistralConfig(**SIZES, sliding_window=8))
+    with pytest.raises(ModelError, match="not written for sliding_window: 8"):
+        export(windowed, tmp_path / "window", "gguf")
     with pytest.raises(ModelError, match="not written for hidden_act: gelu"):
         export(
             AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, hidden_act="gelu")),
