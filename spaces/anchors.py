@@ -30,13 +30,13 @@ def tied(stacks: Stacks) -> SharingPlan:
 
 @ANCHORS.register("drop-third")
 def drop_third(stacks: Stacks) -> SharingPlan:
-    """the middle third of each stack is removed"""
+    """a third of the layers is removed: the middle ones, or by measured effect"""
     return _drop_middle(stacks, 3)
 
 
 @ANCHORS.register("drop-half")
 def drop_half(stacks: Stacks) -> SharingPlan:
-    """the middle half of each stack is removed"""
+    """half of the layers is removed: the middle ones, or by measured effect"""
     return _drop_middle(stacks, 2)
 
 
