@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -154,12 +155,31 @@ class ScoreFile:
             return []
 
 
+NUMBERS = {"cost", "loss", "distance", "ms", "unshared_ms", "examples"}
+"""Keys of a line that hold a number or null."""
+
+SIZES = {"saved", "unshared"}
+"""Keys of a line that hold numbers by name."""
+
+
+def _refuse_texts(line: Mapping[str, Any]) -> None:
+    """Raise :class:`TypeError` if what must be a finite number is something else."""
+    found = {key: line[key] for key in NUMBERS & line.keys() if line[key] is not None}
+    for key in SIZES & line.keys():
+        found |= {f"{key}.{name}": value for name, value in dict(line[key]).items()}
+    for key, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise TypeError(f"{key} is no number")
+
+
 def _read(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> StoredScores:
+    _refuse_texts(first)
     version = first.pop("version")
     if version != VERSION:
         raise ValueError(f"it is of version {version}, and this ShareTune reads {VERSION}")
     found = StoredScores(ScoresHeader(**first))
     for line in rest:
+        _refuse_texts(line)
         if "plan" in line:
             plan = SharingPlan.model_validate(line.pop("plan"))
             found.plans[plan] = PlanScore(**line)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from sharetune import results
 from sharetune.search.commands.cli import app
 from sharetune.search.commands.insert_plans import insert_plans
 from sharetune.search.config import load_config
@@ -238,7 +239,7 @@ def test_scores_of_another_model_are_not_measured(drops, monkeypatch):
 @pytest.mark.slow
 def test_a_real_model_is_scored_solved_measured_and_searched(tmp_path):
     folder = write_study_data(tmp_path, 60)
-    data = {**STUDY, "budget": {"trials": 3}}
+    data = {**STUDY, "budget": {"trials": 10}}
     (folder / "study.yaml").write_text("# ours\n" + yaml.safe_dump(data))
     assert call("score", folder / "study.yaml", "--out", folder / "run").exit_code == 0
     solving = ["solve", folder / "run", "--parameters", "80%", "--count", 1]
@@ -246,7 +247,11 @@ def test_a_real_model_is_scored_solved_measured_and_searched(tmp_path):
     assert float(best[2]) >= 0
     result = call("search", folder / "study.yaml", "--out", folder / "run")
     assert result.exit_code == 0, result.output
-    assert "plan-0" in result.stdout + result.stderr and "solved-" in result.stderr
+    (given,) = yaml.safe_load((folder / "study.yaml").read_text())["plans"]
+    trained = results.load(folder / "run")
+    plans = [SharingPlan.model_validate(candidate["plan"]) for candidate in trained["candidate"]]
+    assert SharingPlan.model_validate(given) in plans
+    assert trained["anchor"].str.startswith("solved-").any()
 
 
 def test_latency_is_timed_once_for_edits_of_equal_shape(tmp_path):
