@@ -419,8 +419,8 @@ def rehearse(config: StudyConfig, evaluator: Evaluator, candidate: Candidate) ->
     Raises :class:`SharetuneError` if no trial could be trained.
     """
     needed = worker_resources(config)
-    trying: Any = ray.remote(_rehearsed)
-    task = trying.options(num_cpus=needed["CPU"], num_gpus=needed["GPU"], max_calls=1)
+    on_worker: Any = ray.remote(num_cpus=needed["CPU"], num_gpus=needed["GPU"], max_calls=1)
+    task = on_worker(_rehearsed)
     error = ray.get(task.remote(evaluator, candidate))
     if error is not None:
         raise error
