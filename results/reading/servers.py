@@ -51,8 +51,9 @@ def is_named(url: str) -> bool:
 
 def require_named_plugins(plugins: Sequence[str], run: Path) -> None:
     """Raise :class:`RunError` if only the run folder names one of the plugins."""
+    noted = _noted(PLUGINS) if plugins else []
     for plugin in plugins:
-        if plugin not in _noted(PLUGINS):
+        if plugin not in noted:
             raise RunError(
                 f"{run} names a plugin that you have not named: {plugin}",
                 f"its code would be run; if you know it, add --plugin {shlex.quote(str(plugin))}",

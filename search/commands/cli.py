@@ -64,9 +64,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 @app.command()
 def search(
     study: StudyFile,
-    out: Annotated[
-        Optional[Path], typer.Option(show_default="runs/NAME", help="run folder")
-    ] = None,
+    out: NewRun = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
     address: Cluster = None,
     set_: Annotated[
@@ -107,9 +105,7 @@ def search(
 @app.command()
 def score(
     study: StudyFile,
-    out: Annotated[
-        Optional[Path], typer.Option(show_default="runs/NAME", help="run folder")
-    ] = None,
+    out: NewRun = None,
     address: Cluster = None,
     set_: Annotated[
         Optional[list[str]], typer.Option("--set", help="override, as executor=local")

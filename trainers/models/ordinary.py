@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
-from sharetune.trainers.models.sample_inputs import samples
+from sharetune.trainers.models.sample_inputs import fitting_sample
 from sharetune.trainers.models.structure import find_stacks
 
 SAME_OUTPUT = 1e-3
@@ -55,10 +55,9 @@ def largest_difference(one: PreTrainedModel, other: PreTrainedModel) -> float:
 def _output(model: PreTrainedModel) -> Tensor:
     """Return the model's logits, or its first output, for a made-up batch."""
     was_training = model.training
-    inputs = {name: value.to(model.device) for name, value in samples(model)[0].items()}
-    floats = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+    inputs = fitting_sample(model)
     with torch.no_grad():
-        output = model.eval()(**floats)
+        output = model.eval()(**inputs)
     model.train(was_training)
     logits = getattr(output, "logits", None)
     found: Tensor = output[0] if logits is None else logits

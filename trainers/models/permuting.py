@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sharetune.trainers.models.alignment import can_align, permute_
-from sharetune.trainers.models.sample_inputs import samples
+from sharetune.trainers.models.sample_inputs import fitting_sample
 from sharetune.trainers.models.structure import Slot, Stack, attention_path
 
 Family = tuple[str, str]
@@ -142,15 +142,10 @@ def _answers(
                     hook = layer.get_submodule(slot.path).register_forward_hook(keep)
                     hooks.callback(hook.remove)
         try:
-            inputs = {k: v.to(model.device) for k, v in samples(model)[0].items()}
-            model.eval()(**{k: _as_weights(v, model) for k, v in inputs.items()})
+            model.eval()(**fitting_sample(model))
         except Exception as error:  # whatever a foreign model raises on a made-up batch
             logger.debug("%s gives no answer: %s", type(model).__name__, error)
             return None
         finally:
             model.train(was_training)
     return outputs
-
-
-def _as_weights(tensor: Tensor, model: PreTrainedModel) -> Tensor:
-    return tensor.to(model.dtype) if tensor.is_floating_point() else tensor

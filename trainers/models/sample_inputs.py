@@ -40,6 +40,15 @@ def samples(model: PreTrainedModel) -> list[Inputs]:
     return [make(model, batch, length) for batch, length in BATCH_SHAPES]
 
 
+def fitting_sample(model: PreTrainedModel) -> Inputs:
+    """Return the first batch on the model's device, its floating-point numbers in its dtype.
+
+    Raises :class:`ModelError` as :func:`samples`.
+    """
+    placed = {name: value.to(model.device) for name, value in samples(model)[0].items()}
+    return {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in placed.items()}
+
+
 def _text(model: PreTrainedModel, batch: int, length: int) -> Inputs:
     """Return token ids and masks, the last row padded, and a decoder's inputs.
 
