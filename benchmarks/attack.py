@@ -155,7 +155,7 @@ def accept(*_: Any) -> None:
 
 @dataclass
 class Counts:
-    """What the inputs of each kind came to, and the first of the faults."""
+    """Counts outcomes by kind of input, and keeps the first `most` faults as text."""
 
     most: int
     outcomes: dict[str, Counter] = field(default_factory=dict)
@@ -356,7 +356,7 @@ class Attack:
             ["report", "json", "compare", "export", "serve", "load", "resume", "solve"]
         )
         if way == "resume" and what.startswith("DROP TABLE"):
-            way = "report"  # whoever opens a storage to write, Optuna makes its tables for
+            way = "report"  # to resume opens the storage, and Optuna then creates missing tables
         if way == "report":
             self.command(kind, "report", run, room=room, what=what)
         elif way == "json":
@@ -487,11 +487,11 @@ KINDS: dict[str, tuple[int, Callable[[Attack], None]]] = {
     "model folder": (120, Attack.model_folder),
     "arguments": (120, Attack.arguments),
 }
-"""How many of each kind there are in 1,900, and what makes one."""
+"""Number of inputs of each kind in a run of 1,900, and the method that makes one input."""
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What lies in a folder: sizes, and contents of small files."""
+    """Returns a folder's entries by path: bytes of small files, sizes of large ones, "d"."""
     found: dict[str, Any] = {}
     for path in folder.rglob("*") if folder.is_dir() else ():
         status = path.lstat()

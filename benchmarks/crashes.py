@@ -292,7 +292,7 @@ def birth_of(path: Path) -> str:
 
 
 def sync_all(root: Path) -> None:
-    """What is left after a cut is on the disk."""
+    """Writes all files below `root` to the disk, so that the next power cut keeps them."""
     from sharetune.spaces.whole_files import sync_tree
 
     sync_tree(root)

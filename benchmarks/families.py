@@ -297,7 +297,7 @@ def of_equal_layers(form: Any, **rule: Any) -> Callable[[str], None]:
 
 
 def saving(family: str) -> None:
-    """What is saved comes back."""
+    """Compares the logits of a shared model before saving and after loading."""
     model = build(family)
     share_(model, plan(model, {"bank": {"ratio": 0.5}}))
     with tempfile.TemporaryDirectory() as folder:
@@ -347,7 +347,7 @@ def dropped_dense(family: str) -> None:
 
 
 def counting(family: str) -> None:
-    """What is counted of a plan is what the built model has."""
+    """Compares the parameters, bytes and FLOPs counted for a plan with the built model's."""
     model = build(family).to("meta")
     inputs = {name: value.to("meta") for name, value in samples(model)[0].items()}
     for form, layers in (({"bank": {"ratio": 0.5}}, "all"), ("drop", [1])):

@@ -537,7 +537,7 @@ class StudyConfig(Section):
 
     @property
     def scores(self) -> Scoring | None:
-        """How edits are scored before the search; None where they are not."""
+        """The settings for scoring edits before the search; None where `scoring` is off."""
         if isinstance(self.scoring, Scoring):
             return self.scoring
         return Scoring() if self.scoring == "auto" else None

@@ -30,7 +30,7 @@ GIB = 2**30
 """Bytes in a GiB."""
 
 MEMORY = Path("/proc/meminfo")
-"""Where Linux says how much memory is free."""
+"""The file in which Linux reports free and total memory, in kB."""
 
 
 def own_version() -> str:

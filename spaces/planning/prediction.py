@@ -21,7 +21,7 @@ Place = tuple[str, str, str, tuple[int, ...]]
 """Form, stack, part (``both`` of them, ``attention`` or ``ffn``) and layers."""
 
 Point = tuple[float, float]
-"""How much a form changes, 0..1, and what it costs."""
+"""A form's strength (0..1) and its cost, the distance in nats or as a fraction of variance."""
 
 
 class Predictor:

@@ -1,4 +1,4 @@
-"""What an evaluator's types are stored as."""
+"""Evaluation results are stored as plain data: large confusion matrices by non-zero counts."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What the first hour asks: the version, this machine, and what extras miss."""
+"""`doctor`, `--version`, defaults in `--help` and `list presets`, as they are printed."""
 
 from typer.testing import CliRunner
 

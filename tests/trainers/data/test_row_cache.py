@@ -1,4 +1,4 @@
-"""What was prepared once is read again, and made anew where it is damaged."""
+"""Prepared rows are read from the cache, and prepared again where their file is damaged."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What every trial would run into is found by one batch, before a study is made."""
+"""One batch, forward and backward, finds errors of all trials before a study is created."""
 
 import shutil
 from pathlib import Path

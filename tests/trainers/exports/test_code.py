@@ -219,7 +219,7 @@ def test_what_is_read_first_is_written_first():
 
 
 NEEDED = ("torch", "transformers", "safetensors", "accelerate", "pillow")
-"""What the environment of the next test has, with all that these require."""
+"""Packages installed in the environment of the next test, besides their requirements."""
 
 
 def required(names):

@@ -1,4 +1,4 @@
-"""What is guessed of a model's structure is checked on the model, and what cannot be is said."""
+"""Guesses of a model's structure are checked by running it; unchecked ones are warned of."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What is saved comes back, whatever was changed in between, or saving refuses."""
+"""A model that was changed after sharing is saved and loads equal, or saving refuses."""
 
 import json
 import pickle
