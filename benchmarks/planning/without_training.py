@@ -18,13 +18,11 @@ import argparse
 import json
 import random
 import resource
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import distributions
 from math import exp
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +30,7 @@ from typing import Any
 
 import torch
 import transformers
+from materials import debian, pip
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 from transformers import (
@@ -68,27 +67,6 @@ PARTS = (0.9, 0.8, 0.6)
 RANDOM_PLANS = 40
 PROCESSES = 2
 SETS = ("fitted", "scored", "unseen")
-
-
-def debian() -> list[str]:
-    """Return a line for each package that apt knows, in a random order that is always the same."""
-    lines = subprocess.run(
-        ["apt-cache", "dumpavail"], check=True, capture_output=True, text=True, errors="replace"
-    ).stdout.split("\n")
-    found, name = [], ""
-    for line in lines:
-        if line.startswith("Package: "):
-            name = line.removeprefix("Package: ")
-        elif line.startswith("Description: "):
-            found.append(f"{name}: {line.removeprefix('Description: ')}\n")
-    random.Random(0).shuffle(found)
-    return found
-
-
-def pip() -> list[str]:
-    """Return the beginning of the description of each installed Python package."""
-    found = {d.metadata["Name"].lower(): d.metadata.get_payload() or "" for d in distributions()}
-    return [found[name][:6000] + "\n\n" for name in sorted(found) if len(found[name]) > 500]
 
 
 TEXTS: dict[str, Callable[[], list[str]]] = {"debian": debian, "pip": pip}
