@@ -7,7 +7,7 @@ An executor asks :meth:`Search.next` for jobs while workers are free, reports wi
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +29,7 @@ from sharetune.search.samplers.base import Ask, Setting, make_sampler
 from sharetune.search.study.writer import StudyWriter, disk_full
 from sharetune.search.weights import Weights
 from sharetune.spaces.evaluator import Evaluator, Job, Metrics
-from sharetune.spaces.objectives import OBJECTIVES
+from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 
@@ -68,13 +68,9 @@ class Search:
         self._ready: deque[Job] = deque()
         self._ended: str | None = None
 
-        objectives = tuple(OBJECTIVES[name] for name in config.objectives)
+        self.objectives = tuple(OBJECTIVES[name] for name in config.objectives)
         noted = writer.attributes
-        reference = noted[record.REFERENCE]
-        fast = not config.space.sized_by_building
-        setting = Setting(objectives, config.seed, config.budget.trials, reference, fast)
-        sampler = make_sampler(config.sampler, setting)
-        self.ledger = Ledger(config, objectives, reference, sampler)
+        self.ledger = _ledger(config, self.objectives, noted[record.REFERENCE])
         self.latency = LatencyLimit(config, writer, evaluator)
         distances = Distances(config, run, evaluator, noted, lambda: self.ledger.started)
         self.admission = Admission(
@@ -84,7 +80,6 @@ class Search:
         for trial in history:
             self.ledger.add(trial)
         self.weights = Weights(run, self.ledger, config.keep, history)
-        self.objectives = objectives
         self._room = room_for(config.budget) if distances.is_on else 0
         self._rivals_at = noted.get(record.RIVALS, {}).get("trials")
         self._given = deque(interrupted_draws(history, self.ledger.known))
@@ -289,6 +284,15 @@ class Search:
         reason = fault if outcome.state == "complete" else outcome.reason
         state = TrialState.FAIL if outcome.state == "failed" else TrialState.PRUNED
         return self.writer.end(job.number, state, found, reason, outcome.error)
+
+
+def _ledger(
+    config: StudyConfig, objectives: tuple[Objective, ...], reference: Mapping[str, float]
+) -> Ledger:
+    """Return the empty ledger of a study, with its sampler."""
+    fast = not config.space.sized_by_building
+    setting = Setting(objectives, config.seed, config.budget.trials, reference, fast)
+    return Ledger(config, objectives, reference, make_sampler(config.sampler, setting))
 
 
 def _when_ended(trial: Trial) -> datetime:

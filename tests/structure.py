@@ -20,6 +20,8 @@ LONG_FUNCTION = 40
 MANY_PARAMETERS = 5
 
 REASONS = {
+    "search.admission.__init__": "the parts of a search that a decision asks",
+    "search.commands.cli.export": "its parameters are the options of a command",
     "search.commands.cli.init": "its parameters are the options of a command",
     "search.commands.cli.solve": "its parameters are the options of a command",
     "search.python.searching.search": "the package's main function: its parameters are its manual",
@@ -30,6 +32,7 @@ REASONS = {
     "trainers.models.forms.bank.__init__": "a layer's tensors and where they lie",
     "trainers.models.forms.basis.__init__": "a layer's tensors and where they lie",
     "trainers.models.forms.lowrank.__init__": "a layer's tensors and where they lie",
+    "trainers.models.sharing._align": "one group, its plan, and what its layers start from",
 }
 """Functions over a limit, each with why it stays so."""
 

@@ -95,6 +95,7 @@ def test_the_report_of_a_finished_run_opens(written):
     assert "layers 0..3 bank 0.4 attention+ffn from mean" in page
 
 
+@pytest.mark.slow
 def test_a_finished_run_continues_to_a_larger_budget(written):
     before = load(written / "finished").set_index("number")
     options = ("--out", written / "finished", "--resume", "--set", "budget.trials=8")

@@ -46,6 +46,7 @@ def test_a_new_form_is_shared_saved_and_loaded(tmp_path):
     assert torch.allclose(logits(materialize_(loaded)), logits(model), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_new_assignment_and_a_new_form_are_searched(study, tmp_path):
     path = study_with_plugin(
         study,

@@ -60,6 +60,7 @@ def test_the_python_lines_run(tmp_path, monkeypatch):
     assert (written["model_type"], written["base"]["num_hidden_layers"]) == ("sharetune", 8)
 
 
+@pytest.mark.slow
 def test_a_live_model_a_frame_and_a_metric_take_twelve_lines(tmp_path, monkeypatch):
     """As it stands in the README, on a small model, with few short trainings in this process."""
     code = blocks("python")[1]

@@ -92,6 +92,7 @@ class Insatiable(CandidateEvaluator):
         return super().evaluate(job, resources, greedy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_batch_that_memory_cannot_hold_is_trained_in_parts(folder, tmp_path, device):
     config, out = study(folder), tmp_path / "run"
@@ -102,6 +103,7 @@ def test_a_batch_that_memory_cannot_hold_is_trained_in_parts(folder, tmp_path, d
     assert len(trial.user_attrs["curve"]) == STEPS
 
 
+@pytest.mark.slow
 def test_a_candidate_that_no_memory_can_hold_is_told_as_its_fault(folder, tmp_path):
     config, out = study(folder), tmp_path / "run"
     run(config, out=out, evaluator=prepared(Insatiable, config, out))

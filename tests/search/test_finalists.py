@@ -69,6 +69,7 @@ def test_by_default_there_are_none(tmp_path):
     assert split(tmp_path / "run")[1] == []
 
 
+@pytest.mark.slow
 def test_the_search_is_the_same_with_and_without(tmp_path):
     run(study(finalists={}), out=tmp_path / "with", evaluator=FakeEvaluator())
     run(study(), out=tmp_path / "without", evaluator=FakeEvaluator())
@@ -112,6 +113,7 @@ def test_interrupted_retrainings_are_run_again_and_no_other(tmp_path, after):
     assert len(trials(tmp_path / "run")) == before
 
 
+@pytest.mark.slow
 def test_more_seeds_add_only_those(tmp_path):
     run(study(finalists={"seeds": 2}), out=tmp_path / "run", evaluator=FakeEvaluator())
     count = len(split(tmp_path / "run")[1])
@@ -120,6 +122,7 @@ def test_more_seeds_add_only_those(tmp_path):
     assert len(list(tmp_path.glob("*.json"))) == count // 2
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_machine_is_run_again_when_resumed_one_of_the_candidate_is_not(tmp_path):
     class Faulty(FakeEvaluator):
         def evaluate(self, job, resources, listener):
@@ -141,6 +144,7 @@ def test_a_fault_of_the_machine_is_run_again_when_resumed_one_of_the_candidate_i
     assert [t.state.name for t in tied] == ["FAIL", "PRUNED", "COMPLETE"]
 
 
+@pytest.mark.slow
 def test_of_each_finalist_the_middle_run_s_weights_are_kept(tmp_path):
     run(study(finalists={"seeds": 3}), out=tmp_path / "run", evaluator=FakeEvaluator())
     _, again = split(tmp_path / "run")
@@ -192,6 +196,7 @@ def test_a_longer_training_has_so_many_times_the_steps_or_epochs():
     assert lengthened(Recipe(epochs=3), 1.5).epochs == 4.5
 
 
+@pytest.mark.slow
 def test_a_search_leaves_hours_for_its_finalists(tmp_path, capsys):
     spending = Spending(Resources())
     for start in range(0, 60, 6):

@@ -1,5 +1,6 @@
 """A ledger read from the storage equals the one kept while the search ran."""
 
+import pytest
 from optuna.trial import TrialState
 
 from sharetune.search.search import Search
@@ -44,6 +45,7 @@ def known_of(search):
     }
 
 
+@pytest.mark.slow
 def test_a_study_that_is_read_again_has_shown_what_it_had_shown(tmp_path):
     evaluator = FakeEvaluator(faults=(("0..1 tie", "fault"), ("1..2 tie", "raise")), harm=0.3)
     lived, writer = searched(tmp_path, evaluator)

@@ -62,6 +62,7 @@ def test_the_objectives_have_their_names_in_the_optuna_study(tmp_path):
     assert found.metric_names == list(study().objectives)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_candidates(tmp_path):
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         run(study(seed=seed), out=tmp_path / name, evaluator=FakeEvaluator())
@@ -176,6 +177,7 @@ def test_a_larger_budget_goes_on(tmp_path):
     assert len(list(tmp_path.glob("*.json"))) == 3
 
 
+@pytest.mark.slow
 def test_an_exhausted_space_ends_the_search(tmp_path):
     space = {"plan": [{"layers": "1..4"}], "recipe": {"steps": 1}}
     run(study(space=space), out=tmp_path / "run", evaluator=FakeEvaluator(folder=tmp_path))

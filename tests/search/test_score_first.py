@@ -117,6 +117,7 @@ def test_without_scores_the_middle_layers_are_dropped(tmp_path):
     assert not (tmp_path / "run" / "scores.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "evaluator", "words"),
     [
@@ -136,6 +137,7 @@ def test_one_line_says_why_nothing_is_scored(tmp_path, capsys, changes, evaluato
     assert not any("distance" in t.user_attrs["facts"] for t in trials(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -154,6 +156,7 @@ def test_a_model_without_scores_is_searched_all_the_same(tmp_path, capsys, error
     assert anchors[:4] == ["unshared", "tied", "drop-third", "drop-half"]
 
 
+@pytest.mark.slow
 def test_scoring_ends_after_its_seconds(tmp_path):
     config = scored_study(scoring={"seconds": 0.05})
     run(config, out=tmp_path / "run", evaluator=Scored(seconds=0.01))
@@ -161,6 +164,7 @@ def test_scoring_ends_after_its_seconds(tmp_path):
     assert note["edits"] < 12 and note["wanted"] == 36
 
 
+@pytest.mark.slow
 def test_scoring_costs_a_fifth_of_the_trainings(tmp_path):
     """A training of 2 steps of 16 costs 96 examples: 1.5 scores; a fifth of 12 of them is 3.6."""
 
@@ -197,6 +201,7 @@ def test_a_scoring_that_was_killed_goes_on_where_it_was(tmp_path):
     assert len(ScoreFile(folder / "scores.jsonl").read().all_scored) == 36
 
 
+@pytest.mark.slow
 def test_a_resumed_search_measures_nothing_again(tmp_path):
     run(scored_study(), out=tmp_path / "run", evaluator=Scored(folder=tmp_path))
     more = scored_study(budget={"trials": 16})
@@ -206,6 +211,7 @@ def test_a_resumed_search_measures_nothing_again(tmp_path):
     assert all("distance" in t.user_attrs["facts"] for t in trials(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_study_begun_without_scores_goes_on_without(tmp_path):
     run(study(space=SPACE), out=tmp_path / "run", evaluator=Scored())
     more = scored_study(budget={"trials": 14})
@@ -239,6 +245,7 @@ def test_settings_are_read_from_the_study_file(tmp_path):
         scored_study(scoring={"kinds": ["dorp"]})
 
 
+@pytest.mark.slow
 def test_a_plan_far_from_the_unshared_model_is_not_trained(tmp_path: Path):
     class Far(Scored):
         def score(self, candidate, resources):
@@ -273,6 +280,7 @@ def test_rivals_of_the_front_are_trained_at_the_end(tmp_path):
     assert noted_rivals["trials"] == 16 and len(noted_rivals["found"]) == len(rivals)
 
 
+@pytest.mark.slow
 def test_rivals_are_chosen_anew_for_a_larger_budget(tmp_path):
     run(scored_study(), out=tmp_path / "run", evaluator=Scored())
     more = scored_study(budget={"trials": 20})

@@ -32,6 +32,7 @@ def first(tmp_path_factory):
     return out, sorted(front[front["anchor"].isna()]["number"])
 
 
+@pytest.mark.slow
 def test_the_front_of_an_earlier_study_comes_after_the_anchors(first, tmp_path):
     out, numbers = first
     later = study(start_from={"runs": str(out), "most": 99}, budget={"trials": 4 + len(numbers)})

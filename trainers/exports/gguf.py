@@ -89,18 +89,9 @@ def write_gguf(model: PreTrainedModel, folder: Path, numbers: Numbers) -> Writte
 
     Raises :class:`ModelError` for a model that llama.cpp cannot run.
     """
-    missing = [name for name in NEEDED_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"the gguf format needs {', '.join(missing)}", "pip install 'sharetune[gguf]'"
-        )
+    _refuse_missing_packages()
     family = family_of(model)
-    dense = materialize_(copy.deepcopy(model))
-    if is_shared(dense):
-        raise ModelError(
-            f"llama.cpp cannot reuse what other layers compute: {dense.sharing.plan}",
-            "export as code or onnx",
-        )
+    dense = _with_layers_apart(model)
     note = "" if family.is_llama or Layers.of(dense, family).are_equal else widen(dense)
     layers = Layers.of(dense, family).in_blocks(numbers.block)
     vocabulary = Vocabulary.of(folder, model.config.vocab_size)
@@ -125,3 +116,22 @@ def write_gguf(model: PreTrainedModel, folder: Path, numbers: Numbers) -> Writte
         planned=planned_bytes(model, numbers) + header_bytes(folder / FILE_NAME),
         is_once=count <= 1.01 * sum(p.numel() for p in model.parameters()),
     )
+
+
+def _refuse_missing_packages() -> None:
+    missing = [name for name in NEEDED_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"the gguf format needs {', '.join(missing)}", "pip install 'sharetune[gguf]'"
+        )
+
+
+def _with_layers_apart(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy whose layers hold their own weights."""
+    dense = materialize_(copy.deepcopy(model))
+    if is_shared(dense):
+        raise ModelError(
+            f"llama.cpp cannot reuse what other layers compute: {dense.sharing.plan}",
+            "export as code or onnx",
+        )
+    return dense

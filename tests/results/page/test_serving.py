@@ -27,6 +27,7 @@ def get(address: str, path: str, host: str | None = None) -> tuple[int, str]:
     return answer.status, answer.read().decode()
 
 
+@pytest.mark.slow
 def test_the_page_is_made_anew_when_the_storage_changes(make_run):
     run = make_run(complete(0.9, 100.0))
     with serving(run, 0) as address:

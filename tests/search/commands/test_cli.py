@@ -177,6 +177,7 @@ def test_a_folder_that_cannot_be_made_is_one_error(study, tmp_path):
     assert "hint: " in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_a_completed_trial_says_so(study, tmp_path):
     never = "resources={checkpoint_s: null}"
     faulty = study(
@@ -239,6 +240,7 @@ def test_mistakes_end_in_one_error_and_a_hint(study, tmp_path, name):
     assert not (tmp_path / "run" / "study.db").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -16,6 +16,7 @@ def call(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_a_written_study_runs(tmp_path):
     model = write_checkpoint(tmp_path / "model", layers=6)
     data = write_rows(tmp_path / "rows.csv", 60)

@@ -249,6 +249,7 @@ def test_other_data_are_refused(scored):
     assert again().exit_code == 0
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(tmp_path):
     write_study_data(tmp_path, 60)
     model = BertModel.from_pretrained(tmp_path / "model")
@@ -261,6 +262,7 @@ def test_other_weights_are_refused(tmp_path):
     assert "are of another model" in again().stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "layers", "words"),
     [

@@ -1,5 +1,7 @@
 """With a release that was not tried, the libraries' own ways are used, with the same results."""
 
+import pytest
+
 from sharetune.search.pinned import versions
 from sharetune.search.pinned.versions import is_known
 from sharetune.search.run import run
@@ -12,6 +14,7 @@ def test_the_installed_releases_were_tried():
     assert is_known("optuna") and is_known("ray")
 
 
+@pytest.mark.slow
 def test_an_unknown_release_searches_the_same(tmp_path, monkeypatch, caplog):
     config = study(budget={"trials": 6}, latency={"rounds": 0})
     run(config, out=tmp_path / "known", evaluator=FakeEvaluator())

@@ -169,6 +169,7 @@ def together(pairs):
     return {"input_ids": torch.stack(ids), "labels": torch.stack(labels)}
 
 
+@pytest.mark.slow
 def test_two_torch_data_sets_with_a_collate_function(home, model, tmp_path):
     run = sharetune.search(
         model,
@@ -185,6 +186,7 @@ def test_two_torch_data_sets_with_a_collate_function(home, model, tmp_path):
     assert run.trials["eval_loss"].min() < 0.5
 
 
+@pytest.mark.slow
 def test_a_trained_head_keeps_its_labels(frames, tmp_path):
     names = ["sky", "sea", "food"]  # not sorted
     config = BertConfig(

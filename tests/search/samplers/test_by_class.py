@@ -94,6 +94,7 @@ def test_what_cannot_draw_here_is_found_out_before_the_search(choice, message):
     assert message in caught.value.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice", [{"GPSampler": {"n_startup_trials": 4}}, "NSGAIIISampler", "QMCSampler"]
 )

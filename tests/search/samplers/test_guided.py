@@ -44,6 +44,7 @@ def test_a_drawer_keeps_to_its_ranges_and_mostly_to_its_parent():
     assert 25 <= kept <= 47  # three in four of fifty are 37.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_searches_and_repeats_itself(tmp_path, name):
     config = study(sampler=name, budget={"trials": 16})
@@ -54,6 +55,7 @@ def test_every_sampler_searches_and_repeats_itself(tmp_path, name):
     assert len([t for t in trials(tmp_path / "a") if t.state is TrialState.COMPLETE]) >= 16
 
 
+@pytest.mark.slow
 def test_the_guided_search_avoids_what_fails(tmp_path):
     fake = FakeEvaluator(faults=(("tie", "fault"),))
     config = study(sampler="guided", anchors=[], budget={"trials": 40})
@@ -106,6 +108,7 @@ def test_the_best_candidate_is_measured_before_it_is_proposed():
     assert len(asked) <= 8 and (candidate in asked or len(asked) < 8)
 
 
+@pytest.mark.slow
 def test_optunas_samplers_see_a_bounded_part_of_a_large_study():
     sampler = make("random", SETTING)
     for number in range(1000):

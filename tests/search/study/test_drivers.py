@@ -60,6 +60,7 @@ def test_a_driver_that_lost_its_study_to_a_second_one_writes_nothing_more(no_loc
     assert second.study.trials[0].state is TrialState.FAIL
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_noticed(first, tmp_path):
     (tmp_path / "run" / "study.db").rename(tmp_path / "elsewhere.db")
     with pytest.raises(RunError, match="storage of .* failed"), one_error(tmp_path / "run"):

@@ -102,6 +102,7 @@ def test_finalists_run_on_the_same_workers_once_the_search_is_over(tmp_path):
     assert len({t.user_attrs["circumstances"]["pid"] for t in found}) <= 4
 
 
+@pytest.mark.slow
 def test_what_workers_of_one_trial_cannot_do_is_refused_before_any_is_trained(tmp_path):
     together = study(
         executor="ray",

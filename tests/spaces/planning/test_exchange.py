@@ -1,5 +1,7 @@
 """Exchanging edits: what is proposed, and that it lowers what is measured."""
 
+import pytest
+
 from sharetune.spaces.planning.exchange import improve
 from sharetune.spaces.planning.solving import Scored, needs_of, solve
 from tests.spaces.planning.scores import UNSHARED, edit, language_model_scores
@@ -31,6 +33,7 @@ def test_a_drop_moves_to_another_layer():
     assert best.measured == 2.5
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_measured_once_and_keeps_the_budget():
     scored = language_model_scores()
     limits = {"parameters": 100e6}

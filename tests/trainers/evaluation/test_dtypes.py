@@ -47,6 +47,7 @@ def test_weights_in_training_are_float32(narrow):
     assert {p.dtype for p in narrow.task.load_as_saved().parameters()} == {HALF}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan", [SharingPlan(), SharingPlan.range(1, 2, 0.5)], ids=["unshared", "shared"]
 )

@@ -13,6 +13,7 @@ TIED_FFNS = SharingPlan.from_yaml("groups: [{layers: 1..2, parts: [ffn], form: t
 START = LocalStart(local_steps=40, learning_rate=3e-3, tokens=600)
 
 
+@pytest.mark.slow
 def test_a_candidate_starts_nearer_and_its_groups_are_taught_once(evaluator, tmp_path, monkeypatch):
     taught, real = [], local_starts.distil_locally
     monkeypatch.setattr(

@@ -48,6 +48,8 @@ RULES = {name: {"form": KNOBS.get(name, name)} for name in FORMS} | {
 }
 """A group of each form, and of layers that run again."""
 
+QUICK = ("tie", "bank", "narrow", "loop")
+
 
 def shared(family, rule):
     """A model of one group of two layers in each of its stacks."""
@@ -60,7 +62,10 @@ def test_every_form_has_a_rule():
     assert set(FORMS) <= set(RULES)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RULES],
+)
 def test_a_decoder(tmp_path, rule):
     model = shared("llama", rule)
     assert export(model, tmp_path / "out", "code").difference == 0

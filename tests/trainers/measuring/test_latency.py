@@ -52,6 +52,7 @@ def test_each_turn_is_followed_by_itself_backwards():
     assert {name: len(own) for name, own in times.items()} == {"A": 5, "B": 5, "C": 5}
 
 
+@pytest.mark.slow
 def test_rounds_follow_until_the_ratio_is_narrow():
     device = torch.device("cpu")
     steady = compare({"A": lambda: _work(0.002)}, "A", device, rounds=3, warmup=0)
@@ -148,6 +149,7 @@ def test_an_untrained_architecture_is_measured_as_its_trained_model_is(evaluator
         assert found["forms"]["stored"]["ratio"] < 0.9
 
 
+@pytest.mark.slow
 def test_compressed_architectures_can_be_measured_too(evaluator):
     compression = Compression(quantize="int8", heads=0.5)
     one = candidate(evaluator, SharingPlan.range(0, 3, 0.5)).model_copy(

@@ -81,6 +81,7 @@ def count(group):
     return facts(model, share_(copy.deepcopy(model), plan(**group)), ids)
 
 
+@pytest.mark.slow
 def test_flops_count_positions_and_parameters_do_not():
     once, twice = count({"times": 1}), count({**EACH})
     assert once["stack_parameters"] == 6 * 18_960 - 18_432
@@ -229,6 +230,7 @@ recipe: {steps: 1}
 )
 
 
+@pytest.mark.slow
 def test_loops_are_searched():
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     shapes = stack_shapes(tiny("bert"))

@@ -52,6 +52,7 @@ def test_the_bank_is_what_the_largest_reads():
     assert heads == [36, 12, 24, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_are_known_before_the_model_is_built(family):
     model = tiny(family).to("meta")

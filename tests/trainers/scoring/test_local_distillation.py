@@ -1,5 +1,6 @@
 """New weights of a group learn, alone, to do what they replace."""
 
+import pytest
 import torch
 
 from sharetune.spaces import SharingPlan
@@ -35,6 +36,7 @@ def distance(scorer, plan, taught):
         scorer.shared = shared
 
 
+@pytest.mark.slow
 def test_tied_and_banked_ffns_come_nearer():
     for family in ("bert", "llama"):
         scorer = scorer_of(family)

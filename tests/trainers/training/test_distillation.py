@@ -130,6 +130,7 @@ def test_a_teacher_is_trained_once_whoever_asks(evaluator, tmp_path, monkeypatch
         assert torch.allclose(teacher(**split.collate(rows)).logits, logits[[0, 7]], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_comes_near_its_teacher(evaluator, tmp_path):
     settings = Distillation(task=0.0, temperature=1.0)
     taught = candidate(evaluator, distill=settings, steps=40, dropout=0.0)

@@ -155,6 +155,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_taken(died, tmp
     assert (kept / "unreadable-checkpoint-5").is_dir()
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_that_can_be_read_a_training_begins_anew(evaluator, died, tmp_path):
     wanted, folder = died
     whole = evaluated(evaluator, wanted, tmp_path / "whole")
