@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+EMOJI_NAMES = Path(__file__).parents[2] / "examples" / "emoji-names" / "data" / "train.csv"
+
 SECTIONS = 20
 MOST_OF_A_SECTION = 600
 TEST_EVERY = 6
@@ -60,6 +62,14 @@ def pip() -> list[str]:
     """Return the beginning of the description of each installed Python package."""
     found = {d.metadata["Name"].lower(): d.metadata.get_payload() or "" for d in distributions()}
     return [found[name][:6000] + "\n\n" for name in sorted(found) if len(found[name]) > 500]
+
+
+def emoji_names() -> list[tuple[str, str]]:
+    """Return the names of emoji, English and French, that `examples/emoji-names` trains on."""
+    frame = pd.read_csv(EMOJI_NAMES)
+    pairs = list(zip(frame["en"], frame["fr"], strict=True))
+    random.Random(0).shuffle(pairs)
+    return pairs
 
 
 def sections() -> list[dict[str, str]]:

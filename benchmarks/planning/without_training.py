@@ -8,10 +8,11 @@ nor fits, nor scores have seen; compares predicted with measured distances of ra
 is measured is written to RESULTS.jsonl at once and not measured again. Two processes of one thread
 each; times are of what this run measured.
 
-Texts are of packages in three disjoint sets: one chooses and fits units and teaches, one scores,
-one judges. `debian` is the one-line descriptions in `apt-cache dumpavail`, `pip` the long ones of
-installed Python packages. MODEL is a folder: SmolLM2's as `examples/smollm2/prepare.py` writes it,
-MiniLM's as `examples/bbc-news/prepare.py` does, an encoder-decoder's as a study leaves it.
+Texts are in three disjoint sets: one chooses and fits units and teaches, one scores, one judges.
+`debian` is the one-line descriptions in `apt-cache dumpavail`, `pip` the long ones of installed
+Python packages, `emoji` the English and French names of emoji, for an encoder-decoder. MODEL is a
+folder: SmolLM2's as `examples/smollm2/prepare.py` writes it, MiniLM's as
+`examples/bbc-news/prepare.py` does, an encoder-decoder's as a study's dense export leaves it.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from typing import Any
 
 import torch
 import transformers
-from materials import debian, pip
+from materials import debian, emoji_names, pip
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 from transformers import (
@@ -58,6 +59,9 @@ from sharetune.trainers.scoring.scorer import Scorer
 BLOCK = 256
 """Tokens of a block of a language model, as a short training would have it."""
 
+PAIRS = 32
+"""Sources with their targets in a block of an encoder-decoder."""
+
 UNSEEN = 8
 """Blocks that solved plans are judged on; random ones are on the first half."""
 
@@ -69,7 +73,10 @@ PROCESSES = 2
 SETS = ("fitted", "scored", "unseen")
 
 
-TEXTS: dict[str, Callable[[], list[str]]] = {"debian": debian, "pip": pip}
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+"""Texts to go on with, or sources with their targets."""
+
+TEXTS: dict[str, Callable[[], Texts]] = {"debian": debian, "pip": pip, "emoji": emoji_names}
 
 
 @dataclass(frozen=True)
@@ -100,30 +107,45 @@ class Subject:
         return self.kind.from_pretrained(self.path, dtype=torch.float32)
 
     @cached_property
-    def tokens(self) -> dict[str, Tensor]:
-        """Blocks of tokens of each set, spread over its text."""
-        tokenizer = AutoTokenizer.from_pretrained(self.path)
-        length = min(BLOCK, getattr(self.config, "max_position_embeddings", BLOCK) // 2)
+    def blocks(self) -> dict[str, list[dict[str, Tensor]]]:
+        """Blocks of each set, one a batch, spread over its text."""
         every, found = TEXTS[self.text](), {}
         for place, name in enumerate(SETS):
-            ids = tokenizer("".join(every[place::3][:3000]))["input_ids"]
-            blocks = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)
-            most = self.fitted // length
-            chosen = [i * len(blocks) // most for i in range(most)]
-            found[name] = blocks[chosen] if len(blocks) > most else blocks
+            own = every[place::3][:3000]
+            made = self._running(own) if isinstance(own[0], str) else self._paired(own)
+            most = min(len(made), self.fitted // made[0]["input_ids"].numel())
+            found[name] = [made[i * len(made) // most] for i in range(most)]
+        return found
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return AutoTokenizer.from_pretrained(self.path)
+
+    def _running(self, texts: Sequence[Any]) -> list[dict[str, Tensor]]:
+        """Cut texts, one after the other, into blocks, with labels where the model writes."""
+        length = min(BLOCK, getattr(self.config, "max_position_embeddings", BLOCK) // 2)
+        ids = self.tokenizer("".join(texts))["input_ids"]
+        cut = torch.tensor(ids[: len(ids) // length * length]).view(-1, 1, length)
+        if self.kind is AutoModel:
+            return [{"input_ids": block} for block in cut]
+        return [{"input_ids": block, "labels": block} for block in cut]
+
+    def _paired(self, pairs: Sequence[Any]) -> list[dict[str, Tensor]]:
+        """Gather pairs into padded blocks; padding of the targets does not count."""
+        found = []
+        for start in range(0, len(pairs) - PAIRS + 1, PAIRS):
+            sources, targets = zip(*pairs[start : start + PAIRS], strict=True)
+            block = dict(self.tokenizer(list(sources), padding=True, return_tensors="pt"))
+            block.pop("token_type_ids", None)
+            labels = self.tokenizer(list(targets), padding=True, return_tensors="pt")
+            kept = labels["attention_mask"].bool()
+            found.append(block | {"labels": labels["input_ids"].where(kept, torch.tensor(-100))})
         return found
 
     def batches(self, name: str, count: int | None = None) -> list[dict[str, Tensor]]:
-        """Return the first `count` blocks of a set, one a batch, with labels where it writes."""
-        return [self._batch(block[None]) for block in self.tokens[name][:count]]
-
-    def _batch(self, block: Tensor) -> dict[str, Tensor]:
-        if self.kind is AutoModel:
-            return {"input_ids": block}
-        if self.kind is AutoModelForCausalLM:
-            return {"input_ids": block, "labels": block}
-        half = block.shape[1] // 2
-        return {"input_ids": block[:, :half], "labels": block[:, half:]}
+        """Return the first `count` blocks of a set."""
+        return self.blocks[name][:count]
 
     @cached_property
     def activations(self) -> Any:
@@ -135,7 +157,8 @@ class Subject:
         """Return a batch without labels; an encoder-decoder's answer is given to the decoder."""
         found = {name: values for name, values in batch.items() if name != "labels"}
         if self.kind is AutoModelForSeq2SeqLM:
-            found["decoder_input_ids"] = batch["labels"]
+            labels = batch["labels"]
+            found["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels)
         return found
 
     @cached_property
