@@ -22,8 +22,9 @@ from sharetune.results.judging.front import comparable, hypervolume, pareto_fron
 from sharetune.results.judging.rows import BEATEN, ON_FRONT, OPEN, Row, rows_of
 from sharetune.results.judging.seeds import accuracy_interval, test_examples
 from sharetune.results.judging.unshared import unshared_trial
-from sharetune.results.reading.stored_plans import shares_only
+from sharetune.results.reading.stored_plans import drops_only, shares_only
 from sharetune.results.reading.study import StudyRecord
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.objectives import PARAMETERS, Objective
 
 SAME_SIZE = 1.01
@@ -114,6 +115,7 @@ def summarise(study: StudyRecord) -> list[str]:
         _unshared(final, quality),
         _smallest(final, quality),
         _against_drops(final.frame, quality),
+        _no_drop_reaches(final),
         _covered(study),
         _cost(study),
     ]
@@ -223,6 +225,30 @@ def _against_drops(frame: pd.DataFrame, quality: Objective) -> str:
         f"At most 1{THIN}% larger, sharing beats plain layer drop at {won} of "
         f"{plural(len(met), 'size')} ({details})."
     )
+
+
+def _no_drop_reaches(study: StudyRecord) -> str:
+    """Name the front's models that no trained drop of layers, at most 1 % larger, comes up to."""
+    quality = study.quality
+    rows = comparable(study.frame, [quality, PARAMETERS])
+    drops = rows[[drops_only(candidate) for candidate in rows["candidate"]]]
+    names = [
+        f"trial {row.number} ({quantity(quality, row.value(quality))} with "
+        f"{quantity(PARAMETERS, row.value(PARAMETERS))} parameters)"
+        for row in rows_of(pareto_front(study.frame, study.objectives))
+        if row.anchor != UNSHARED and _beats_drops(row, drops, quality)
+    ]
+    return (
+        f"No plain layer drop at most 1{THIN}% larger reaches {', '.join(names)}." if names else ""
+    )
+
+
+def _beats_drops(row: Row, drops: pd.DataFrame, quality: Objective) -> bool:
+    """Return whether there are drops no larger than a model, and all are visibly worse."""
+    small = drops[drops["parameters"] <= row.value(PARAMETERS) * SAME_SIZE]
+    gains = [quality.gain(row.value(quality), value) for value in small[quality.name]]
+    shown = (difference(quality, row.value(quality), value) for value in small[quality.name])
+    return bool(gains) and min(gains) > 0 and "0" not in shown
 
 
 def _duel(rival: Rivalry, quality: Objective) -> str:

@@ -57,6 +57,12 @@ def shares_only(candidate: object) -> bool:
     return plan is not None and 0 < len(sharing_groups(plan)) == len(plan.groups)
 
 
+def drops_only(candidate: object) -> bool:
+    """Return whether a stored candidate removes layers and changes nothing else."""
+    plan = stored_plan(candidate)
+    return plan is not None and {group.form.name for group in plan.groups} == {"drop"}
+
+
 def layers_of(groups: tuple[Group, ...]) -> list[int]:
     """Return the distinct layers that groups cover, sorted; unbound groups are left out."""
     layers = {int(i) for group in groups for i in group.layers if not isinstance(group.layers, str)}

@@ -58,7 +58,7 @@ certain."""
 LEAST_MEASURED = 3
 """Trained trials before the forest is asked where plans are measured untrained."""
 
-FIRST_MEASURED = 16
+FIRST_MEASURED = 32
 """Plans measured for each draw until then, at most."""
 
 MEASURED = 8

@@ -20,6 +20,9 @@ from tests.results.conftest import complete, ended, make_study
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 HALF, MORE = SharingPlan.range(1, 4, 0.5), SharingPlan.range(0, 5, 0.75)
 DROP = SharingPlan.model_validate({"groups": [{"layers": "3..5", "form": "drop"}]})
+NARROW = SharingPlan.model_validate(
+    {"groups": [{"layers": "3..5", "form": {"narrow": {"keep": 0.5}}}]}
+)
 ACCURACY = st.one_of(
     st.sampled_from([0.0, 0.5, 0.8, 0.805, 0.81, 0.8104, 0.82, 1.0]), st.floats(0, 1)
 )
@@ -35,6 +38,7 @@ def latency(low, high, drift, preempted):
 
 def trial(kind, accuracy, parameters, examples, seed):
     plans = {"unshared": SharingPlan(), "half": HALF, "more": MORE, "drop-half": DROP}
+    plans["narrow"] = NARROW
     if kind in ("failed", "over"):
         state = TrialState.FAIL if kind == "failed" else TrialState.PRUNED
         return ended(state, **{record.REASON: "over budget"})
@@ -49,7 +53,7 @@ def trial(kind, accuracy, parameters, examples, seed):
 
 TRIAL = st.builds(
     trial,
-    st.sampled_from(["half", "half", "more", "more", "unshared", "drop-half", "failed", "over"]),
+    st.sampled_from(["half", "half", "more", "narrow", "unshared", "drop-half", "failed", "over"]),
     ACCURACY,
     PARAMETERS,
     st.sampled_from([0, 20, 1000, 100_000]),
@@ -155,6 +159,26 @@ def test_sharing_against_layer_drop(study):
     loses = found("Sharing loses to plain layer drop", caveats(study))
     if not unsure:
         assert bool(loses) == bool(lost and 2 * lost >= len(gains))
+
+
+@EXAMPLES
+@given(studies())
+def test_no_layer_drop_of_their_size(study):
+    rows = trained(study)
+    drops = rows[rows["plan"] == "3..5 drop"]
+    told = found(r"No plain layer drop at most 1 % larger reaches (.*)\.$", summarise(study))
+    named = {int(n) for n in re.findall(r"trial (\d+) \(", told[1])} if told else set()
+    for row in rows.itertuples():
+        small = drops[drops["parameters"] <= 1.01 * row.parameters]["accuracy"]
+        if row.number in named:
+            assert len(small) and row.accuracy > small.max()
+            assert row.plan not in ("unshared", "3..5 drop")
+    best = rows[rows["plan"] == "3..5 narrow 0.5 attention+ffn"].sort_values("accuracy").tail(1)
+    for row in best.itertuples():
+        small = drops[drops["parameters"] <= 1.01 * row.parameters]["accuracy"]
+        others = rows[rows["number"] != row.number]
+        if len(small) and row.accuracy > max(small.max() + 0.001, others["accuracy"].max()):
+            assert row.number in named
 
 
 @EXAMPLES
