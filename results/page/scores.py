@@ -1,7 +1,9 @@
 """Show the scores of single edits: their effects by layer, what they predict, and rivals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, log10
+from statistics import median
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -33,6 +35,9 @@ from sharetune.spaces.planning.solving import Scored
 SHADES = 9
 """Shades of a heat map, from an edit that costs least to one that costs most."""
 
+SMALL = 1e-3
+"""Median price below which prices are multiples of a power of ten."""
+
 KINDS = ("drops", "narrowing", "low rank", "sharing")
 """Columns of rivals, in this order."""
 
@@ -48,9 +53,13 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """The effects of edits in one stack: a row for each kind of edit, a column for each layer."""
+    """The effects of edits in one stack: a row for each kind of edit, a column for each layer.
+
+    Prices are multiples of `unit`.
+    """
 
     stack: str
+    unit: float
     layers: tuple[int, ...]
     rows: dict[str, list[HeatCell | None]]
 
@@ -69,27 +78,34 @@ class MeetingRow:
 def heat_maps(scores: StoredScores) -> list[HeatMap]:
     """Lay out the price of every scored edit: its distance for 1 % of the parameters saved.
 
-    Edits of several layers stand at their first one.
+    Edits of several layers stand at their first one. Where prices are small, as with a head that
+    has learnt nothing yet, they are multiples of a power of ten.
     """
     percent = scores.header.unshared["parameters"] / 100
     scored = [one for one in scores.all_scored if one.saved["parameters"] > 0]
     prices = {one.edit: percent * one.cost / one.saved["parameters"] for one in scored}
-    shades = _shades(prices)
+    shades, unit = _shades(prices), _unit(prices.values())
     cells = {
-        one.edit: HeatCell(_digits(prices[one.edit]), shades[one.edit], _hint(one, 100 * percent))
-        for one in scored
+        edit: HeatCell(_digits(price / unit), shades[edit], _hint(one, 100 * percent))
+        for one, (edit, price) in zip(scored, prices.items(), strict=True)
     }
-    return [_heat_map(stack, cells) for stack in dict.fromkeys(edit.stack for edit in cells)]
+    return [_heat_map(stack, unit, cells) for stack in dict.fromkeys(edit.stack for edit in cells)]
 
 
-def _heat_map(stack: str, cells: Mapping[Edit, HeatCell]) -> HeatMap:
+def _unit(prices: Collection[float]) -> float:
+    """Return the power of ten that small prices are multiples of."""
+    middle = median(map(abs, prices)) if prices else 1.0
+    return 10.0 ** floor(log10(middle)) if 0 < middle < SMALL else 1.0
+
+
+def _heat_map(stack: str, unit: float, cells: Mapping[Edit, HeatCell]) -> HeatMap:
     own = sorted((edit for edit in cells if edit.stack == stack), key=_order)
     layers = tuple(range(max(edit.layers[-1] for edit in own) + 1))
     rows: dict[str, list[HeatCell | None]] = {}
     for edit in own:
         row = rows.setdefault(_label(edit), [None] * len(layers))
         row[edit.layers[0]] = cells[edit]
-    return HeatMap(stack, layers, rows)
+    return HeatMap(stack, unit, layers, rows)
 
 
 def _hint(one: Scored, unshared: float) -> str:

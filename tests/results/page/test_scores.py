@@ -1,5 +1,7 @@
 """Scores of single edits in the report: what they cost, what they predict, and rivals."""
 
+from dataclasses import replace
+
 import pytest
 
 from sharetune.results.formatting import THIN
@@ -84,6 +86,15 @@ def test_every_edit_has_a_cell_at_its_first_layer(scored_run):
     assert [cell is None for cell in found.rows["tie ffn from first"]] == [False, *[True] * 5]
     shades = [cell.shade for cell in found.rows["drop"]]
     assert shades == sorted(shades) and shades[0] < 3
+
+
+def test_small_prices_are_multiples_of_a_power_of_ten(scored_run):
+    stored = stored_scores(scored_run)
+    scored = {key: replace(one, cost=one.cost / 1e5) for key, one in stored.scored.items()}
+    outside = {key: replace(one, cost=one.cost / 1e5) for key, one in stored.outside.items()}
+    (found,) = heat_maps(replace(stored, scored=scored, outside=outside))
+    assert found.unit == 1e-7
+    assert [cell.text for cell in found.rows["drop"]][:3] == ["1", "2", "3"]
 
 
 def test_rank_correlations_are_those_of_the_plans(scored_run):
