@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 from torch.nn import functional
+from transformers import BertModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from sharetune.spaces import SharingPlan
-from sharetune.spaces.errors import PlanError
+from sharetune.spaces.errors import ModelError, PlanError
 from sharetune.spaces.evaluator import Exchange
 from sharetune.trainers import share_
 from sharetune.trainers.models.structure import find_stacks
@@ -53,6 +55,28 @@ def test_a_distance_is_that_of_the_whole_model(family):
             found = scorer.score(plan).distance
             assert found == pytest.approx(whole(model, plan, given), rel=1e-3, abs=1e-7)
             assert found > 0
+
+
+def test_hidden_states_are_compared_where_there_are_no_logits():
+    model = BertModel(tiny("bert").config, add_pooling_layer=False).eval()
+    given = batches("bert")
+    plan = SharingPlan.drop([1])
+    found = Scorer(model, given, activations={}).score(plan)
+    shared = share_(copy.deepcopy(model), plan).eval()
+    errors = []
+    for batch in given:
+        with torch.no_grad():
+            wanted, new = (m(**batch).last_hidden_state for m in (model, shared))
+        errors.append(float((new - wanted).square().mean() / wanted.var()))
+    assert found.distance == pytest.approx(sum(errors) / 2, rel=1e-3)
+    assert found.loss is None
+
+
+def test_outputs_with_nothing_to_compare_are_refused():
+    model = tiny("bert").eval()
+    model.forward = lambda *_, **__: BaseModelOutput()
+    with pytest.raises(ModelError, match="neither logits nor hidden states"):
+        Scorer(model, batches("bert"), activations={})
 
 
 def test_the_unshared_model_is_at_no_distance_and_stays_as_it_was():
