@@ -17,9 +17,8 @@ import traceback
 from collections import Counter
 from typing import Any
 
-import yaml
 from attack import PLAN, STUDY, mutated
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from sharetune.search.config import StudyConfig
 from sharetune.spaces import Candidate, Recipe, SharingPlan
@@ -27,7 +26,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.space import Space
-from sharetune.spaces.yaml_text import read_yaml
+from sharetune.spaces.yaml_text import read_yaml, write_yaml
 
 STACKS = {"layers": StackShape(depth=6, heads=4, neurons=64)}
 LAYERS: list[Any] = [
@@ -96,10 +95,10 @@ def outcome(model: type[BaseModel], data: Any) -> str:
     """Refused, equal, or what is wrong."""
     try:
         read = model.model_validate(data)
-    except (ValidationError, SharetuneError):
+    except SharetuneError:
         return "refused"
     written = read.model_dump(mode="json")
-    text = yaml.safe_dump(written, sort_keys=False)
+    text = write_yaml(written)
     if model.model_validate(read_yaml(text)) != read:
         return "other from YAML"
     if model.model_validate(json.loads(json.dumps(written))) != read:
@@ -113,7 +112,7 @@ def bound_outcome(read: SharingPlan) -> str:
         return "other as users write it"
     try:
         bound = read.bound(STACKS)
-    except (ValidationError, SharetuneError):
+    except SharetuneError:
         return "equal"  # it does not fit this model
     if SharingPlan.from_yaml(bound.to_yaml()) != bound:
         return "other when bound"

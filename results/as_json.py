@@ -50,7 +50,7 @@ def _study(study: StudyRecord) -> dict[str, Any]:
     over_seeds = spreads(study.frame, study.quality)
     return {
         "name": study.name,
-        "run": str(study.path),
+        "run": study.folder,
         "model": study.model,
         "objectives": [_objective(objective) for objective in study.objectives],
         "quality": study.quality.name,

@@ -11,7 +11,6 @@ import yaml
 from pydantic import (
     Field,
     PrivateAttr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -22,16 +21,16 @@ from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import PREDICTIONS
 from sharetune.spaces.forms import FORMS
-from sharetune.spaces.mistakes import described
 from sharetune.spaces.objectives import OBJECTIVES, Direction, Objective
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.plugins import load_plugins
+from sharetune.spaces.recipe import SEEDS
 from sharetune.spaces.registry import did_you_mean
-from sharetune.spaces.settings import StrictModel, one_door, reason
+from sharetune.spaces.settings import StrictModel, one_door, read_settings, reason
 from sharetune.spaces.space import Space
 from sharetune.spaces.texts import shortened, shown
-from sharetune.spaces.yaml_text import read_yaml
+from sharetune.spaces.yaml_text import read_yaml, refuse_unplain
 
 FIXED = (
     *("model", "task", "metric", "objectives", "space", "anchors", "plans", "seed", "sampler"),
@@ -411,7 +410,7 @@ class StudyConfig(Section):
         description="URL of a PostgreSQL database, without a password, that holds the study; "
         "`null`: a file in the run folder.",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the sampler.")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="Seed of the sampler.")
 
     @model_validator(mode="before")
     @classmethod
@@ -502,6 +501,13 @@ class StudyConfig(Section):
         """Returns the word for what YAML 1.1 reads ``off`` and ``on`` as."""
         return {False: "off", True: "auto"}[scoring] if isinstance(scoring, bool) else scoring
 
+    @field_validator("task", "sampler")
+    @classmethod
+    def _finite_numbers(cls, given: Any) -> Any:
+        with one_door("a value", ConfigError, "write it as YAML has it"):
+            refuse_unplain(given)
+        return given
+
     @field_validator("plans", mode="before")
     @classmethod
     def _presets_by_name(cls, plans: object) -> Any:
@@ -589,11 +595,7 @@ def validate(data: Mapping[str, object], source: str, folder: Path | None = None
 
     Raises :class:`ConfigError` that lists every mistake.
     """
-    try:
-        with one_door(source, ConfigError, "see docs/reference.md"):
-            return StudyConfig.model_validate(data, context={"folder": folder})
-    except ValidationError as error:
-        raise described(error, source, StudyConfig) from None
+    return read_settings(StudyConfig, data, source, folder=folder)
 
 
 def read_study_file(path: Path) -> dict[str, Any]:

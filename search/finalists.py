@@ -18,7 +18,7 @@ from sharetune.search.config import Finalists
 from sharetune.search.early_stopping import spread_over
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.objectives import Objective, quality_of
-from sharetune.spaces.recipe import Candidate, Recipe
+from sharetune.spaces.recipe import SEEDS, Candidate, Recipe
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def choose(
 def _runs(settings: Finalists, trial: Trial, searched: Collection[str]) -> Iterator[Retraining]:
     candidate = trial.candidate
     recipe = lengthened(candidate.recipe, settings.longer)
-    seeds = count(recipe.seed + 1)
+    seeds = (seed % SEEDS for seed in count(recipe.seed + 1))
     runs = (
         candidate.model_copy(update={"recipe": recipe.model_copy(update={"seed": seed})})
         for seed in seeds

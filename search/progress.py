@@ -13,6 +13,7 @@ from sharetune.search.estimate import seconds_of_search
 from sharetune.search.search import Search
 from sharetune.spaces.anchors import ANCHORS, UNSHARED
 from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective, quality_of
+from sharetune.spaces.texts import printable
 
 WITHIN_POINTS = 1.0
 """Loss of quality, in percentage points, up to which a smaller model counts as good."""
@@ -59,7 +60,7 @@ class Progress:
 
     def trial_finished(self, trial: Trial) -> None:
         """Print one line for the trial, then the status, or refresh it on a terminal."""
-        line = finished_line(trial, self.objectives)
+        line = printable(finished_line(trial, self.objectives))
         if self.status is None:
             self.console.print(f"{line} | {self.standing()}", markup=False)
         else:

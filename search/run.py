@@ -49,11 +49,6 @@ def run(
     trained, and ``KeyboardInterrupt`` on Ctrl-C or SIGTERM; what is finished is kept.
     """
     folder = RunFolder(out)
-    if address is not None and config.executor == "local":
-        raise ConfigError(
-            f"executor: local is this process, but got the address {address} of a cluster",
-            "leave out --address, or executor",
-        )
     check_folder(folder, resume=resume)
     name_plugins(config.plugins)
     folder = RunFolder(out.resolve())  # workers have a working directory of their own
@@ -70,7 +65,7 @@ def run(
                 stored = one_door(f"the study in {folder.path}", RunError, DAMAGED)
                 with stored if resume else nullcontext(), one_error(folder.path):
                     searching = prepared_search(config, folder, prepared, held, rehearse)
-                searching.callbacks = live.callbacks
+                searching.callbacks, searching.last_words = live.callbacks, live.last_words
             if earlier is None:
                 cleanup.callback(searching.writer.close)
             with stopped_at_once(), Progress(searching):
@@ -105,8 +100,14 @@ def _execute(searching: Search) -> None:
 def cluster(config: StudyConfig, address: str | None) -> Iterator[Future[None] | None]:
     """Connect to the workers while the study is prepared; yield None to run in this process.
 
-    On leaving, the workers of a local cluster are ended.
+    On leaving, the workers of a local cluster are ended. Raises :class:`ConfigError` for an
+    `address` where none is connected to.
     """
+    if address is not None and config.executor == "local":
+        raise ConfigError(
+            f"executor: local is this process, but got the address {address} of a cluster",
+            "leave out --address, or executor",
+        )
     if config.executor == "local":
         yield None
         return

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sharetune.results.reading import attributes as record
 from sharetune.search.config import StudyConfig
 from sharetune.spaces.paths import relocated
@@ -52,7 +50,7 @@ def _as_read_now(stored: dict[str, Any]) -> dict[str, Any]:
     """Return a stored configuration with the defaults of keys that its version did not have."""
     try:
         return StudyConfig.model_validate(stored).model_dump(mode="json")
-    except (ValidationError, ValueError):
+    except ValueError:
         return stored
 
 

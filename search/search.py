@@ -23,11 +23,13 @@ from sharetune.search.finalists import Retraining
 from sharetune.search.givens import Given, interrupted_draws, missing_givens
 from sharetune.search.latency_limit import LatencyLimit
 from sharetune.search.ledger import Ledger
+from sharetune.search.live import say_error
 from sharetune.search.outcome import DISK_FULL, Outcome, missing_value
 from sharetune.search.rivals import rival_origin, room_for, wanted_rivals
 from sharetune.search.samplers.base import Ask, Setting, make_sampler
 from sharetune.search.study.writer import StudyWriter, disk_full
 from sharetune.search.weights import Weights
+from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import Evaluator, Job, Metrics
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.recipe import Candidate
@@ -42,7 +44,8 @@ class Search:
 
     `circumstances` are stored with each trial next to the evaluator's own. `workers` is how many
     jobs the executor runs at once; `on_finished` is called with every trial that was trained, and
-    each of `callbacks` with every trial that ended, also untrained. Once the search is over and its
+    each of `callbacks` with every trial that ended, also untrained; `last_words` says an error with
+    which the process ends. Once the search is over and its
     last trial has ended, the finalists follow.
     """
 
@@ -59,6 +62,7 @@ class Search:
         self.workers = 1
         self.on_finished: Callable[[Trial], None] = lambda trial: None
         self.callbacks: Sequence[Callable[[Trial], object]] = ()
+        self.last_words: Callable[[RunError], None] = say_error
         self.running: dict[int, Job] = {}
         self.finished_at: list[float] = []
         self.exhausted = False
@@ -76,7 +80,7 @@ class Search:
         self.admission = Admission(
             config.budget, evaluator, self.ledger, writer, self.latency, distances
         )
-        history = sorted(writer.trials(), key=_when_ended)
+        history = sorted((trial.interrupted() for trial in writer.trials()), key=_when_ended)
         for trial in history:
             self.ledger.add(trial)
         self.weights = Weights(run, self.ledger, config.keep, history)

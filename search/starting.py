@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location
 from sharetune.results.reading.servers import name_server
@@ -29,6 +27,7 @@ from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 from sharetune.spaces.settings import one_door
 from sharetune.spaces.whole_files import remove, write_whole
+from sharetune.spaces.yaml_text import write_yaml
 
 SCORED = ("model", "task", "space")
 """Keys of a study that scores depend on."""
@@ -99,7 +98,6 @@ def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
     writer = _opened(config, run)
     try:
         _check_same_study(config, run.path, writer.attributes)
-        _note_places(config, run.path, writer)
     except BaseException:
         writer.close()
         raise
@@ -233,12 +231,13 @@ def prepared_search(
     """
     refuse_unfit(config, evaluator)
     if isinstance(held, StudyWriter):
-        writer = held
-        writer.end_interrupted()
-    else:
-        rehearse(evaluator, reference(config))
-        scored = score_first(config, run, evaluator)
-        writer = _new_study(config, run, evaluator, held, scored)
+        searching = Search(config, held, evaluator, run, code())
+        _note_places(config, run.path, held)  # nothing is written before all was read
+        held.end_interrupted()
+        return searching
+    rehearse(evaluator, reference(config))
+    scored = score_first(config, run, evaluator)
+    writer = _new_study(config, run, evaluator, held, scored)
     return Search(config, writer, evaluator, run, code())
 
 
@@ -301,7 +300,7 @@ def _new_study(
     if config.start_from is not None:
         stacks = evaluator.stacks
         attributes[record.EARLIER] = earlier_fronts(config.start_from, config.space, stacks)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    text = write_yaml(config.model_dump(mode="json"))
     writer = StudyWriter.create(run.path, config.name, attributes, config.storage, lock)
     write_whole(run.study_file, text)
     return writer

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sharetune.results.judging.front import pareto_front
 from sharetune.results.reading.study import StudyRecord, read_study
 from sharetune.search.config import StartFrom
 from sharetune.search.early_stopping import spread_over
-from sharetune.spaces.errors import ConfigError, PlanError
+from sharetune.spaces.errors import ConfigError, SharetuneError
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.space import Space
@@ -66,9 +64,8 @@ def _adopted(
 ) -> dict[str, Any]:
     try:
         return space.adopt(Candidate.model_validate(written)).bound(shapes).written()
-    except (PlanError, ValidationError) as error:
-        reason = error.message if isinstance(error, PlanError) else error.errors()[0]["msg"]
+    except SharetuneError as error:
         raise ConfigError(
-            f"start_from: {place} does not fit this model: {reason}",
+            f"start_from: {place} does not fit this model: {error.message}",
             "name runs whose models have stacks of the same names and depths",
         ) from None

@@ -6,6 +6,7 @@
     |-- DataError      training data that does not fit its task
     |-- ModelError     a checkpoint that cannot be loaded or shared
     `-- RunError       a run folder that cannot be created, resumed or read
+        `-- ClusterLost  a cluster whose own processes are gone
 
 The command line prints them as ``error: ...``, a blank line and ``hint: ...``.
 """
@@ -51,6 +52,10 @@ class ModelError(SharetuneError):
 
 class RunError(SharetuneError):
     """A run folder that cannot be created, resumed or read."""
+
+
+class ClusterLost(RunError):
+    """A cluster whose own processes are gone. Ray ends this process about a minute later."""
 
 
 class CandidateFault(Exception):

@@ -9,10 +9,15 @@ from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.texts import shortened, shown
 
 
-def described(error: ValidationError, source: str, model: type[BaseModel]) -> ConfigError:
-    """Join all mistakes in what `model` reads into one error, with the first one's hint.
+def described(
+    error: ValidationError,
+    source: str,
+    model: type[BaseModel],
+    kind: type[SharetuneError] = ConfigError,
+) -> SharetuneError:
+    """Join all mistakes in what `model` reads into one error of this kind, with the first's hint.
 
-    `source` is the file, or the function, that they are in.
+    `source` is the file, or the class, that they are in.
     """
     lines, hints = [], []
     for mistake in error.errors():
@@ -21,7 +26,14 @@ def described(error: ValidationError, source: str, model: type[BaseModel]) -> Co
         lines.append(f"{place}: {_text(mistake, cause)}" if place else _text(mistake, cause))
         hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake, model))
     head = lines[0] if len(lines) == 1 else "; ".join(lines)
-    return ConfigError(f"{source}: {head}", next(filter(None, hints), "see the README"))
+    return kind(f"{source}: {head}", next(filter(None, hints), "see docs/reference.md"))
+
+
+def kind_of(error: ValidationError) -> type[SharetuneError]:
+    """Return the kind of our errors that all mistakes come from, else :class:`ConfigError`."""
+    causes = [mistake.get("ctx", {}).get("error") for mistake in error.errors()]
+    kinds = {type(cause) if isinstance(cause, SharetuneError) else ConfigError for cause in causes}
+    return kinds.pop() if len(kinds) == 1 else ConfigError
 
 
 def _text(mistake: Any, cause: Exception | None) -> str:
@@ -31,6 +43,8 @@ def _text(mistake: Any, cause: Exception | None) -> str:
         return "unknown key"
     if mistake["type"] == "missing":
         return "missing key"
+    if mistake["type"] == "frozen_instance":
+        return f"cannot be changed to {shown(mistake['input'])}"
     if mistake["type"] == "model_type":
         return f"must be a section of keys, but got {shown(mistake['input'])}"
     needed = mistake["msg"].lower().replace("valid tuple", "list").replace("dictionary", "section")
@@ -38,6 +52,8 @@ def _text(mistake: Any, cause: Exception | None) -> str:
 
 
 def _hint(mistake: Any, model: type[BaseModel]) -> str:
+    if mistake["type"] == "frozen_instance":
+        return f"settings are fixed: make a new {model.__name__}"
     if mistake["type"] != "extra_forbidden":
         return ""
     *path, key = mistake["loc"]

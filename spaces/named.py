@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.registry import Registry
-from sharetune.spaces.settings import StrictModel
+from sharetune.spaces.settings import StrictModel, validated
 from sharetune.spaces.texts import shown
 
 
@@ -35,7 +35,7 @@ def read_named(
     ((name, knobs),) = value.items()
     chosen = registry[name]
     try:
-        return chosen.model_validate({} if knobs is None else knobs)
+        return validated(chosen, {} if knobs is None else knobs)
     except ValidationError as mistake:
         raise _knob_error(chosen, mistake, error) from None
 
@@ -54,6 +54,9 @@ def _knob_error(
     chosen: type[Named], mistake: ValidationError, error: type[SharetuneError]
 ) -> SharetuneError:
     first = mistake.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SharetuneError):
+        return error(f"{chosen.name}: {cause.message}", cause.hint)
     where = f"{chosen.name}.{first['loc'][0]}"
     knobs = ", ".join(chosen.model_fields) or "none"
     got = "" if first["type"] == "missing" else f", but got {shown(first['input'])}"

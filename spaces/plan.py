@@ -13,7 +13,7 @@ whole units can reach. Two plans that build the same model are equal.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import combinations
@@ -21,19 +21,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from sharetune.spaces.assignments import Assignment, AssignmentField
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Bank, Drop, Form, FormField, Merge, Narrow, Tie
 from sharetune.spaces.inits import INITS, shortest_init, start_of, step
 from sharetune.spaces.layers import MOST_LAYERS, Layers, is_absolute, resolve_layers, runs
-from sharetune.spaces.mistakes import described
 from sharetune.spaces.registry import did_you_mean
-from sharetune.spaces.settings import StrictModel, reader
+from sharetune.spaces.settings import StrictModel, read_settings, reader, reason
 from sharetune.spaces.texts import shown
 from sharetune.spaces.units import UNITS, UnitsName
-from sharetune.spaces.yaml_text import read_yaml
+from sharetune.spaces.yaml_text import read_yaml, write_yaml
 
 ATTENTION = ("q", "k", "v", "o")
 """Roles of an attention's matrices: query, key, value and output projection."""
@@ -552,8 +551,8 @@ def _knob_text(knob: tuple[str, Any]) -> str:
 class SharingPlan(StrictModel):
     """A sharing plan: which layers read which bank, in which form.
 
-    Raises ``pydantic.ValidationError`` (whose causes are :class:`PlanError`) for groups that
-    overlap: two groups of one stack may not share the same role of the same layer.
+    Raises :class:`PlanError` for groups that overlap: two groups of one stack may not share the
+    same role of the same layer.
     """
 
     groups: tuple[Group, ...] = Field(
@@ -573,22 +572,15 @@ class SharingPlan(StrictModel):
     def range(cls, first: int, last: int, ratio: float, **group: object) -> "SharingPlan":
         """Plan that layers `first` to `last` (0-based, inclusive) share a `ratio` (0..1).
 
-        Raises :class:`ConfigError`, as :meth:`drop` does, for values out of range.
+        Raises :class:`SharetuneError`, as :meth:`drop` does, for values out of range.
         """
         layers = f"{first}..{last}"
-        return cls._of(lambda: Group(layers=layers, form=Bank(ratio=ratio), **group))
-
-    @classmethod
-    def _of(cls, make: Callable[[], Group]) -> "SharingPlan":
-        try:
-            return cls(groups=(make(),))
-        except ValidationError as error:
-            raise described(error, "the plan", Group) from None
+        return cls(groups=(Group(layers=layers, form=Bank(ratio=ratio), **group),))
 
     @classmethod
     def drop(cls, layers: Iterable[int], stack: str | None = None) -> "SharingPlan":
         """Plan to remove these layers (0-based)."""
-        return cls._of(lambda: Group(layers=tuple(layers), stack=stack, form=Drop()))
+        return cls(groups=(Group(layers=tuple(layers), stack=stack, form=Drop()),))
 
     @classmethod
     def preset(cls, name: str) -> "SharingPlan":
@@ -598,25 +590,35 @@ class SharingPlan(StrictModel):
         return cls.from_yaml(preset_text(name))
 
     @classmethod
-    def from_yaml(cls, text: str) -> "SharingPlan":
-        """Read a plan that :meth:`to_yaml` wrote, or JSON."""
-        return cls.model_validate(read_yaml(text) or {})
+    def from_yaml(cls, text: str, source: str = "the plan") -> "SharingPlan":
+        """Read a plan that :meth:`to_yaml` wrote, or JSON; errors name `source`.
+
+        Raises :class:`PlanError` for text that is not YAML, and :class:`ConfigError` for no plan.
+        """
+        try:
+            data = read_yaml(text)
+        except yaml.YAMLError as error:
+            raise PlanError(
+                f"{source} is not YAML: {reason(error)}", "see spaces/presets/*.yaml"
+            ) from None
+        return read_settings(cls, data or {}, source)
 
     @classmethod
     def load(cls, path: Path) -> "SharingPlan":
         """Read a plan file. Raises :class:`PlanError` if it is missing or not YAML."""
         try:
-            return cls.from_yaml(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
         except FileNotFoundError:
             raise PlanError(
                 f"no such plan file: {path}", f"write one, or use a preset: {', '.join(presets())}"
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise PlanError(f"{path} is not YAML: {error}", "see spaces/presets/*.yaml") from None
+        except UnicodeDecodeError as error:
+            raise PlanError(f"{path} is not UTF-8: {error}", "save it as UTF-8") from None
+        return cls.from_yaml(text, str(path))
 
     def to_yaml(self) -> str:
         """Write the plan as users do, in YAML; defaults are left out."""
-        return yaml.safe_dump(self.written(), sort_keys=False, default_flow_style=None)
+        return write_yaml(self.written(), flow=None)
 
     def written(self) -> dict[str, Any]:
         """Return the plan as plain data; defaults are left out."""

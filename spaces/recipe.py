@@ -28,6 +28,10 @@ PLAIN = (
 """Keys of a recipe that an unshared teacher is trained by: those that sharing does not need."""
 
 
+SEEDS = 2**32
+"""Number of seeds that all random generators take: 32 bits."""
+
+
 class Recipe(StrictModel):
     """Training settings of one candidate; docs/recipes.md explains each one.
 
@@ -154,7 +158,7 @@ class Recipe(StrictModel):
         "study for each group; null is none.",
     )
     seed: int = Field(
-        0, ge=0, lt=2**32, description="Seed of the head's start, the data's order and dropout."
+        0, ge=0, lt=SEEDS, description="Seed of the head's start, the data's order and dropout."
     )
 
     @model_validator(mode="before")

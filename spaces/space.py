@@ -7,8 +7,9 @@ right inside their region, so that no draw can overlap.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from math import isfinite
 from typing import Annotated, Any, Protocol, TypeGuard, TypeVar
 
 import yaml
@@ -27,7 +28,7 @@ from sharetune.spaces.layers import MOST_LAYERS, Layers, resolve_layers
 from sharetune.spaces.plan import Group, SharingPlan, StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.registry import did_you_mean
-from sharetune.spaces.settings import StrictModel, one_door, reader
+from sharetune.spaces.settings import StrictModel, reader, validated
 from sharetune.spaces.texts import shown
 from sharetune.spaces.yaml_text import LARGEST, as_number
 
@@ -37,11 +38,14 @@ DRAWN = ("parts", "assign", "form", "init", "units", "times", "order")
 MOST_STEPS = 1_000_000
 """Values of a range with steps."""
 
-MOST_CHOICES = 10_000
-"""Choices of a leaf, each of which is tried when a space is checked."""
+MOST_CHOICES = 2_000
+"""Choices inside a leaf, each of which is tried when a space is checked."""
 
 MOST_GROUPS = 1_000
 """Groups of one template."""
+
+SOMEWHERE = 0.381966
+"""A place inside a range, as a fraction of it, that is unlikely to be a whole number."""
 
 LEAF = "write a value, {low: .., high: ..} with step or log, or {choices: [..]}"
 """Hint of every error about a leaf."""
@@ -58,14 +62,10 @@ class Trial(Protocol):
 
 
 class Corner:
-    """A trial at a corner of the space: the lowest or highest value and the first or last choice.
+    """A trial at a corner: the lowest or highest value, and the first or last choice."""
 
-    With `choice` (0-based) it takes that choice, or the last where there are fewer.
-    """
-
-    def __init__(self, *, high: bool, choice: int | None = None) -> None:
+    def __init__(self, *, high: bool) -> None:
         self.high = high
-        self.choice = choice
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
         return high if self.high else low
@@ -76,15 +76,52 @@ class Corner:
         return high if self.high else low
 
     def suggest_categorical(self, name: str, choices: list[str]) -> str:
-        last = len(choices) - 1
-        return choices[min(self.choice, last) if self.choice is not None else last * self.high]
+        return choices[-self.high]
 
 
-def corners(leaves: Sequence[Any]) -> list[Corner]:
-    """List draws that together take each choice of the leaves, and both ends of each range."""
-    most = max(map(_most_choices, leaves), default=1)
-    choices = [Corner(high=True, choice=i) for i in range(most)]
-    return [Corner(high=False), *choices, Corner(high=True)]
+def alternatives(leaf: Any) -> list[Any]:
+    """List values of `leaf` that together take each choice inside it, and both ends of each range.
+
+    Parts of a section or a list change together, so that there are few. Raises
+    :class:`ConfigError` if there are too many.
+    """
+    if is_choice(leaf):
+        found = [value for choice in leaf["choices"] for value in alternatives(choice)]
+    elif is_range(leaf):
+        found = _values_of_range(leaf)
+    elif isinstance(leaf, dict):
+        found = [dict(zip(leaf, values, strict=True)) for values in _together(leaf.values())]
+    elif isinstance(leaf, list):
+        found = [list(values) for values in _together(leaf)]
+    else:
+        found = [leaf]
+    if len(found) > MOST_CHOICES:
+        raise ConfigError(f"a leaf has {len(found):,} choices, at most {MOST_CHOICES:,}", LEAF)
+    return found
+
+
+def _values_of_range(leaf: Mapping[str, Any]) -> list[int | float]:
+    """Return both ends of a range, and a number between them where not only whole ones are."""
+    low, high, step = leaf["low"], leaf["high"], leaf.get("step")
+    if _is_whole(leaf):
+        return [low, high]
+    between = low + (SOMEWHERE * (high - low) if step is None else step)
+    return [float(low), *([float(between)] if low < between < high else []), float(high)]
+
+
+def _is_whole(leaf: Mapping[str, Any]) -> bool:
+    """Return whether all numbers of a range are whole."""
+    return all(isinstance(v, int) for v in (leaf["low"], leaf["high"], leaf.get("step") or 1))
+
+
+def _together(leaves: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """List values of all `leaves` at once: their first alternatives, their second, and so on.
+
+    A leaf with fewer alternatives repeats its last one.
+    """
+    each = [alternatives(leaf) for leaf in leaves]
+    most = max(map(len, each), default=1)
+    return [tuple(values[min(i, len(values) - 1)] for values in each) for i in range(most)]
 
 
 def is_range(leaf: object) -> bool:
@@ -105,8 +142,6 @@ def check_leaf(leaf: Any, name: str) -> Any:
             raise ConfigError(
                 f"{name}: choices must be a non-empty list, but got {shown(leaf)}", LEAF
             )
-        if len(choices) > MOST_CHOICES:
-            raise ConfigError(f"{name}: {len(choices):,} choices, at most {MOST_CHOICES:,}", LEAF)
         for choice in leaf["choices"]:
             check_leaf(choice, name)
     elif is_range(leaf) or (isinstance(leaf, dict) and "high" in leaf):
@@ -117,6 +152,8 @@ def check_leaf(leaf: Any, name: str) -> Any:
     elif isinstance(leaf, list):
         for child in leaf:
             check_leaf(child, name)
+    elif isinstance(leaf, float) and not isfinite(leaf):
+        raise ConfigError(f"{name}: numbers must be finite, but got {leaf}", LEAF)
     elif isinstance(leaf, int) and abs(leaf) > LARGEST:
         raise ConfigError(f"{name}: numbers are at most {LARGEST:,}, but got {shown(leaf)}", LEAF)
     return leaf
@@ -204,7 +241,7 @@ def _for_layers(leaf: Any, count: int) -> Any:
 def _draw_number(leaf: dict[str, Any], trial: Trial, name: str) -> int | float:
     low, high, log = leaf["low"], leaf["high"], bool(leaf.get("log"))
     step = leaf.get("step")
-    if all(isinstance(v, int) for v in (low, high, step or 1)):
+    if _is_whole(leaf):
         return trial.suggest_int(name, low, high, step=step or 1, log=log)
     value = trial.suggest_float(name, float(low), float(high), step=step, log=log)
     return round(value, 12) if step else value
@@ -311,18 +348,22 @@ class GroupTemplate(StrictModel):
                     f"several groups need room to be placed in, but layers is {shown(self.layers)}",
                     "write layers: {within: 0..-1}, or one entry for each group",
                 )
-        for corner in corners([self.count]):
-            self._check_count(corner)
-        return self
-
-    def _check_count(self, corner: Corner) -> None:
-        """Raise :class:`ConfigError` if a draw is no count of groups."""
-        with one_door("count", ConfigError, LEAF):
-            count = draw(self.count, corner, "count")
+        for count in alternatives(self.count):
             if isinstance(count, bool) or not isinstance(count, int):
                 raise ConfigError(f"count must be a whole number, but got {shown(count)}", LEAF)
             if not 0 <= count <= MOST_GROUPS:
                 raise ConfigError(f"`0 <= count <= {MOST_GROUPS}` must hold, but got {count}", LEAF)
+        return self
+
+    def with_most_groups(self) -> "GroupTemplate":
+        """Return the template that always has as many groups as it can have."""
+        return self.model_copy(update={"count": max(alternatives(self.count))})
+
+    def cases(self) -> list["GroupTemplate"]:
+        """List templates without choices that together take each one and both ends of ranges."""
+        keys = ("count", "layers", *DRAWN)
+        leaves = _together(getattr(self, key) for key in keys)
+        return [self.model_copy(update=dict(zip(keys, each, strict=True))) for each in leaves]
 
     def suggest(self, trial: Trial, name: str, stacks: Mapping[str, StackShape]) -> list[Group]:
         """Draw the groups of one candidate, unbound."""
@@ -416,14 +457,32 @@ class Space(StrictModel):
                         did_you_mean(key, [*section.model_fields]),
                     )
                 check_leaf(leaf, f"{name}.{key}")
-        for corner in self.corners():
+        for case in self.cases():
             for name, section in SECTIONS.items():
-                _suggested(section, getattr(self, name), corner, name)
+                _check_section(section, getattr(case, name), name)
         return self
 
-    def corners(self) -> list[Corner]:
-        """List draws that together take each choice, and both ends of each range."""
-        return corners([*self.recipe.values(), *self.compression.values()])
+    def cases(self) -> list["Space"]:
+        """List spaces without choices that together take each one, and both ends of each range.
+
+        Only where groups are placed is open in them. In all but the first, which has the lowest
+        values, templates have as many groups as they can.
+        """
+        most = self.model_copy(update={"plan": tuple(t.with_most_groups() for t in self.plan)})
+        return [self._cases()[0], *most._cases()]
+
+    def _cases(self) -> list["Space"]:
+        templates = [template.cases() for template in self.plan]
+        sections = [alternatives(getattr(self, name)) for name in SECTIONS]
+        most = max(map(len, [*templates, *sections]))
+        found = []
+        for i in range(most):
+            plan = tuple(cases[min(i, len(cases) - 1)] for cases in templates)
+            values = [cases[min(i, len(cases) - 1)] for cases in sections]
+            found.append(
+                self.model_copy(update={"plan": plan, **dict(zip(SECTIONS, values, strict=True))})
+            )
+        return found
 
     def suggest(self, trial: Trial, stacks: Mapping[str, StackShape]) -> Candidate:
         """Draw a candidate, bound to a model with these stacks."""
@@ -457,8 +516,8 @@ class Space(StrictModel):
         """Turn a candidate of another space into one of this space.
 
         It keeps its plan and those keys of its recipe and compression that this space searches;
-        the others are as in :meth:`reference_recipe`. Raises ``ValidationError`` if the two do not
-        go together.
+        the others are as in :meth:`reference_recipe`. Raises :class:`SharetuneError` if the two do
+        not go together.
         """
         recipe = _adopted(self.reference_recipe(), self.recipe, candidate.recipe)
         compression = _adopted(
@@ -474,17 +533,16 @@ class Space(StrictModel):
     @property
     def sized_by_building(self) -> bool:
         """Return whether sizes of candidates may be unknown before their model is built."""
-        return any(
-            _drawn(Compression, self.compression, corner, "compression").needs_building
-            for corner in self.corners()
-        )
+        return any(Compression(**case.compression).needs_building for case in self.cases())
 
     def check(self, stacks: Mapping[str, StackShape]) -> list[Candidate]:
-        """Return the candidates at the space's corners.
+        """Return candidates with each choice and both ends of each range of the space.
 
         Raises :class:`SharetuneError` if one does not fit the model.
         """
-        return [self.suggest(corner, stacks) for corner in self.corners()]
+        lowest, *others = self.cases()
+        highest = [case.suggest(Corner(high=True), stacks) for case in others]
+        return [lowest.suggest(Corner(high=False), stacks), *highest]
 
 
 SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "compression": Compression}
@@ -499,12 +557,10 @@ def _drawn(
     return section(**{key: draw(leaf, trial, f"{name}.{key}") for key, leaf in leaves.items()})
 
 
-def _suggested(
-    section: type[Settings], leaves: Mapping[str, object], corner: Corner, name: str
-) -> None:
-    """Raise :class:`ConfigError`, with the place, if a corner is no valid section."""
+def _check_section(section: type[BaseModel], values: Mapping[str, object], name: str) -> None:
+    """Raise :class:`ConfigError`, with the place, if the values are no valid section."""
     try:
-        _drawn(section, leaves, corner, name)
+        validated(section, values)
     except ValidationError as error:
         raise _mistake(error, section, name) from None
 
@@ -527,15 +583,6 @@ def _fields(annotation: object) -> list[str]:
     kinds = [annotation, *getattr(annotation, "__args__", ())]
     models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
     return list(models[0].model_fields) if models else []
-
-
-def _most_choices(leaf: Any) -> int:
-    """Return the length of the longest list of choices inside `leaf`, at least 1."""
-    if is_choice(leaf):
-        return max(len(leaf["choices"]), *map(_most_choices, leaf["choices"]))
-    if isinstance(leaf, dict) and not is_range(leaf):
-        return max(map(_most_choices, leaf.values()), default=1)
-    return 1
 
 
 def _referred(section: type[Settings], leaves: Mapping[str, object]) -> Settings:

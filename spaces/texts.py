@@ -14,14 +14,14 @@ MOST_SHOWN = 160
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters as escapes; line ends stay."""
+    """Return `text` with control characters as escapes; line ends and tabs stay."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_printable, text))
 
 
 def _printable(character: str) -> str:
-    if character == "\n":
+    if character in "\n\t":
         return character
     if character in BIDI or unicodedata.category(character) in UNPRINTABLE:
         return character.encode("unicode_escape", "replace").decode("ascii")

@@ -36,11 +36,16 @@ class _Loader(yaml.SafeLoader):
     """The safe loader of YAML 1.1, with the numbers of YAML 1.2: no point or sign is needed."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),  # 1.1 reads the others
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, which quotes texts that the loader would take for numbers."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),  # 1.1 reads the others
+        list("-+.0123456789"),
+    )
 
 
 def _text(loader: yaml.SafeLoader, node: yaml.Node) -> str:
@@ -65,6 +70,11 @@ def read_yaml(text: str) -> Any:
         raise yaml.YAMLError(f"it holds what cannot be read: {type(error).__name__}") from error
 
 
+def write_yaml(value: object, *, flow: bool | None = False) -> str:
+    """Write plain values so that :func:`read_yaml` reads them back; `flow` None: short lists so."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=flow))
+
+
 def _read(text: str) -> Any:
     loader = _Loader(text)
     try:
@@ -75,7 +85,7 @@ def _read(text: str) -> Any:
         values = loader.construct_document(node)
     finally:
         loader.dispose()
-    _refuse_unplain(values)
+    refuse_unplain(values)
     return values
 
 
@@ -114,16 +124,16 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return [each for pair in node.value for each in pair]
 
 
-def _refuse_unplain(value: Any) -> None:
-    """Raise an error for values that JSON does not have."""
+def refuse_unplain(value: Any) -> None:
+    """Raise ``yaml.YAMLError`` for values that JSON does not have."""
     if isinstance(value, dict):
         for key, child in value.items():
             if not isinstance(key, str):
                 raise yaml.YAMLError(f"a key must be a text, but got {str(key)[:80]}: quote it")
-            _refuse_unplain(child)
+            refuse_unplain(child)
     elif isinstance(value, list):
         for child in value:
-            _refuse_unplain(child)
+            refuse_unplain(child)
     elif isinstance(value, float) and not math.isfinite(value):
         raise yaml.YAMLError(f"numbers must be finite, but got {value}")
     elif isinstance(value, int) and abs(value) > LARGEST:

@@ -156,7 +156,7 @@ class _CardMaker:
         self.seeds: dict[int, Spread] = spreads(study.frame, study.quality)
         self.qualities = study.frame.set_index("number")[study.quality.name]
         self.stacks = study.model.get("stacks")
-        self.folder = _shown(study.path)
+        self.folder = study.folder
         self.kept = {int(f.parent.name) for f in study.path.glob("trials/*/model") if _numbered(f)}
 
     def card(self, trial: Row, *, on_front: bool) -> Card:
@@ -251,13 +251,6 @@ def _on_the_way(trial: Row, quality: Objective) -> list[list[Any]]:
     """Return ``[step, quality]`` at each rung."""
     known = [rung for rung in trial.rungs if isinstance(rung, dict)]
     return [[rung.get("step"), rung.get(quality.name)] for rung in known]
-
-
-def _shown(path: Path) -> str:
-    """Write a path as typed here: relative if it lies below the working directory."""
-    absolute = path.resolve()
-    here = Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def _numbered(weights: Path) -> bool:

@@ -16,7 +16,8 @@ from sharetune.results.judging.summary import Counts, objectives_text
 from sharetune.results.page.figures import LAYOUT, Drawing, axis_of, safe, sentence, x_axes
 from sharetune.results.page.hover import hover_text
 from sharetune.results.page.report import environment, now, scripts, write_page
-from sharetune.results.reading.study import StudyRecord, read_study
+from sharetune.results.reading.privacy import published
+from sharetune.results.reading.study import StudyRecord, one_run, read_study
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.objectives import Objective
 
@@ -69,30 +70,34 @@ class Match:
     same: str
 
 
-def write_comparison(runs: Sequence[Path]) -> Path:
+def write_comparison(runs: Sequence[Path], *, private: bool = False) -> Path:
     """Write ``comparison.html`` into the first run folder and return its path.
+
+    It names hosts and folders of absolute paths only if `private`.
 
     Raises:
         RunError: if a run cannot be read, or the studies differ in their objectives.
     """
-    studies = read_studies(runs)
+    with one_run(*runs):
+        studies = read_studies(runs)
+        page = _page(studies if private else [published(study) for study in studies])
+        return write_page(runs[0] / COMPARISON, page)
+
+
+def _page(studies: Sequence[StudyRecord]) -> str:
     drawings = draw_overlays(studies)
-    page = (
-        environment()
-        .get_template(COMPARISON_TEMPLATE)
-        .render(
-            title=" and ".join(labels(studies)),
-            live="",
-            written=now(),
-            objectives=objectives_text(studies[0].objectives),
-            contenders=contenders(studies),
-            reference=_reference_text(studies),
-            matches=matches(studies),
-            drawings=drawings,
-            **scripts(drawings, EMPTY_REVIEW, {}),
-        )
+    template = environment().get_template(COMPARISON_TEMPLATE)
+    return template.render(
+        title=" and ".join(labels(studies)),
+        live="",
+        written=now(),
+        objectives=objectives_text(studies[0].objectives),
+        contenders=contenders(studies),
+        reference=_reference_text(studies),
+        matches=matches(studies),
+        drawings=drawings,
+        **scripts(drawings, EMPTY_REVIEW, {}),
     )
-    return write_page(studies[0].path / COMPARISON, page)
 
 
 EMPTY_REVIEW: dict[str, Any] = {
@@ -106,12 +111,13 @@ EMPTY_REVIEW: dict[str, Any] = {
 
 
 def comparison_table(runs: Sequence[Path]) -> str:
-    """Write the compared studies as lines of text."""
-    return "\n".join(
-        f"{c.name}: hypervolume {c.hypervolume:.4f} ({c.gain:+.4f}), {c.front} on the front, "
-        f"{c.counts}"
-        for c in contenders(read_studies(runs))
-    )
+    """Write the compared studies as lines of text. Raises as :func:`write_comparison`."""
+    with one_run(*runs):
+        return "\n".join(
+            f"{c.name}: hypervolume {c.hypervolume:.4f} ({c.gain:+.4f}), {c.front} on the front, "
+            f"{c.counts}"
+            for c in contenders(read_studies(runs))
+        )
 
 
 def read_studies(runs: Sequence[Path]) -> list[StudyRecord]:
@@ -202,7 +208,7 @@ def contenders(studies: Sequence[StudyRecord]) -> list[Contender]:
     return [
         Contender(
             name=name,
-            run=str(study.path),
+            run=study.folder,
             counts=str(Counts.of(study.frame)),
             front=len(pareto_front(study.frame, study.objectives)),
             hypervolume=share,

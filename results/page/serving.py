@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sharetune.results.page.report import render
 from sharetune.results.reading.location import Location
+from sharetune.results.reading.privacy import published
 from sharetune.results.reading.study import one_run, read_study
 from sharetune.spaces.errors import RunError
 
@@ -45,7 +46,7 @@ class LivePage:
             state = self.state()
             if state != self._state:
                 with one_run(self.run):
-                    self._page = render(read_study(self.run), live=state).encode()
+                    self._page = render(published(read_study(self.run)), live=state).encode()
                 self._state = state
             return self._page
 

@@ -7,8 +7,8 @@ to only if the user has named it (`servers.py`).
 
 import shlex
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,12 @@ STATE_OF_STUDY = """
     WHERE s.study_name = %s GROUP BY s.study_id, t.state ORDER BY t.state
 """
 """Query whose rows change with every trial that starts or ends, and every attribute that is new."""
+
+TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+"""Query for the names of tables where a connection to PostgreSQL creates its own."""
+
+TABLES_OF_A_FILE = "SELECT name FROM sqlite_master WHERE type = 'table'"
+"""Query for the names of tables in SQLite."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +136,21 @@ class Location:
         require_named(str(self.url), self.run)
         return connected(str(self.url), **options)
 
-    def _rows(self, query: str) -> list[Any]:
+    def _rows(self, query: str, values: Sequence[str | None]) -> list[Any]:
         with self.connect(**READ_ONLY) as connection:
-            return list(connection.execute(query, [self.study]))
+            return list(connection.execute(query, values))
+
+    def tables(self) -> set[str]:
+        """Return the names of the tables that are there."""
+        if self.url is not None:
+            return {row[0] for row in self._rows(TABLES, [])}
+        with closing(_connect(self.run / record.STORAGE)) as connection:
+            return {row[0] for row in connection.execute(TABLES_OF_A_FILE)}
 
     def state(self) -> str:
         """Return a text that changes whenever the study does."""
         if self.url is not None:
-            return str(self._rows(STATE_OF_STUDY))
+            return str(self._rows(STATE_OF_STUDY, [self.study]))
         found = []
         for path in (self.run / record.STORAGE, self.run / f"{record.STORAGE}-wal"):
             if path.exists():

@@ -61,7 +61,8 @@ class StudyRecord:
     `frame` has one row for each trial, see :func:`load`. `rows` is the number of examples of each
     split, `identity` the digests of weights and data, and `reference` the hypervolume's fixed
     reference point by objective; each is empty where the study states none. `known` are all
-    objectives, with those of the study's task and plugins.
+    objectives, with those of the study's task and plugins. `shown_path` is the folder as a report
+    for others names it; empty: as it is.
     """
 
     path: Path
@@ -76,6 +77,15 @@ class StudyRecord:
     identity: dict[str, str] = field(default_factory=dict)
     known: tuple[Objective, ...] = tuple(OBJECTIVES.values())
     scoring: dict[str, Any] = field(default_factory=dict)
+    shown_path: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The run folder as a report and its commands name it, below the working directory."""
+        if self.shown_path:
+            return self.shown_path
+        absolute, here = self.path.resolve(), Path.cwd()
+        return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
     @property
     def trained(self) -> list[Objective]:

@@ -117,6 +117,12 @@ class Trial:
         """Whether it ended because its search did; its candidate is trained again."""
         return self.reason == names.INTERRUPTED
 
+    def interrupted(self) -> "Trial":
+        """Return a trial that runs no more as it is to be ended, others as they are."""
+        if self.state is not TrialState.RUNNING:
+            return self
+        return replace(self, state=TrialState.FAIL, reason=names.INTERRUPTED)
+
     def slim(self) -> "Trial":
         """Return the trial without what only a report reads, to be kept in memory."""
         return replace(

@@ -9,7 +9,7 @@ import yaml
 
 from sharetune.search.config import read_study_file
 from sharetune.spaces.errors import ConfigError
-from sharetune.spaces.yaml_text import read_yaml
+from sharetune.spaces.yaml_text import read_yaml, write_yaml
 
 KEY = "plans"
 
@@ -49,7 +49,7 @@ def _with_plans(text: str, new: Sequence[dict[str, Any]]) -> str:
     end = text.find("\n", _last_index(value))
     end = len(text) if end < 0 else end
     margin = " " * value.start_mark.column
-    lines = yaml.safe_dump(list(new), sort_keys=False, default_flow_style=None).rstrip()
+    lines = write_yaml(list(new), flow=None).rstrip()
     added = "".join(f"\n{margin}{line}" for line in lines.split("\n"))
     return text[:end] + added + text[end:]
 
@@ -70,7 +70,7 @@ def _last_index(node: yaml.Node) -> int:
 
 
 def _block(key: str, new: Sequence[dict[str, Any]]) -> str:
-    return yaml.safe_dump({key: list(new)}, sort_keys=False, default_flow_style=None)
+    return write_yaml({key: list(new)}, flow=None)
 
 
 def _flow(new: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from rich.table import Table
 
 from sharetune.results.formatting import percent, quantity
@@ -20,6 +19,7 @@ from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.score_file import ScoreFile, StoredScores
 from sharetune.spaces.planning.solving import Solution, front, measures, needs_of, solve
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.yaml_text import write_yaml
 
 SCALES = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 """Suffixes of a size; B is a billion of parameters, and after another suffix it means bytes."""
@@ -54,9 +54,14 @@ class Solver:
                 f"sharetune score STUDY.yaml --out {run} --latency",
             )
         unshared = stored.header.unshared
-        limits = {
-            name: _limit(name, text, unshared) for name, text in sizes.items() if text is not None
-        }
+        wanted = {name: text for name, text in sizes.items() if text is not None}
+        for name in wanted or ("parameters",):
+            if not unshared.get(name, 0) > 0:
+                raise ConfigError(
+                    f"the scores in {run} say nothing of {name}",
+                    f"they say {', '.join(unshared) or 'nothing of any size'}",
+                )
+        limits = {name: _limit(name, text, unshared) for name, text in wanted.items()}
         return cls(run, stored, limits)
 
     def best(self, count: int, measurements: int = 0) -> list[Found]:
@@ -137,4 +142,4 @@ def _kinds(solution: Solution) -> str:
 def plans_as_yaml(plans: Sequence[SharingPlan]) -> str:
     """Write plans as the key `plans` of a study file."""
     written = [plan.written() for plan in plans]
-    return yaml.safe_dump({"plans": written}, sort_keys=False, default_flow_style=None)
+    return write_yaml({"plans": written}, flow=None)

@@ -1,6 +1,7 @@
 """Change settings of Ray that it has no public switch for."""
 
-from ray._private import ray_constants
+import ray
+from ray._private import ray_constants, worker
 from ray.tune.execution import class_cache
 
 from sharetune.search.pinned.versions import is_known
@@ -9,6 +10,16 @@ from sharetune.search.pinned.versions import is_known
 def set_reachable(by_other_machines: bool) -> None:
     """Let Ray's servers listen on all addresses, or on localhost alone."""
     ray_constants.ENABLE_RAY_CLUSTER = by_other_machines
+
+
+def addresses() -> dict[str, str]:
+    """Return where the processes that the connected cluster needs listen, by what they are.
+
+    That is a ``host:port``, or the path of a socket; only the first where Ray's own are not known.
+    """
+    found = {"control service": str(ray.get_runtime_context().gcs_address)}
+    node = worker._global_node if is_known("ray") else None
+    return found if node is None else found | {"raylet": node.raylet_socket_name}
 
 
 def reuse_started_workers() -> None:

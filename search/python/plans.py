@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pandas as pd
-from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from sharetune.results.page.plan_drawing import draw_layers
@@ -23,9 +22,9 @@ from sharetune.search.commands.show import plan_sizes
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.layer_text import layers_as_text
-from sharetune.spaces.mistakes import described
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.plan import presets as preset_names
+from sharetune.spaces.settings import read_settings
 from sharetune.trainers.models.pretrained import ByArchitecture, skeleton
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import stack_shapes
@@ -52,15 +51,13 @@ def read(plan: AnyPlan) -> SharingPlan:
         if isinstance(plan, SharingPlan):
             return plan
         if isinstance(plan, Mapping):
-            return SharingPlan.model_validate(dict(plan))
+            return read_settings(SharingPlan, dict(plan), "the plan")
         text = os.fspath(plan)
         if text in preset_names():
             return SharingPlan.preset(text)
         if ("groups" in text and "\n" in text) or text.lstrip().startswith("{"):
             return SharingPlan.from_yaml(text)
         return SharingPlan.load(Path(text)) if Path(text).exists() else SharingPlan.preset(text)
-    except ValidationError as error:
-        raise described(error, "the plan", SharingPlan) from None
     except TypeError:
         raise ConfigError(
             f"a plan is a SharingPlan, a mapping, a file or a preset, but got {plan!r}",

@@ -7,14 +7,17 @@ Everything becomes a study as a file would describe it: `search/python/inputs.py
 live into the run folder, what is not given is as ``sharetune init`` proposes it.
 """
 
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
 
+from sharetune.results.reading.location import Location
 from sharetune.results.reading.trial import Trial
 from sharetune.search.commands.init import proposed_study
 from sharetune.search.config import Budget, StudyConfig, load_config, validate
@@ -26,6 +29,7 @@ from sharetune.search.starting import check_folder
 from sharetune.spaces.errors import ConfigError, RunError
 from sharetune.spaces.objectives import OBJECTIVES, Direction
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.settings import one_door
 from sharetune.spaces.space import Space
 from sharetune.spaces.yaml_text import read_yaml
 from sharetune.trainers.models.pretrained import from_library
@@ -101,15 +105,32 @@ def search(
             "search needs a model and data, or a study file", "search(model, frame), for example"
         )
     folder = _run_folder(out, resume, settings.get("name"))
+    asked = Asked(task, space, objectives, budget, settings)
     try:
         check_folder(folder, resume=resume)
-        inputs = write_inputs(model, data, tokenizer, folder, resume)
-        asked = Asked(task, space, objectives, budget, settings)
-        config = _study(asked, inputs, folder, metric, collate)
-        live = Live(metric, collate, tuple(callbacks))
-        return Run(run_study(config, out=folder.path, resume=resume, address=address, live=live))
+        with _left_alone(folder):
+            inputs = write_inputs(model, data, tokenizer, folder, resume)
+            config = _study(asked, inputs, folder, metric, collate)
+            live = Live(metric, collate, tuple(callbacks))
+            found = run_study(config, out=folder.path, resume=resume, address=address, live=live)
+        return Run(found)
     except RunError as error:
         raise _in_python(error) from error
+
+
+@contextmanager
+def _left_alone(run: RunFolder) -> Iterator[None]:
+    """Remove the inputs, and new folders, where an error comes before there is a study."""
+    new = [path for path in (run.path, *run.path.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if not Location.of(run.path).exists:
+            shutil.rmtree(run.inputs, ignore_errors=True)
+            with suppress(OSError):
+                for path in new:
+                    path.rmdir()
+        raise
 
 
 def _search_file(
@@ -158,7 +179,8 @@ def _study(
 ) -> StudyConfig:
     """Return the study of the arguments, completed as ``sharetune init`` completes one."""
     model, splits = _located(inputs.model), {k: _located(v) for k, v in inputs.splits.items()}
-    keys = _task_keys(asked.task, inputs, model)
+    with one_door("search()", ConfigError, "see docs/python.md"):
+        keys = _task_keys(asked.task, inputs, model)
     made = read_task(keys | splits).with_collate(collate)
     keys |= {} if collate is None else {"collate": reference_of(collate)}
     texts = {"name": "study", "model": "model", "data": "data"}
@@ -175,17 +197,19 @@ def _study(
         data["metric"] = {"function": reference_of(metric), "numbers": _directed(found, asked)}
         data["objectives"] = [found[0], "parameters", "flops"]
     if asked.objectives is not None:
-        data["objectives"] = list(asked.objectives)
+        wanted = asked.objectives
+        data["objectives"] = list(wanted) if isinstance(wanted, Iterable) else wanted
     config = validate(data, "search()")
     _check_directions(config, asked.objectives)
     return config
 
 
-def _with_length(space: Space | Mapping[str, Any], length: int) -> Space | dict[str, Any]:
+def _with_length(space: Space | Mapping[str, Any], length: int) -> Space | Mapping[str, Any]:
     """Return a space whose recipe cuts examples to the `length` that fits, unless it says so."""
-    if isinstance(space, Space):
+    recipe = space.get("recipe") or {} if isinstance(space, Mapping) else None
+    if not isinstance(recipe, Mapping) or isinstance(space, Space):
         return space
-    return {**space, "recipe": {"max_length": length, **(space.get("recipe") or {})}}
+    return {**space, "recipe": {"max_length": length, **recipe}}
 
 
 def _located(name: str) -> str:

@@ -22,6 +22,7 @@ from sharetune.search.samplers.base import (
 from sharetune.search.samplers.in_memory import InMemory, new_study, not_warned
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.registry import did_you_mean
+from sharetune.spaces.texts import shown
 
 SEED = "seed"
 Maker = Callable[[Setting], Sampler]
@@ -121,6 +122,7 @@ def _maker(kind: Any, name: str, arguments: Mapping[str, object]) -> Maker:
     known = [parameter for parameter in inspect.signature(kind).parameters if parameter != SEED]
     optunas = _is_sampler(kind)
     check_arguments(name, arguments, known if optunas else known[1:])
+    _check_numbers(name, arguments, inspect.signature(kind).parameters)
     if not optunas:
         return lambda setting: kind(setting, **arguments)
     takes_seed = SEED in inspect.signature(kind).parameters
@@ -134,6 +136,25 @@ def _maker(kind: Any, name: str, arguments: Mapping[str, object]) -> Maker:
         return InMemory(setting, made)
 
     return make
+
+
+def _check_numbers(
+    name: str, given: Mapping[str, object], known: Mapping[str, inspect.Parameter]
+) -> None:
+    """Raise :class:`ConfigError` for what cannot be meant where a number is the default."""
+    for argument, value in given.items():
+        default = known[argument].default
+        is_number = isinstance(default, int | float) and not isinstance(default, bool)
+        if is_number and (not isinstance(value, int | float | None) or isinstance(value, bool)):
+            raise ConfigError(
+                f"{name}.{argument} must be a number, but got {shown(value)}",
+                f"its default is {default}",
+            )
+        if is_number and isinstance(value, int | float) and value < 0 <= default:
+            raise ConfigError(
+                f"{name}.{argument} must be at least 0, but got {value}",
+                f"its default is {default}",
+            )
 
 
 def _try_out(made: Callable[[int], BaseSampler], setting: Setting, name: str) -> None:

@@ -174,7 +174,8 @@ class Guided:
         if past.exact is None:
             return
         found = self._weighed(past.candidate, past.draw, past.exact)
-        self._seen[past.number] = found
+        if len(self._ends) < max(LEAST_TRAINED, LEAST_MEASURED):
+            self._seen[past.number] = found
         if past.state is TrialState.RUNNING:
             self._running[past.number] = found
         elif past.state is TrialState.COMPLETE and past.values is not None:

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from sharetune.results.reading.servers import name_server
 from sharetune.results.reading.trial import Draw, Trial
 from sharetune.search.outcome import is_disk_full
 from sharetune.search.pinned import bulk_rows
+from sharetune.search.pinned.tables import missing_tables
 from sharetune.search.pinned.transactions import held_sessions, one_transaction
 from sharetune.search.study.folder_lock import held, lock_folder
 from sharetune.spaces.errors import RunError
@@ -93,7 +94,7 @@ class StudyWriter:
                 return cls(_in_file(run / record.STORAGE), name, lock)
             location = Location(run, url, name)
             name_server(url)
-            storage = _in_database(location)
+            storage = _in_database(location, is_new=True)
             if name in _names(storage):
                 raise RunError(
                     f"{url} holds a study {name} already",
@@ -141,6 +142,8 @@ class StudyWriter:
         with _closed_after_errors(lock):
             in_file = location.url is None
             with location.of_this_schema():
+                if in_file:
+                    _require_tables(location, location.tables())
                 storage = _in_file(run / record.STORAGE) if in_file else _in_database(location)
             names = _names(storage)
             name = location.study or next(iter(names), None)
@@ -367,7 +370,20 @@ def _sync_each_commit(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA synchronous = EXTRA")
 
 
-def _in_database(location: Location) -> RDBStorage:
+def _require_tables(location: Location, present: Collection[str], *, is_new: bool = False) -> None:
+    """Raise :class:`RunError` where a table of Optuna's is missing, which Optuna would make anew.
+
+    A database that `is_new` to it may have none of them.
+    """
+    missing = missing_tables(present)
+    if not missing or (is_new and not set(missing_tables(())) & set(present)):
+        return
+    raise RunError(
+        f"{location} lacks the table{'s' if len(missing) > 1 else ''} {', '.join(missing)}", DAMAGED
+    )
+
+
+def _in_database(location: Location, *, is_new: bool = False) -> RDBStorage:
     """Open the database over the one connection that holds the study's lock.
 
     The server frees the lock when the connection ends, so a search that lost it cannot write.
@@ -375,6 +391,7 @@ def _in_database(location: Location) -> RDBStorage:
     """
     connection = _LockedConnection(location)
     connection.lock("tables")
+    _require_tables(location, location.tables(), is_new=is_new)
     storage = rdb_storage(connection.once, poolclass=StaticPool)
     connection.unlock("tables")
     return held_sessions(storage)

@@ -8,9 +8,15 @@ import ray
 from ray.exceptions import RayActorError
 
 from sharetune.search.config import StudyConfig
+from sharetune.search.live import say_error
 from sharetune.search.signals import stopped_when_safe
 from sharetune.search.untrained import Untrained, score_untrained
-from sharetune.search.workers.ray_tune import WORKER_RETRIES, capacity, require_run_folder
+from sharetune.search.workers.ray_tune import (
+    WORKER_RETRIES,
+    capacity,
+    require_run_folder,
+    watched_services,
+)
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import Evaluator, JobResources, Untried
 from sharetune.spaces.run_folder import RunFolder
@@ -97,11 +103,12 @@ def scores(
     require_run_folder(run.path)
     cpus = config.resources.cpu
     pool = ScorePool(evaluator, candidates, cpus)
-    with stopped_when_safe() as stop_if_asked:
+    with stopped_when_safe() as stop_if_asked, watched_services(say_error) as services:
         try:
             pool.start(config.resources.workers or capacity({"CPU": float(cpus)}, 1))
             while pool.busy:
                 yield from pool.finished()
+                services.stop_if_lost()
                 stop_if_asked()
         finally:
             pool.end()

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -27,11 +28,16 @@ from rich.console import Console
 
 from sharetune.search.config import Resources, StudyConfig
 from sharetune.search.outcome import Outcome, Reached, stopped
-from sharetune.search.pinned.ray_internals import reuse_started_workers, set_reachable
+from sharetune.search.pinned.ray_internals import (
+    addresses,
+    reuse_started_workers,
+    set_reachable,
+)
 from sharetune.search.search import Search
 from sharetune.search.signals import stopped_when_safe
 from sharetune.search.workers.attempt import Evaluate, Paused, Report, attempt
 from sharetune.search.workers.pulse import GRACE_S, Beat, Pulse, PulseWatch, end_process
+from sharetune.search.workers.service_watch import LastWords, ServiceWatch, knock_at
 from sharetune.search.workers.trial_group import Meeting, TrialGroup, assist
 from sharetune.search.workers.watchdog import Watchdog, note_stopped
 from sharetune.spaces.errors import RunError, SharetuneError
@@ -44,6 +50,9 @@ WORKER_RETRIES = 2
 
 REACHED_WITHIN_S = 10.0
 """Seconds in which a cluster's address must answer."""
+
+DISCONNECT_S = 30.0
+"""Seconds in which workers end, where there is what ends them."""
 
 MOST_PRELOADED = 16
 """CPUs up to which Ray's processes, one a CPU, load the libraries at start: each takes memory."""
@@ -65,14 +74,14 @@ class JobSearcher(Searcher):
     """A Ray Tune searcher that suggests the search's jobs, and retries those whose worker died.
 
     Ray Tune's own retries leave out a worker that dies between two jobs. A job that left a new
-    checkpoint before its worker died has as many tries as at first. `broken` is the first error of
-    the search, such as a storage that cannot be written: Ray Tune takes it for the trial's and goes
-    on.
+    checkpoint before its worker died has as many tries as at first; none counts while the search is
+    cut off from the cluster. `broken` is the first error of the search, such as a storage that
+    cannot be written: Ray Tune takes it for the trial's and goes on.
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, services: ServiceWatch) -> None:
         super().__init__()
-        self.search = search
+        self.search, self.services = search, services
         self.jobs: dict[str, Job] = {}
         self.again: deque[Job] = deque()
         self.losses: Counter[int] = Counter()
@@ -86,6 +95,7 @@ class JobSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next job; None while one may follow; FINISHED when there are no more."""
         with self._searching():
+            self.services.stop_if_refused()  # what Ray Tune asks next would wait for ever
             job = self.again.popleft() if self.again else self.search.next()
         if job is None:
             return Searcher.FINISHED if self.search.done else None
@@ -103,6 +113,9 @@ class JobSearcher(Searcher):
             outcome = stopped(reached.described())
         if error or not isinstance(outcome, Outcome):
             outcome = Watchdog(job, self.search.config.resources).verdict()
+        if outcome is None and self.services.refusing() is not None:
+            self.again.append(job)
+            return
         if outcome is None:
             progress = _progress(job)
             if progress - self.progress.get(job.number, set()):
@@ -145,16 +158,26 @@ def _progress(job: Job) -> set[str]:
 class BetweenSteps(tune.Callback):
     """A callback that looks around between two steps of Ray Tune's loop, of at most 0.1 s each.
 
-    It ends the loop when asked to, and workers that have stopped.
+    It ends the loop when asked to or cut off, and workers that have stopped.
     """
 
     def __init__(
-        self, stop_if_asked: Callable[[], None], searcher: JobSearcher, watch: PulseWatch | None
+        self,
+        stop_if_asked: Callable[[], None],
+        searcher: JobSearcher,
+        watch: PulseWatch | None,
+        services: ServiceWatch,
     ) -> None:
         self.stop_if_asked, self.searcher, self.watch = stop_if_asked, searcher, watch
+        self.services = services
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing, as the searcher."""
+        return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: object) -> None:
-        """Raise ``KeyboardInterrupt`` if a signal came, or the error that broke the search."""
+        """Raise ``KeyboardInterrupt`` if a signal came, or the error that ends the search."""
+        self.services.stop_if_lost()
         self.stop_if_asked()
         if self.searcher.broken is not None:
             raise self.searcher.broken
@@ -409,8 +432,13 @@ def require_run_folder(run: Path) -> None:
 
 
 def disconnect() -> None:
-    """End the workers of a local cluster; a joined cluster goes on."""
-    ray.shutdown()
+    """End the workers of a local cluster; a joined cluster goes on.
+
+    Where Ray's own processes are gone this may take for ever, and is left after a while.
+    """
+    ending = threading.Thread(target=ray.shutdown, daemon=True)
+    ending.start()
+    ending.join(DISCONNECT_S)
 
 
 def rehearse(config: StudyConfig, evaluator: Evaluator, candidate: Candidate) -> None:
@@ -445,12 +473,14 @@ def execute(search: Search) -> None:
         _require_portable(search.evaluator)
     search.workers = workers
     _tell_of_missing(resources, each)
-    searcher = JobSearcher(search)
+    services = watched_services(search.last_words)
+    searcher = JobSearcher(search, services)
     bundles = tune.PlacementGroupFactory([resources for _ in range(each)])
     trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), bundles)
     with (
         tempfile.TemporaryDirectory(prefix="sharetune-") as scratch,
         stopped_when_safe() as stop_if_asked,
+        services,
         _error_of_the_search(searcher),
         _watch(search) as watch,
     ):
@@ -468,7 +498,7 @@ def execute(search: Search) -> None:
                 name="jobs",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[BetweenSteps(stop_if_asked, searcher, watch)],
+                callbacks=[BetweenSteps(stop_if_asked, searcher, watch, services)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
@@ -478,6 +508,12 @@ def execute(search: Search) -> None:
 def _watch(search: Search) -> AbstractContextManager[PulseWatch | None]:
     limit = search.config.resources.heartbeat_s
     return nullcontext() if limit is None else PulseWatch(search.run, limit + GRACE_S)
+
+
+def watched_services(last_words: LastWords) -> ServiceWatch:
+    """Watch the processes of Ray that the connected cluster cannot be without."""
+    knocks = {name: knock_at(address) for name, address in addresses().items()}
+    return ServiceWatch(knocks, last_words)
 
 
 @contextmanager

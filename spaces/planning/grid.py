@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from pydantic import ValidationError
-
+from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.forms import Bank, Basis, Drop, Form, LowRank, Merge, Narrow, Tie, read_form
 from sharetune.spaces.layers import resolve_layers
 from sharetune.spaces.plan import PARTS, Group, StackShape, read_parts
@@ -195,5 +194,5 @@ def _bound(
     rule = {"parts": pattern.parts, "form": pattern.form, "init": pattern.init}
     try:
         return Edit.of(Group.model_validate({"layers": layers, "stack": stack, **rule}), stacks)
-    except ValidationError:
+    except SharetuneError:
         return ()

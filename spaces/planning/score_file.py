@@ -197,4 +197,14 @@ def _read(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> StoredScores
             (found.outside if line.get("outside") else found.scored)[key] = Scored.read(line)
             found.losses[key] = line["loss"]
             found.refused.pop(key, None)
+    _refuse_other_sizes(found)
     return found
+
+
+def _refuse_other_sizes(stored: StoredScores) -> None:
+    """Raise :class:`ValueError` if edits save what the unshared model is not said to have."""
+    unshared = stored.header.unshared
+    saved = {name for scored in stored.scored.values() for name in scored.saved}
+    for name in sorted(saved):
+        if not unshared.get(name, 0) > 0:
+            raise ValueError(f"the unshared model has no {name}")

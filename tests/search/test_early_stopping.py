@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from pydantic import ValidationError
 
 from sharetune import results
 from sharetune.search.config import EarlyStopping
 from sharetune.search.early_stopping import NEAREST, EarlyStopper, promotion_order, promotion_place
 from sharetune.search.run import run
+from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
@@ -154,7 +154,7 @@ def test_brackets_have_their_share_of_the_trials():
 
 
 def test_more_brackets_than_rungs_are_refused():
-    with pytest.raises(ValidationError, match="each bracket begins one rung later"):
+    with pytest.raises(SharetuneError, match="each bracket begins one rung later"):
         EarlyStopping(rungs=(0.5,), brackets=2)
 
 

@@ -3,9 +3,10 @@
 from typing import ClassVar
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sharetune.spaces.compression import COMPRESSIONS, Compression, Method
+from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.space import Space
 from tests.registries import forget_what_is_registered
@@ -114,5 +115,5 @@ def test_knobs_of_plugins_are_searched():
     ],
 )
 def test_mistakes(settings, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(SharetuneError, match=message):
         Compression(**settings)

@@ -1,9 +1,9 @@
 """Recipes and candidates."""
 
 import pytest
-from pydantic import ValidationError
 
 from sharetune.spaces import Candidate, Recipe, SharingPlan
+from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.plan import StackShape
 
 STACKS = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
@@ -15,7 +15,7 @@ def test_three_epochs_unless_told_otherwise():
 
 
 def test_steps_and_epochs_together_are_a_mistake():
-    with pytest.raises(ValidationError, match="steps=5 and epochs=2"):
+    with pytest.raises(SharetuneError, match="steps=5 and epochs=2"):
         Recipe(steps=5, epochs=2)
 
 

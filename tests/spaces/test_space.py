@@ -3,9 +3,8 @@
 import optuna
 import pytest
 import yaml
-from pydantic import ValidationError
 
-from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.errors import ConfigError, SharetuneError
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.space import Corner, Space
@@ -132,7 +131,7 @@ def test_a_space_round_trips():
     ],
 )
 def test_mistakes(text, message):
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(SharetuneError) as caught:
         Space.model_validate(yaml.safe_load(text))
     assert message in str(caught.value)
 
@@ -141,3 +140,11 @@ def test_too_many_groups_for_the_model():
     space = Space.model_validate({"plan": [{"layers": {"within": "0..-1", "min": 5}, "count": 3}]})
     with pytest.raises(ConfigError, match="3 groups of at least 5 layers do not fit into 12"):
         space.suggest(Corner(high=True), STACKS)
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+@pytest.mark.parametrize("key", ["form", "assign", "init", "units"])
+def test_numbers_that_are_none_are_refused_wherever_they_are(key, number):
+    for leaf in (number, {"choices": ["one", number]}, {"bank": {"ratio": number}}):
+        with pytest.raises(ConfigError, match="numbers must be finite"):
+            Space.model_validate({"plan": [{"layers": "0..1", key: leaf}]})

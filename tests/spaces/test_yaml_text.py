@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sharetune.spaces import SharingPlan
-from sharetune.spaces.yaml_text import as_number, read_yaml
+from sharetune.spaces.yaml_text import as_number, read_yaml, write_yaml
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,11 @@ def test_numbers_in_texts(value, number):
 def test_a_plan_s_numbers():
     plan = SharingPlan.from_yaml("groups: [{layers: 0..3, form: {bank: {ratio: 5e-1}}}]")
     assert plan == SharingPlan.from_yaml("groups: [{layers: 0..3, form: {bank: {ratio: 0.5}}}]")
+
+
+@pytest.mark.parametrize(
+    "value", ["1e999", "1e-5", "nan", ".inf", "0x1F", "on", "2024-01-01", "~", "1_000"]
+)
+def test_texts_that_look_like_others_read_back_as_texts(value):
+    assert read_yaml(write_yaml({"name": value})) == {"name": value}
+    assert read_yaml(write_yaml([value], flow=None)) == [value]

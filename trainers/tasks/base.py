@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -28,11 +28,10 @@ from transformers import (
 from sharetune.spaces.augmentation import Augmentation
 from sharetune.spaces.errors import ConfigError, DataError
 from sharetune.spaces.evaluator import Scores, plain_fields
-from sharetune.spaces.mistakes import described
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.registry import Registry, did_you_mean
-from sharetune.spaces.settings import StrictModel
+from sharetune.spaces.settings import StrictModel, read_settings
 from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer, start_of, started
 from sharetune.trainers.data.reader_fit import (
@@ -541,7 +540,4 @@ def read_task(value: dict[str, Any]) -> Task:
     if "name" not in value:
         raise ConfigError("task needs a name", did_you_mean("", list(TASKS)))
     task = TASKS[value["name"]]
-    try:
-        return task.model_validate(value)
-    except ValidationError as error:
-        raise described(error, f"the task {value['name']}", task) from None
+    return read_settings(task, value, f"the task {value['name']}")

@@ -379,7 +379,7 @@ def test_commands_are_copied(visit, run):
     reviewer.page.locator("#candidate .copy").first.click()
     reviewer.page.get_by_text("Copied").wait_for()
     copied = reviewer.page.evaluate("navigator.clipboard.readText()")
-    assert copied.startswith(f"sharetune export {run} 3 reviewed-")
+    assert copied.startswith(f"sharetune export {run.name} 3 reviewed-")
 
 
 def test_the_csv_holds_what_is_shown(report, tmp_path):
@@ -391,6 +391,33 @@ def test_the_csv_holds_what_is_shown(report, tmp_path):
     assert [row["trial"] for row in rows] == ["0", "3", "5"]
     assert [row["accuracy"] for row in rows] == ["0.9", "0.894", "0.89"]
     assert rows[1]["plan"] == "layers 1..4 bank 0.5 attention+ffn from mean"
+
+
+FORMULAS = ("=1+1", "+cmd", "-2+3", "@SUM(A1)", '=HYPERLINK("x","y"),', "plain")
+
+
+def test_cells_of_the_csv_are_no_formulas(visit, tmp_path):
+    named = [complete(0.9, 100.0 + i, anchor=text) for i, text in enumerate(FORMULAS)]
+    run = write_run(tmp_path / "run", *named, latency={})
+    results.write_report(run)
+    reviewer = visit()
+    reviewer.open(run / "report.html")
+    with reviewer.page.expect_download() as download:
+        reviewer.page.locator("#csv").click()
+    download.value.save_as(tmp_path / "shown.csv")
+    cells = {cell for row in csv.reader((tmp_path / "shown.csv").open()) for cell in row}
+    begin = tuple("=+-@\t\r")
+    assert [cell for cell in cells if cell.startswith(begin) and not is_number(cell)] == []
+    for text in FORMULAS:
+        wanted = text if text == "plain" else f"'{text}"
+        assert any(cell.startswith(wanted) for cell in cells), text
+
+
+def is_number(text):
+    try:
+        return float(text) is not None
+    except ValueError:
+        return False
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

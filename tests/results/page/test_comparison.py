@@ -39,6 +39,42 @@ def test_hypervolumes_are_told_against_the_worst_reference(runs):
     assert comparison_table(runs).split("\n")[1].startswith("two: hypervolume 0.4750 (-0.1750)")
 
 
+@pytest.mark.parametrize("damage", [b"", b"no storage", b"SQLite format 3\0" + b"\0" * 4000])
+def test_a_run_that_cannot_be_read_is_one_error(runs, damage):
+    (runs[1] / "study.db").write_bytes(damage)
+    for compare in (write_comparison, comparison_table):
+        with pytest.raises(RunError) as caught:
+            compare(runs)
+        assert caught.value.hint
+    assert not (runs[0] / "comparison.html").exists()
+
+
+def test_what_a_run_holds_that_no_page_can_show_is_one_error(make_run):
+    odd = [
+        make_run(
+            complete(0.9, 1.0, confusion={"cells": 3}, per_class=[1]), folder=folder, model=[7]
+        )
+        for folder in ("one", "two")
+    ]
+    try:
+        write_comparison(odd)
+    except RunError as error:
+        assert error.hint
+
+
+def test_the_page_names_no_hosts_and_no_absolute_paths_unless_asked(make_run):
+    where = {"host": "secret-host"}
+    config = {"name": "demo", "storage": "postgresql://me@db.example:5432/x"}
+    runs = [
+        make_run(complete(0.9, 1.0, circumstances=where), folder=folder, config=config)
+        for folder in ("one", "two")
+    ]
+    page = write_comparison(runs).read_text("utf-8")
+    assert str(runs[0].parent) not in page and "secret-host" not in page
+    assert "demo (one)" in page and "<small>two</small>" in page
+    assert str(runs[0]) in write_comparison(runs, private=True).read_text("utf-8")
+
+
 def test_equal_candidates_are_matched(runs):
     (match,) = matches(read_studies(runs))
     assert (match.first, match.other, match.study) == (0, 0, "two")

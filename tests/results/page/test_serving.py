@@ -50,6 +50,20 @@ def test_only_local_names_and_two_paths_are_served(make_run):
         assert get(address, "/state", host="localhost:1")[0] == 200
 
 
+def test_a_connection_that_asks_for_nothing_is_closed(make_run, monkeypatch):
+    """Also one that stops half way through what it asks."""
+    monkeypatch.setattr("sharetune.results.page.serving.IDLE_S", 0.3)
+    with serving(make_run(complete(0.9, 100.0)), 0) as address:
+        port = urlsplit(address).port
+        for begun in (b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as idle:
+                idle.sendall(begun)
+                before = time.monotonic()
+                assert idle.recv(1) == b""  # the server has closed it
+                assert time.monotonic() - before < 10
+        assert get(address, "/state")[0] == 200
+
+
 def test_a_missing_run_and_a_taken_port_are_errors(make_run, tmp_path: Path):
     with pytest.raises(RunError, match="there is no"), serving(tmp_path, 0):
         pass

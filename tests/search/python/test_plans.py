@@ -64,7 +64,7 @@ def test_what_a_plan_stores_is_what_a_shared_model_stores(model):
         (lambda m: plans.tie("5..2"), "5..2"),
         (lambda m: plans.tie("0..1", part="ffn"), "unknown key"),
         (lambda m: share_params(m, 0, 1, 1.7), "ratio: input should be less than or equal to 1"),
-        (lambda m: SharingPlan.drop(["a"]), "the plan: layers"),
+        (lambda m: SharingPlan.drop(["a"]), "Group: layers"),
         (lambda m: share(m, "albert"), "unknown preset: 'albert'"),
         (lambda m: share(m, {"group": []}), "the plan: group: unknown key"),
         (lambda m: draw(7, m), "a plan is a SharingPlan, a mapping, a file or a preset, but got 7"),

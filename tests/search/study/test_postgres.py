@@ -61,6 +61,20 @@ def test_an_interrupted_search_resumes_to_exactly_its_budget(url, tmp_path):
     assert after["reason"][len(before) - 1] == "interrupted"
 
 
+def test_a_missing_table_is_not_made_anew(url, tmp_path):
+    run(study(storage=url), out=tmp_path / "run", evaluator=FakeEvaluator())
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP TABLE trial_values")
+    with pytest.raises(RunError, match="lacks the table trial_values"):
+        run(study(storage=url), out=tmp_path / "run", resume=True, evaluator=FakeEvaluator())
+    with pytest.raises(RunError, match="lacks the table trial_values"):
+        run(study(storage=url, name="new"), out=tmp_path / "new", evaluator=FakeEvaluator())
+    assert not (tmp_path / "new").exists()
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT to_regclass('trial_values')").fetchone()
+    assert found == (None,)
+
+
 def test_a_trial_is_ended_at_once_or_not_at_all(url, tmp_path, monkeypatch):
     store = StudyWriter.create(tmp_path / "run", "fake", {"objectives": ["accuracy"]}, url)
     number = store.start(NO_DRAW, {"candidate": {}}).number

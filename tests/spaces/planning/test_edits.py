@@ -4,9 +4,8 @@ import json
 import random
 
 import pytest
-from pydantic import ValidationError
 
-from sharetune.spaces.errors import PlanError
+from sharetune.spaces.errors import PlanError, SharetuneError
 from sharetune.spaces.plan import Group, SharingPlan, StackShape
 from sharetune.spaces.planning.edits import Edit, plan_of
 from sharetune.spaces.planning.grid import grid
@@ -134,5 +133,5 @@ def test_disjoint_edits_of_the_grid_make_a_bound_plan():
 
 
 def test_a_group_that_cannot_be_is_no_edit():
-    with pytest.raises(ValidationError, match="narrow takes whole parts"):
+    with pytest.raises(SharetuneError, match="narrow takes whole parts"):
         edit(layers=[1], parts=["q", "o"], form={"narrow": {"keep": 0.5}})

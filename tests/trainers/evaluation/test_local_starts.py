@@ -1,9 +1,9 @@
 """Candidates start from what the groups of their plans learnt locally, once a study."""
 
 import pytest
-from pydantic import ValidationError
 
 from sharetune.spaces import Candidate, Recipe, SharingPlan
+from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import StackShape
 from sharetune.trainers.evaluation import local_starts
@@ -42,5 +42,5 @@ def test_a_start_without_effect_is_none():
 
 
 def test_a_start_and_softening_do_not_go_together():
-    with pytest.raises(ValidationError, match="hard from the start, but got soften=interpolate"):
+    with pytest.raises(SharetuneError, match="hard from the start, but got soften=interpolate"):
         Recipe(start=START, soften="interpolate")

@@ -5,11 +5,10 @@ import threading
 
 import pytest
 import torch
-from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
 from sharetune.spaces import SharingPlan
-from sharetune.spaces.errors import ModelError, PlanError
+from sharetune.spaces.errors import ModelError, PlanError, SharetuneError
 from sharetune.trainers import is_shared, load_shared, materialize_, share_
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.measuring.sizes import facts, parameters
@@ -210,7 +209,7 @@ def test_plans_of_the_same_model_are_equal():
     assert plan(KV, "1..4", parts="attention") == plan(KV, "1..4", units="best-match")
     assert plan(KV, "1..4", init="last") == plan(KV, "1..4")
     assert SharingPlan.from_yaml(plan(SCORES, "1..4").to_yaml()) == plan(SCORES, "1..4")
-    with pytest.raises(ValidationError, match="reuse takes k and v, but got parts"):
+    with pytest.raises(SharetuneError, match="reuse takes k and v, but got parts"):
         plan(KV, "1..4", parts=["k", "ffn"])
 
 

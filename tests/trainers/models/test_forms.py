@@ -9,11 +9,10 @@ import optuna
 import pytest
 import torch
 import yaml
-from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, BartConfig, BartModel
 
 from sharetune.spaces import SharingPlan
-from sharetune.spaces.errors import PlanError
+from sharetune.spaces.errors import PlanError, SharetuneError
 from sharetune.spaces.forms import Atoms, read_form, write_form
 from sharetune.spaces.inits import INITS
 from sharetune.spaces.space import Space
@@ -184,7 +183,7 @@ def test_heads_start_unmixed_and_swap_as_their_outputs_do(family):
 
 
 def test_heads_are_mixed_in_front_of_o_only():
-    with pytest.raises(ValidationError, match="heads are mixed in front of o, but parts are"):
+    with pytest.raises(SharetuneError, match="heads are mixed in front of o, but parts are"):
         plan({"lowrank": {"rank": 4, "heads": True}}, parts="ffn")
 
 

@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from sharetune.spaces import Candidate, Recipe
 from sharetune.spaces.distillation import Distillation
-from sharetune.spaces.errors import ConfigError, ModelError
+from sharetune.spaces.errors import ConfigError, ModelError, SharetuneError
 from sharetune.spaces.plan import StackShape
 from sharetune.trainers.training.distillation import (
     TEACHINGS,
@@ -153,7 +152,7 @@ def test_perturbed_steps_train(evaluator, tmp_path, adversary):
 def test_a_recipe_that_distils_needs_a_teacher():
     with pytest.raises(ConfigError, match="the recipe distils, but there is no teacher"):
         train(None, Recipe(distill={}), TrainingInputs([], None, 1))
-    with pytest.raises(ValidationError, match="distillation without labels needs a term of the te"):
+    with pytest.raises(SharetuneError, match="distillation without labels needs a term of the te"):
         Distillation(logits=0, without_labels=0.5)
 
 
