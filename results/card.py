@@ -14,7 +14,7 @@ import yaml
 from sharetune.results.formatting import difference, quantity, ratio, short_title
 from sharetune.results.judging.choices import interval_text
 from sharetune.results.judging.rows import Row, rows_of
-from sharetune.results.judging.seeds import reported, spreads
+from sharetune.results.judging.seeds import accuracy_interval, reported, spreads
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.results.reading.study import StudyRecord
@@ -26,6 +26,9 @@ from sharetune.spaces.texts import printable
 
 PRIVATE = {"host", "pid"}
 """Circumstances that are not published."""
+
+LOADED_BY_TRANSFORMERS = {"code", "dense", "albert"}
+"""Formats that the library loads by itself."""
 
 PAPER_STYLE = (
     "<style>svg{color:#1c2126;font-family:sans-serif}"
@@ -106,7 +109,7 @@ def model_card(study: StudyRecord, number: int, plan: SharingPlan, export: Expor
     }
     return CARD_TEMPLATE.format(
         base=_name(_without_path(study.config["model"])),
-        metadata=_metadata(str(study.config["model"]), str(task["name"])),
+        metadata=_metadata(study, trial, export.format),
         number=number,
         study=_name(study.name),
         format=export.format,
@@ -180,11 +183,38 @@ def _without_paths(task: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _without_path(v) for key, v in task.items() if v is not None}
 
 
-def _metadata(model: str, task: str) -> str:
+def _metadata(study: StudyRecord, trial: Row, format: str) -> str:
     """Write the hub's metadata; the base model is left out if it is a local folder."""
+    model, task = str(study.config["model"]), str(study.config["task"]["name"])
+    library = "transformers" if format in LOADED_BY_TRANSFORMERS else "sharetune"
     base = {} if Path(model).is_absolute() else {"base_model": model}
     licence = {"license": "other", "license_name": "that-of-the-base-model"}
-    return _yaml({**base, **licence, "pipeline_tag": task, "tags": ["sharetune"]})
+    more = {"pipeline_tag": task, "tags": ["sharetune"]}
+    results = {"model-index": [_results(study, trial, task)]}
+    return _yaml({"library_name": library, **base, **licence, **more, **results})
+
+
+def _results(study: StudyRecord, trial: Row, task: str) -> dict[str, Any]:
+    """Return a model's metrics as the hub's leaderboards read them."""
+    data = study.config["task"]
+    name = str(_without_path(data.get("test") or data.get("train") or "data"))
+    metrics = [
+        {"type": objective.name, "value": round(trial.value(objective), 6), "name": title}
+        for objective, title in ((o, _title(study, trial, o)) for o in study.trained)
+        if isfinite(trial.value(objective))
+    ]
+    dataset = {"type": name, "name": name, "split": study.selected_on}
+    result = {"task": {"type": task}, "dataset": dataset, "metrics": metrics}
+    return {"name": f"{study.name}, trial {trial.number}", "results": [result]}
+
+
+def _title(study: StudyRecord, trial: Row, objective: Objective) -> str:
+    """Return a metric's title, with the interval of its value where that is known."""
+    interval = accuracy_interval(trial) if objective.name == "accuracy" else None
+    if interval is None:
+        return objective.title
+    low, high = (quantity(objective, value) for value in interval)
+    return f"{objective.title} (95 % interval {low} to {high})"
 
 
 def _name(text: Any) -> str:

@@ -33,6 +33,7 @@ from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.settings import one_door
 from sharetune.spaces.texts import shortened, shown
 from sharetune.trainers.compression.steps import reshape_
+from sharetune.trainers.hub import local_folder
 from sharetune.trainers.models.devices import one_device
 from sharetune.trainers.models.dtypes import fitting_dtypes
 from sharetune.trainers.models.narrowing import fit_
@@ -83,9 +84,13 @@ def load_shared(
     device_map: object = None,
     attn_implementation: str | None = None,
     cls: type[PreTrainedModel] | None = None,
+    revision: str | None = None,
     **settings: object,
 ) -> PreTrainedModel:
     """Return the shared model saved in `folder`, in eval mode.
+
+    `folder` may also be a model of the hub, as ``user/name``, of which `revision` is the branch,
+    tag or commit.
 
     Tensors have the dtypes they were saved in, or `dtype` (``torch.bfloat16``, ``"bfloat16"``)
     except those that the model family keeps in float32. The model is on the CPU, or on the one
@@ -97,7 +102,7 @@ def load_shared(
     those of its plan, for a class that is not the model's, or for a dtype or a device that does
     not exist.
     """
-    folder = Path(folder)
+    folder = local_folder(folder, revision)
     device = settings.pop("device", None)
     place = _device(one_device(device_map) if device is None else device)
     wanted = _dtype(dtype)

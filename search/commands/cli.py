@@ -274,6 +274,10 @@ def export(
             "--format", help="shared, code, dense, albert, onnx, gguf or gguf-q8_0 and the like"
         ),
     ] = "shared",
+    push: Annotated[
+        Optional[str], typer.Option(metavar="USER/NAME", help="upload it to the hub as well")
+    ] = None,
+    private: Annotated[bool, typer.Option(help="let only the user see what is uploaded")] = False,
     storage: Storage = None,
     plugin: Annotated[
         Optional[list[str]], typer.Option(help="a plugin, as RUN has it, whose code may be run")
@@ -288,6 +292,10 @@ def export(
         exported = export_trial(run, trial, out, format_)
         print(exported.load(out))
         print(exported.summary(out), file=sys.stderr)
+        if push is not None:
+            from sharetune.trainers.hub import push as upload
+
+            print(f"uploaded to {upload(out, push, private=private)}", file=sys.stderr)
 
 
 @app.command(name="list")

@@ -1,8 +1,10 @@
 """What the model card says of a study, whatever its task measures."""
 
 import yaml
+from huggingface_hub import ModelCard
 
 from sharetune.results.card import ExportText, model_card
+from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import read_study
 from sharetune.spaces import SharingPlan
 from tests.results.conftest import complete, write_run
@@ -46,3 +48,21 @@ def test_names_are_text_in_the_card_and_its_metadata(tmp_path):
     assert yaml.safe_load(head)["base_model"] == f"org/{EVIL}"
     assert "\x1b" not in card and "`rm`" not in body.split("## Training")[0]
     assert card.count("```") == 10
+
+
+def test_metrics_are_told_as_the_hub_reads_them(tmp_path):
+    more = {record.PER_CLASS: {"a": {"support": 400}}, "metrics": {"accuracy": 0.9}}
+    run = write_run(
+        tmp_path / "run",
+        complete(0.9, 150.0, HALF, **more),
+        config={"name": "demo", "model": "org/base", "task": {"name": "text-classification"}},
+    )
+    card = ModelCard(model_card(read_study(run), 0, HALF, ExportText("code", "load()")))
+    assert card.data.library_name == "transformers"
+    assert card.data.base_model == "org/base"
+    (result,) = card.data.eval_results
+    assert (result.task_type, result.metric_type) == ("text-classification", "accuracy")
+    assert result.metric_value == 0.9
+    assert result.metric_name.replace("\N{NARROW NO-BREAK SPACE}", " ") == (
+        "accuracy (95 % interval 86.7 % to 92.6 %)"
+    )
