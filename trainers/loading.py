@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
@@ -26,11 +25,10 @@ from transformers import (
 )
 
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.errors import ModelError
+from sharetune.spaces.errors import ConfigError, ModelError
 from sharetune.spaces.layers import MOST_LAYERS
-from sharetune.spaces.mistakes import described
 from sharetune.spaces.plan import SharingPlan
-from sharetune.spaces.settings import one_door
+from sharetune.spaces.settings import one_door, read_settings
 from sharetune.spaces.texts import shortened, shown
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.hub import local_folder
@@ -125,8 +123,8 @@ def _one_error(folder: Path) -> Iterator[None]:
     try:
         with one_door(f"the shared model in {folder}", ModelError, DAMAGED):
             yield
-    except ValidationError as error:
-        raise ModelError(described(error, str(folder), SharingPlan).message, DAMAGED) from None
+    except ConfigError as error:
+        raise ModelError(f"{folder}: {error.message}", DAMAGED) from None
 
 
 def build(architecture: Any, saved: dict[str, Any], **settings: Any) -> PreTrainedModel:
@@ -152,8 +150,8 @@ def _shared_as(model: PreTrainedModel, saved: dict[str, Any]) -> PreTrainedModel
     """Share the weightless `model`, in place, as the configuration `saved` says."""
     if "units" in saved:  # which layers were narrower than the configuration says
         fit_(model, saved["units"])
-    share_(model, SharingPlan.model_validate(saved["plan"]))
-    compression = Compression.model_validate(saved.get("compression", {}))
+    share_(model, read_settings(SharingPlan, saved["plan"], "its plan"))
+    compression = read_settings(Compression, saved.get("compression", {}), "its compression")
     if compression != Compression():
         reshape_(model, compression)
     return model

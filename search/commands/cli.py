@@ -1,16 +1,17 @@
 """The `sharetune` command. Heavy libraries are imported by the commands that need them."""
 
+import os
 import shlex
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, TextIO
 
 import typer
 
-from sharetune.spaces.errors import RunError, SharetuneError
+from sharetune.spaces.errors import ClusterLost, RunError, SharetuneError
 from sharetune.spaces.texts import printable
 
 if TYPE_CHECKING:
@@ -30,15 +31,27 @@ Cluster = Annotated[
     typer.Option(show_default="workers on this machine", help="a Ray cluster to join"),
 ]
 
+CONTINUE = "continue with --resume"
+"""Part of hints of errors that end a search half way, which becomes a command to type."""
+
 CHANGED = ("budget.trials=", "finalists.seeds=")
 """Overrides that a suggested next command changes, and so does not repeat."""
+
+
+MOST_PLANS = 1_000_000
+"""Plans that a command finds or measures at most."""
+
+
+def say(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print a text at once, with what names of others hold for a terminal as escapes."""
+    print(printable(text), file=file, end=end, flush=True)
 
 
 def _say_version(asked: bool) -> None:
     if asked:
         from sharetune.search.commands.doctor import own_version
 
-        print(f"sharetune {own_version()}")
+        say(f"sharetune {own_version()}")
         raise typer.Exit
 
 
@@ -75,31 +88,47 @@ def search(
     from sharetune.search.config import load_config
 
     with user_errors():
-        print(f"reading {study}", file=sys.stderr)
+        say(f"reading {study}", file=sys.stderr)
         config = load_config(study, tuple(set_ or ()))
         folder = out or Path("runs") / config.name
         task = config.task.get("name", "a task")
-        print(f"preparing {config.model} for {task}", file=sys.stderr)
+        say(f"preparing {config.model} for {task}", file=sys.stderr)
         from sharetune.results.reading.location import Location
+        from sharetune.search.live import Live
         from sharetune.search.run import run
-        from sharetune.spaces.run_folder import RunFolder as Places
 
+        def continued(error: RunError) -> RunError:
+            flags = ["--resume"] if Location.of(folder).exists else []
+            again = _command("search", study, folder, set_ or [], address, *flags)
+            return _continued_by(again, error)
+
+        live = Live(last_words=lambda error: _say_error(continued(error)))
         try:
-            run(config, out=folder, resume=resume, address=address)
+            run(config, out=folder, resume=resume, address=address, live=live)
         except KeyboardInterrupt:
-            if Location.of(folder).exists:
-                print("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
-                print(_resuming(study, folder, set_ or [], address), file=sys.stderr)
-                raise typer.Exit(130) from None
-            print("\nstopped before anything was trained", file=sys.stderr)
-            if Places(folder).scores.exists():
-                print("what is scored is kept. To continue:", file=sys.stderr)
-                print(_command("search", study, folder, set_ or [], address), file=sys.stderr)
+            _say_stopped(study, folder, set_ or [], address)
             raise typer.Exit(130) from None
+        except RunError as error:
+            raise continued(error) from error
         _print_front(folder)
         _refuse_nothing_completed(folder)
         lasting = [override for override in set_ or [] if not override.startswith(CHANGED)]
         _say_what_may_follow(folder, _resuming(study, folder, lasting, address))
+
+
+def _say_stopped(study: Path, folder: Path, overrides: list[str], address: str | None) -> None:
+    """Say what a search that was stopped keeps, and the command that goes on."""
+    from sharetune.results.reading.location import Location
+    from sharetune.spaces.run_folder import RunFolder as Places
+
+    if Location.of(folder).exists:
+        say("\nstopped; what is finished is kept. To continue:", file=sys.stderr)
+        say(_resuming(study, folder, overrides, address), file=sys.stderr)
+        return
+    say("\nstopped before anything was trained", file=sys.stderr)
+    if Places(folder).scores.exists():
+        say("what is scored is kept. To continue:", file=sys.stderr)
+        say(_command("search", study, folder, overrides, address), file=sys.stderr)
 
 
 @app.command()
@@ -126,13 +155,17 @@ def score(
         try:
             found = score_study(config, out=folder, address=address, latency=latency)
         except KeyboardInterrupt:
-            print("\nstopped; what is scored is kept. To continue:", file=sys.stderr)
+            say("\nstopped; what is scored is kept. To continue:", file=sys.stderr)
             flags = ["--latency"] if latency else []
-            print(_command("score", study, folder, set_ or [], address, *flags), file=sys.stderr)
+            say(_command("score", study, folder, set_ or [], address, *flags), file=sys.stderr)
             raise typer.Exit(130) from None
-        print(score_table(found))
+        except RunError as error:
+            flags = ["--latency"] if latency else []
+            again = _command("score", study, folder, set_ or [], address, *flags)
+            raise _continued_by(again, error) from error
+        say(score_table(found))
         solving = shlex.join(["sharetune", "solve", str(folder), "--parameters", "80%"])
-        print(f"solve: {solving}", file=sys.stderr)
+        say(f"solve: {solving}", file=sys.stderr)
 
 
 @app.command()
@@ -146,9 +179,12 @@ def solve(
     latency_ms: Annotated[
         Optional[str], typer.Option(help="longest latency, additive only roughly")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="plans to find")] = 5,
+    count: Annotated[int, typer.Option(min=1, max=MOST_PLANS, help="plans to find")] = 5,
     measure: Annotated[
-        int, typer.Option(min=0, help="whole plans to measure, exchanging edits of the best")
+        int,
+        typer.Option(
+            min=0, max=MOST_PLANS, help="whole plans to measure, exchanging edits of the best"
+        ),
     ] = 0,
     front: Annotated[bool, typer.Option("--front", help="print the whole front instead")] = False,
     out: Annotated[Optional[Path], typer.Option(help="file to write the best plan to")] = None,
@@ -163,17 +199,17 @@ def solve(
         sizes = {"parameters": parameters, "bytes": bytes_, "flops": flops}
         solver = Solver.of(run, sizes | {"latency_ms": latency_ms})
         if front:
-            print("\n".join(solver.front()))
+            say("\n".join(solver.front()))
             return
         try:
             found = solver.best(count, measure)
         except KeyboardInterrupt:
-            print("\nstopped; what is measured is kept", file=sys.stderr)
+            say("\nstopped; what is measured is kept", file=sys.stderr)
             raise typer.Exit(130) from None
         plans = [one.solution.plan for one in found]
-        print(f"{solver.table(found)}\n\n{plans_as_yaml(plans)}", end="")
+        say(f"{solver.table(found)}\n\n{plans_as_yaml(plans)}", end="")
         if latency_ms is not None:
-            print("latency adds up only roughly: measure what you choose", file=sys.stderr)
+            say("latency adds up only roughly: measure what you choose", file=sys.stderr)
         _keep(plans, out, into)
 
 
@@ -181,13 +217,13 @@ def _keep(plans: Sequence["SharingPlan"], out: Path | None, into: Path | None) -
     """Write the best of `plans` to `out`, and add all to the study file `into`."""
     if out is not None:
         out.write_text(plans[0].to_yaml(), "utf-8")
-        print(f"plan 1: {out}", file=sys.stderr)
+        say(f"plan 1: {out}", file=sys.stderr)
     if into is not None:
         from sharetune.search.commands.insert_plans import insert_plans
 
         added = insert_plans(into, [plan.written() for plan in plans])
-        print(f"{added} of {len(plans)} plans are new in {into}", file=sys.stderr)
-        print(f"train them: {shlex.join(['sharetune', 'search', str(into)])}", file=sys.stderr)
+        say(f"{added} of {len(plans)} plans are new in {into}", file=sys.stderr)
+        say(f"train them: {shlex.join(['sharetune', 'search', str(into)])}", file=sys.stderr)
 
 
 @app.command()
@@ -206,8 +242,8 @@ def init(
         from sharetune.search.commands.init import write_study
 
         given = {"name": task, "train": data} | ({"test": test} if test else {})
-        print(write_study(given, model, out, tuple(set_ or ())), end="")
-        print(f"sharetune search {out}", file=sys.stderr)
+        say(write_study(given, model, out, tuple(set_ or ())), end="")
+        say(f"sharetune search {out}", file=sys.stderr)
 
 
 @app.command()
@@ -243,7 +279,7 @@ def serve(
     with user_errors():
         _name_servers(storage)
         with serving(run, port) as address:
-            print(address, flush=True)
+            say(address)
             if open_:
                 webbrowser.open(address)
             with suppress(KeyboardInterrupt):
@@ -260,7 +296,7 @@ def show(
     with user_errors():
         from sharetune.search.commands.show import describe_plan
 
-        print(describe_plan(plan, model, max_length))
+        say(describe_plan(plan, model, max_length))
 
 
 @app.command()
@@ -290,12 +326,12 @@ def export(
         from sharetune.search.commands.export import export_trial
 
         exported = export_trial(run, trial, out, format_)
-        print(exported.load(out))
-        print(exported.summary(out), file=sys.stderr)
+        say(exported.load(out))
+        say(exported.summary(out), file=sys.stderr)
         if push is not None:
             from sharetune.trainers.hub import push as upload
 
-            print(f"uploaded to {upload(out, push, private=private)}", file=sys.stderr)
+            say(f"uploaded to {upload(out, push, private=private)}", file=sys.stderr)
 
 
 @app.command(name="list")
@@ -306,7 +342,7 @@ def list_(
     from sharetune.search.commands.listing import listing
 
     with user_errors():
-        print(listing(kind))
+        say(listing(kind))
 
 
 @app.command()
@@ -317,27 +353,33 @@ def doctor(
     from sharetune.search.commands.doctor import diagnosis
 
     for line in diagnosis(out):
-        print(line)
+        say(line)
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
     """End the program with one line, a hint and exit code 2 for a user's mistake."""
-    from pydantic import ValidationError
-
     try:
         yield
-    except ValidationError as error:
-        from sharetune.spaces.mistakes import described
-        from sharetune.spaces.plan import SharingPlan
-
-        _fail(described(error, error.title, SharingPlan))
+    except ClusterLost as error:
+        _say_error(error)
+        os._exit(2)  # Ray's own end of the process waits for what is gone
     except SharetuneError as error:
         _fail(error)
-    except OSError as error:
-        if error.filename is None:
+    except ValueError as error:
+        if "null byte" not in str(error):
             raise
-        _fail(RunError(f"{error.filename}: {error.strerror}", "name a path that can be used so"))
+        _fail(RunError("a path holds a null byte", "name a path that can be used so"))
+    except BrokenPipeError:  # whoever read what is printed has gone
+        raise
+    except OSError as error:
+        place = "a file" if error.filename is None else error.filename
+        _fail(RunError(f"{place}: {error.strerror or error}", "name a path that can be used so"))
+
+
+def _continued_by(command: str, error: RunError) -> RunError:
+    """Return the error with a command in its hint, if it says that what was begun goes on."""
+    return type(error)(error.message, error.hint.replace(CONTINUE, f"continue: {command}"))
 
 
 def _name_servers(urls: list[str] | None) -> None:
@@ -360,8 +402,8 @@ def _report(run: Path, as_json: bool, private: bool) -> Path:
 
     path = write_report(run, private=private)
     if as_json:
-        print(studies_as_json([run], private=private))
-        print(f"report: {path}", file=sys.stderr)
+        say(studies_as_json([run], private=private))
+        say(f"report: {path}", file=sys.stderr)
     else:
         _print_front(run)
     return path
@@ -371,16 +413,19 @@ def _compare(runs: list[Path], as_json: bool, private: bool) -> Path:
     from sharetune.results.as_json import studies_as_json
     from sharetune.results.page.comparison import comparison_table, write_comparison
 
-    path = write_comparison(runs)
-    as_text = printable(comparison_table(runs))
-    print(studies_as_json(runs, private=private) if as_json else as_text)
-    print(f"comparison: {path}", file=sys.stderr)
+    path = write_comparison(runs, private=private)
+    say(studies_as_json(runs, private=private) if as_json else comparison_table(runs))
+    say(f"comparison: {path}", file=sys.stderr)
     return path
 
 
 def _fail(error: SharetuneError, code: int = 2) -> None:
-    print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
+    _say_error(error)
     raise typer.Exit(code)
+
+
+def _say_error(error: SharetuneError) -> None:
+    say(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
 
 
 def _resuming(study: Path, folder: Path, overrides: list[str], address: str | None) -> str:
@@ -406,7 +451,7 @@ def _say_what_may_follow(folder: Path, resume: str) -> None:
     from sharetune.results.terminal import next_steps
 
     for what, command in next_steps(folder, resume).items():
-        print(printable(f"{what}:\n  {command}"), file=sys.stderr)
+        say(f"{what}:\n  {command}", file=sys.stderr)
 
 
 def _refuse_nothing_completed(folder: Path) -> None:
@@ -422,8 +467,8 @@ def _refuse_nothing_completed(folder: Path) -> None:
 def _print_front(folder: Path) -> None:
     from sharetune.results.terminal import front_table
 
-    print(printable(front_table(folder)))
-    print(f"report: {folder / 'report.html'}", file=sys.stderr)
+    say(front_table(folder))
+    say(f"report: {folder / 'report.html'}", file=sys.stderr)
 
 
 def main() -> None:

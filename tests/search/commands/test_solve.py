@@ -272,3 +272,10 @@ def test_latency_is_timed_once_for_edits_of_equal_shape(tmp_path):
     assert "latency adds up only roughly" in result.stderr
     score_study(study(space=space), out=tmp_path / "run", latency=True, evaluator=fake)
     assert len(list(counted.glob("*.timed"))) == 5
+
+
+@pytest.mark.parametrize("place", ["/proc/self/mem", "/", "/dev/full", "/none/plan.yaml"])
+def test_a_plan_that_cannot_be_written_is_one_error(drops, place):
+    result = call("solve", drops, "--parameters", "90%", "--out", place)
+    assert result.exit_code == 2
+    assert "error: " in result.stderr and "hint: name a path" in result.stderr
