@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +20,7 @@ from sharetune.spaces.plan import FFN
 from sharetune.spaces.registry import Registry
 from sharetune.spaces.units import UNITS
 from sharetune.trainers.models.calibration import Activations
+from sharetune.trainers.models.matching import Partners, matched
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
@@ -72,13 +72,16 @@ def best_match(views: Sequence[UnitView], shared: Sequence[int]) -> list[Tensor]
     """the units that match best across layers"""
     reference = views[(len(views) - 1) // 2]
     everyone = torch.arange(len(reference.importance))
-    matched = [_match(view, everyone, reference, everyone) for view in views]
+    partners = Partners(reference.features)
+    others = [view for view in views if view is not reference]
+    found = iter(matched([(partners, view.features, everyone) for view in others]))
+    orders = [everyone if view is reference else next(found) for view in views]
     scores = [
         (view.features[own] * reference.features).sum(1)
-        for view, own in zip(views, matched, strict=True)
+        for view, own in zip(views, orders, strict=True)
     ]
     order = _in_tiers(torch.stack(scores).sum(0).argsort(descending=True), shared)
-    return [own[order] for own in matched]
+    return [own[order] for own in orders]
 
 
 @ORDERS.register("importance")
@@ -86,27 +89,25 @@ def importance(views: Sequence[UnitView], shared: Sequence[int]) -> list[Tensor]
     """the least important units, matched; the important ones stay private"""
     widest = [place for place, count in enumerate(shared) if count == max(shared)]
     leader = views[widest[(len(widest) - 1) // 2]]
-    others = _in_tiers(leader.importance.argsort(), shared)
-    found = []
+    order = _in_tiers(leader.importance.argsort(), shared)
+    partners = {
+        count: [Partners(leader.features[units]) for units in (order[:count], order[count:])]
+        for count in set(shared)
+    }
+    meetings = []
     for view, count in zip(views, shared, strict=True):
         least = view.importance.argsort()[:count].sort().values
-        own = least, _others(least, len(view.importance))
-        parts = zip(own, (others[:count], others[count:]), strict=True)
-        found.append(torch.cat([_match(view, units, leader, other) for units, other in parts]))
-    return found
+        parts = zip(partners[count], (least, _others(least, len(view.importance))), strict=True)
+        if view is not leader:
+            meetings += [(own, view.features, units) for own, units in parts]
+    found = iter(matched(meetings))
+    return [order if view is leader else torch.cat([next(found), next(found)]) for view in views]
 
 
 def _in_tiers(ranked: Tensor, shared: Sequence[int]) -> Tensor:
     """Return units in order of rank between the numbers that layers share, as stored within."""
     ends = sorted({0, *shared, len(ranked)})
     return torch.cat([ranked[a:b].sort().values for a, b in pairwise(ends)])
-
-
-def _match(view: UnitView, own: Tensor, other: UnitView, others: Tensor) -> Tensor:
-    """Return the units `own` of `view`, in the order of the `others` they match (an assignment)."""
-    similarity = other.features[others] @ view.features[own].T
-    _, columns = linear_sum_assignment(similarity.double().cpu().numpy(), maximize=True)
-    return own[torch.as_tensor(columns)]
 
 
 def _others(chosen: Tensor, units: int) -> Tensor:

@@ -55,11 +55,14 @@ class Recorded(dict[Key, Tensor]):
     """Inputs of matrices, (tokens x columns) each, and `moments` of those that sum up units, which
     more tokens may have gone into.
 
-    Moments count as long as the inputs are those that were recorded.
+    Moments count as long as the inputs are those that were recorded. `movable` are the families
+    (stack, path of an attention or empty for the FFN) of the recorded model whose units can be
+    permuted; None: not tried yet.
     """
 
     def __init__(self, inputs: Mapping[Key, Tensor], moments: Mapping[Key, Moments]) -> None:
         super().__init__(inputs)
+        self.movable: set[tuple[str, str]] | None = None
         self.moments = dict(moments)
         self._recorded = {key: inputs[key] for key in moments}
 

@@ -23,7 +23,7 @@ from sharetune.spaces.inits import INITS, start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_
 from sharetune.trainers.models.calibration import Activations
-from sharetune.trainers.models.compensation import as_recorded
+from sharetune.trainers.models.compensation import Recorded, as_recorded
 from sharetune.trainers.models.feasibility import (
     LAYER_INDICES,
     check_feasible,
@@ -79,8 +79,10 @@ def share_(
     check_feasible(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
-    seen = copy.copy(as_recorded(activations or {}))
-    stacks, origins = _change_layers(model, stacks, bound, seen)
+    recorded = as_recorded(activations or {})
+    moving = _movable(model, stacks, bound, recorded)
+    seen = copy.copy(recorded)
+    stacks, origins = _change_layers(model, stacks, bound, seen, moving)
     model.banks = nn.ModuleList()
     for name, order in orders.items():
         _arrange_layers(model, stacks[name], order)
@@ -109,13 +111,13 @@ def _change_layers(
     stacks: dict[str, Stack],
     plan: SharingPlan,
     seen: dict[tuple[str, int, str], Tensor],
+    moving: set[Family],
 ) -> tuple[dict[str, Stack], dict[Group, list["Origin"]]]:
     """Merge, narrow and align layers in place, before any shares.
 
     Returns the stacks as they then are and the origins of each group's banks; `seen` gets the
     activations as the units are then ordered.
     """
-    moving = _movable(model, stacks, plan)
     with_weights = () if _is_shape_only(model) else plan.groups
     for group in with_weights:
         if isinstance(group.form, Merge) and group.init == "mean":
@@ -258,15 +260,20 @@ def _origins(stack: Stack, group: Group, seen: dict[Any, Tensor]) -> list[Origin
     return origins
 
 
-def _movable(model: PreTrainedModel, stacks: Mapping[str, Stack], plan: SharingPlan) -> set[Family]:
+def _movable(
+    model: PreTrainedModel, stacks: Mapping[str, Stack], plan: SharingPlan, recorded: Recorded
+) -> set[Family]:
     """Return the families whose units can be permuted, if the plan permutes or removes any.
 
-    Raises :class:`PlanError` if it removes units of a family that cannot.
+    They are tried once for the model whose activations were `recorded`. Raises :class:`PlanError`
+    if the plan removes units of a family that cannot.
     """
     narrow = [group for group in plan.groups if isinstance(group.form, Narrow)]
     if _is_shape_only(model) or not (narrow or any(g.matches_units for g in plan.groups)):
         return set()
-    moving = movable_families(model, stacks)
+    if recorded.movable is None:
+        recorded.movable = movable_families(model, stacks)
+    moving = recorded.movable
     for group in narrow:
         stack = stacks[group.stack or ""]
         for prefix, slots in stack.families(int(group.layers[0])).items():

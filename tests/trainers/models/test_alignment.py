@@ -9,6 +9,7 @@ from sharetune.spaces import SharingPlan
 from sharetune.trainers import share_
 from sharetune.trainers.models.alignment import ORDERS, UnitView, align_
 from sharetune.trainers.models.calibration import record_activations
+from sharetune.trainers.models.matching import Partners
 from sharetune.trainers.models.structure import attention_path, find_stacks
 from sharetune.trainers.models.units import shared_units
 from tests.families import CONFIGS, inputs, logits, tiny
@@ -105,3 +106,31 @@ def test_the_important_units_stay_private():
     for index, loud in ((1, 5), (2, 17)):
         private = shared.bert.encoder.layer[index].output.dense.private.weight
         assert any(torch.equal(column, dense[index][:, loud]) for column in private.T)
+
+
+def neurons(count, seed, common=None):
+    """Features of `count` neurons on 300 tokens; a third of each is one of `common`, permuted."""
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.randn(count, 300, generator=generator)
+    if common is not None:
+        own = own + 0.7 * common[torch.randperm(count, generator=generator)]
+    return torch.nn.functional.normalize(own)
+
+
+def test_many_neurons_are_matched_nearly_as_well_as_one_by_one():
+    common = torch.randn(700, 300, generator=torch.Generator().manual_seed(0))
+    one, two = neurons(700, 1, common), neurons(700, 2, common)
+    exact, near = Partners(two).match(one), Partners(two, exact=0).match(one)
+    assert sorted(near.tolist()) == sorted(exact.tolist()) == list(range(700))
+    best, found = (float((one[order] * two).sum(1).mean()) for order in (exact, near))
+    assert best == pytest.approx(0.328, abs=0.002)
+    assert found > 0.325
+
+
+def test_neurons_that_never_answer_or_answer_alike_are_matched_too():
+    one, two = neurons(600, 1), neurons(600, 2)
+    one[100:], two[:500] = 0, 0
+    assert sorted(Partners(two, exact=0).match(one).tolist()) == list(range(600))
+    assert sorted(Partners(0 * two, exact=0).match(0 * one).tolist()) == list(range(600))
+    same = one[:1].expand(600, 300)
+    assert sorted(Partners(same, exact=0).match(same).tolist()) == list(range(600))
