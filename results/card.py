@@ -61,7 +61,7 @@ Run this in the folder that contains this one:
 ```
 {drawing}
 ```
-
+{unchanged}
 ```yaml
 {plan_yaml}```
 
@@ -117,6 +117,7 @@ def model_card(study: StudyRecord, number: int, plan: SharingPlan, export: Expor
         load=export.load,
         plan=plan,
         drawing=layers_as_text(plan, study.model["stacks"]),
+        unchanged="".join(f"\n{text}\n" for text in study.unchanged),
         plan_yaml=plan.to_yaml(),
         split=study.selected_on,
         seeds=_over_seeds(study, trial),

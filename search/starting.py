@@ -318,6 +318,7 @@ def _attributes(
         record.MODEL: {
             "name": _model_name(config.model),
             "stacks": {name: shape.depth for name, shape in evaluator.stacks.items()},
+            "lacking": {name: shape.lacking_parts() for name, shape in evaluator.stacks.items()},
             "labels": list(evaluator.labels),
         },
         record.IDENTITY: dict(evaluator.identity),

@@ -1,6 +1,6 @@
 """Draw a plan as text, for terminals and model cards: one line for each layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sharetune.spaces.layer_map import Layer, Reading, layer_map
 from sharetune.spaces.layers import runs
@@ -43,6 +43,19 @@ def _bar(readings: tuple[Reading, ...], keeps: float) -> str:
         roles = f" ({' '.join(reading.roles)})" if reading.roles else ""
         labels.append(f"{reading.bank} {100 * reading.share:.3g} %{roles}")
     return f"{f'{cells[:width]:.<{width}}':{BAR}} {', '.join(labels) or 'private':12}"
+
+
+def unchanged_text(lacking: Mapping[str, Sequence[str]]) -> list[str]:
+    """Write one sentence for each stack with parts of no known kind, which no plan changes.
+
+    `lacking` gives the parts by stack, see :meth:`StackShape.lacking_parts`.
+    """
+    return [
+        f"No plan shares or narrows the {' or the '.join(parts)} of stack {stack!r}, whose "
+        "matrices are of no known kind, as those of a mixture's experts."
+        for stack, parts in lacking.items()
+        if parts
+    ]
 
 
 def stacks_text(depths: Mapping[str, int]) -> str:

@@ -126,7 +126,10 @@ class StackShape:
         return attention + ((self.neurons_of(layer) // 8,) if roles & set(FFN) else ())
 
     def lacking_parts(self) -> list[str]:
-        """Return the parts, `attention` or `ffn`, of which no layer has one of a known kind."""
+        """Return the parts, `attention` or `ffn`, of which no layer has one of a known kind.
+
+        Plans leave them as they are.
+        """
         counts = {"attention": map(self.heads_of, range(self.depth))}
         counts["ffn"] = map(self.neurons_of, range(self.depth))
         return [part for part, units in counts.items() if not any(units)]

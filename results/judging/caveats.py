@@ -38,7 +38,7 @@ ENOUGH_TRIALS = 20
 def caveats(study: StudyRecord) -> list[str]:
     """List the warnings that apply to a study, as sentences."""
     found = [_noise, _one_split, _seeds, _lost, _latency, _drift, _busy, _convergence, _drops]
-    return [text for rule in found for text in rule(study)]
+    return [text for rule in found for text in rule(study)] + study.unchanged
 
 
 def _noise(study: StudyRecord) -> Iterator[str]:

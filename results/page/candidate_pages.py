@@ -106,6 +106,7 @@ class Card:
     note: str
     traceback: str
     drawing: Markup
+    unchanged: tuple[str, ...]
     plan_yaml: str
     recipe_yaml: str
     compression_yaml: str
@@ -173,6 +174,7 @@ class _CardMaker:
             note=note(trial),
             traceback=trial.error_traceback,
             drawing=_drawing(plan, self.stacks),
+            unchanged=tuple(self.study.unchanged),
             plan_yaml=_yaml(plan.written() if plan else trial.candidate.get("plan")),
             recipe_yaml=_yaml(trial.recipe),
             compression_yaml=_yaml(_done(trial.candidate.get("compression"))),

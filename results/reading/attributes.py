@@ -11,7 +11,8 @@ Attributes of the study
     objectives      list of objective names, in the order of the trials' values
     objective_specs [{"name", "title", "direction", ...}, ...]: all that was registered when the
                     study began, as `Objective.written` gives it
-    model           {"name", "stacks": {stack: layers}, "labels": [...]}
+    model           {"name", "stacks": {stack: layers}, "lacking": {stack: [part, ...]}: parts of no
+                    known kind, which no plan changes; "labels": [...]}
     rows            {"train", "test"} and, where the study selects on one, "validation": how many
                     examples each split has
     places          {"run", "study"}: absolute folders of the run and of the study file when the

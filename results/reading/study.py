@@ -25,6 +25,7 @@ from sharetune.results.reading.origins import chosen_by
 from sharetune.results.reading.stored_plans import preset_name, stored_plan
 from sharetune.results.reading.trial import Trial
 from sharetune.spaces.errors import RunError, SharetuneError
+from sharetune.spaces.layer_text import unchanged_text
 from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
 from sharetune.spaces.paths import relocated
 from sharetune.spaces.settings import one_door
@@ -106,6 +107,11 @@ class StudyRecord:
     def quality(self) -> Objective:
         """Return the objective that says how good a model is."""
         return quality_of(self.objectives)
+
+    @property
+    def unchanged(self) -> list[str]:
+        """Return one sentence for each stack that has parts which no plan changes."""
+        return unchanged_text(_mapping(self.model, "lacking"))
 
     @property
     def has_reference(self) -> bool:

@@ -53,7 +53,8 @@ def trial_html(study: StudyRecord, row: Row) -> str:
     plan = stored_plan(row.candidate)
     stacks = study.model.get("stacks") or {}
     drawing = draw_layers(layer_map(plan, stacks)) if plan is not None and stacks else ""
-    return f"<p>{head}<br>{escape(row.plan)}</p>{drawing}"
+    unchanged = "".join(f"<p>{escape(text)}</p>" for text in study.unchanged)
+    return f"<p>{head}<br>{escape(row.plan)}</p>{drawing}{unchanged}"
 
 
 def _numbers(study: StudyRecord, row: Row) -> str:

@@ -21,11 +21,11 @@ from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.search.commands.show import plan_sizes
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.layer_map import layer_map
-from sharetune.spaces.layer_text import layers_as_text
+from sharetune.spaces.layer_text import layers_as_text, unchanged_text
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.plan import presets as preset_names
 from sharetune.spaces.settings import read_settings
-from sharetune.trainers.models.pretrained import ByArchitecture, skeleton
+from sharetune.trainers.models.pretrained import COUNTED, ByArchitecture, skeleton
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import stack_shapes
 
@@ -130,17 +130,18 @@ class Drawing:
     """Plans drawn on a model's layers, with a table of what they store.
 
     In a notebook it shows as pictures, printed as text. `sizes` has a row for each plan and for
-    the unshared model.
+    the unshared model. `unchanged` says which parts no plan changes.
     """
 
     titles: tuple[str, ...]
     pictures: tuple[str, ...]
     texts: tuple[str, ...]
     sizes: pd.DataFrame
+    unchanged: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{title}\n{text}" for title, text in zip(self.titles, self.texts, strict=True)]
-        return "\n\n".join([*parts, self.sizes.to_string()])
+        return "\n\n".join([*parts, *self.unchanged, self.sizes.to_string()])
 
     __repr__ = __str__
 
@@ -149,6 +150,7 @@ class Drawing:
             f"<p>{escape(title)}</p>{picture}"
             for title, picture in zip(self.titles, self.pictures, strict=True)
         ]
+        shown += [f"<p>{escape(text)}</p>" for text in self.unchanged]
         return f"<div>{''.join(shown)}{self.sizes.to_html()}</div>"
 
 
@@ -172,6 +174,7 @@ def draw(plan: AnyPlan, model: AnyModel, *others: AnyPlan, tokens: int = TOKENS)
         tuple(draw_layers(layer_map(each, depths)) for each in bound),
         tuple(layers_as_text(each, depths) for each in bound),
         _table(rows),
+        tuple(unchanged_text({name: shape.lacking_parts() for name, shape in shapes.items()})),
     )
 
 
@@ -191,5 +194,5 @@ def _shell(model: AnyModel) -> PreTrainedModel:
 
     with torch.device("meta"):
         config = copy.deepcopy(model.config)
-        shell: PreTrainedModel = type(model)._from_config(config, attn_implementation="eager")
+        shell: PreTrainedModel = type(model)._from_config(config, **COUNTED)
     return shell.eval()

@@ -66,3 +66,14 @@ def test_metrics_are_told_as_the_hub_reads_them(tmp_path):
     assert result.metric_name.replace("\N{NARROW NO-BREAK SPACE}", " ") == (
         "accuracy (95 % interval 86.7 % to 92.6 %)"
     )
+
+
+def test_parts_that_no_plan_changes_are_named_below_the_drawing(tmp_path):
+    run = write_run(
+        tmp_path / "run",
+        complete(0.9, 200.0, HALF),
+        config={"name": "demo", "model": "mixture", "task": TASK},
+        model={"name": "mixture", "stacks": {"layers": 6}, "lacking": {"layers": ["ffn"]}},
+    )
+    card = model_card(read_study(run), 0, HALF, ExportText("shared", "load()"))
+    assert "\n```\n\nNo plan shares or narrows the ffn of stack 'layers', whose matrices " in card

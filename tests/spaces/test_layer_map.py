@@ -2,7 +2,7 @@
 
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.layer_map import Reading, bank_name, layer_map
-from sharetune.spaces.layer_text import layers_as_text
+from sharetune.spaces.layer_text import layers_as_text, unchanged_text
 from sharetune.spaces.plan import StackShape
 
 STACKS = {"layers": StackShape(depth=4, heads=12, neurons=1536)}
@@ -53,4 +53,17 @@ def test_narrowed_and_merged_layers_as_text():
         f"layers  1  {shared}",
         f"layers  2  attention {whole}  ffn {whole}  in place of 2..3",
         "layers  3  merged into 2",
+    ]
+
+
+def test_parts_that_no_plan_changes_are_named_by_stack():
+    mixture = StackShape(depth=4, heads=12, neurons=0)
+    assert mixture.lacking_parts() == ["ffn"]
+    assert unchanged_text({"encoder": [], "decoder": mixture.lacking_parts()}) == [
+        "No plan shares or narrows the ffn of stack 'decoder', whose matrices are of no known "
+        "kind, as those of a mixture's experts."
+    ]
+    assert unchanged_text({"layers": StackShape(4, 0, 0).lacking_parts()}) == [
+        "No plan shares or narrows the attention or the ffn of stack 'layers', whose matrices are "
+        "of no known kind, as those of a mixture's experts."
     ]

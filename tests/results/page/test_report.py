@@ -165,6 +165,14 @@ def test_texts_of_the_study_are_shown_as_text(make_run):
     assert "&lt;script&gt;alert('x')&lt;/script&gt;" in hover
 
 
+def test_parts_that_no_plan_changes_are_named_wherever_a_plan_is_drawn(make_run):
+    model = {"name": "tiny", "stacks": {"layers": 6}, "lacking": {"layers": ["ffn"]}}
+    page = page_of(make_run(*ANCHORS, model=model))
+    sentence = "No plan shares or narrows the ffn of stack 'layers', whose matrices are of no"
+    assert sentence in page.text
+    assert all(sentence in candidate.text for candidate in packed_pages(page).values())
+
+
 def test_the_report_asks_nothing_of_the_network(make_run):
     page = page_of(make_run(*ANCHORS))
     followed = [

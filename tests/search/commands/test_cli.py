@@ -14,6 +14,7 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+from transformers import MixtralConfig
 from typer.testing import CliRunner
 
 from sharetune import results
@@ -286,6 +287,22 @@ def test_show_draws_a_plan_without_weights(study, tmp_path):
     ]
     # P = 4 x 32 x 32 + 2 x 32 x 64 = 8,192: stored 3 P - P / 2 of 4 P, which is 1.5 P of 3 P
     assert "effective ratio      0.500" in result.stdout
+
+
+def test_show_names_the_parts_that_the_plan_does_not_change(tmp_path):
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"vocab_size": 64, "num_hidden_layers": 3, "intermediate_size": 64}
+    sizes |= {"num_local_experts": 4, "architectures": ["MixtralForCausalLM"]}
+    MixtralConfig(**sizes).save_pretrained(tmp_path / "model")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("groups: [{layers: 0..2, form: {bank: {ratio: 0.5}}}]")
+    result = call("show", plan, "--model", tmp_path / "model", "--max-length", 16)
+    assert result.exit_code == 0, result.output
+    assert (
+        "\nNo plan shares or narrows the ffn of stack 'layers', whose matrices are of no known "
+        "kind, as those of a mixture's experts.\n"
+    ) in result.stdout
+    assert "plan: layers 0..2 bank 0.5 attention from mean" in result.stdout
 
 
 def test_show_of_more_tokens_than_the_model_reads(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from sharetune import SharingPlan, draw, plans, share, share_params
 from sharetune.spaces.errors import ConfigError, PlanError, SharetuneError
@@ -39,6 +40,15 @@ def test_a_plan_is_drawn_on_a_model_with_what_it_stores(model, tmp_path):
     assert drawn.sizes["effective_ratio"].tolist() == [0.0, 1.0]
     on_disk = draw("albert-all", write_checkpoint(tmp_path / "model"))
     assert on_disk.sizes["parameters"].iloc[0] > on_disk.sizes["parameters"].iloc[1]
+
+
+def test_parts_that_no_plan_changes_are_named():
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"vocab_size": 64, "num_hidden_layers": 3, "intermediate_size": 64}
+    mixture = MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=4))
+    drawn = draw(plans.bank("0..2", 0.5), mixture)
+    for shown in (str(drawn), drawn._repr_html_()):
+        assert "No plan shares or narrows the ffn of stack" in shown
 
 
 def test_two_plans_are_compared(model):
