@@ -1,35 +1,36 @@
 """Try sharing on a tiny model of every family of the installed transformers.
 
-    python benchmarks/families.py [FAMILY ...] [--write docs/families.md]
+    python benchmarks/families.py [FAMILY ...] [--rows families.jsonl] [--write docs/families.md]
 
 Each family that has a stack of layers is built from its configuration with small numbers, and
 is shared, saved, loaded, materialised and counted. Each attempt ends as `ok`, as a refusal
-by one of ShareTune's errors, as `wrong` with the largest difference, or as `error`.
+by one of ShareTune's errors, as `wrong` with the largest difference, or as `error`. A family that
+is in the file of `--rows` already is not tried again.
 """
 
 import argparse
 import copy
+import json
 import logging
 import pickle
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tiny_models import answer, build, families
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from sharetune.spaces.errors import ModelError, SharetuneError
+from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.exports.base import export
@@ -38,60 +39,11 @@ from sharetune.trainers.measuring.sizes import facts
 from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.structure import find_stacks
 
-DEPTH = 4
-"""Layers of each stack."""
-
-LARGEST = 5_000_000
-"""Parameters of a family that cannot be made small, above which it is not tried."""
-
 TOLERANCE = 1e-4
 """The largest difference of outputs, relative to the largest output, that rounding makes."""
 
-SIZES: dict[str, Any] = (
-    dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size"), 32)
-    | dict.fromkeys(("word_embed_proj_dim", "projection_dim", "d_embed", "emb_dim"), 32)
-    | dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), DEPTH)
-    | dict.fromkeys(("encoder_layers", "decoder_layers", "num_encoder_layers"), DEPTH)
-    | dict.fromkeys(("num_decoder_layers", "layers", "depth"), DEPTH)
-    | dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads"), 4)
-    | dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
-    | dict.fromkeys(("num_encoder_attention_heads", "num_decoder_attention_heads"), 4)
-    | dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 4)
-    | dict.fromkeys(("head_dim", "d_kv", "attention_head_size", "rotary_dim"), 8)
-    | dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "d_inner", "n_inner"), 64)
-    | dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim", "ffn_hidden_size"), 64)
-    | dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size"), 32)
-    | dict.fromkeys(("shared_expert_intermediate_size", "feed_forward_size"), 32)
-    | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4)
-    | dict.fromkeys(("moe_num_experts",), 4)
-    | dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "n_group", "topk_group"), 1)
-    | dict.fromkeys(("vocab_size", "vocab_size_or_config_json_file", "n_vocab"), 99)
-    | dict.fromkeys(("max_position_embeddings", "n_positions", "max_target_positions"), 64)
-    | dict.fromkeys(("max_source_positions", "n_ctx", "max_seq_len", "max_seq_length"), 64)
-    | dict.fromkeys(("image_size",), 32)
-    | dict.fromkeys(("patch_size",), 8)
-    | dict.fromkeys(("kv_lora_rank", "q_lora_rank"), 16)
-    | dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 8)
-    | dict.fromkeys(("num_mel_bins", "feature_size"), 16)
-    | dict.fromkeys(("state_size", "time_step_rank", "mamba_d_state"), 8)
-    | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-    | {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
-    | {"conv_dim": (16, 16), "conv_stride": (5, 4), "conv_kernel": (10, 4)}
-    | {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0}
-    | {"num_feat_extract_layers": 2, "attention_window": 4, "window_size": 4}
-)
-"""Small numbers by the names that configurations give them."""
-
-HEADS = (
-    "AutoModelForSeq2SeqLM",
-    "AutoModelForCausalLM",
-    "AutoModelForSequenceClassification",
-    "AutoModelForImageClassification",
-    "AutoModelForAudioClassification",
-    "AutoModelForSpeechSeq2Seq",
-    "AutoModel",
-)
-"""Auto classes in the order in which a family's model is looked for."""
+SECONDS = 60
+"""Seconds of CPU after which a family is given up."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +54,34 @@ class Outcome:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Row:
+    """What came of a family: the outcome of each check by name, or the reason it was not tried."""
+
+    family: str
+    model: str = ""
+    parameters: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, line: str) -> "Row":
+        """Read a row from a line of JSON."""
+        own = json.loads(line)
+        return cls(**own | {"outcomes": {n: Outcome(**o) for n, o in own["outcomes"].items()}})
+
+    def of_kind(self, *kinds: str) -> dict[str, Outcome]:
+        """Return the outcomes of these kinds by the name of their check."""
+        return {name: o for name, o in self.outcomes.items() if o.kind in kinds}
+
+
 class Wrong(Exception):
     """A result that differs from what it must be."""
+
+
+class TooSlow(Exception):
+    """A family takes more seconds of CPU than it may."""
 
 
 def main() -> int:
@@ -111,26 +89,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*")
     parser.add_argument("--without", nargs="*", default=(), help="checks to leave out")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--rows", type=Path, help="a file for the outcomes, continued if it exists")
     parser.add_argument("--write", type=Path, help="a file for the table")
     options = parser.parse_args()
-    begun, table = time.perf_counter(), {}
-    families = [name for name in options.families or sorted(CONFIG_MAPPING) if name != "sharetune"]
-    work = partial(try_family, without=options.without)
-    with ProcessPoolExecutor(options.jobs, get_context("spawn"), quiet) as pool:
-        for family, outcomes in zip(families, pool.map(work, families), strict=True):
-            if isinstance(outcomes, str):
-                print(f"{family:32} not tried: {outcomes}", file=sys.stderr, flush=True)
-            else:
-                table[family] = outcomes
-                print(line(family, outcomes), flush=True)
-    print(summary(table, time.perf_counter() - begun))
+    silence()
+    rows = read_rows(options.rows)
+    for family in options.families or families():
+        if family not in rows:
+            rows[family] = row = try_family(family, options.without)
+            print(line(row), flush=True)
+            if options.rows:
+                with options.rows.open("a") as file:
+                    file.write(json.dumps(asdict(row)) + "\n")
+    print(summary(rows.values()))
     if options.write:
-        options.write.write_text(as_page(table), "utf-8")
-    return int(any(o.kind in ("wrong", "error") for own in table.values() for o in own.values()))
+        options.write.write_text(as_page(list(rows.values())), "utf-8")
+    return int(any(row.of_kind("wrong", "error") for row in rows.values()))
 
 
-def quiet() -> None:
+def read_rows(path: Path | None) -> dict[str, Row]:
+    """Return the rows of a file by family; none of a file that is not there."""
+    lines = path.read_text("utf-8").splitlines() if path and path.exists() else []
+    return {row.family: row for row in map(Row.read, lines)}
+
+
+def silence() -> None:
     """Silence warnings of foreign models, and set one thread."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -138,20 +121,44 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def try_family(family: str, without: Collection[str] = ()) -> dict[str, Outcome] | str:
-    """Return the outcome of each check by name, or why a family is not tried."""
+def try_family(family: str, without: Collection[str] = ()) -> Row:
+    """Return what comes of a family; checks that are left out end as `none`."""
+    begun = time.process_time()
     try:
-        model = build(family)
-        if model.num_parameters() > LARGEST:
-            return f"ModelError: {model.num_parameters():,} parameters with small numbers"
-        find_stacks(model)
-        answer(model)
+        with at_most(SECONDS):
+            model = build(family)
+            find_stacks(model)
+            answer(model)
+            outcomes = {
+                name: Outcome("none") if name in without else attempt(check, family)
+                for name, check in CHECKS.items()
+            }
     except Exception as error:  # whatever keeps a foreign family from being built small
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:150]
-    return {
-        name: Outcome("none") if name in without else attempt(check, family)
-        for name, check in CHECKS.items()
-    }
+        return Row(family, reason=first_line(error), seconds=time.process_time() - begun)
+    name, count = type(model).__name__, model.num_parameters()
+    return Row(family, name, count, round(time.process_time() - begun, 1), outcomes=outcomes)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise :class:`TooSlow` once the context has taken so many seconds of CPU."""
+
+    def stop(*_: object) -> None:
+        raise TooSlow(f"more than {seconds} s of CPU")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's class and the first line of its text."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:150]
 
 
 def attempt(check: Callable[[str], None], family: str) -> Outcome:
@@ -164,6 +171,8 @@ def attempt(check: Callable[[str], None], family: str) -> Outcome:
         return Outcome("refused", str(error).splitlines()[0])
     except Wrong as error:
         return Outcome("wrong", str(error))
+    except TooSlow:
+        raise
     except Exception as error:  # a traceback is what this benchmark looks for
         return Outcome("error", f"{type(error).__name__}: {str(error)[:200]}")
     return Outcome("ok")
@@ -171,76 +180,6 @@ def attempt(check: Callable[[str], None], family: str) -> Outcome:
 
 class Skip(Exception):
     """The check does not apply to the family."""
-
-
-def build(family: str) -> PreTrainedModel:
-    """Return a tiny random model of a family, in eval mode; the same one at every call."""
-    config = small(CONFIG_MAPPING[family])
-    torch.manual_seed(0)
-    model: PreTrainedModel = model_class(config)._from_config(config).eval()
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.add_(0.1 * noise.to(parameter.dtype))
-    return model
-
-
-def model_class(config: Any) -> Any:
-    """Return the first class that an auto class has for this configuration."""
-    for name in HEADS:
-        mapping = getattr(transformers, name)._model_mapping
-        masked = transformers.AutoModelForMaskedLM._model_mapping
-        if name == "AutoModelForCausalLM" and type(config) in masked:
-            continue  # encoders that can also write
-        if type(config) in mapping:
-            found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple | list) else found
-    raise ModelError(f"no model for {type(config).__name__}", "")
-
-
-def small(kind: Any) -> Any:
-    """Return a configuration of a class with small numbers, its parts included."""
-    whole = kind()
-    return kind(**smaller(whole), **parts(whole))
-
-
-def smaller(config: Any) -> dict[str, Any]:
-    """Return the settings of one configuration that have a small number."""
-    own = config.to_dict()
-    found = {
-        n: v
-        for n, v in SIZES.items()
-        if (n in own and own[n] is not None) or n in FORCED & set(own)
-    }
-    for name in list(found):
-        value = own[name]
-        if isinstance(value, list | tuple) and not isinstance(found[name], tuple):
-            found.pop(name)
-    return found
-
-
-FORCED = {"pad_token_id", "n_inner"}
-"""Settings that get a number though they are unset."""
-
-
-def parts(config: Any) -> dict[str, Any]:
-    """Return the settings of a configuration's parts, such as ``text_config``."""
-    names = [n for n, v in vars(config).items() if isinstance(v, transformers.PreTrainedConfig)]
-    return {n: smaller(getattr(config, n)) | parts(getattr(config, n)) for n in names}
-
-
-def answer(model: PreTrainedModel) -> Tensor:
-    """Return a model's logits, or its first output, for a made-up batch."""
-    inputs = samples(model)[0]
-    with torch.no_grad():
-        output = model(**inputs)
-    logits = getattr(output, "logits", None)
-    found = output[0] if logits is None else logits
-    if not isinstance(found, Tensor):
-        raise ModelError(f"{type(model).__name__} gives no tensor first", "")
-    return found.float()
 
 
 def compare(found: Tensor, expected: Tensor, what: str = "outputs") -> None:
@@ -289,6 +228,7 @@ def of_equal_layers(form: Any, **rule: Any) -> Callable[[str], None]:
     """Return the check that sharing equal layers in a form changes nothing."""
 
     def check(family: str) -> None:
+        """Layers of equal weights that share compute what they did."""
         model = equal_layers(family)
         before = answer(model)
         compare(answer(share_(model, plan(model, form, **rule))), before)
@@ -432,6 +372,12 @@ def exporting(family: str) -> None:
         export(model, Path(folder) / "dense", "dense")
 
 
+NO_STACK = "has no stack of at least two layers of one shape"
+"""Part of the error for a model that has none."""
+
+INTRODUCTION = """`benchmarks/families.py` with transformers {version} on tiny random models:
+{summary}. `+` is right, `r` refused with a reason, `.` not for this family."""
+
 CHECKS: dict[str, Callable[[str], None]] = {
     "ratio 0": no_sharing,
     "units": of_equal_layers({"bank": {"ratio": 0.5}}),
@@ -456,34 +402,78 @@ CHECKS: dict[str, Callable[[str], None]] = {
 SIGNS = {"ok": "+", "refused": "r", "wrong": "WRONG", "error": "ERROR", "none": "."}
 
 
-def line(family: str, outcomes: dict[str, Outcome]) -> str:
-    """Return one line for the terminal, with the text of each outcome that is not ok."""
-    signs = " ".join(SIGNS[outcome.kind] for outcome in outcomes.values())
-    bad = [f"{n}: {o.text}" for n, o in outcomes.items() if o.kind in ("wrong", "error")]
-    return "\n    ".join([f"{family:32} {signs}", *bad])
+def line(row: Row) -> str:
+    """Return one line for the terminal, with the text of each outcome that is not as it must be."""
+    if row.reason:
+        return f"{row.family:32} not tried: {row.reason}"
+    signs = " ".join(SIGNS[outcome.kind] for outcome in row.outcomes.values())
+    bad = [f"{n}: {o.text}" for n, o in row.of_kind("wrong", "error").items()]
+    return "\n    ".join([f"{row.family:32} {signs} {row.seconds:.0f} s", *bad])
 
 
-def summary(table: dict[str, dict[str, Outcome]], seconds: float) -> str:
+def summary(rows: Iterable[Row]) -> str:
     """Return the counts of all outcomes."""
-    counts = Counter(outcome.kind for own in table.values() for outcome in own.values())
-    told = ", ".join(f"{counts[kind]} {kind}" for kind in ("ok", "refused", "wrong", "error"))
-    return f"{len(table)} families: {told} ({seconds:.0f} s)"
+    tried = [row for row in rows if not row.reason]
+    counts = Counter(outcome.kind for row in tried for outcome in row.outcomes.values())
+    told = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("ok", "refused", "wrong", "error"))
+    return f"{len(tried)} families: {told} ({sum(row.seconds for row in tried):.0f} s of CPU)"
 
 
-def as_page(table: dict[str, dict[str, Outcome]]) -> str:
-    """Return the table as a page of the docs."""
-    return "\n".join(_page_lines(table)) + "\n"
+def as_page(rows: Sequence[Row]) -> str:
+    """Return the rows as a page of the docs."""
+    return "\n".join(_page_lines(rows)) + "\n"
 
 
-def _page_lines(table: dict[str, dict[str, Outcome]]) -> Iterator[str]:
-    yield "# Families"
+def _page_lines(rows: Sequence[Row]) -> Iterator[str]:
+    tried = sorted((row for row in rows if not row.reason), key=lambda row: row.family)
+    stackless = [row for row in rows if NO_STACK in row.reason]
+    others = [row for row in rows if row.reason and NO_STACK not in row.reason]
+    yield "# Model families"
     yield ""
-    yield f"transformers {transformers.__version__}, tiny random models of {len(table)} families."
+    yield INTRODUCTION.format(version=transformers.__version__, summary=summary(tried))
+    yield ""
+    yield "| check | what it does |"
+    yield "|---|---|"
+    for name, check in CHECKS.items():
+        yield f"| {name} | {(check.__doc__ or '').splitlines()[0]} |"
     yield ""
     yield f"| family | {' | '.join(CHECKS)} |"
     yield f"|---|{'---|' * len(CHECKS)}"
-    for family, own in table.items():
-        yield f"| {family} | {' | '.join(SIGNS[own[name].kind] for name in CHECKS)} |"
+    for row in tried:
+        signs = (SIGNS[row.outcomes[name].kind] for name in CHECKS)
+        yield f"| {row.family} | {' | '.join(signs)} |"
+    yield ""
+    yield "## Refusals"
+    yield ""
+    yield "| refused | families and checks |"
+    yield "|---|---|"
+    for reason, places in sorted(_refusals(tried).items()):
+        yield f"| {reason} | {'; '.join(places)} |"
+    yield ""
+    yield "## Not tried"
+    yield ""
+    yield f"Without a stack of layers of one shape: {', '.join(row.family for row in stackless)}."
+    yield ""
+    yield "| family | reason |"
+    yield "|---|---|"
+    for row in others:
+        yield f"| {row.family} | {_cell(row.reason)} |"
+
+
+def _refusals(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Return the families and checks by the text of their refusal, without names of models."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        by_text: dict[str, list[str]] = {}
+        for name, outcome in row.of_kind("refused").items():
+            by_text.setdefault(_cell(outcome.text.replace(row.model, "the model")), []).append(name)
+        for text, names in by_text.items():
+            found.setdefault(text, []).append(f"{row.family} ({', '.join(names)})")
+    return found
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
 
 
 if __name__ == "__main__":
