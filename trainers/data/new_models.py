@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from sharetune.spaces.paths import expanded
-from sharetune.trainers.models.pretrained import from_library
+from sharetune.trainers.models.pretrained import built, from_library
 
 START_FOLDER = "start"
 """Folder, in the study's cache, of the checkpoint made from a configuration."""
@@ -69,7 +69,7 @@ def started(
             made.save_pretrained(scratch)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        auto.from_config(config).save_pretrained(scratch)
+        built(auto, config).save_pretrained(scratch)
     scratch.rename(cache / START_FOLDER)
     return str(cache / START_FOLDER)
 
@@ -79,6 +79,18 @@ def is_configuration_only(model: str) -> bool:
     folder = Path(model)
     weights = [*folder.glob("*.safetensors*"), *folder.glob("*.bin*")] if folder.is_dir() else []
     return (folder / "config.json").is_file() and not weights
+
+
+def special_ids(model: str) -> dict[str, int]:
+    """Return the ids that a new tokenizer will set in a configuration; none for a model with one.
+
+    Those that a configuration comes with may lie beyond a small vocabulary, as Marian's defaults.
+    """
+    if not is_configuration_only(model) or any((Path(model) / n).exists() for n in READER_FILES):
+        return {}
+    return {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS} | {
+        "decoder_start_token_id": EOS
+    }
 
 
 def new_tokenizer(

@@ -34,8 +34,8 @@ LAYER_DROP_ATTRIBUTES = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 POSITION_CALL = r"self\.{}\(\s*(rel|pos)"
 """A call, in an attention's source, of the matrix ``{}`` on relative positions."""
 
-REUSE_HINT = "share weights instead, for example with form: tie"
-"""The hint for plans whose reuse is refused."""
+SHARING_HINT = "share weights instead, for example with form: tie"
+"""The hint for plans that ask for more than shared weights."""
 
 
 def check_feasible(
@@ -89,6 +89,12 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
         )
     if list(order) == list(range(len(stack.layers))):
         return
+    if stack.beside:
+        raise PlanError(
+            f"layers of stack {stack.name!r} can be neither dropped nor repeated, because the "
+            f"model has further parts of each in {', '.join(stack.beside)}",
+            SHARING_HINT,
+        )
     listed = any(layer_lists(config, stack))
     kinds = [_layer_kind(layer, attributes=not listed) for layer in stack.layers]
     for place, index in enumerate(order):
@@ -168,14 +174,14 @@ def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
             POSITION_CALL.format(name), _source(kind)
         ):
             raise PlanError(
-                f"{what}, because relative positions go through {slot.path}, too", REUSE_HINT
+                f"{what}, because relative positions go through {slot.path}, too", SHARING_HINT
             )
     kinds = [_integer_settings(stack.layers[int(index)]) for index in group.layers]
     differing = kinds[0].union(*kinds) - kinds[0].intersection(*kinds)
     if differing:
         raise PlanError(
             f"{what}, because they look at different tokens: {', '.join(sorted(differing))}",
-            REUSE_HINT,
+            SHARING_HINT,
         )
     skipping = [name for name in LAYER_DROP_ATTRIBUTES if getattr(config, name, 0)]
     if skipping:

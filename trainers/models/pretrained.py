@@ -71,12 +71,29 @@ def skeleton(auto: Any, model: str, **kwargs: Any) -> PreTrainedModel:
 
     Eager, because the FLOP counter sees its products; experts are multiplied in batches, because
     their grouped product cannot be run without values. Tensors have the checkpoint's dtypes.
+    Raises :class:`ModelError` for a configuration of which no model can be built.
     """
     config = from_library(AutoConfig, model, **kwargs)
     with torch.device("meta"):
-        shell: PreTrainedModel = auto.from_config(config, **COUNTED)
+        shell: PreTrainedModel = built(auto, config, **COUNTED)
     # some families make a tensor elsewhere
     return cast_(shell.to("meta"), saved_dtype(shell)).eval()
+
+
+def built(auto: Any, config: Any, **kwargs: Any) -> PreTrainedModel:
+    """Return ``auto.from_config(config)``.
+
+    Raises :class:`ModelError` for a configuration of which no model can be built.
+    """
+    try:
+        return auto.from_config(config, **kwargs)
+    except Exception as error:  # whatever a model's own code raises
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(
+            f"no {config.model_type} model can be built from its configuration: "
+            f"{type(error).__name__}: {text}",
+            "correct its config.json, such as ids of special tokens beyond vocab_size",
+        ) from error
 
 
 class ByArchitecture:

@@ -18,6 +18,9 @@ BATCH_SHAPES = ((2, 8), (3, 5))
 EXTRA_DECODER_TOKENS = 3
 """Tokens that a decoder's input is longer than the encoder's, so that a mix-up shows."""
 
+CHARACTERS = 128
+"""Ids for a model without a vocabulary, which reads characters, such as CANINE."""
+
 SAMPLES_A_SECOND = 16_000
 """Length of a waveform: one second at the usual 16 kHz."""
 
@@ -68,9 +71,18 @@ def _text(model: PreTrainedModel, batch: int, length: int) -> Inputs:
         return inputs | {"decoder_input_ids": own}
     types = getattr(config, "type_vocab_size", 0) or 0
     inputs |= {"token_type_ids": (ids % 2) * mask} if types > 1 else {}
-    if "pixel_values" in _arguments(model) and hasattr(model.config, "vision_config"):
+    if "pixel_values" in _arguments(model) and _needs_pictures(model.config):
         inputs |= _images(model, len(ids), length)
     return {name: value for name, value in inputs.items() if name in _arguments(model)}
+
+
+def _needs_pictures(config: PreTrainedConfig) -> bool:
+    """Return whether a model reads a picture with each text, not only where a token stands for one.
+
+    CLIP does, LLaVA does not.
+    """
+    stands_in = any(hasattr(config, f"image_token_{end}") for end in ("id", "index"))
+    return hasattr(config, "vision_config") and not stands_in
 
 
 def _arguments(model: PreTrainedModel) -> set[str]:
@@ -79,12 +91,18 @@ def _arguments(model: PreTrainedModel) -> set[str]:
 
 def _tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
     """Return token ids that end in the end-of-sequence token, if there is one."""
+    if not {"input_ids", "decoder_input_ids"} & _arguments(model):
+        raise ModelError(
+            f"no sample inputs are known for {type(model).__name__}, which reads no text",
+            f"models of {', '.join(MAIN_INPUTS)} can be exported",
+        )
     config = model.config.get_text_config()
-    ids = torch.randint(0, config.vocab_size, (batch, length), generator=_generator())
+    words = getattr(config, "vocab_size", None) or CHARACTERS
+    ids = torch.randint(0, words, (batch, length), generator=_generator())
     end = getattr(config, "eos_token_id", None)
     for special in (getattr(config, "pad_token_id", None), end):
-        ids[ids == (-1 if not isinstance(special, int) else special)] = config.vocab_size // 2
-    if isinstance(end, int) and end < config.vocab_size:
+        ids[ids == (-1 if not isinstance(special, int) else special)] = words // 2
+    if isinstance(end, int) and end < words:
         ids[:, -1] = end
     return ids
 

@@ -62,6 +62,9 @@ INTERLEAVED_BY_HEAD = {"query_key_value"}
 """Fused matrices whose rows go q, k, v head by head, as GPT-NeoX's, not section by section."""
 
 
+INDEXED = r"self\.{}\[{}\]"
+"""A list of a module, in the module's source, that is read by an index."""
+
 BLOCKS = re.compile(r"mp_num = (\d+)")
 """The number of blocks, in an attention's source, in which heads go q, v, k block by block."""
 
@@ -108,6 +111,7 @@ class Stack:
 
     `slots` are the first layer's matrices; the others have the same ones, of as many units or of
     others. `norms` are the paths at which at least one layer has a normalisation with weights.
+    `beside` names lists that hold further parts of the same layers, as XLM's.
     """
 
     name: str
@@ -115,6 +119,7 @@ class Stack:
     layers: nn.ModuleList
     norms: tuple[str, ...]
     layer_slots: tuple[tuple[Slot, ...], ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -243,7 +248,18 @@ def _stack(model: PreTrainedModel, name: str, path: str) -> Stack:
     assert isinstance(layers, nn.ModuleList)
     norms = [p for layer in layers for p, m in layer.named_modules() if is_norm(p, m)]
     slots = tuple(tuple(_slots(layer, model)) for layer in layers)
-    return Stack(name, path, layers, tuple(dict.fromkeys(norms)), slots)
+    return Stack(name, path, layers, tuple(dict.fromkeys(norms)), slots, _beside(model, path))
+
+
+def _beside(model: PreTrainedModel, path: str) -> tuple[str, ...]:
+    """Return the names of the lists that are read with the same index as the list at `path`."""
+    holder, _, name = path.rpartition(".")
+    parent = model.get_submodule(holder)
+    text = source(type(parent))
+    indices = "|".join(dict.fromkeys(re.findall(INDEXED.format(re.escape(name), r"(\w+)"), text)))
+    others = [n for n, m in parent.named_children() if isinstance(m, nn.ModuleList) and n != name]
+    own = [n for n in others if indices and re.search(INDEXED.format(n, f"({indices})"), text)]
+    return tuple(own)
 
 
 def _units(slots: Sequence[Slot], roles: tuple[str, ...]) -> int:

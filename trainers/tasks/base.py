@@ -33,7 +33,7 @@ from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.registry import Registry, did_you_mean
 from sharetune.spaces.settings import StrictModel, read_settings
 from sharetune.trainers.data.dummy_inputs import full_length
-from sharetune.trainers.data.new_models import new_tokenizer, start_of, started
+from sharetune.trainers.data.new_models import new_tokenizer, special_ids, start_of, started
 from sharetune.trainers.data.reader_fit import (
     pad_as_the_model,
     padding_settings,
@@ -356,8 +356,9 @@ class Task(StrictModel, ABC):
         return skeleton(self.auto, model, **self._settings(model, facts))
 
     def _settings(self, model: str, facts: DataFacts) -> dict[str, Any]:
-        """Return what the model's configuration is changed in: its head, and its padding."""
-        return self.head(facts) | (padding_settings(model) if self.pads else {})
+        """Return what the model's configuration is changed in: its head, and its special ids."""
+        new = special_ids(model)
+        return self.head(facts) | new | (padding_settings(model) if self.pads and not new else {})
 
     def splits(
         self, model: str, cache: Path, max_length: int, augment: Augmentation | None = None

@@ -1,7 +1,8 @@
 """Image classification: one label for each picture."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,17 +12,19 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     default_data_collator,
 )
 
 from sharetune.spaces.augmentation import PICTURES, Augmentation
-from sharetune.spaces.errors import DataError
+from sharetune.spaces.errors import DataError, ModelError
 from sharetune.trainers.data.picture_augmentation import altered
 from sharetune.trainers.data.tables import column, resolve_paths
 from sharetune.trainers.data.text_augmentation import SEED
 from sharetune.trainers.models.pretrained import from_library
+from sharetune.trainers.models.sample_inputs import picture_size
 from sharetune.trainers.tasks.base import TASKS
 from sharetune.trainers.tasks.labelled_files import LabelledFiles
 from sharetune.trainers.tasks.text_classification import LABEL_COLUMNS
@@ -32,8 +35,29 @@ IMAGE_COLUMNS = ("image", "img", "picture", "path", "file")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """Endings of the files that count as pictures, all of which Pillow opens."""
 
+MODES = {1: "L", 3: "RGB"}
+"""Pillow's mode of pictures by their number of channels."""
+
 BATCH = 64
 """Pictures that are decoded at once, which bounds memory."""
+
+
+@dataclass(frozen=True)
+class PictureReader:
+    """An image processor, for a model that reads pictures of so many `channels`."""
+
+    processor: Any
+    channels: int
+
+    def __call__(self, pictures: Iterable[object]) -> list[Any]:
+        """Return the pixels of each picture, a path or bytes, as (channels, height, width)."""
+        opened = [_opened(picture, MODES[self.channels]) for picture in pictures]
+        pixels = self.processor(opened, return_tensors="np")["pixel_values"]
+        return list(pixels.astype(np.float32))
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the image processor's file."""
+        self.processor.save_pretrained(folder)
 
 
 @TASKS.register("image-classification")
@@ -59,14 +83,24 @@ class ImageClassification(LabelledFiles):
     )
 
     def reader(self, model: str) -> Any:
-        return from_library(AutoImageProcessor, model)
+        processor = from_library(AutoImageProcessor, model)
+        return PictureReader(processor, _channels(from_library(AutoConfig, model)))
+
+    def refuse_unread(self, frame: pd.DataFrame, reader: PictureReader, config: Any) -> None:
+        mean = getattr(reader.processor, "image_mean", None)
+        if isinstance(mean, list | tuple) and len(mean) != reader.channels:
+            raise ModelError(
+                f"the model reads pictures of {reader.channels} channels, and its image processor "
+                f"makes some of {len(mean)}",
+                f"write {reader.channels} numbers as image_mean and as image_std into the model's "
+                "preprocessor_config.json",
+            )
 
     def new_reader(self, config: Any, frame: pd.DataFrame) -> Any:
         from transformers import ViTImageProcessor  # warns when imported without torchvision
 
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        middle = [0.5] * config.num_channels
+        height, width, channels = picture_size(config)
+        middle = [0.5] * channels
         return ViTImageProcessor(
             size={"height": height, "width": width}, image_mean=middle, image_std=middle
         )
@@ -74,8 +108,7 @@ class ImageClassification(LabelledFiles):
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
         pixels: list[Any] = []
         for start in range(0, len(frame), BATCH):
-            opened = [_opened(image) for image in frame["image"][start : start + BATCH]]
-            pixels += list(reader(opened, return_tensors="np")["pixel_values"].astype(np.float32))
+            pixels += reader(frame["image"][start : start + BATCH])
         return {"pixel_values": pixels, "labels": frame["label"].tolist()}
 
     def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
@@ -110,6 +143,20 @@ def _check(value: object, source: str, row: int) -> None:
         ) from None
 
 
-def _opened(value: object) -> Image.Image:
+def _opened(value: object, mode: str = "RGB") -> Image.Image:
     with Image.open(BytesIO(value) if isinstance(value, bytes) else value) as image:
-        return image.convert("RGB")
+        return image.convert(mode)
+
+
+def _channels(config: Any) -> int:
+    """Return the channels of the pictures that a model, or its part for vision, reads.
+
+    Raises :class:`ModelError` for a number that pictures do not come in.
+    """
+    found = getattr(getattr(config, "vision_config", config), "num_channels", 3)
+    if found not in MODES:
+        raise ModelError(
+            f"the model reads pictures of {found} channels, and pictures have 1 (grey) or 3",
+            "use a model whose configuration has num_channels: 1 or 3",
+        )
+    return int(found)

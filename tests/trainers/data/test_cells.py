@@ -176,6 +176,33 @@ def test_nulls_are_refused_by_their_row(tmp_path, name, rows, message):
         split(tmp_path, name, lines(*rows, good[name]), "jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "columns", "message"),
+    [
+        (CLASSIFY, {"text": ["a", "b"], "label": ["A", None]}, r"without label.*: 2 \(null\)"),
+        (CLASSIFY, {"text": ["a", None], "label": ["A", "B"]}, "without text, the first at row 2"),
+        (TAG, {"tokens": [["a"], None], "tags": [["O"], ["O"]]}, "no list of tokens in row 2"),
+        (TAG, {"tokens": [["a"], ["b"]], "tags": [["O"], [None]]}, "no list of tags in row 2"),
+        (
+            ANSWER,
+            {
+                "question": ["q", "q"],
+                "context": ["a cat", "a cat"],
+                "answers": [{"text": ["cat"], "answer_start": [2]}, None],
+            },
+            "no answer in row 2",
+        ),
+        (NEXT, {"user": [1, 1], "item": [1, None], "time": [1, 2]}, r"without item.*: 2 \(null\)"),
+    ],
+)
+def test_nulls_of_parquet_are_refused_by_their_row(tmp_path, name, columns, message):
+    path = tmp_path / "t.parquet"
+    pd.DataFrame(columns).to_parquet(path)
+    test = {} if name == NEXT else {"test": str(path)}
+    with pytest.raises(DataError, match=message):
+        read_task({"name": name, "train": str(path), **test}).read_splits()
+
+
 def test_a_csv_s_empty_tags_are_no_class(tmp_path):
     with pytest.raises(DataError, match="no list of tags in row 2, column 'tags': 'NaN'"):
         split(tmp_path, TAG, "tokens,tags\na,O\nb,NaN\n")

@@ -18,7 +18,15 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    CLIPConfig,
+    CLIPForImageClassification,
+    CodeGenConfig,
+    CodeGenForCausalLM,
     GPT2Config,
+    MobileBertConfig,
+    MobileBertForSequenceClassification,
+    SiglipConfig,
+    SiglipForImageClassification,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -97,6 +105,34 @@ def test_a_bank_of_70_percent(tmp_path, name):
 @pytest.mark.parametrize("model", [gpt2, vit], ids=["gpt2", "vit"])
 def test_other_families(tmp_path, model, name):
     assert export(share_params(model(), 0, 2, 0.5), tmp_path / "out", name).difference <= 1e-6
+
+
+WIDTHS = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+SEEN = WIDTHS | {"intermediate_size": 64, "image_size": 32, "patch_size": 8}
+BOTTLENECK = {"true_hidden_size": 16, "intra_bottleneck_size": 16, "embedding_size": 16}
+WITHOUT_SETTINGS = {
+    "codegen": lambda: CodeGenForCausalLM(
+        CodeGenConfig(n_embd=32, n_layer=4, n_head=4, vocab_size=64, n_positions=32, rotary_dim=4)
+    ),
+    "mobilebert": lambda: MobileBertForSequenceClassification(
+        MobileBertConfig(**WIDTHS | BOTTLENECK, vocab_size=64, intermediate_size=32)
+    ),
+    "clip": lambda: CLIPForImageClassification(CLIPConfig(vision_config=SEEN, text_config=WIDTHS)),
+    "siglip": lambda: SiglipForImageClassification(
+        SiglipConfig(vision_config=SEEN, text_config=WIDTHS)
+    ),
+    "grey vit": lambda: ViTForImageClassification(ViTConfig(**SEEN, num_channels=1)),
+}
+"""Models whose configurations lack settings, or have them in a part."""
+
+
+@pytest.mark.parametrize("family", WITHOUT_SETTINGS)
+def test_settings_that_a_configuration_lacks_are_not_asked_for(tmp_path, family):
+    torch.manual_seed(0)
+    model = WITHOUT_SETTINGS[family]().eval()
+    parts = ["attention"] if family == "mobilebert" else ["attention", "ffn"]
+    share_params(model, 0, 3, 0.5, parts=parts)
+    assert export(model, tmp_path / "out", "dense").difference < 1e-5
 
 
 @pytest.mark.parametrize("name", ["shared", "dense"])
