@@ -255,7 +255,7 @@ def _beside(model: PreTrainedModel, path: str) -> tuple[str, ...]:
     """Return the names of the lists that are read with the same index as the list at `path`."""
     holder, _, name = path.rpartition(".")
     parent = model.get_submodule(holder)
-    text = source(type(parent))
+    text = source(type(parent))  # type: ignore[arg-type]
     indices = "|".join(dict.fromkeys(re.findall(INDEXED.format(re.escape(name), r"(\w+)"), text)))
     others = [n for n, m in parent.named_children() if isinstance(m, nn.ModuleList) and n != name]
     own = [n for n in others if indices and re.search(INDEXED.format(n, f"({indices})"), text)]
