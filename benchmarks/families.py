@@ -304,19 +304,33 @@ def writing(family: str, **rule: Any) -> None:
     model = build(family)
     if getattr(model.config, "is_decoder", True) is False:
         raise Skip  # an encoder that sees later tokens
-    if not model.can_generate() or model.main_input_name != "input_ids" or not _caches(model):
+    if not model.can_generate() or model.main_input_name != "input_ids":
         raise Skip
+    try:
+        if not _caches(model):
+            raise Skip
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+        raise Skip from error  # the family's own, such as of a start token that is not set
     if not _caches(share_(model, plan(model, "tie", **rule))):
         raise Wrong("writes otherwise with its cache than without")
 
 
 def _caches(model: PreTrainedModel) -> bool:
-    """Return whether a model writes the same with its cache as without."""
+    """Return whether a model writes the same with its cache as without.
+
+    Words whose logits are equal but for rounding count as the same.
+    """
     ids = samples(model)[0]["input_ids"][:1, :5]
-    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    settings: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    settings |= {"pad_token_id": 0, "output_logits": True, "return_dict_in_generate": True}
     with torch.no_grad():
         one, two = (model.generate(ids, **settings, use_cache=cache) for cache in (True, False))
-    return torch.equal(one, two)
+    for own, other in zip(one.logits, two.logits, strict=True):
+        if float((own - other).abs().max()) > TOLERANCE * max(1.0, float(other.abs().max())):
+            return False
+        if not torch.equal(own.argmax(-1), other.argmax(-1)):
+            return True  # a tie, after which the texts differ
+    return True
 
 
 def looping(family: str) -> None:
@@ -384,7 +398,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
     "best-match": of_equal_layers({"bank": {"ratio": 0.5}}, units="best-match"),
     "tie": of_equal_layers("tie"),
     "lowrank": of_equal_layers({"lowrank": {"rank": 2}}),
-    "basis": of_equal_layers({"basis": {"rank": 32}}),
+    "basis": of_equal_layers({"basis": {"rank": 256}}),
     "atoms": of_equal_layers({"atoms": {"count": 1}}),
     "save": saving,
     "dense": dense,

@@ -121,6 +121,25 @@ def _places(
                     yield (name, index), layer, slots
 
 
+CAPTURING = "_output_capturing_hooks_installed"
+"""Attribute by which the library knows that a model has the hooks that record hidden states."""
+
+
+@contextmanager
+def _hooks_removed(model: nn.Module) -> Iterator[None]:
+    """Remove the hooks that a model itself installs within the context, which cannot be pickled."""
+    before = {id(m): set(m._forward_hooks) for m in model.modules()}
+    known = {id(m) for m in model.modules() if CAPTURING in vars(m)}
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for key in set(module._forward_hooks) - before[id(module)]:
+                del module._forward_hooks[key]
+            if id(module) not in known:
+                vars(module).pop(CAPTURING, None)
+
+
 def _answers(
     model: PreTrainedModel, stacks: Mapping[str, Stack], families: set[Family]
 ) -> dict[tuple[str, int, str], list[Tensor]] | None:
@@ -130,7 +149,7 @@ def _answers(
     """
     outputs: dict[tuple[str, int, str], list[Tensor]] = {}
     was_training = model.training
-    with ExitStack() as hooks, torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad(), _hooks_removed(model):
         for place, layer, slots in _places(stacks, families):
             for slot in slots:
                 if slot.axis == 1:

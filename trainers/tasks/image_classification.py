@@ -44,7 +44,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class PictureReader:
-    """An image processor, for a model that reads pictures of so many `channels`."""
+    """An image processor, for a model that reads pictures of `channels` colours."""
 
     processor: Any
     channels: int
