@@ -141,7 +141,7 @@ def try_family(family: str, without: Collection[str] = ()) -> Row:
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raise :class:`TooSlow` once the context has taken so many seconds of CPU."""
+    """Raise :class:`TooSlow` once the context has taken more than `seconds` of CPU."""
 
     def stop(*_: object) -> None:
         raise TooSlow(f"more than {seconds} s of CPU")
@@ -209,7 +209,8 @@ def equal_layers(family: str) -> PreTrainedModel:
     model = build(family)
     for stack in find_stacks(model).values():
         states = [layer.state_dict() for layer in stack.layers]
-        if any(state.keys() != states[0].keys() for state in states):
+        shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+        if any(own != shapes[0] for own in shapes):
             raise Skip
         for layer in stack.layers:
             layer.load_state_dict(states[0])

@@ -111,7 +111,7 @@ def _built(family: str) -> PreTrainedModel:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and parameter.requires_grad:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(0.1 * noise.to(parameter.dtype))
     return model

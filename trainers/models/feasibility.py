@@ -1,10 +1,11 @@
 """Refuse a plan that a model cannot follow, before anything is changed."""
 
-import inspect
+import ast
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from itertools import combinations
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -14,7 +15,7 @@ from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.layers import runs
 from sharetune.spaces.plan import FFN, Group, SharingPlan, write_parts
 from sharetune.trainers.models.alignment import can_align
-from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices
+from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices, source
 
 LAYER_INDICES = ("layer_idx", "layer_id", "layer_index")
 """Attributes in which modules keep their layer's position, to find its KV cache."""
@@ -65,6 +66,8 @@ def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
         )
     if isinstance(group.form, Narrow):
         _refuse_narrow(stack, group)
+    if group.form.shares:
+        _refuse_other_widths(stack, group)
     for slot in stack.slots:
         named = [role for role in slot.roles if role in group.parts]
         if named and len(named) < len(slot.roles) and not group.form.roles():
@@ -108,6 +111,22 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
                 if len(order) < len(kinds)
                 else "run other layers several times, or all of them once",
             )
+
+
+def _refuse_other_widths(stack: Stack, group: Group) -> None:
+    """Refuse to share matrices of unlike widths, such as of heads that are wider in some layers."""
+    for own in group.readers():
+        first = {slot.path: slot for slot in stack.layer_slots[own[0]]}
+        for layer in own[1:]:
+            for slot in stack.layer_slots[layer]:
+                sections = first[slot.path].sections
+                if set(slot.roles) & set(group.parts) and slot.sections != sections:
+                    raise PlanError(
+                        f"layers {own[0]} and {layer} of stack {stack.name!r} cannot share "
+                        f"{slot.path}, which is {sum(sections)} wide in one and "
+                        f"{sum(slot.sections)} in the other",
+                        "share layers of one width, or other parts",
+                    )
 
 
 def _refuse_unlike(stack: Stack, group: Group) -> None:
@@ -169,12 +188,16 @@ def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
     what = f"layers of stack {stack.name!r} cannot reuse {' and '.join(group.form.roles() or ())}"
     for slot in stack.slots:
         parent, _, name = slot.path.rpartition(".")
-        kind: Any = type(stack.layers[0].get_submodule(parent))
-        if set(slot.roles) & set(group.parts) and re.search(
-            POSITION_CALL.format(name), _source(kind)
-        ):
+        kind = type(stack.layers[0].get_submodule(parent))
+        if not set(slot.roles) & set(group.parts):
+            continue
+        if re.search(POSITION_CALL.format(name), source(kind)):  # type: ignore[arg-type]
             raise PlanError(
                 f"{what}, because relative positions go through {slot.path}, too", SHARING_HINT
+            )
+        if _is_called_twice(source(kind), name):  # type: ignore[arg-type]
+            raise PlanError(
+                f"{what}, because {slot.path} is applied to other states as well", SHARING_HINT
             )
     kinds = [_integer_settings(stack.layers[int(index)]) for index in group.layers]
     differing = kinds[0].union(*kinds) - kinds[0].intersection(*kinds)
@@ -193,8 +216,29 @@ def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
 
 
 @cache
-def _source(kind: Any) -> str:
-    return inspect.getsource(kind)
+def _is_called_twice(text: str, name: str) -> bool:
+    """Return whether a class of this source calls its child `name` twice in one pass.
+
+    Calls in different branches of one condition are never in one pass.
+    """
+    found: list[dict[int, int]] = []
+
+    def visit(node: ast.AST, branches: dict[int, int]) -> None:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{name}":
+            found.append(branches)
+        for key, value in ast.iter_fields(node):
+            own = branches
+            if isinstance(node, ast.If | ast.IfExp) and key in ("body", "orelse"):
+                own = branches | {id(node): key == "body"}
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    visit(child, own)
+
+    visit(ast.parse(textwrap.dedent(text)), {})
+    return any(
+        all(other.get(condition, branch) == branch for condition, branch in one.items())
+        for one, other in combinations(found, 2)
+    )
 
 
 def _integer_settings(layer: nn.Module) -> set[str]:

@@ -312,6 +312,8 @@ def _attention_slots(
         if shapes[one][0] <= shapes[two][1]:  # what is fused makes more than the output reads
             rest = [two, one]
         query = shapes[rest[1]][1]
+        if shapes[rest[0]][0] <= query or shapes[rest[1]][0] != shapes[rest[0]][1]:
+            return  # such as a router and what makes keys and values for experts
         ins = [_fused_slot(rest[0], shapes[rest[0]][0], query, heads_of(query))]
         if blocks:
             ins = [Slot(rest[0], ("q", "v", "k"), 0, blocks, (shapes[rest[0]][0],))]
