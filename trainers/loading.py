@@ -5,6 +5,7 @@ shared model.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,8 +69,14 @@ how they are read."""
 DAMAGED = "the folder is damaged or was edited; export the model again"
 """Hint of errors about a folder's files."""
 
-MOST_NUMBERS = 5_000_000_000
-"""Largest product of two sizes of a model, such as vocabulary and width: a matrix of 20 GB."""
+MOST_NUMBERS = 20_000_000_000
+"""Largest product of two sizes of a model, such as vocabulary and width: a matrix of 80 GB."""
+
+MOST_POSITIONS = 1_000_000_000
+"""Largest number in a configuration that is no side of a matrix, such as of positions."""
+
+NO_SIDE = re.compile(r"_ids?$|_index$|theta|position|length|chunk|n_ctx|base$|_floor$")
+"""Names of whole numbers in a configuration that are no side of a matrix."""
 
 SET_BY_LOADING = {"_name_or_path", "dtype", "transformers_version", "_commit_hash", "_from_auto"}
 """Settings of a configuration that the auto classes change by themselves."""
@@ -223,11 +230,14 @@ def _cast(
 
 def _refuse_endless(base: Mapping[str, Any]) -> None:
     """Raise :class:`ModelError` for sizes of a model that no machine can build."""
-    sizes = {k: v for k, v in base.items() if isinstance(v, int) and not isinstance(v, bool)}
+    numbers = {str(name): value for name, value in base.items()}
+    sizes = {k: v for k, v in numbers.items() if isinstance(v, int) and not isinstance(v, bool)}
     deep = [k for k, v in sizes.items() if "layer" in k and v > MOST_LAYERS]
-    large = sorted(sizes, key=lambda name: abs(sizes[name]))[-2:]
-    if deep or abs(prod(sizes[name] for name in large)) > MOST_NUMBERS:
-        named = ", ".join(f"{name}={shown(sizes[name])}" for name in deep or large)
+    long = [k for k, v in sizes.items() if abs(v) > MOST_POSITIONS]
+    sides = [name for name in sizes if not NO_SIDE.search(name)]
+    large = sorted(sides, key=lambda name: abs(sizes[name]))[-2:]
+    if deep or long or abs(prod(sizes[name] for name in large)) > MOST_NUMBERS:
+        named = ", ".join(f"{name}={shown(sizes[name])}" for name in deep or long or large)
         raise ModelError(f"no model is as large as its configuration says: {named}", DAMAGED)
     for inner in base.values():
         if isinstance(inner, dict):

@@ -6,7 +6,12 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import ModelError
@@ -121,3 +126,26 @@ def test_the_configuration_says_all(folder):
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["base"]["num_hidden_layers"] == 6
     assert config["plan"]["groups"][0]["layers"] == "1..4"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ends"),
+    [
+        ({"vocab_size": 128_256, "max_position_embeddings": 131_072}, (128_000, 128_001)),
+        ({"vocab_size": 152_064, "max_position_embeddings": 131_072}, (151_643, 151_645)),
+        ({"vocab_size": 256_000, "intermediate_size": 36_864}, (2, 1)),
+    ],
+    ids=["llama-3", "qwen2.5", "gemma-2"],
+)
+def test_numbers_of_large_language_models_are_no_sign_of_damage(tmp_path, sizes, ends):
+    config = LlamaConfig(
+        **{"intermediate_size": 16} | sizes,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=ends[0],
+        eos_token_id=ends[1],
+        tie_word_embeddings=True,
+    )
+    share_params(LlamaForCausalLM(config), 0, 1, 1.0, units="first").save_pretrained(tmp_path)
+    assert load_shared(tmp_path).config.vocab_size == sizes["vocab_size"]

@@ -20,6 +20,9 @@ from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, ma
 LAYER_INDICES = ("layer_idx", "layer_id", "layer_index")
 """Attributes in which modules keep their layer's position, to find its KV cache."""
 
+INPUT_BY_LAYER = "hidden_size_per_layer_input"
+"""The attribute for the width of an embedding that layers read by their number, as Gemma 3n's."""
+
 NO_KIND = (*LAYER_INDICES, "seed")
 """Attributes that differ from layer to layer though the layers are of one kind."""
 
@@ -92,6 +95,12 @@ def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) 
         )
     if list(order) == list(range(len(stack.layers))):
         return
+    if by_layer := getattr(config.get_text_config(), INPUT_BY_LAYER, None):
+        raise PlanError(
+            f"layers of stack {stack.name!r} can be neither dropped nor repeated, because each "
+            f"has an input by its number: {INPUT_BY_LAYER}={by_layer}",
+            SHARING_HINT,
+        )
     if stack.beside:
         raise PlanError(
             f"layers of stack {stack.name!r} can be neither dropped nor repeated, because the "
@@ -194,6 +203,11 @@ def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
         if re.search(POSITION_CALL.format(name), source(kind)):  # type: ignore[arg-type]
             raise PlanError(
                 f"{what}, because relative positions go through {slot.path}, too", SHARING_HINT
+            )
+        if re.search(rf"self\.{name}\.(weight|bias)", source(kind)):  # type: ignore[arg-type]
+            raise PlanError(
+                f"{what}, because its attention reads the weights of {slot.path} itself",
+                SHARING_HINT,
             )
         if _is_called_twice(source(kind), name):  # type: ignore[arg-type]
             raise PlanError(

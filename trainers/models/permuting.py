@@ -134,7 +134,7 @@ def _hooks_removed(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in model.modules():
-            for key in set(module._forward_hooks) - before[id(module)]:
+            for key in set(module._forward_hooks) - before.get(id(module), set()):
                 del module._forward_hooks[key]
             if id(module) not in known:
                 vars(module).pop(CAPTURING, None)

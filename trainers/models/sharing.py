@@ -39,6 +39,7 @@ from sharetune.trainers.models.permuting import Family, movable_families
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
+    ALONE,
     Slot,
     Stack,
     find_stacks,
@@ -469,7 +470,7 @@ def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> Non
     configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
     side = next((word for word in ("decoder", "encoder") if word in words), "")
     for config in configs.values():
-        own = DEPTH_ATTRIBUTES if config is not model.config else ()
+        own = DEPTH_ATTRIBUTES if config is not model.config or stack.name == ALONE else ()
         for attribute in _depth_attributes(config, side, stack) + own:
             if getattr(config, attribute, None) == len(stack.layers):
                 _set_if_settable(config, attribute, len(kept))

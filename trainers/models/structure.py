@@ -27,6 +27,9 @@ from sharetune.trainers.models.softening import SoftLinear
 MATRICES = (nn.Linear, Conv1D, SharedLinear, SoftLinear, Borrower)
 """Module classes that count as one matrix of a layer."""
 
+ALONE = "layers"
+"""The name of a model's only stack."""
+
 BANKS = "banks"
 """The name of the banks at the model's root, where no stacks are looked for."""
 
@@ -269,7 +272,7 @@ def _units(slots: Sequence[Slot], roles: tuple[str, ...]) -> int:
 def _names(paths: list[str]) -> list[str]:
     """Return the first word of each path that differs between all; a number names a stage."""
     if len(paths) == 1:
-        return ["layers"]
+        return [ALONE]
     for words in zip(*(path.split(".") for path in paths), strict=False):
         if len(set(words)) == len(words):
             return [f"stage{word}" if word.isdigit() else word for word in words]

@@ -1,0 +1,38 @@
+"""A sample of families, through every check of `benchmarks/families.py`."""
+
+import sys
+
+import pytest
+
+from tests.paths import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from families import CHECKS, try_family
+
+REFUSED = {
+    "embedding_gemma2_text": {"save": "layers that share must be of one width"},
+    "flaubert": {"tie": "has none of the parts", "drop": "neither dropped nor repeated"},
+    "gemma4_unified_text": {"save": "cannot share self_attn.", "count": "cannot share self_attn."},
+    "jetmoe": {"tie": "has none of the parts"},
+    "pegasus_x": {"drop": "cannot take the place", "reuse": "applied to other states as well"},
+    "t5gemma2": {"reuse": "applied to other states as well"},
+    "wavlm": {"reuse": "reads the weights of"},
+    "xlm": {"drop": "neither dropped nor repeated", "loop": "has none of the parts"},
+}
+"""What is refused of a family, by check, and a part of the reason."""
+
+RIGHT = (
+    *("aria", "bitnet", "clip", "codegen", "data2vec-audio", "gpt_neo", "longformer"),
+    *("marian", "mixtral", "mobilebert", "siglip", "swin", "switch_transformers", "whisper"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*RIGHT, *REFUSED])
+def test_no_check_of_a_family_is_wrong_or_a_traceback(family):
+    row = try_family(family)
+    assert row.reason == "" and row.outcomes.keys() == CHECKS.keys()
+    assert row.of_kind("wrong", "error") == {}
+    for check, reason in REFUSED.get(family, {}).items():
+        assert row.outcomes[check].kind == "refused" and reason in row.outcomes[check].text
