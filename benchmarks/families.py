@@ -13,6 +13,7 @@ import copy
 import json
 import logging
 import pickle
+import re
 import signal
 import sys
 import tempfile
@@ -158,7 +159,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """Return an error's class and the first line of its text."""
-    text = str(error).strip().splitlines()
+    text = re.sub(r"/\S*/site-packages/", "", str(error).strip()).splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"[:150]
 
 
