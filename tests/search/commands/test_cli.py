@@ -302,7 +302,7 @@ def test_show_names_the_parts_that_the_plan_does_not_change(tmp_path):
         "\nNo plan shares or narrows the ffn of stack 'layers', whose matrices are of no known "
         "kind, as those of a mixture's experts.\n"
     ) in result.stdout
-    assert "plan: layers 0..2 bank 0.5 attention from mean" in result.stdout
+    assert "plan: layers 0..2 bank 0.3 attention from mean" in result.stdout
 
 
 def test_show_of_more_tokens_than_the_model_reads(tmp_path):

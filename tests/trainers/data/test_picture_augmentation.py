@@ -12,6 +12,7 @@ from sharetune.spaces.augmentation import PICTURES, Augmentation
 from sharetune.spaces.errors import ConfigError
 from sharetune.trainers.data.picture_augmentation import PICTURE_ALTERATIONS, altered
 from sharetune.trainers.tasks.base import TASKS, read_task
+from sharetune.trainers.tasks.image_classification import PictureReader
 
 
 class Fixed(random.Random):
@@ -93,12 +94,14 @@ def test_a_training_reads_the_copies_after_the_pictures(tmp_path):
     frame = made.augmented(train, Augmentation(flip=1.0, copies=2))
     assert len(frame) == 3 * len(train)
     assert frame["label"].tolist() == train["label"].tolist() * 3
-    plain, copy = (made.rows(frame.iloc[[i]], _Reader(), 0) for i in (0, len(train)))
+    plain, copy = (
+        made.rows(frame.iloc[[i]], PictureReader(_Pictures(), 3), 0) for i in (0, len(train))
+    )
     assert np.array_equal(plain["pixel_values"][0][:, ::-1], copy["pixel_values"][0])
 
 
-class _Reader:
-    """Pictures as they are."""
+class _Pictures:
+    """An image processor that leaves pictures as they are."""
 
     def __call__(self, pictures, return_tensors):
         return {"pixel_values": np.stack([np.asarray(picture) for picture in pictures])}
