@@ -53,7 +53,7 @@ def test_the_links_lead_to_the_folders():
         assert os.readlink(ROOT / "sharetune" / room) == f"../{room}"
 
 
-RENAMED = {"ray[tune]": "ray-tune", "torch": "pytorch"}
+RENAMED = {"huggingface-hub": "huggingface_hub", "ray[tune]": "ray-tune", "torch": "pytorch"}
 """Names of packages that conda has under another one."""
 
 

@@ -36,7 +36,7 @@ def study(make_run):
     document = strict(studies_as_json([run]))
     assert document["version"] == 1
     (found,) = document["studies"]
-    assert found["run"] == str(run)
+    assert found["run"] == run.name
     return found
 
 

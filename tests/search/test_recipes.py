@@ -82,7 +82,7 @@ def test_a_teacher_that_is_not_there_is_told_before_a_run_folder_is_made(tmp_pat
             None,
             {"low": 0.0, "high": 0.5},
             "exports: the dense format cannot hold layers with fewer heads or neurons, but "
-            "space.compression allows heads 0.5",
+            "space.compression allows heads 0.",
         ),
         ("onx", None, 0.0, "unknown export format: 'onx'"),
     ],

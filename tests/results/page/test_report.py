@@ -92,8 +92,8 @@ def test_the_report_has_figures_cards_table_and_circumstances(make_run):
     assert {f"row-{n}" for n in range(5)} <= page.ids()
     candidate = packed_pages(page)[4].text
     assert "bank: {ratio: 0.5}" in candidate
-    assert f"{run}/trials/4/model" in candidate
-    assert f"sharetune export {run} 4 demo-4" in candidate
+    assert f"{run.name}/trials/4/model" in candidate and str(run) not in candidate
+    assert f"sharetune export {run.name} 4 demo-4" in candidate
     assert 'model = load_shared("demo-4")' in candidate
     assert "Its weights were not kept. `keep: all`" in packed_pages(page)[2].text
     assert "optuna 5.0.0" in page.text

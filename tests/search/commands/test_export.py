@@ -194,7 +194,10 @@ def test_the_model_card(run, tmp_path):
     assert call("export", run, HALF, tmp_path / "out").exit_code == 0
     card = (tmp_path / "out" / "README.md").read_text()
     meta = yaml.safe_load(card.split("---")[1])
+    (results,) = meta.pop("model-index")[0]["results"]
+    assert {one["type"] for one in results["metrics"]} >= {"accuracy", "eval_loss"}
     assert meta == {
+        "library_name": "sharetune",
         "license": "other",
         "license_name": "that-of-the-base-model",
         "pipeline_tag": "text-classification",

@@ -85,7 +85,7 @@ def test_the_nearest_plans_come_first_with_the_middle_recipe():
 
     sampler = make("guided", SETTING)
     candidate, _ = sampler.draw(asking(measure))
-    assert 1 <= len(asked) <= 16 and candidate in asked
+    assert 1 <= len(asked) <= 32 and candidate in asked
     assert candidate.recipe.learning_rate == pytest.approx(1e-4)
     again, _ = make("guided", SETTING).draw(asking(measure))
     assert again == candidate
