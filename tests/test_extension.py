@@ -96,6 +96,7 @@ def one_of_each(study, folder, **changes):
         budget={"trials": 4},
         exports=["again"],
         keep="all",
+        scoring="off",
         latency={"rounds": 2},
         **changes,
         space={

@@ -92,8 +92,10 @@ class Insatiable(CandidateEvaluator):
         return super().evaluate(job, resources, greedy)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    "device",
+    [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)],
+)
 def test_a_batch_that_memory_cannot_hold_is_trained_in_parts(folder, tmp_path, device):
     config, out = study(folder), tmp_path / "run"
     run(config, out=out, evaluator=prepared(Hungry, config, out, device=device))
