@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a family: the outcome of each check by name, or the reason it was not tried."""
+    """One family: the outcome of each check by name, or the reason why it was not tried."""
 
     family: str
     model: str = ""

@@ -5,8 +5,8 @@
 
 `time` matches the neurons of made-up layers that answer the same 2,048 tokens, as `units:
 importance` does with half of them shared, and with all. `loss` takes the neurons of a language
-model (such as SmolLM2, see `planning/prepare.py`) on the text of this project's docs; those of
-several layers together stand for a wider layer.
+model (such as SmolLM2, which `examples/smollm2/prepare.py` writes) on the text of this project's
+docs; those of several layers together stand for a wider layer.
 """
 
 import argparse

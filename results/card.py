@@ -200,16 +200,16 @@ def _results(study: StudyRecord, trial: Row, task: str) -> dict[str, Any]:
     data = study.config["task"]
     name = str(_without_path(data.get("test") or data.get("train") or "data"))
     metrics = [
-        {"type": objective.name, "value": round(trial.value(objective), 6), "name": title}
-        for objective, title in ((o, _title(study, trial, o)) for o in study.trained)
-        if isfinite(trial.value(objective))
+        {"type": each.name, "value": round(trial.value(each), 6), "name": _title(trial, each)}
+        for each in study.trained
+        if isfinite(trial.value(each))
     ]
     dataset = {"type": name, "name": name, "split": study.selected_on}
     result = {"task": {"type": task}, "dataset": dataset, "metrics": metrics}
     return {"name": f"{study.name}, trial {trial.number}", "results": [result]}
 
 
-def _title(study: StudyRecord, trial: Row, objective: Objective) -> str:
+def _title(trial: Row, objective: Objective) -> str:
     """Return a metric's title, with the interval of its value where that is known."""
     interval = accuracy_interval(trial) if objective.name == "accuracy" else None
     if interval is None:

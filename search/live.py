@@ -11,7 +11,7 @@ from sharetune.spaces.errors import RunError
 
 def say_error(error: RunError) -> None:
     """Print an error to stderr as the command line does."""
-    print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr, flush=True)
+    print(error.as_text(), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

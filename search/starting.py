@@ -23,6 +23,7 @@ from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.evaluator import PREDICTIONS, Evaluator, Sizes
 from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.plan import lacking_parts
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 from sharetune.spaces.settings import one_door
@@ -61,26 +62,33 @@ def new_folder(run: RunFolder) -> Iterator[int]:
 
     If the start fails it is emptied: data that it prepared would be taken for other data.
     """
-    new = [path for path in (run.path, *run.path.parents) if not path.exists()]
+    new = missing_folders(run)
     run.path.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(run)
     try:
         check_folder(run, resume=False)
-        with _cleaned_up(run, new):
+        _empty(run)
+        with left_without_study(run, new, lambda: _empty(run)):
             yield lock
     finally:
         os.close(lock)
 
 
+def missing_folders(run: RunFolder) -> list[Path]:
+    """Return the run folder and those it lies in, as far as they do not exist, innermost first."""
+    return [path for path in (run.path, *run.path.parents) if not path.exists()]
+
+
 @contextmanager
-def _cleaned_up(run: RunFolder, new: Sequence[Path]) -> Iterator[None]:
-    """Empty the folder before and, where no study came of it, after; `new` folders are removed."""
-    _empty(run)
+def left_without_study(
+    run: RunFolder, new: Sequence[Path], empty: Callable[[], None]
+) -> Iterator[None]:
+    """Where an error comes before there is a study, call `empty` and remove the `new` folders."""
     try:
         yield
     except BaseException:
         if not Location.of(run.path).exists:
-            _empty(run)
+            empty()
             with suppress(OSError):
                 for path in new:
                     path.rmdir()
@@ -318,7 +326,7 @@ def _attributes(
         record.MODEL: {
             "name": _model_name(config.model),
             "stacks": {name: shape.depth for name, shape in evaluator.stacks.items()},
-            "lacking": {name: shape.lacking_parts() for name, shape in evaluator.stacks.items()},
+            "lacking": lacking_parts(evaluator.stacks),
             "labels": list(evaluator.labels),
         },
         record.IDENTITY: dict(evaluator.identity),

@@ -13,6 +13,12 @@ The command line prints them as ``error: ...``, a blank line and ``hint: ...``.
 
 from sharetune.spaces.texts import printable, shortened
 
+CONTINUE = "continue with --resume"
+"""Part of hints of errors that end a search half way; the command line puts its command there."""
+
+KEPT = f"what is finished is kept; {CONTINUE}"
+"""Hint of errors that end a search half way."""
+
 MOST_CHARACTERS = 4_000
 """Characters of an error's message, which may list many mistakes."""
 
@@ -29,6 +35,10 @@ class SharetuneError(ValueError):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def as_text(self) -> str:
+        """Return the message and the hint as the command line prints them."""
+        return f"error: {self.message}\n\nhint: {self.hint}"
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.message, self.hint)

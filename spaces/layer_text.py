@@ -48,7 +48,7 @@ def _bar(readings: tuple[Reading, ...], keeps: float) -> str:
 def unchanged_text(lacking: Mapping[str, Sequence[str]]) -> list[str]:
     """Write one sentence for each stack with parts of no known kind, which no plan changes.
 
-    `lacking` gives the parts by stack, see :meth:`StackShape.lacking_parts`.
+    `lacking` gives the parts by stack, see :func:`lacking_parts`.
     """
     return [
         f"No plan shares or narrows the {' or the '.join(parts)} of stack {stack!r}, whose "

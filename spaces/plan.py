@@ -153,6 +153,11 @@ class StackShape:
         return replace(self, heads=tuple(heads), neurons=tuple(neurons))
 
 
+def lacking_parts(stacks: Mapping[str, StackShape]) -> dict[str, list[str]]:
+    """Return the parts of no known kind by stack, see :meth:`StackShape.lacking_parts`."""
+    return {name: shape.lacking_parts() for name, shape in stacks.items()}
+
+
 class Group(StrictModel):
     """A set of layers of one stack that share by one rule."""
 

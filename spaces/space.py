@@ -7,7 +7,7 @@ right inside their region, so that no draw can overlap.
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import isfinite
 from typing import Annotated, Any, Protocol, TypeGuard, TypeVar
@@ -115,13 +115,14 @@ def _is_whole(leaf: Mapping[str, Any]) -> bool:
 
 
 def _together(leaves: Iterable[Any]) -> list[tuple[Any, ...]]:
-    """List values of all `leaves` at once: their first alternatives, their second, and so on.
+    """List values of all `leaves` at once: their first alternatives, their second, and so on."""
+    return _in_step([alternatives(leaf) for leaf in leaves])
 
-    A leaf with fewer alternatives repeats its last one.
-    """
-    each = [alternatives(leaf) for leaf in leaves]
-    most = max(map(len, each), default=1)
-    return [tuple(values[min(i, len(values) - 1)] for values in each) for i in range(most)]
+
+def _in_step(lists: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """List the first of all `lists`, their second, and so on; a shorter one repeats its last."""
+    most = max(map(len, lists), default=1)
+    return [tuple(own[min(i, len(own) - 1)] for own in lists) for i in range(most)]
 
 
 def is_range(leaf: object) -> bool:
@@ -474,15 +475,9 @@ class Space(StrictModel):
     def _cases(self) -> list["Space"]:
         templates = [template.cases() for template in self.plan]
         sections = [alternatives(getattr(self, name)) for name in SECTIONS]
-        most = max(map(len, [*templates, *sections]))
-        found = []
-        for i in range(most):
-            plan = tuple(cases[min(i, len(cases) - 1)] for cases in templates)
-            values = [cases[min(i, len(cases) - 1)] for cases in sections]
-            found.append(
-                self.model_copy(update={"plan": plan, **dict(zip(SECTIONS, values, strict=True))})
-            )
-        return found
+        steps = _in_step([*sections, *templates])
+        drawn = ((dict(zip(SECTIONS, step, strict=False)), step[len(SECTIONS) :]) for step in steps)
+        return [self.model_copy(update={**values, "plan": plan}) for values, plan in drawn]
 
     def suggest(self, trial: Trial, stacks: Mapping[str, StackShape]) -> Candidate:
         """Draw a candidate, bound to a model with these stacks."""

@@ -245,10 +245,20 @@ def _no_drop_reaches(study: StudyRecord) -> str:
 
 def _beats_drops(row: Row, drops: pd.DataFrame, quality: Objective) -> bool:
     """Return whether there are drops no larger than a model, and all are visibly worse."""
-    small = drops[drops["parameters"] <= row.value(PARAMETERS) * SAME_SIZE]
-    gains = [quality.gain(row.value(quality), value) for value in small[quality.name]]
-    shown = (difference(quality, row.value(quality), value) for value in small[quality.name])
-    return bool(gains) and min(gains) > 0 and "0" not in shown
+    values = _no_larger(drops, row)[quality.name]
+    gains = [_visible_gain(quality, row.value(quality), value) for value in values]
+    return bool(gains) and min(gains) > 0
+
+
+def _no_larger(rows: pd.DataFrame, than: Row) -> pd.DataFrame:
+    """Return the rows of models that count as no larger than another."""
+    return rows[rows["parameters"] <= than.value(PARAMETERS) * SAME_SIZE]
+
+
+def _visible_gain(quality: Objective, value: float, base: float) -> float:
+    """Return by how much a value is better, 0 where that is less than the last digit shown."""
+    shown = difference(quality, value, base) != "0"
+    return float(quality.gain(value, base)) if shown else 0.0
 
 
 def _duel(rival: Rivalry, quality: Objective) -> str:
@@ -258,14 +268,12 @@ def _duel(rival: Rivalry, quality: Objective) -> str:
 
 
 def _rivalry(drop: Row, sharing: pd.DataFrame, quality: Objective) -> Rivalry:
-    small = sharing[sharing["parameters"] <= drop.value(PARAMETERS) * SAME_SIZE]
+    small = _no_larger(sharing, drop)
     if small.empty:
         return Rivalry(drop, None, None)
     rising = small.sort_values(quality.name, ascending=quality.direction == "maximize")
     best = rows_of(rising)[-1]
-    found, wanted = best.value(quality), drop.value(quality)
-    shown = difference(quality, found, wanted) != "0"
-    return Rivalry(drop, best, quality.gain(found, wanted) if shown else 0.0)
+    return Rivalry(drop, best, _visible_gain(quality, best.value(quality), drop.value(quality)))
 
 
 def _covered(study: StudyRecord) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional, TextIO
 
 import typer
 
-from sharetune.spaces.errors import ClusterLost, RunError, SharetuneError
+from sharetune.spaces.errors import CONTINUE, ClusterLost, RunError, SharetuneError
 from sharetune.spaces.texts import printable
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ Cluster = Annotated[
     Optional[str],
     typer.Option(show_default="workers on this machine", help="a Ray cluster to join"),
 ]
-
-CONTINUE = "continue with --resume"
-"""Part of hints of errors that end a search half way, which becomes a command to type."""
 
 CHANGED = ("budget.trials=", "finalists.seeds=")
 """Overrides that a suggested next command changes, and so does not repeat."""
@@ -152,16 +149,14 @@ def score(
         from sharetune.search.commands.score import score_table
         from sharetune.search.scoring import score_study
 
+        flags = ["--latency"] if latency else []
+        again = _command("score", study, folder, set_ or [], address, *flags)
         try:
             found = score_study(config, out=folder, address=address, latency=latency)
         except KeyboardInterrupt:
-            say("\nstopped; what is scored is kept. To continue:", file=sys.stderr)
-            flags = ["--latency"] if latency else []
-            say(_command("score", study, folder, set_ or [], address, *flags), file=sys.stderr)
+            say(f"\nstopped; what is scored is kept. To continue:\n{again}", file=sys.stderr)
             raise typer.Exit(130) from None
         except RunError as error:
-            flags = ["--latency"] if latency else []
-            again = _command("score", study, folder, set_ or [], address, *flags)
             raise _continued_by(again, error) from error
         say(score_table(found))
         solving = shlex.join(["sharetune", "solve", str(folder), "--parameters", "80%"])
@@ -370,7 +365,7 @@ def user_errors() -> Iterator[None]:
         if "null byte" not in str(error):
             raise
         _fail(RunError("a path holds a null byte", "name a path that can be used so"))
-    except BrokenPipeError:  # whoever read what is printed has gone
+    except BrokenPipeError:  # the reader of a pipe has closed it
         raise
     except OSError as error:
         place = "a file" if error.filename is None else error.filename
@@ -425,7 +420,7 @@ def _fail(error: SharetuneError, code: int = 2) -> None:
 
 
 def _say_error(error: SharetuneError) -> None:
-    say(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
+    say(error.as_text(), file=sys.stderr)
 
 
 def _resuming(study: Path, folder: Path, overrides: list[str], address: str | None) -> str:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from sharetune.spaces.evaluator import Sizes
 from sharetune.spaces.layer_text import layers_as_text, stacks_text, unchanged_text
-from sharetune.spaces.plan import SharingPlan, presets
+from sharetune.spaces.plan import SharingPlan, lacking_parts, presets
 from sharetune.trainers import share_
 from sharetune.trainers.measuring.sizes import facts
 from sharetune.trainers.models.positions import refuse_beyond_positions
@@ -26,8 +26,8 @@ def describe_plan(plan: str, model: str, max_length: int) -> str:
     shapes = stack_shapes(unshared)
     bound = read.bound(shapes)
     depths = {name: shape.depth for name, shape in shapes.items()}
-    lacking = {name: shape.lacking_parts() for name, shape in shapes.items()}
-    drawing = "\n".join([layers_as_text(bound, depths), *unchanged_text(lacking)])
+    unchanged = unchanged_text(lacking_parts(shapes))
+    drawing = "\n".join([layers_as_text(bound, depths), *unchanged])
     return f"{drawing}\n\n{_counts(unshared, bound, max_length)}"
 
 

@@ -22,7 +22,7 @@ from sharetune.search.commands.show import plan_sizes
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.layer_text import layers_as_text, unchanged_text
-from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.plan import SharingPlan, lacking_parts
 from sharetune.spaces.plan import presets as preset_names
 from sharetune.spaces.settings import read_settings
 from sharetune.trainers.models.pretrained import COUNTED, ByArchitecture, skeleton
@@ -174,7 +174,7 @@ def draw(plan: AnyPlan, model: AnyModel, *others: AnyPlan, tokens: int = TOKENS)
         tuple(draw_layers(layer_map(each, depths)) for each in bound),
         tuple(layers_as_text(each, depths) for each in bound),
         _table(rows),
-        tuple(unchanged_text({name: shape.lacking_parts() for name, shape in shapes.items()})),
+        tuple(unchanged_text(lacking_parts(shapes))),
     )
 
 

@@ -7,17 +7,16 @@ Everything becomes a study as a file would describe it: `search/python/inputs.py
 live into the run folder, what is not given is as ``sharetune init`` proposes it.
 """
 
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import transformers
 
-from sharetune.results.reading.location import Location
 from sharetune.results.reading.trial import Trial
 from sharetune.search.commands.init import proposed_study
 from sharetune.search.config import Budget, StudyConfig, load_config, validate
@@ -25,7 +24,7 @@ from sharetune.search.live import Live
 from sharetune.search.python.inputs import Data, Inputs, Model, write_inputs
 from sharetune.search.python.run import Run
 from sharetune.search.run import run as run_study
-from sharetune.search.starting import check_folder
+from sharetune.search.starting import check_folder, left_without_study, missing_folders
 from sharetune.spaces.errors import ConfigError, RunError
 from sharetune.spaces.objectives import OBJECTIVES, Direction
 from sharetune.spaces.run_folder import RunFolder
@@ -108,7 +107,8 @@ def search(
     asked = Asked(task, space, objectives, budget, settings)
     try:
         check_folder(folder, resume=resume)
-        with _left_alone(folder):
+        new = missing_folders(folder)
+        with left_without_study(folder, new, partial(rmtree, folder.inputs, ignore_errors=True)):
             inputs = write_inputs(model, data, tokenizer, folder, resume)
             config = _study(asked, inputs, folder, metric, collate)
             live = Live(metric, collate, tuple(callbacks))
@@ -116,21 +116,6 @@ def search(
         return Run(found)
     except RunError as error:
         raise _in_python(error) from error
-
-
-@contextmanager
-def _left_alone(run: RunFolder) -> Iterator[None]:
-    """Remove the inputs, and new folders, where an error comes before there is a study."""
-    new = [path for path in (run.path, *run.path.parents) if not path.exists()]
-    try:
-        yield
-    except BaseException:
-        if not Location.of(run.path).exists:
-            shutil.rmtree(run.inputs, ignore_errors=True)
-            with suppress(OSError):
-                for path in new:
-                    path.rmdir()
-        raise
 
 
 def _search_file(

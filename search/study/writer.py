@@ -35,14 +35,11 @@ from sharetune.search.pinned import bulk_rows
 from sharetune.search.pinned.tables import missing_tables
 from sharetune.search.pinned.transactions import held_sessions, one_transaction
 from sharetune.search.study.folder_lock import held, lock_folder
-from sharetune.spaces.errors import RunError
+from sharetune.spaces.errors import KEPT, RunError
 from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.spaces.run_folder import RunFolder
 from sharetune.spaces.settings import one_door
 from sharetune.spaces.whole_files import sync
-
-KEPT_HINT = "what is finished is kept; continue with --resume"
-"""Hint of errors that end a search half way."""
 
 DAMAGED = "it is damaged, or another version wrote it: take a copy of the folder if there is one"
 """Hint of errors about a storage that is there and cannot be read."""
@@ -291,7 +288,7 @@ class StudyWriter:
             if driver != self._token:
                 raise RunError(
                     f"another search has taken over the study {self.name}",
-                    f"let only one run; {KEPT_HINT}",
+                    f"let only one run; {KEPT}",
                 )
         self._drives = True
 
@@ -311,7 +308,7 @@ def one_error(run: Path) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
         raise RunError(
-            f"the storage of {run} failed: {first_line(error)}", f"put it right; {KEPT_HINT}"
+            f"the storage of {run} failed: {first_line(error)}", f"put it right; {KEPT}"
         ) from error
     except OSError as error:
         if not is_disk_full(error):
@@ -321,7 +318,7 @@ def one_error(run: Path) -> Iterator[None]:
 
 def disk_full(run: Path) -> RunError:
     """Return the error for a disk with no space left."""
-    return RunError(f"no space is left on the device of {run}", f"make some; {KEPT_HINT}")
+    return RunError(f"no space is left on the device of {run}", f"make some; {KEPT}")
 
 
 def require_study(run: Path) -> None:
@@ -413,7 +410,7 @@ class _LockedConnection:
     def once(self) -> Any:
         """Return the connection, the first time; a second one would not hold the lock."""
         if self.given:
-            raise RunError(f"the connection to {self.location.url} was lost", KEPT_HINT)
+            raise RunError(f"the connection to {self.location.url} was lost", KEPT)
         self.given = True
         return self.connection
 

@@ -13,10 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 
-from sharetune.spaces.errors import ClusterLost, SharetuneError
-
-KEPT = "what is finished is kept; continue with --resume"
-"""Hint of the error."""
+from sharetune.spaces.errors import KEPT, ClusterLost, SharetuneError
 
 KNOCK_S = 1.0
 """Seconds between two attempts to connect."""

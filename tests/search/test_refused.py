@@ -1,4 +1,4 @@
-"""What can only be meant otherwise is refused before a study exists, and leaves nothing."""
+"""Settings that make no sense are refused before a study exists, and leave no files."""
 
 import pytest
 import yaml
@@ -110,14 +110,14 @@ REFUSED = {
         "executor: local is one process",
     ),
 }
-"""What is wrong, as a change of a study, and what the error says."""
+"""Keys that make a valid study invalid, each with a part of the error message."""
 
 AS_TEXT = {
     "a key twice": ("name: again\n", "the key 'name' is there twice"),
     "a key twice in a section": ("budget: {trials: 3, trials: 4}\n", "'trials' is there twice"),
     "an infinite number": ("latency: {rounds: .inf}\n", "numbers must be finite"),
 }
-"""The same as text behind a study's."""
+"""Lines that make the text of a study file invalid, each with a part of the error message."""
 
 
 @pytest.fixture

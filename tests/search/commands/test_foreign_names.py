@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 
 
 def told(*words):
-    """What a command prints, which must hold none of it."""
+    """Run a command, check that its output has no control character, and return its result."""
     found = CliRunner().invoke(app, [str(word) for word in words])
     for character in "\x1b\x07\x9b\u202e":
         assert character not in found.output

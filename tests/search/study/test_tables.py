@@ -26,6 +26,15 @@ def finished(tmp_path_factory):
         return run(config, out=out, evaluator=FakeEvaluator())
 
 
+def without(table, finished, out):
+    """Copy a run folder to `out`, and remove a table from its storage."""
+    shutil.copytree(finished, out)
+    with sqlite3.connect(out / "study.db") as connection:
+        connection.execute(f"DROP TABLE {table}")
+    connection.close()
+    return out
+
+
 def test_optuna_makes_tables_that_are_known(finished):
     assert set(TABLES) <= Location.of(finished).tables()
     assert {"alembic_version", "studies", "trials", "version_info"} <= set(TABLES)
@@ -33,11 +42,7 @@ def test_optuna_makes_tables_that_are_known(finished):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_missing_table_is_one_error_and_stays_missing(finished, tmp_path, table):
-    out = tmp_path / "run"
-    shutil.copytree(finished, out)
-    with sqlite3.connect(out / "study.db") as connection:
-        connection.execute(f"DROP TABLE {table}")
-    connection.close()
+    out = without(table, finished, tmp_path / "run")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     config = study(budget={"trials": 3}, latency={"rounds": 0})
     with pytest.raises(RunError) as caught:
@@ -48,12 +53,8 @@ def test_a_missing_table_is_one_error_and_stays_missing(finished, tmp_path, tabl
 
 
 @pytest.mark.parametrize("table", ["trials", "studies", "trial_user_attributes"])
-def test_nor_is_it_read(finished, tmp_path, table):
-    out = tmp_path / "run"
-    shutil.copytree(finished, out)
-    with sqlite3.connect(out / "study.db") as connection:
-        connection.execute(f"DROP TABLE {table}")
-    connection.close()
+def test_a_storage_without_a_table_is_not_read(finished, tmp_path, table):
+    out = without(table, finished, tmp_path / "run")
     with pytest.raises(RunError):
         read_study(out)
 

@@ -20,7 +20,7 @@ REFUSED = {
     "wavlm": {"reuse": "reads the weights of"},
     "xlm": {"drop": "neither dropped nor repeated", "loop": "has none of the parts"},
 }
-"""What is refused of a family, by check, and a part of the reason."""
+"""Checks that a family is refused, by family, each with a part of the reason."""
 
 RIGHT = (
     *("aria", "bitnet", "clip", "codegen", "data2vec-audio", "gpt_neo", "longformer"),
