@@ -18,7 +18,7 @@ from sharetune.search.score_first import Scored, score_first
 from sharetune.search.search import Search
 from sharetune.search.solved import plans_from_scores
 from sharetune.search.study.folder_lock import lock_folder
-from sharetune.search.study.writer import StudyWriter, require_study
+from sharetune.search.study.writer import StudyWriter, reading, require_study
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.evaluator import PREDICTIONS, Evaluator, Sizes
@@ -105,7 +105,8 @@ def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
     """Open the study to continue; lock it before anything in its folder is touched."""
     writer = _opened(config, run)
     try:
-        _check_same_study(config, run.path, writer.attributes)
+        with reading(run.path):
+            _check_same_study(config, run.path, writer.attributes)
     except BaseException:
         writer.close()
         raise
@@ -142,7 +143,8 @@ def held_for_scoring(config: StudyConfig, run: RunFolder) -> Iterator[None]:
         return
     writer = _opened(config, run)
     try:
-        changed = differences(config, run.path, writer.attributes, SCORED)
+        with reading(run.path):
+            changed = differences(config, run.path, writer.attributes, SCORED)
         if changed:
             kinds = dict.fromkeys(text.split()[0].split(".")[0] for text in changed)
             raise RunError(
@@ -239,7 +241,8 @@ def prepared_search(
     """
     refuse_unfit(config, evaluator)
     if isinstance(held, StudyWriter):
-        searching = Search(config, held, evaluator, run, code())
+        with reading(run.path):
+            searching = Search(config, held, evaluator, run, code())
         _note_places(config, run.path, held)  # nothing is written before all was read
         held.end_interrupted()
         return searching

@@ -12,7 +12,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,11 @@ SERVER_NOTICES_A_LOST_HOST = (
     "SET tcp_keepalives_count = 3",
 )
 """Settings by which PostgreSQL frees a lock about 60 s after its host was lost, not 2 hours."""
+
+
+def reading(run: Path) -> AbstractContextManager[None]:
+    """Turn any failure of reading a run folder's study into one :class:`RunError`."""
+    return one_door(f"the study in {run}", RunError, DAMAGED)
 
 
 class StudyWriter:
@@ -129,7 +134,7 @@ class StudyWriter:
         """
         require_study(run)
         location = Location.of(run)
-        with one_door(f"the study in {run}", RunError, DAMAGED):
+        with reading(run):
             return cls._open(run, location)
 
     @classmethod
@@ -148,7 +153,9 @@ class StudyWriter:
                 raise RunError(
                     f"the study in {run} was never created", f"remove {run} and start again"
                 )
-            return cls(storage, name, lock)
+            writer = cls(storage, name, lock)
+            _require_attributes(location, writer.attributes)
+            return writer
 
     def close(self) -> None:
         """Release the study for another search."""
@@ -378,6 +385,14 @@ def _require_tables(location: Location, present: Collection[str], *, is_new: boo
     raise RunError(
         f"{location} lacks the table{'s' if len(missing) > 1 else ''} {', '.join(missing)}", DAMAGED
     )
+
+
+def _require_attributes(location: Location, present: Mapping[str, Any]) -> None:
+    """Raise :class:`RunError` where an attribute is missing that every study is created with."""
+    kinds = {record.CONFIG: dict, record.OBJECTIVES: list, record.REFERENCE: dict}
+    bad = [name for name, kind in kinds.items() if not isinstance(present.get(name), kind)]
+    if bad:
+        raise RunError(f"{location} has no readable {' and no '.join(bad)}", DAMAGED)
 
 
 def _in_database(location: Location, *, is_new: bool = False) -> RDBStorage:

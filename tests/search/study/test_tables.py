@@ -1,4 +1,4 @@
-"""A storage without one of Optuna's tables is not continued, and nothing in it is made anew."""
+"""A storage that lacks a table, or what each study holds, is refused and stays as it is."""
 
 import shutil
 import sqlite3
@@ -28,11 +28,21 @@ def finished(tmp_path_factory):
 
 def without(table, finished, out):
     """Copy a run folder to `out`, and remove a table from its storage."""
+    return harmed(f"DROP TABLE {table}", finished, out)
+
+
+def harmed(statement, finished, out):
+    """Copy a run folder to `out`, and run a statement on its storage."""
     shutil.copytree(finished, out)
     with sqlite3.connect(out / "study.db") as connection:
-        connection.execute(f"DROP TABLE {table}")
+        connection.execute(statement)
     connection.close()
     return out
+
+
+def files(folder):
+    """All files below a folder, by their paths."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_optuna_makes_tables_that_are_known(finished):
@@ -43,13 +53,31 @@ def test_optuna_makes_tables_that_are_known(finished):
 @pytest.mark.parametrize("table", TABLES)
 def test_a_missing_table_is_one_error_and_stays_missing(finished, tmp_path, table):
     out = without(table, finished, tmp_path / "run")
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = files(out)
     config = study(budget={"trials": 3}, latency={"rounds": 0})
     with pytest.raises(RunError) as caught:
         run(config, out=out, resume=True, evaluator=FakeEvaluator())
     assert f"study.db lacks the table {table}" in caught.value.message
     assert "take a copy of the folder if there is one" in caught.value.hint
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert files(out) == before
+
+
+HARM = {
+    "no attributes": "DELETE FROM study_user_attributes",
+    "no objectives": "DELETE FROM study_user_attributes WHERE key = 'objectives'",
+    "a number as configuration": "UPDATE study_user_attributes SET value_json = '3'",
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_harmed_attributes_are_one_error_and_stay(finished, tmp_path, harm):
+    out = harmed(HARM[harm], finished, tmp_path / "run")
+    before = files(out)
+    config = study(budget={"trials": 3}, latency={"rounds": 0})
+    with pytest.raises(RunError) as caught:
+        run(config, out=out, resume=True, evaluator=FakeEvaluator())
+    assert "take a copy of the folder if there is one" in caught.value.hint
+    assert files(out) == before
 
 
 @pytest.mark.parametrize("table", ["trials", "studies", "trial_user_attributes"])
