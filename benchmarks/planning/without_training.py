@@ -53,6 +53,7 @@ from sharetune.spaces.planning.solving import Scored, Solution, needs_of, solve
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.calibration import MOMENT_TOKENS, record_activations
 from sharetune.trainers.models.structure import find_stacks, stack_shapes
+from sharetune.trainers.scoring.editable import without_labels
 from sharetune.trainers.scoring.local_distillation import distil_locally, start_from_
 from sharetune.trainers.scoring.scorer import Scorer
 
@@ -140,7 +141,9 @@ class Subject:
             block.pop("token_type_ids", None)
             labels = self.tokenizer(list(targets), padding=True, return_tensors="pt")
             kept = labels["attention_mask"].bool()
-            found.append(block | {"labels": labels["input_ids"].where(kept, torch.tensor(-100))})
+            block["labels"] = labels["input_ids"].where(kept, torch.tensor(-100))
+            prepared = self.model.prepare_decoder_input_ids_from_labels(block["labels"])
+            found.append(block | {"decoder_input_ids": prepared})
         return found
 
     def batches(self, name: str, count: int | None = None) -> list[dict[str, Tensor]]:
@@ -150,16 +153,8 @@ class Subject:
     @cached_property
     def activations(self) -> Any:
         """Inputs and moments on the text that units are chosen and fitted on."""
-        given = [self._inputs(batch) for batch in self.batches("fitted")]
+        given = map(without_labels, self.batches("fitted"))
         return record_activations(self.model, given, moment_tokens=self.fitted)
-
-    def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a batch without labels; an encoder-decoder's answer is given to the decoder."""
-        found = {name: values for name, values in batch.items() if name != "labels"}
-        if self.kind is AutoModelForSeq2SeqLM:
-            labels = batch["labels"]
-            found["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels)
-        return found
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
@@ -172,7 +167,7 @@ class Subject:
         """Return what counts plans, and the width of each stack's residual stream."""
         with torch.device("meta"):
             shell = self.kind.from_config(self.config, attn_implementation="eager")
-        given = {k: v.to("meta") for k, v in self._inputs(self.batches("scored", 1)[0]).items()}
+        given = {k: v.to("meta") for k, v in without_labels(self.batches("scored", 1)[0]).items()}
         width = self.config.hidden_size
         return Counting(shell, given), dict.fromkeys(find_stacks(shell), width)
 

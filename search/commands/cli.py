@@ -262,7 +262,9 @@ def report(
 @app.command()
 def serve(
     run: RunFolder,
-    port: Annotated[int, typer.Option(help="port on this machine; 0 takes a free one")] = 8642,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="port on this machine; 0 takes a free one")
+    ] = 8642,
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
     storage: Storage = None,
 ) -> None:

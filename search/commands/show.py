@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import Sizes
 from sharetune.spaces.layer_text import layers_as_text, stacks_text, unchanged_text
 from sharetune.spaces.plan import SharingPlan, lacking_parts, presets
@@ -32,17 +33,22 @@ def describe_plan(plan: str, model: str, max_length: int) -> str:
 
 
 def plan_sizes(
-    unshared: PreTrainedModel, plan: SharingPlan, max_length: int
+    unshared: PreTrainedModel, plan: SharingPlan, tokens: int, named: str = "tokens"
 ) -> tuple[Sizes, Sizes]:
-    """Return the sizes of a model on the meta device, and of the same with the plan."""
-    inputs = {k: v.to("meta") for k, v in _inputs(unshared, max_length).items()}
+    """Return the sizes of a model on the meta device, and of the same with the plan.
+
+    Raises :class:`ConfigError` about `named` where the model cannot read so many `tokens`.
+    """
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise ConfigError(f"{named} is {tokens!r}", "set it to a whole number from 1")
+    refuse_beyond_positions(unshared, tokens, named)
+    inputs = {k: v.to("meta") for k, v in _inputs(unshared, tokens).items()}
     before = facts(unshared, copy.deepcopy(unshared), inputs)
     return before, facts(unshared, share_(copy.deepcopy(unshared), plan), inputs)
 
 
 def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> str:
-    refuse_beyond_positions(unshared, max_length, "--max-length")
-    before, after = plan_sizes(unshared, plan, max_length)
+    before, after = plan_sizes(unshared, plan, max_length, "--max-length")
     rows = [
         _row("parameters", before["parameters"] / 1e6, after["parameters"] / 1e6, "M"),
         _row(
@@ -60,8 +66,8 @@ def _row(what: str, before: float, after: float, unit: str) -> str:
     return f"{what:20} {after:,.2f} {unit} of {before:,.2f} {unit} unshared ({after / before:.1%})"
 
 
-def _inputs(model: PreTrainedModel, max_length: int) -> dict[str, torch.Tensor]:
-    ids = torch.ones(1, max_length, dtype=torch.long)
+def _inputs(model: PreTrainedModel, tokens: int) -> dict[str, torch.Tensor]:
+    ids = torch.ones(1, tokens, dtype=torch.long, device="meta")
     name = model.main_input_name
     if name != "input_ids":
         return {k: v[:1] for k, v in model.dummy_inputs.items()}

@@ -316,6 +316,8 @@ def test_show_of_more_tokens_than_the_model_reads(tmp_path):
     ]
     result = call("show", "albert-all", "--model", tmp_path / "model", "--max-length", 32)
     assert result.exit_code == 0, result.output
+    result = call("show", "albert-all", "--model", tmp_path / "model", "--max-length", -1)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "error: --max-length is -1")
 
 
 @pytest.mark.parametrize(

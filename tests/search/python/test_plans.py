@@ -86,3 +86,9 @@ def test_a_wrong_argument_is_one_sentence(model, call, message):
         call(model)
     assert message in caught.value.message, caught.value.message
     assert "\n" not in caught.value.message and "pydantic" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 2.5, True, 10**15], ids=str)
+def test_more_or_fewer_tokens_than_a_model_reads_are_refused(tokens):
+    with pytest.raises(ConfigError, match=f"^tokens is {tokens}"):
+        plans.count("albert-all", tiny("bert"), tokens)
