@@ -37,7 +37,7 @@ def plan_sizes(
 ) -> tuple[Sizes, Sizes]:
     """Return the sizes of a model on the meta device, and of the same with the plan.
 
-    Raises :class:`ConfigError` about `named` where the model cannot read so many `tokens`.
+    Raises :class:`ConfigError` about `named` where the model reads fewer than `tokens` tokens.
     """
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
         raise ConfigError(f"{named} is {tokens!r}", "set it to a whole number from 1")

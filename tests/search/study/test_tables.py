@@ -1,4 +1,4 @@
-"""A storage that lacks a table, or what each study holds, is refused and stays as it is."""
+"""A storage without a table, or without what each study holds, is refused and stays as it is."""
 
 import shutil
 import sqlite3
