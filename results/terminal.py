@@ -72,7 +72,7 @@ def _front_table(study: StudyRecord) -> str:
 
 def named_plan(row: Row) -> str:
     """Return an anchor's name, a given plan's with its words, or else the plan's words."""
-    given = row.anchor is not None and row.anchor not in ANCHORS
+    given = row.anchor and row.anchor not in ANCHORS
     return f"{row.anchor}: {row.plan}" if given else row.title
 
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from sharetune.search.config import StudyConfig
+from sharetune.search.progress_bars import Steps
 from sharetune.search.solved import depends, refuse_other
 from sharetune.search.untrained import Untrained
 from sharetune.search.workers import in_process
@@ -158,13 +156,13 @@ def score_all(
     members = list(groups.items())
     candidates = [scoring.candidate(plan) for plan in groups]
     known, began = len(edits) - len(left), inf
-    with scoring_bar() as bar, closing(scoring.scores(candidates)) as scores:
-        task = bar.add_task("scoring edits", total=len(edits), completed=known)
+    bar = Steps("scoring edits", len(edits), known)
+    with bar, closing(scoring.scores(candidates)) as scores:
         for number, found in scores:
             began = min(began, time.monotonic())
             plan, own = members[number]
             _write(scoring.file, plan, {edit: edits[edit] for edit in own}, found)
-            bar.advance(task, len(own))
+            bar.advance(len(own))
             if isinstance(found, PlanScore) and not own:
                 unshared = found
             known += len(own)
@@ -179,14 +177,13 @@ def score_exchanges(scoring: ScoringRun, stored: StoredScores, edits: Iterable[E
     pairs = (edit for edit in edits if edit.kind == "tie" and len(edit.layers) == 2)
     every = dict.fromkeys(Exchange(edit.stack, (edit.layers[0], edit.layers[1])) for edit in pairs)
     left = [exchange for exchange in every if exchange not in stored.exchanges]
-    with scoring_bar() as bar:
-        task = bar.add_task("exchanging layers", total=len(every), completed=len(every) - len(left))
+    with Steps("exchanging layers", len(every), len(every) - len(left)) as bar:
         for number, found in scoring.scores([scoring.exchanged(each) for each in left]):
             if isinstance(found, PlanScore):
                 scoring.file.add_exchange(left[number], found)
             elif not isinstance(found, PlanError):
                 raise found
-            bar.advance(task)
+            bar.advance()
 
 
 def _write(
@@ -203,10 +200,3 @@ def _write(
             file.add_score(scored, found.loss, outside=wanted.outside)
         else:
             file.add_refusal(edit, found.message)
-
-
-def scoring_bar() -> Progress:
-    """Return a progress bar on stderr that says how much time is left."""
-    console = Console(stderr=True, highlight=False)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    return Progress(*columns, TimeRemainingColumn(), console=console)

@@ -10,6 +10,7 @@ from rich.status import Status
 from sharetune.results.formatting import margin, plural, quantity, short_title
 from sharetune.results.reading.trial import Trial
 from sharetune.search.estimate import seconds_of_search
+from sharetune.search.progress_bars import NotebookBar, clock, stderr_console
 from sharetune.search.search import Search
 from sharetune.spaces.anchors import ANCHORS, UNSHARED
 from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective, quality_of
@@ -23,19 +24,27 @@ MARKS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FA
 
 
 class Progress:
-    """A printer to stderr: plain lines, and on a terminal a status line that is kept up to date."""
+    """A printer to stderr: plain lines, and a status that is kept up to date.
+
+    The status is a line on a terminal and a bar in a notebook; elsewhere each line ends with it.
+    """
 
     def __init__(self, search: Search, console: Console | None = None) -> None:
         self.search = search
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or stderr_console()
         self.objectives = [OBJECTIVES[name] for name in search.config.objectives]
         self.began = time.monotonic()
+        self.estimate: float | None = None
         self.status: Status | None = None
+        self.bar: NotebookBar | None = None
 
     def __enter__(self) -> "Progress":
         self.search.on_finished = self.trial_finished
         self._say_what_comes()
-        if self.console.is_terminal:
+        if self.console.is_jupyter:
+            budget = self.search.config.budget.trials
+            self.bar = NotebookBar(self.standing(), budget, self.search.searched)
+        elif self.console.is_terminal:
             self.status = self.console.status(self.standing())
             self.status.start()
         return self
@@ -43,7 +52,8 @@ class Progress:
     def _say_what_comes(self) -> None:
         """Print how many trials are to come, and roughly how long they take."""
         left = max(0, self.search.config.budget.trials - self.search.ledger.started)
-        seconds = seconds_of_search(self.search) if left else None
+        self.estimate = seconds_of_search(self.search) if left else None
+        seconds = self.estimate
         rough = "" if seconds is None else f", by their FLOPs in about {clock(seconds)}"
         self.console.print(f"{plural(left, 'trial')} to come{rough}", markup=False)
 
@@ -59,13 +69,16 @@ class Progress:
             )
 
     def trial_finished(self, trial: Trial) -> None:
-        """Print one line for the trial, then the status, or refresh it on a terminal."""
+        """Print one line for the trial, then the status, or refresh it where it is kept."""
         line = printable(finished_line(trial, self.objectives))
-        if self.status is None:
+        if self.status is None and self.bar is None:
             self.console.print(f"{line} | {self.standing()}", markup=False)
-        else:
-            self.console.print(line, markup=False)
+            return
+        self.console.print(line, markup=False)
+        if self.status is not None:
             self.status.update(self.standing())
+        elif self.bar is not None:
+            self.bar.update(self.standing(), self.search.searched)
 
     def standing(self) -> str:
         """Describe the status: trials done and running, front, best and smallest model, time."""
@@ -84,14 +97,14 @@ class Progress:
         return ", ".join(parts)
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds left by this session's pace; None before a trial has finished."""
+        """Estimate the seconds left by this session's pace, before its first trial by FLOPs."""
         finished = len(self.search.finished_at)
         remaining: float = 0
         if self.search.ended is None:
             remaining += self.search.config.budget.trials - self.search.ledger.started
         remaining += len(self.search.running) + self.search.ledger.retrainings_left
         if not finished or not remaining:
-            return None
+            return self.estimate if remaining else None
         return (self.search.finished_at[-1] - self.began) / finished * remaining
 
 
@@ -137,10 +150,3 @@ def _value(objective: Objective, objectives: Sequence[Objective], trial: Trial) 
 
 def _parameters(trial: Trial) -> float:
     return float(trial.sizes["parameters"])
-
-
-def clock(seconds: float) -> str:
-    """Format seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

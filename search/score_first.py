@@ -5,8 +5,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
-
 from sharetune.results.formatting import plural
 from sharetune.search.config import StudyConfig
 from sharetune.search.edit_scoring import (
@@ -16,6 +14,7 @@ from sharetune.search.edit_scoring import (
     score_all,
     wanted_edits,
 )
+from sharetune.search.progress_bars import stderr_console
 from sharetune.spaces.errors import ConfigError, RunError, SharetuneError
 from sharetune.spaces.evaluator import Evaluator, PlanScore
 from sharetune.spaces.plan import SharingPlan
@@ -66,7 +65,7 @@ def score_first(config: StudyConfig, run: RunFolder, evaluator: Evaluator) -> Sc
         return None
     note = _why_not(config, evaluator)
     found = Scored(note=note) if note is not None else _tried(config, run, evaluator)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(found), markup=False)
+    stderr_console().print(str(found), markup=False)
     return found
 
 

@@ -11,11 +11,11 @@ from sharetune.search.edit_scoring import (
     opened,
     score_all,
     score_exchanges,
-    scoring_bar,
     wanted_edits,
 )
 from sharetune.search.latency_limit import measured
 from sharetune.search.live import Live
+from sharetune.search.progress_bars import Steps
 from sharetune.search.run import cluster
 from sharetune.search.signals import stopped_at_once
 from sharetune.search.starting import held_for_scoring, real_evaluator
@@ -78,9 +78,9 @@ def improved(
     config = validate(dict(stored.header.config), str(out))
     config = config.model_copy(update={"executor": "local"})
     scored = list(stored.scored.values())
-    with _scoring(config, out, None, None) as scoring, stopped_at_once(), scoring_bar() as bar:
+    bar = Steps("measuring plans", count)
+    with _scoring(config, out, None, None) as scoring, stopped_at_once(), bar:
         scoring.refuse_other(stored.header)
-        task = bar.add_task("measuring plans", total=count)
 
         def measure(plan: SharingPlan) -> float:
             if plan not in stored.plans:
@@ -89,7 +89,7 @@ def improved(
                     raise found
                 scoring.file.add_plan(plan, found)
                 stored.plans[plan] = found
-            bar.advance(task)
+            bar.advance()
             return stored.plans[plan].distance
 
         return improve(start, scored, needs, measure, measurements=count)
@@ -124,15 +124,14 @@ def _time_all(scoring: ScoringRun, stored: StoredScores) -> None:
     for key, one in stored.scored.items():
         if key not in stored.latency:
             alike.setdefault(_shape_key(one.edit, scoring.evaluator), []).append(one.edit)
-    with stopped_at_once(), scoring_bar() as bar:
-        task = bar.add_task("timing edits", total=len(alike))
+    with stopped_at_once(), Steps("timing edits", len(alike)) as bar:
         for first, *others in alike.values():
             candidate = scoring.candidate(plan_of([first]))
             found = measured(config, scoring.evaluator, candidate, candidate)
             timed = Timed(found["forms"]["stored"]["median_ms"], found["unshared_ms"])
             for edit in (first, *others):
                 scoring.file.add_latency(edit, timed)
-            bar.advance(task)
+            bar.advance()
 
 
 def _shape_key(edit: Edit, evaluator: Evaluator) -> str:

@@ -84,7 +84,7 @@ def test_make_knows_the_commands():
 
 def usage() -> dict[str, tuple[list[str], list[str]]]:
     """By command, the words that must be given and the optional ones, as the README has them."""
-    (lines,) = re.findall(r"```\n(sharetune search.*?)```", README, re.S)
+    (lines,) = re.findall(r"```text\n(sharetune search.*?)```", README, re.S)
     found = {}
     for line in lines.strip().split("\n"):
         words = line.split("#")[0]

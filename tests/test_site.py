@@ -82,14 +82,6 @@ def test_a_notebook_runs_from_a_clean_kernel(notebook, tmp_path, monkeypatch):
     assert "<svg" in shown or notebook.stem == "cluster"
 
 
-def test_the_sampler_s_page_runs(monkeypatch):
-    """With fewer trials, as the page has it."""
-    (code,) = python_blocks(DOCS / "guided-sampler.md")
-    names = {}
-    exec(code.replace("n_trials=30", "n_trials=2").replace("max_iter=20", "max_iter=1"), names)
-    assert len(names["study"].trials) == 2
-
-
 def test_configuration_is_read():
     read = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
     assert read["strict"] is True and os.path.exists(ROOT / read["hooks"][0])

@@ -287,7 +287,12 @@ def serve(
 def show(
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="a plan file or a preset's name")],
     model: Annotated[str, typer.Option(help="a model of the hub, or a folder")],
-    max_length: Annotated[int, typer.Option(help="tokens of the forward pass")] = 128,
+    max_length: Annotated[
+        Optional[int],
+        typer.Option(
+            show_default="128, or as many as the model reads", help="tokens of the forward pass"
+        ),
+    ] = None,
 ) -> None:
     """Draw a plan's layers and count what it stores on a model. Trains nothing."""
     with user_errors():

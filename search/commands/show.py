@@ -12,15 +12,19 @@ from sharetune.spaces.layer_text import layers_as_text, stacks_text, unchanged_t
 from sharetune.spaces.plan import SharingPlan, lacking_parts, presets
 from sharetune.trainers import share_
 from sharetune.trainers.measuring.sizes import facts
-from sharetune.trainers.models.positions import refuse_beyond_positions
+from sharetune.trainers.models.positions import most_tokens, refuse_beyond_positions
 from sharetune.trainers.models.pretrained import ByArchitecture, skeleton
 from sharetune.trainers.models.structure import find_stacks, stack_shapes
 
+TOKENS = 128
+"""Tokens of the forward pass whose FLOPs are counted, if the model reads as many."""
 
-def describe_plan(plan: str, model: str, max_length: int) -> str:
+
+def describe_plan(plan: str, model: str, max_length: int | None = None) -> str:
     """Return the layers' drawing, and stored parameters, bytes, FLOPs and effective ratio.
 
-    `plan` is a file or a preset's name. Raises :class:`SharetuneError` if it does not fit.
+    `plan` is a file or a preset's name. FLOPs are of `max_length` tokens; None: of `TOKENS`, or as
+    many as the model reads. Raises :class:`SharetuneError` if it does not fit.
     """
     read = SharingPlan.preset(plan) if plan in presets() else SharingPlan.load(Path(plan))
     unshared = skeleton(ByArchitecture(), model)
@@ -29,7 +33,8 @@ def describe_plan(plan: str, model: str, max_length: int) -> str:
     depths = {name: shape.depth for name, shape in shapes.items()}
     unchanged = unchanged_text(lacking_parts(shapes))
     drawing = "\n".join([layers_as_text(bound, depths), *unchanged])
-    return f"{drawing}\n\n{_counts(unshared, bound, max_length)}"
+    length = min(TOKENS, most_tokens(unshared) or TOKENS) if max_length is None else max_length
+    return f"{drawing}\n\n{_counts(unshared, bound, length)}"
 
 
 def plan_sizes(

@@ -49,7 +49,7 @@ def refuse_unknown_texts(tokenizer: Any, texts: Sequence[str], source: str) -> N
     """
     every = max(1, len(texts) // CHECKED_TEXTS)
     tried = list(islice(texts, 0, None, every))[:CHECKED_TEXTS]
-    read = tokenizer(tried, add_special_tokens=False)["input_ids"]
+    read = tokenizer(tried, add_special_tokens=False, verbose=False)["input_ids"]
     count, empty = sum(map(len, read)), sum(not ids for ids in read)
     unknown = 0 if tokenizer.unk_token_id is None else _count(read, tokenizer.unk_token_id)
     if unknown > MOST_UNKNOWN * count or empty > MOST_UNKNOWN * len(tried):

@@ -50,7 +50,7 @@ class TextGeneration(Task):
 
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
         end = [] if reader.eos_token_id is None else [reader.eos_token_id]
-        texts = reader(frame["text"].tolist(), add_special_tokens=False)["input_ids"]
+        texts = reader(frame["text"].tolist(), add_special_tokens=False, verbose=False)["input_ids"]
         tokens = list(chain.from_iterable([*text, *end] for text in texts))
         blocks = [
             tokens[i : i + max_length] for i in range(0, len(tokens) - max_length + 1, max_length)

@@ -306,16 +306,17 @@ def test_show_names_the_parts_that_the_plan_does_not_change(tmp_path):
 
 
 def test_show_of_more_tokens_than_the_model_reads(tmp_path):
-    write_checkpoint(tmp_path / "model")  # of 32 positions, where 128 tokens are the default
-    result = call("show", "albert-all", "--model", tmp_path / "model")
+    write_checkpoint(tmp_path / "model")  # of 32 positions
+    result = call("show", "albert-all", "--model", tmp_path / "model", "--max-length", 128)
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
         "error: --max-length is 128, and the model reads at most 32 tokens",
         "",
         "hint: set --max-length to 32 at most",
     ]
-    result = call("show", "albert-all", "--model", tmp_path / "model", "--max-length", 32)
+    result = call("show", "albert-all", "--model", tmp_path / "model")
     assert result.exit_code == 0, result.output
+    assert "FLOPs, 32 tokens" in result.stdout
     result = call("show", "albert-all", "--model", tmp_path / "model", "--max-length", -1)
     assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "error: --max-length is -1")
 

@@ -1,0 +1,81 @@
+"""Progress of work with a known number of steps, wherever it is shown."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from sharetune.search import progress_bars
+from sharetune.search.progress_bars import Steps, bar_html, clock
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that stands still until a test moves it."""
+    time = [100.0]
+    monkeypatch.setattr(progress_bars.time, "monotonic", lambda: time[0])
+    return time
+
+
+def test_a_log_gets_a_line_at_once_and_then_now_and_then(now):
+    out = io.StringIO()
+    with Steps("scoring edits", 60, 10, Console(file=out)) as steps:
+        for _ in range(4):
+            now[0] += 4
+            steps.advance(5)
+    assert out.getvalue().splitlines() == [
+        "scoring edits: 10/60",
+        "scoring edits: 25/60, about 0:28 left",
+    ]
+
+
+def test_known_steps_take_no_time_and_the_end_has_none_left(now):
+    steps = Steps("timing edits", 3, 1, Console(file=io.StringIO()))
+    assert steps.text() == "timing edits: 1/3"
+    now[0] += 90
+    steps.advance()
+    assert steps.text() == "timing edits: 2/3, about 1:30 left"
+    steps.advance()
+    assert steps.text() == "timing edits: 3/3"
+
+
+def test_a_terminal_gets_a_bar(now):
+    out = io.StringIO()
+    with Steps("scoring edits", 4, 0, Console(file=out, force_terminal=True, width=80)) as steps:
+        steps.advance(4)
+    assert "4/4" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+
+
+def test_a_notebook_s_bar_is_replaced_in_place(now, monkeypatch):
+    display = pytest.importorskip("IPython.display")
+    shown = []
+
+    class Handle:
+        def update(self, found):
+            shown.append(found.data)
+
+    def show(found, display_id):
+        shown.append(found.data)
+        return Handle()
+
+    monkeypatch.setattr(display, "display", show)
+    console = Console(file=io.StringIO(), force_jupyter=True)
+    with Steps("scoring edits", 4, 1, console) as steps:
+        now[0] += 2
+        steps.advance()
+    assert shown == [
+        '<progress value="1" max="4"></progress> scoring edits: 1/4',
+        '<progress value="2" max="4"></progress> scoring edits: 2/4, about 0:04 left',
+    ]
+
+
+def test_names_of_others_are_text_in_a_notebook():
+    assert (
+        bar_html("<b>a</b>", 0, 0) == '<progress value="0" max="1"></progress> &lt;b&gt;a&lt;/b&gt;'
+    )
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
+def test_seconds_are_written_as_a_clock(seconds, text):
+    assert clock(seconds) == text
