@@ -45,7 +45,7 @@ class GainLinear(SharedLinear):
         self.gain = torch.nn.Parameter(torch.tensor([float(start)]))
 
     @property
-    def weight(self):
+    def matrix(self):
         return self.gain * self.entry.weight
 
 

@@ -152,12 +152,13 @@ def _tensors(index: int, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
             _refuse_composed(index, path, module)
         source = module.entry if isinstance(module, SharedNorm) else module
         if isinstance(module, SharedLinear | SharedNorm | nn.Linear | nn.LayerNorm):
-            yield f"{path}.weight", source.weight  # type: ignore[misc]
+            weight = module.matrix if isinstance(module, SharedLinear) else source.weight
+            yield f"{path}.weight", weight  # type: ignore[misc]
             yield f"{path}.bias", source.bias  # type: ignore[misc]
 
 
 def _refuse_composed(index: int, path: str, module: SharedLinear) -> None:
-    if module.weight is not getattr(module.entry, "weight", None):
+    if module.matrix is not getattr(module.entry, "weight", None):
         raise ModelError(
             f"ALBERT's layers are whole, but {path} of layer {index} is put together from a bank "
             "and private weights",

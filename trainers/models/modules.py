@@ -54,11 +54,62 @@ class Multiplier(nn.Module):
         raise NotImplementedError
 
 
+class ReadOnly(Tensor):
+    """A view of weights that several layers read, which refuses to be changed at one of them.
+
+    Merging an adapter would otherwise change all readers, or a matrix that was just composed.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`, which returns a plain tensor. Raises :class:`ModelError` for a change."""
+        if args and isinstance(args[0], cls) and _is_change(func):
+            raise ModelError(
+                "weights that several layers read cannot be changed at one of them, as merging an "
+                "adapter does",
+                "keep the adapter apart, or merge it into the dense model: export as dense first",
+            )
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+DATA = (Tensor.data.__get__, Tensor.data.__set__)  # type: ignore[attr-defined]
+"""What reads and replaces a tensor's content, unseen by autograd."""
+
+IN_PLACE = frozenset(
+    ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__")
+)
+"""Operators that change a tensor."""
+
+
+def _is_change(func: Any) -> bool:
+    name = str(func.__name__)
+    in_place = name.endswith("_") and not name.startswith("_") and name != "requires_grad_"
+    return func in DATA or in_place or name in IN_PLACE
+
+
+def read_only(weight: Tensor) -> Tensor:
+    """Return a view of `weight` for code that is not the reader's own.
+
+    What stands for a tensor while a model is traced is returned as it is.
+    """
+    if type(weight) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
+        return weight
+    found = weight.as_subclass(ReadOnly)
+    found._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers leaves it alone
+    return found
+
+
+BASE_LAYER = "base_layer"
+"""The attribute of an adapter of PEFT that holds the layer it adapts."""
+
+
 class RepeatedModule(nn.Module):
     """A second run of the module `name` of `holder`, which is at an earlier position.
 
     The module is looked up at every use, so that replacing it takes effect here, and is not
-    registered, so that no tensor has two names. Attributes such as `weight` are the module's.
+    registered, so that no tensor has two names. Attributes such as `weight` are the module's, but
+    not the layer under its adapter: an adapter here would be merged into that.
     """
 
     def __init__(self, holder: nn.Module, name: str) -> None:
@@ -76,7 +127,7 @@ class RepeatedModule(nn.Module):
         return self.source(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or name == BASE_LAYER:
             return super().__getattr__(name)
         return getattr(self.source, name)
 
@@ -87,6 +138,11 @@ class RepeatedModule(nn.Module):
 
 class RepeatedLinear(RepeatedModule, nn.Linear):
     """A second run of a linear layer, which adapters such as LoRA take for one."""
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """Return the layer's matrix, which cannot be changed here."""
+        return read_only(self.source.weight)  # type: ignore[arg-type]
 
 
 def repeated(holder: nn.Module, name: str) -> RepeatedModule:
@@ -115,7 +171,7 @@ class BankReader(nn.Module):
         Raises :class:`ModelError` if it has an adapter, which no reader would use.
         """
         entry = self._banks[0][self._key]
-        if "base_layer" in entry._modules:
+        if BASE_LAYER in entry._modules:
             raise ModelError(
                 f"a bank's matrix cannot have an adapter, but {self._key} has one",
                 "adapt the layers' own modules: exclude_modules=r'banks\\..*'",
@@ -148,7 +204,7 @@ class SharedLinear(BankReader, nn.Linear):
 
     It is an ``nn.Linear`` so that adapters such as LoRA take it for one.
 
-    Subclasses define how, by the property :attr:`weight`. `own_bias` (out) is the layer's own;
+    Subclasses define how, by the property :attr:`matrix`. `own_bias` (out) is the layer's own;
     without one the entry's bias is used. If `transposed`, the layer materialises as a Conv1D.
     """
 
@@ -163,9 +219,14 @@ class SharedLinear(BankReader, nn.Linear):
         self.transposed = transposed
 
     @property
-    def weight(self) -> Tensor:
+    def matrix(self) -> Tensor:
         """Return the layer's matrix, out x in."""
-        raise NotImplementedError
+        return self.weight  # of a subclass that defines this instead
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the layer's matrix, out x in, for code that may not change it."""
+        return read_only(self.matrix)
 
     @property
     def composes(self) -> bool:
@@ -180,16 +241,16 @@ class SharedLinear(BankReader, nn.Linear):
     @property
     def in_features(self) -> int:
         """Return the number of columns of the matrix."""
-        return int(self.weight.shape[1])
+        return int(self.matrix.shape[1])
 
     @property
     def out_features(self) -> int:
         """Return the number of rows of the matrix."""
-        return int(self.weight.shape[0])
+        return int(self.matrix.shape[0])
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return ``hidden @ weight.T + bias``: (..., in) -> (..., out)."""
-        return functional.linear(hidden, self.weight, self.bias)
+        return functional.linear(hidden, self.matrix, self.bias)
 
     def forward_apart(self, hidden: Tensor) -> Tensor:
         """Return the same as `forward` by separate products with bank and private tensors.
@@ -211,7 +272,7 @@ class SharedLinear(BankReader, nn.Linear):
 
         It is frozen where all that it is made of is.
         """
-        dense: Any = dense_layer(self.weight, self.bias, transposed=self.transposed)
+        dense: Any = dense_layer(self.matrix, self.bias, transposed=self.transposed)
         made_of = [*self.named_parameters(), *self.entry.named_parameters()]
         trained = [p.requires_grad for name, p in made_of if name not in ("own_bias", "bias")]
         dense.weight.requires_grad_(any(trained))

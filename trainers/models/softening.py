@@ -88,10 +88,10 @@ class OwnLinear(SoftLinear):
 
     @property
     def weight(self) -> Tensor:
-        return self.blend(self.own, self.reader.weight, self.alpha)
+        return self.blend(self.own, self.reader.matrix, self.alpha)
 
     def distance(self) -> Tensor:
-        return (self.own - self.reader.weight).square().mean()
+        return (self.own - self.reader.matrix).square().mean()
 
 
 @SCHEDULES.register("interpolate")
@@ -142,7 +142,7 @@ class Untie(SoftLinear):
 
     @property
     def weight(self) -> Tensor:
-        return self._leader[0].weight
+        return self._leader[0].matrix
 
     def hardened(self) -> SharedLinear:
         self.reader.start_from_(self._leader[0])

@@ -279,3 +279,30 @@ def test_adapters_on_banks_are_refused(tmp_path):
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear"))
     with pytest.raises(ModelError, match="a bank's matrix cannot have an adapter"):
         logits(adapted)
+
+
+@pytest.mark.parametrize("rule", ["bank", "tie", "lowrank", "loop"])
+@pytest.mark.parametrize("safe", [False, True])
+def test_adapters_cannot_be_merged_into_shared_weights(tmp_path, rule, safe):
+    peft = pytest.importorskip("peft")
+    model = shared("llama", rule)
+    export(model, tmp_path / "out", "code")
+    rules = peft.LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)
+    adapted = peft.get_peft_model(load_with_code(tmp_path / "out"), rules).eval()
+    before = logits(adapted)
+    with pytest.raises(ValueError, match="several layers read cannot be changed at one of them"):
+        adapted.merge_adapter(safe_merge=safe)
+    with pytest.raises(ValueError, match="several layers read cannot be changed at one of them"):
+        adapted.merge_and_unload(safe_merge=safe)
+    assert torch.allclose(logits(adapted.base_model.model), before, atol=1e-5)
+
+
+def test_adapters_of_private_layers_are_merged(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = shared("llama", "tie")
+    rules = peft.LoraConfig(
+        target_modules=r".*layers\.[23]\..*q_proj", r=2, init_lora_weights=False
+    )
+    adapted = peft.get_peft_model(model, rules).eval()
+    before = logits(adapted)
+    assert torch.allclose(logits(adapted.merge_and_unload()), before, atol=1e-5)

@@ -30,7 +30,7 @@ class AtomsLinear(SharedLinear):
         self.mixing = linear(mixing)
 
     @property
-    def weight(self) -> Tensor:
+    def matrix(self) -> Tensor:
         """Return the weighted sum, out x in."""
         atoms: Tensor = self.entry.weight  # type: ignore[assignment]
         mixing = self.mixing.weight  # 1 x s

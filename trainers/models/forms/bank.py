@@ -42,7 +42,7 @@ class BankLinear(SharedLinear):
         return Cut(self.cut.axis, self.cut.shared, tuple(beyond))
 
     @property
-    def weight(self) -> Tensor:
+    def matrix(self) -> Tensor:
         """Return the bank's units followed by the private ones, out x in."""
         shared: Tensor = self.entry.weight  # type: ignore[assignment]
         if not self.reads.is_whole:

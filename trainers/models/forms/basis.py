@@ -42,7 +42,7 @@ class BasisLinear(SharedLinear):
         return (basis, own) if self.shares_input else (own, basis)
 
     @property
-    def weight(self) -> Tensor:
+    def matrix(self) -> Tensor:
         """Return the product of both factors, out x in."""
         first, second = self.factors
         return second @ first

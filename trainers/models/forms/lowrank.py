@@ -40,7 +40,7 @@ class LowRankLinear(SharedLinear):
         self.register_parameter("mixing", None if mixing is None else nn.Parameter(mixing))
 
     @property
-    def weight(self) -> Tensor:
+    def matrix(self) -> Tensor:
         """Return ``scale * S (mixing x I) + up @ down``, out x in."""
         weight: Tensor = self.entry.weight  # type: ignore[assignment]
         if self.mixing is not None:
