@@ -5,11 +5,14 @@
 
 SmolLM2-135M-Instruct, untrained: its 30 layers as a cycle of the first 15, five FFNs of half the
 width, three layers dropped. For each plan and format: bytes against the plan's, the difference of
-logits, and for GGUF the perplexity in llama.cpp against the model's in torch, on the same 128
-tokens. In the exact formats the export itself compares 64 tokens.
+logits, the perplexity in the runtime against the model's in torch, on the same 500 tokens, and for
+ONNX the memory of a session, as a multiple of the file's bytes. In the exact formats and in ONNX
+the export itself compares 64 tokens.
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 from math import exp
 from pathlib import Path
@@ -17,12 +20,15 @@ from typing import Any
 
 import torch
 import transformers
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers import share_
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.exports.llama_cpp import LlamaCpp
+from sharetune.trainers.exports.onnx import session
+from sharetune.trainers.exports.onnx_cache import Steps
 
 WHOLE = ["attention", "ffn", "norms", "biases"]
 PLANS: dict[str, dict[str, Any]] = {
@@ -35,8 +41,11 @@ PLANS: dict[str, dict[str, Any]] = {
 TEXT = Path(__file__).with_name("exports.py")
 """The text whose perplexity is measured: this file."""
 
-TOKENS = 128
+TOKENS = 500
 """Tokens of the text."""
+
+MEMORY = Path(__file__).with_name("session_memory.py")
+"""What measures the memory of a session of onnxruntime."""
 
 
 def main(model: str, plans: list[str], formats: list[str]) -> None:
@@ -45,8 +54,8 @@ def main(model: str, plans: list[str], formats: list[str]) -> None:
     transformers.logging.disable_progress_bar()
     reader = AutoTokenizer.from_pretrained(model)
     tokens = reader(TEXT.read_text("utf-8"))["input_ids"][:TOKENS]
-    print("| plan | format | weights | plan's bytes | ratio | difference | perplexity | ratio |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| plan | format | weights | plan | ratio | difference | perplexity | ratio | memory |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for plan in plans:
         shared = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         share_(shared, SharingPlan.model_validate({"groups": [PLANS[plan]]}))
@@ -55,13 +64,14 @@ def main(model: str, plans: list[str], formats: list[str]) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "out"
                 found = export(shared, folder, format, reader=reader)
-                file = folder / "model.gguf"
-                run = in_llama_cpp(file, shared, tokens) if file.exists() else own
+                run = in_runtime(folder, shared, tokens) or own
+                memory = in_memory(folder)
             cells = (
                 *(plan, f"`{format}`"),
                 *(f"{size / 1e6:.1f} MB" for size in (found.weights, found.planned)),
                 *(f"{found.weights / found.planned:.3f}", f"{found.difference:.2g}"),
                 *(f"{run:.2f}", f"{run / own:.4f}"),
+                f"{memory / found.weights:.3f}" if memory else "-",
             )
             print("|", " | ".join(cells), "|", flush=True)
 
@@ -71,6 +81,25 @@ def perplexity(model: PreTrainedModel, tokens: list[int]) -> float:
     ids = torch.tensor([tokens])
     with torch.no_grad():
         return exp(float(model(input_ids=ids, labels=ids).loss))
+
+
+def in_runtime(folder: Path, model: PreTrainedModel, tokens: list[int]) -> float | None:
+    """Return the export's perplexity in its runtime; None if that is torch."""
+    if (folder / "model.gguf").exists():
+        return in_llama_cpp(folder / "model.gguf", model, tokens)
+    if (folder / "model.onnx").exists():
+        ids = torch.tensor([tokens])
+        logits = Steps(session(folder)).answer({"input_ids": ids, "attention_mask": ids * 0 + 1})
+        return exp(float(cross_entropy(logits[0, :-1], ids[0, 1:])))
+    return None
+
+
+def in_memory(folder: Path) -> int:
+    """Return the bytes of a session of onnxruntime; 0 for other formats."""
+    if not (folder / "model.onnx").exists():
+        return 0
+    ran = subprocess.run([sys.executable, MEMORY, folder], check=True, stdout=subprocess.PIPE)
+    return int(ran.stdout)
 
 
 def in_llama_cpp(file: Path, model: PreTrainedModel, tokens: list[int]) -> float:
@@ -84,6 +113,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--plans", nargs="+", default=list(PLANS))
-    parser.add_argument("--formats", nargs="+", default=["code", "gguf", "gguf-q8_0", "gguf-q4_0"])
+    parser.add_argument("--formats", nargs="+", default=["gguf", "gguf-q8_0", "gguf-q4_0", "onnx"])
     asked = parser.parse_args()
     main(asked.model, asked.plans, asked.formats)

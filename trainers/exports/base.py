@@ -22,6 +22,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError, RunError
 from sharetune.spaces.registry import Registry
 from sharetune.trainers.measuring.sizes import saved_bytes
+from sharetune.trainers.models.positions import most_tokens
 from sharetune.trainers.models.sample_inputs import Inputs, samples
 from sharetune.trainers.models.shared_model import SharedModel
 
@@ -35,6 +36,14 @@ Distance = Callable[[Tensor, Tensor], float]
 def largest_difference(own: Tensor, other: Tensor) -> float:
     """Return the largest absolute difference; NaN if any number is."""
     return float((own - other).abs().max())
+
+
+def scaled_difference(own: Tensor, other: Tensor) -> float:
+    """Return the largest absolute difference, in standard deviations of `own` if that is above 1.
+
+    Rounding grows with the numbers: logits of a stack that runs again untrained are in the tens.
+    """
+    return largest_difference(own, other) / max(1.0, float(own.std()))
 
 
 def relative_difference(own: Tensor, other: Tensor) -> float:
@@ -196,7 +205,8 @@ def check_greedy(
     Where they part, both tokens must be as likely, within `tolerance`.
     """
     prompt = inputs["input_ids"][0]
-    settings = GenerationConfig(max_new_tokens=GREEDY_TOKENS, do_sample=False)
+    room = (most_tokens(model) or len(prompt) + GREEDY_TOKENS) - len(prompt)
+    settings = GenerationConfig(max_new_tokens=min(room, GREEDY_TOKENS), do_sample=False)
     with torch.no_grad():
         text = model.generate(prompt[None], generation_config=settings)[0]
         own = text[len(prompt) :].tolist()

@@ -74,7 +74,7 @@ class ReadOnly(Tensor):
 
 
 DATA = (Tensor.data.__get__, Tensor.data.__set__)  # type: ignore[attr-defined]
-"""What reads and replaces a tensor's content, unseen by autograd."""
+"""Functions that read and replace a tensor's content, unseen by autograd."""
 
 IN_PLACE = frozenset(
     ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__")

@@ -37,6 +37,7 @@ from sharetune.trainers import load_shared, share_, share_params
 from sharetune.trainers.exports import onnx as onnx_format
 from sharetune.trainers.exports.albert import arrange
 from sharetune.trainers.exports.base import EXPORTS, Written, answering, export
+from sharetune.trainers.exports.onnx_cache import Steps
 from sharetune.trainers.models.modules import products_apart
 from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.structure import find_stacks
@@ -156,13 +157,50 @@ def test_onnx_of_other_families(tmp_path, family):
     share_(model, SharingPlan.model_validate({"groups": groups}))
     assert export(model, tmp_path / "out", "onnx").difference <= 1e-5
     # other lengths than those it was written with, the decoder's being its own
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    session = onnx_format.session(tmp_path / "out")
+    if family in DECODERS:
+        given = inputs(batch=4)
+        assert torch.allclose(Steps(session).answer(given), answering(model)(given), atol=1e-5)
+        return
     names = [item.name for item in session.get_inputs()]
     given = inputs_of(model, batch=4)
     given = {name: given.get(name, torch.zeros(4, 9, dtype=torch.int64)) for name in names}
     found = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})[0]
     expected = answering(model)(given)
     assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [{"form": {"narrow": {"keep": 0.5}}}, {"times": 2}], ids=str)
+def test_onnx_writes_text_by_a_cache(tmp_path, rule):
+    plan = SharingPlan.model_validate({"groups": [{"layers": [1, 2], "assign": "each"} | rule]})
+    model = share_(tiny("llama"), plan)
+    export(model, tmp_path / "out", "onnx")
+    session = onnx_format.session(tmp_path / "out")
+    heads = {node.name: node.shape for node in session.get_inputs()}
+    runs, narrow = (4, 1) if "form" in rule else (6, 2)
+    kinds = ("key", "value")
+    assert list(heads) == ["input_ids", "attention_mask", "position_ids"] + [
+        f"past_key_values.{i}.{kind}" for i in range(runs) for kind in kinds
+    ]
+    assert heads["past_key_values.1.key"] == ["batch_size", narrow, "past_sequence_length", 12]
+    assert [node.name for node in session.get_outputs()] == ["logits"] + [
+        f"present.{i}.{kind}" for i in range(runs) for kind in kinds
+    ]
+    prompt = inputs()["input_ids"][:1]
+    text = model.generate(prompt, max_new_tokens=20, do_sample=False, eos_token_id=None)
+    assert Steps(session).greedy(prompt[0].tolist(), 20) == text[0, 9:].tolist()
+
+
+@pytest.mark.slow
+def test_onnx_with_tied_embeddings_stores_them_once(tmp_path):
+    model = share_params(tiny("gpt2"), 0, 1, 1)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    export(model, tmp_path / "out", "onnx")
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    assert [t.dims for t in graph.initializer].count([99, 48]) == 1
+    stored = {t.name for t in graph.initializer}
+    assert not [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in stored]
 
 
 def test_samples_are_what_the_family_reads():
