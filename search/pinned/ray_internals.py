@@ -1,5 +1,7 @@
 """Change settings of Ray that it has no public switch for."""
 
+from typing import Any
+
 import ray
 from ray._private import ray_constants, worker
 from ray.tune.execution import class_cache
@@ -31,3 +33,13 @@ def reuse_started_workers() -> None:
     """
     if is_known("ray"):
         class_cache.DEFAULT_ENV_VARS.clear()
+
+
+def forget(trial: Any) -> None:
+    """Drop the configuration and the result that Ray Tune keeps of each trial that has ended.
+
+    It keeps its trials for as long as it runs, so that a long search would grow.
+    """
+    if is_known("ray"):
+        trial.config = trial._Trial__unresolved_config = trial.evaluated_params = {}
+        trial.run_metadata.last_result = {}

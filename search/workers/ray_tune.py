@@ -30,6 +30,7 @@ from sharetune.search.config import Resources, StudyConfig
 from sharetune.search.outcome import Outcome, Reached, stopped
 from sharetune.search.pinned.ray_internals import (
     addresses,
+    forget,
     reuse_started_workers,
     set_reachable,
 )
@@ -158,7 +159,8 @@ def _progress(job: Job) -> set[str]:
 class BetweenSteps(tune.Callback):
     """A callback that looks around between two steps of Ray Tune's loop, of at most 0.1 s each.
 
-    It ends the loop when asked to or cut off, and workers that have stopped.
+    It ends the loop when asked to or cut off, and workers that have stopped; trials that have ended
+    are forgotten.
     """
 
     def __init__(
@@ -170,13 +172,24 @@ class BetweenSteps(tune.Callback):
     ) -> None:
         self.stop_if_asked, self.searcher, self.watch = stop_if_asked, searcher, watch
         self.services = services
+        self.ended: deque[Any] = deque()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing, as the searcher."""
         return {}
 
+    def on_trial_complete(
+        self, iteration: int, trials: list[Any], trial: Any, **info: object
+    ) -> None:
+        """Note a trial that Ray Tune is done with after this step."""
+        self.ended.append(trial)
+
+    on_trial_error = on_trial_complete
+
     def on_step_begin(self, iteration: int, trials: list[Any], **info: object) -> None:
         """Raise ``KeyboardInterrupt`` if a signal came, or the error that ends the search."""
+        while self.ended:
+            forget(self.ended.popleft())
         self.services.stop_if_lost()
         self.stop_if_asked()
         if self.searcher.broken is not None:
