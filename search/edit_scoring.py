@@ -24,7 +24,7 @@ from sharetune.spaces.evaluator import (
     Sizes,
     Untried,
 )
-from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.plan import SharingPlan, lacking_parts
 from sharetune.spaces.planning.edits import Edit, plan_of
 from sharetune.spaces.planning.grid import grid, grid_of
 from sharetune.spaces.planning.rivals import RIVALS
@@ -80,7 +80,9 @@ def opened(scoring: ScoringRun, unshared: Sizes) -> StoredScores:
     file = scoring.file
     if not file.exists:
         config = scoring.config.model_dump(mode="json")
-        file.begin(ScoresHeader(depends(scoring.config, scoring.evaluator), unshared, config))
+        lacking = lacking_parts(scoring.evaluator.stacks)
+        of = depends(scoring.config, scoring.evaluator)
+        file.begin(ScoresHeader(of, unshared, config, lacking))
     stored = file.read()
     scoring.refuse_other(stored.header)
     file.cut_partial_line()

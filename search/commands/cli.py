@@ -190,6 +190,7 @@ def solve(
     """Find the best plans for any budget from RUN's scores, in under a second."""
     with user_errors():
         from sharetune.search.commands.solve import Solver, plans_as_yaml
+        from sharetune.spaces.layer_text import unchanged_text
 
         sizes = {"parameters": parameters, "bytes": bytes_, "flops": flops}
         solver = Solver.of(run, sizes | {"latency_ms": latency_ms})
@@ -202,6 +203,8 @@ def solve(
             say("\nstopped; what is measured is kept", file=sys.stderr)
             raise typer.Exit(130) from None
         plans = [one.solution.plan for one in found]
+        for text in unchanged_text(solver.stored.header.lacking):
+            say(text, file=sys.stderr)
         say(f"{solver.table(found)}\n\n{plans_as_yaml(plans)}", end="")
         if latency_ms is not None:
             say("latency adds up only roughly: measure what you choose", file=sys.stderr)

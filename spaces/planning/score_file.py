@@ -30,12 +30,14 @@ class ScoresHeader:
     """Header of the file: the model, data and space that its scores are of.
 
     `depends` has digests by name (model, data, space ...) which must be equal for scores to go on;
-    `unshared` has the unshared model's sizes; `config` is the study file as plain data.
+    `unshared` has the unshared model's sizes; `config` is the study file as plain data; `lacking`
+    names, by stack, the parts that no plan changes.
     """
 
     depends: Mapping[str, str]
     unshared: Sizes
     config: dict[str, Any]
+    lacking: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class Timed(NamedTuple):
@@ -177,7 +179,10 @@ def _read(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> StoredScores
     version = first.pop("version")
     if version != VERSION:
         raise ValueError(f"it is of version {version}, and this ShareTune reads {VERSION}")
-    found = StoredScores(ScoresHeader(**first))
+    header = ScoresHeader(**first)
+    if not all(isinstance(parts, list) for parts in dict(header.lacking).values()):
+        raise TypeError("lacking holds no lists of parts")
+    found = StoredScores(header)
     for line in rest:
         _refuse_texts(line)
         if "plan" in line:

@@ -93,6 +93,16 @@ def test_a_size_that_cannot_be_had_is_one_error(drops, words, said):
     assert result.stderr.startswith("error: ") and said in result.stderr
 
 
+def test_parts_that_no_plan_changes_are_named(tmp_path):
+    file = ScoreFile(tmp_path / "scores.jsonl")
+    file.begin(ScoresHeader({}, UNSHARED, {}, {"layers": ["ffn"]}))
+    for one in language_model_scores():
+        file.add_score(one, None)
+    result = call("solve", tmp_path, "--parameters", "80%", "--count", 1)
+    assert result.stderr.startswith("No plan shares or narrows the ffn of stack 'layers', ")
+    assert len(rows(result)[1]) == 1
+
+
 def test_a_folder_without_scores_says_how_to_get_them(tmp_path):
     result = call("solve", tmp_path, "--parameters", "80%")
     assert result.exit_code == 2
