@@ -180,10 +180,12 @@ def resolve_paths(values: Iterable[Any], source: str) -> list[Any]:
     return [str(folder / value) if isinstance(value, str) else value for value in found]
 
 
-def column(frame: pd.DataFrame, given: str | None, usual: tuple[str, ...], what: str) -> str:
+def column(
+    frame: pd.DataFrame, source: str, given: str | None, usual: tuple[str, ...], what: str
+) -> str:
     """Return the column's name: `given`, or the first of the `usual` ones that the table has.
 
-    Raises :class:`DataError` if the table has none of them.
+    Raises :class:`DataError` if the table, read from `source`, has none of them.
     """
     names = [given] if given else usual
     for name in names:
@@ -191,9 +193,9 @@ def column(frame: pd.DataFrame, given: str | None, usual: tuple[str, ...], what:
             return str(name)
     asked = repr(given) if given else f"among {', '.join(usual)}"
     raise DataError(
-        f"no {what} column: looked for {asked}, and the table has "
+        f"{source} has no {what} column: looked for {asked}, and the table has "
         f"{', '.join(map(repr, frame.columns))}",
-        f"set task.{what} to the column's name",
+        f"set task.{what} to the column's name; on the command line by --set task.{what}=NAME",
     )
 
 

@@ -84,7 +84,7 @@ class AudioClassification(LabelledFiles):
         return {name: value for name, value in full.items() if name == model.main_input_name}
 
     def columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-        audio = column(frame, self.audio, AUDIO_COLUMNS, "audio")
-        label = column(frame, self.label, LABEL_COLUMNS, "label")
+        audio = column(frame, source, self.audio, AUDIO_COLUMNS, "audio")
+        label = column(frame, source, self.label, LABEL_COLUMNS, "label")
         labels = self.named_labels(frame[label], source)
         return recordings(frame[audio], source).assign(label=labels.to_numpy())

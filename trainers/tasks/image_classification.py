@@ -123,8 +123,8 @@ class ImageClassification(LabelledFiles):
         return default_data_collator
 
     def columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-        image = column(frame, self.image, IMAGE_COLUMNS, "image")
-        label = column(frame, self.label, LABEL_COLUMNS, "label")
+        image = column(frame, source, self.image, IMAGE_COLUMNS, "image")
+        label = column(frame, source, self.label, LABEL_COLUMNS, "label")
         found = resolve_paths(frame[image], source)
         for row, value in enumerate(found, 1):
             _check(value, source, row)

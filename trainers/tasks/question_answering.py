@@ -127,10 +127,10 @@ class QuestionAnswering(Task):
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         context = filled(
-            frame[column(frame, self.context, ("context",), "context")], source, "text"
+            frame[column(frame, source, self.context, ("context",), "context")], source, "text"
         )
-        question = column(frame, self.question, ("question",), "question")
-        answers = frame[column(frame, self.answers, ("answers", "answer"), "answers")]
+        question = column(frame, source, self.question, ("question",), "question")
+        answers = frame[column(frame, source, self.answers, ("answers", "answer"), "answers")]
         found = [
             _answers(value, passage, source, row)
             for row, (value, passage) in enumerate(zip(answers, context, strict=True), 1)

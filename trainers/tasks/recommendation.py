@@ -155,9 +155,9 @@ class NextItem(Task):
         return Scores({"ndcg_10": ndcg, "hit_rate_10": hit})
 
     def _columns(self, frame: pd.DataFrame) -> pd.DataFrame:
-        user = frame[column(frame, self.user, USER_COLUMNS, "user")]
-        item = frame[column(frame, self.item, ITEM_COLUMNS, "item")]
-        time = frame[column(frame, self.time, TIME_COLUMNS, "time")]
+        user = frame[column(frame, self.train, self.user, USER_COLUMNS, "user")]
+        item = frame[column(frame, self.train, self.item, ITEM_COLUMNS, "item")]
+        time = frame[column(frame, self.train, self.time, TIME_COLUMNS, "time")]
         return pd.DataFrame(
             {
                 "user": named_values(user, self.train, "user"),

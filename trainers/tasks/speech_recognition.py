@@ -229,8 +229,8 @@ class SpeechRecognition(Task):
         return f"generation of {NEW_TOKENS} tokens with cache"
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-        audio = column(frame, self.audio, AUDIO_COLUMNS, "audio")
-        text = column(frame, self.text, TEXT_COLUMNS, "text")
+        audio = column(frame, source, self.audio, AUDIO_COLUMNS, "audio")
+        text = column(frame, source, self.text, TEXT_COLUMNS, "text")
         said = filled(frame[text], source, "text").to_numpy()
         return recordings(frame[audio], source).assign(text=said)
 

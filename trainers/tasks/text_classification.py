@@ -129,8 +129,8 @@ class TextClassification(Task):
         return classification_scores(predictions, labels, facts.labels)
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-        text = column(frame, self.text, TEXT_COLUMNS, "text")
-        label = column(frame, self.label, LABEL_COLUMNS, "label")
+        text = column(frame, source, self.text, TEXT_COLUMNS, "text")
+        label = column(frame, source, self.label, LABEL_COLUMNS, "label")
         if self.pair is None and self.text is None and {text, PAIRED.get(text)} <= {*frame.columns}:
             raise DataError(
                 f"{source} has two texts, {text!r} and {PAIRED[text]!r}, and task.pair names none",
@@ -138,7 +138,7 @@ class TextClassification(Task):
             )
         given = {"text": filled(frame[text], source, "text")}
         if self.pair is not None:
-            pair = column(frame, self.pair, (), "pair")
+            pair = column(frame, source, self.pair, (), "pair")
             given["pair"] = filled(frame[pair], source, "second text")
         if self.regression:
             return pd.DataFrame(given | {"label": numbers(frame[label], source, "label")})

@@ -81,5 +81,5 @@ class TextGeneration(Task):
         return f"generation of {NEW_TOKENS} tokens with cache after {max_length - NEW_TOKENS}"
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-        text = column(frame, self.text, TEXT_COLUMNS, "text")
+        text = column(frame, source, self.text, TEXT_COLUMNS, "text")
         return pd.DataFrame({"text": filled(frame[text], source, "text")})

@@ -132,8 +132,8 @@ class TokenClassification(Task):
         return Scores(metrics, *by_class(true, said, facts.labels))
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-        words = frame[column(frame, self.tokens, WORD_COLUMNS, "tokens")]
-        tags = frame[column(frame, self.tags, TAG_COLUMNS, "tags")]
+        words = frame[column(frame, source, self.tokens, WORD_COLUMNS, "tokens")]
+        tags = frame[column(frame, source, self.tags, TAG_COLUMNS, "tags")]
         found = pd.DataFrame(
             {"tokens": _lists(words, source, "token"), "tags": _lists(tags, source, "tag")}
         )

@@ -145,8 +145,8 @@ class Translation(Task):
                     f"{', '.join(map(repr, frame.columns))}, and a translation reads two",
                     "set task.source and task.target to the columns' names",
                 )
-            first = column(frame, self.source, SOURCE_COLUMNS, "source")
-            second = column(frame, self.target, TARGET_COLUMNS, "target")
+            first = column(frame, source, self.source, SOURCE_COLUMNS, "source")
+            second = column(frame, source, self.target, TARGET_COLUMNS, "target")
         return pd.DataFrame(
             {
                 "source": filled(frame[first], source, "source text"),

@@ -119,7 +119,7 @@ def test_recordings_of_another_sampling_rate(tmp_path):
     ("task", "message"),
     [
         ("translation", "error: no target column|error: .* a translation reads two"),
-        ("image-classification", "error: no image column"),
+        ("image-classification", "rows.csv has no image column"),
         ("sumarization", "error: unknown task: 'sumarization'"),
     ],
 )

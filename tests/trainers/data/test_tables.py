@@ -90,10 +90,12 @@ def test_an_unknown_data_set_offline():
 
 
 def test_columns_are_inferred_or_named():
-    assert column(ROWS, None, ("content", "text"), "text") == "text"
-    assert column(ROWS, "label", ("text",), "text") == "label"
-    with pytest.raises(DataError, match="no text column: looked for 'body'.*'text', 'label'"):
-        column(ROWS, "body", ("text",), "text")
+    assert column(ROWS, "data.csv", None, ("content", "text"), "text") == "text"
+    assert column(ROWS, "data.csv", "label", ("text",), "text") == "label"
+    with pytest.raises(
+        DataError, match=r"data.csv has no text column: looked for 'body'.*'text', 'label'"
+    ):
+        column(ROWS, "data.csv", "body", ("text",), "text")
 
 
 def packed(folder, name, content):
