@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sharetune.results.formatting import quantity
+from sharetune.results.judging.caveats import nothing_learned
 from sharetune.results.judging.choices import how_sure
 from sharetune.results.judging.finals import final_study, has_finals, retrainings
 from sharetune.results.judging.front import comparable, pareto_front
@@ -74,6 +75,12 @@ def named_plan(row: Row) -> str:
     """Return an anchor's name, a given plan's with its words, or else the plan's words."""
     given = row.anchor and row.anchor not in ANCHORS
     return f"{row.anchor}: {row.plan}" if given else row.title
+
+
+def warning(run: Path) -> str | None:
+    """Return the warning of a run whose trainings say nothing; None for any other run."""
+    text = nothing_learned(read_study(run))
+    return None if text is None else f"warning: {text}"
 
 
 def _off_the_front(row: Row) -> int:

@@ -170,6 +170,8 @@ def score_all(
             known += len(own)
             if unshared is not None:
                 edits_allowed, seconds = allowed(unshared)
+                if edits_allowed < len(edits):
+                    bar.limit(int(edits_allowed))
                 if known >= edits_allowed or time.monotonic() - began > seconds:
                     return
 

@@ -42,8 +42,7 @@ class Progress:
         self.search.on_finished = self.trial_finished
         self._say_what_comes()
         if self.console.is_jupyter:
-            budget = self.search.config.budget.trials
-            self.bar = NotebookBar(self.standing(), budget, self.search.searched)
+            self.bar = NotebookBar(self.standing(), *self._done())
         elif self.console.is_terminal:
             self.status = self.console.status(self.standing())
             self.status.start()
@@ -78,7 +77,11 @@ class Progress:
         if self.status is not None:
             self.status.update(self.standing())
         elif self.bar is not None:
-            self.bar.update(self.standing(), self.search.searched)
+            self.bar.update(self.standing(), *self._done())
+
+    def _done(self) -> tuple[int, int]:
+        """Return the trials that are done, and those of the budget."""
+        return self.search.searched, self.search.config.budget.trials
 
     def standing(self) -> str:
         """Describe the status: trials done and running, front, best and smallest model, time."""

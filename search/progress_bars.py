@@ -37,15 +37,15 @@ class Handle(Protocol):
 class NotebookBar:
     """A bar with a text under a notebook's cell, updated in place; it needs no widget library."""
 
-    def __init__(self, text: str, total: int, done: int = 0) -> None:
+    def __init__(self, text: str, done: int, total: int) -> None:
         from IPython.display import HTML, display
 
-        self.html, self.total = HTML, total
+        self.html = HTML
         self.handle: Handle = display(HTML(bar_html(text, done, total)), display_id=True)
 
-    def update(self, text: str, done: int) -> None:
-        """Show `done` of the steps, and a text."""
-        self.handle.update(self.html(bar_html(text, done, self.total)))
+    def update(self, text: str, done: int, total: int) -> None:
+        """Show `done` of `total` steps, and a text."""
+        self.handle.update(self.html(bar_html(text, done, total)))
 
 
 def bar_html(text: str, done: int, total: int) -> str:
@@ -56,21 +56,23 @@ def bar_html(text: str, done: int, total: int) -> str:
 class Steps:
     """A count of steps that are done, and how long the others take by the pace so far.
 
-    It is entered before the first step. `done` steps are known already and took no time.
+    It is entered before the first step. `done` steps are known already and took no time. The pace
+    counts from the first new step on, because workers load what they need before it.
     """
 
     def __init__(
         self, what: str, total: int, done: int = 0, console: Console | None = None
     ) -> None:
-        self.what, self.total, self.done, self.known = what, total, done, done
+        self.what, self.total, self.done = what, total, done
         self.console = console or stderr_console()
-        self.began = self.said = time.monotonic()
+        self.said = time.monotonic()
+        self.first: tuple[float, int] | None = None
         self.notebook: NotebookBar | None = None
         self.terminal: Progress | None = None
 
     def __enter__(self) -> "Steps":
         if self.console.is_jupyter:
-            self.notebook = NotebookBar(self.text(), self.total, self.done)
+            self.notebook = NotebookBar(self.text(), self.done, self.total)
         elif self.console.is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
             self.terminal = Progress(*columns, TimeRemainingColumn(), console=self.console)
@@ -84,11 +86,20 @@ class Steps:
         if self.terminal is not None:
             self.terminal.stop()
 
+    def limit(self, total: int) -> None:
+        """Expect `total` steps at most."""
+        if total < self.total:
+            self.total = total
+            if self.terminal is not None:
+                self.terminal.update(self.terminal.task_ids[0], total=total)
+
     def advance(self, count: int = 1) -> None:
         """Note that `count` further steps are done."""
         self.done += count
+        if self.first is None:
+            self.first = time.monotonic(), self.done
         if self.notebook is not None:
-            self.notebook.update(self.text(), self.done)
+            self.notebook.update(self.text(), self.done, self.total)
         elif self.terminal is not None:
             self.terminal.advance(self.terminal.task_ids[0], count)
         elif time.monotonic() - self.said >= PLAIN_S:
@@ -96,9 +107,10 @@ class Steps:
 
     def text(self) -> str:
         """Describe the steps as ``scoring edits: 12/60, about 0:40 left``."""
-        new, left = self.done - self.known, self.total - self.done
-        pace = (time.monotonic() - self.began) / new if new else 0.0
-        rest = f", about {clock(pace * left)} left" if new and left else ""
+        began, before = self.first or (0.0, self.done)
+        new, left = self.done - before, self.total - self.done
+        pace = (time.monotonic() - began) / new if new else 0.0
+        rest = f", about {clock(pace * left)} left" if new and left > 0 else ""
         return f"{self.what}: {self.done}/{self.total}{rest}"
 
     def _print(self) -> None:

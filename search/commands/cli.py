@@ -470,9 +470,11 @@ def _refuse_nothing_completed(folder: Path) -> None:
 
 
 def _print_front(folder: Path) -> None:
-    from sharetune.results.terminal import front_table
+    from sharetune.results.terminal import front_table, warning
 
     say(front_table(folder))
+    if text := warning(folder):
+        say(text, file=sys.stderr)
     say(f"report: {folder / 'report.html'}", file=sys.stderr)
 
 

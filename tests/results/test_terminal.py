@@ -1,6 +1,9 @@
 """The front as the terminal shows it."""
 
-from sharetune.results.terminal import front_table
+import pytest
+
+from sharetune.results.reading import attributes as record
+from sharetune.results.terminal import front_table, warning
 from sharetune.spaces import SharingPlan
 from tests.results.conftest import complete
 
@@ -15,3 +18,23 @@ def test_a_plan_of_the_study_has_its_name_and_its_words_and_a_drawn_one_its_word
     assert lines[1].endswith("200 unshared")
     assert lines[2].endswith("150 plan-0: 1..4 bank 0.7 attention+ffn from mean")
     assert lines[3].endswith("140 1..4 tie attention+ffn from mean")
+
+
+@pytest.mark.parametrize(
+    ("confusion", "told"),
+    [
+        ([[0, 3], [0, 5]], True),
+        ([[1, 2], [0, 5]], False),
+        ([[0, 0], [0, 5]], False),  # the test split has one class
+        ({"classes": 40, "cells": [[0, 1, 3], [7, 1, 5]]}, True),
+        ({"classes": 40, "cells": [[0, 1, 3], [7, 2, 5]]}, False),
+        (None, False),
+    ],
+)
+def test_a_model_that_gives_one_answer_to_everything_is_warned_of(make_run, confusion, told):
+    run = make_run(complete(0.6, 200, anchor="unshared", **{record.CONFUSION: confusion}))
+    text = warning(run)
+    assert (text is not None) == told
+    if text is not None:
+        assert text.startswith("warning: Nothing was learned: the unshared model answers every")
+        assert "'yes'" in text and text.endswith("larger learning rate.")

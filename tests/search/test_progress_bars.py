@@ -26,18 +26,29 @@ def test_a_log_gets_a_line_at_once_and_then_now_and_then(now):
             steps.advance(5)
     assert out.getvalue().splitlines() == [
         "scoring edits: 10/60",
-        "scoring edits: 25/60, about 0:28 left",
+        "scoring edits: 25/60, about 0:28 left",  # 8 s for 10 edits after the first 5
     ]
 
 
 def test_known_steps_take_no_time_and_the_end_has_none_left(now):
     steps = Steps("timing edits", 3, 1, Console(file=io.StringIO()))
     assert steps.text() == "timing edits: 1/3"
-    now[0] += 90
+    now[0] += 90  # workers load a model
     steps.advance()
-    assert steps.text() == "timing edits: 2/3, about 1:30 left"
+    assert steps.text() == "timing edits: 2/3"
+    now[0] += 20
     steps.advance()
     assert steps.text() == "timing edits: 3/3"
+
+
+def test_fewer_steps_than_were_expected(now):
+    steps = Steps("scoring edits", 100, 0, Console(file=io.StringIO()))
+    steps.advance()
+    now[0] += 5
+    steps.advance()
+    assert steps.text() == "scoring edits: 2/100, about 8:10 left"
+    steps.limit(10)
+    assert steps.text() == "scoring edits: 2/10, about 0:40 left"
 
 
 def test_a_terminal_gets_a_bar(now):
@@ -62,11 +73,13 @@ def test_a_notebook_s_bar_is_replaced_in_place(now, monkeypatch):
     monkeypatch.setattr(display, "display", show)
     console = Console(file=io.StringIO(), force_jupyter=True)
     with Steps("scoring edits", 4, 1, console) as steps:
+        steps.advance()
         now[0] += 2
         steps.advance()
     assert shown == [
         '<progress value="1" max="4"></progress> scoring edits: 1/4',
-        '<progress value="2" max="4"></progress> scoring edits: 2/4, about 0:04 left',
+        '<progress value="2" max="4"></progress> scoring edits: 2/4',
+        '<progress value="3" max="4"></progress> scoring edits: 3/4, about 0:02 left',
     ]
 
 
