@@ -41,6 +41,8 @@ FIXED = (
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Golden ratio less 1: its multiples modulo 1, by which brackets are dealt, are spread evenly."""
 
+WRITES_ONE = "`sharetune init` writes one for your model and data"
+"""Hint where a study file is missing or empty."""
 
 MOST_TOGETHER = 1_024
 """Most cores of one worker, or workers of one trial."""
@@ -603,16 +605,15 @@ def read_study_file(path: Path) -> dict[str, Any]:
     try:
         data = read_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"no such study file: {path}", "see examples/bbc-news/study.yaml"
-        ) from None
+        raise ConfigError(f"no such study file: {path}", WRITES_ONE) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        text = shortened(" ".join(str(error).split()), 400)
+        read = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
+        text = shortened(read, 400)
         raise ConfigError(f"{path} is not YAML in UTF-8: {text}", "check that line") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "name a file") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no keys", "see examples/bbc-news/study.yaml")
+        raise ConfigError(f"{path} holds no keys", WRITES_ONE)
     return data
 
 

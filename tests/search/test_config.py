@@ -157,7 +157,7 @@ def test_all_mistakes_are_listed_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: [1", "is not YAML"),
+        ("a: [1", "is not YAML in UTF-8: while parsing a flow sequence at line 1, column 4"),
         ("", "holds no keys"),
         ("- 1", "holds no keys"),
         ("model: !!python/object/apply:os.system ['true']", "is not YAML"),
