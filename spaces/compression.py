@@ -15,6 +15,7 @@ from pydantic import (
     PlainSerializer,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 
 from sharetune.spaces.errors import ConfigError
@@ -33,7 +34,8 @@ class Method(Named):
     One that `prunes` comes before the further training, all others after it. One that
     `removes_units` makes layers narrower, one that `quantizes` is a word of the key `quantize`.
     The sizes of one that `needs_building` are only known of the built model; one of
-    `eight_bits` stores the body's matrices as 8-bit numbers with a scale a row.
+    `eight_bits` stores the body's matrices as 8-bit numbers with a scale a row. `bits` are those of
+    a stored matrix entry, None for floating-point numbers.
     """
 
     keys: ClassVar[tuple[str, ...]] = ()
@@ -42,6 +44,7 @@ class Method(Named):
     quantizes: ClassVar[bool] = False
     needs_building: ClassVar[bool] = True
     eight_bits: ClassVar[bool] = False
+    bits: ClassVar[int | None] = None
 
 
 @COMPRESSIONS.register("units")
@@ -75,6 +78,7 @@ class Int8(Method):
     quantizes = True
     needs_building = False
     eight_bits = True
+    bits = 8
 
 
 @COMPRESSIONS.register("dynamic-int8")
@@ -84,6 +88,16 @@ class DynamicInt8(Method):
     name: ClassVar[str] = "dynamic-int8"
     quantizes = True
     eight_bits = True
+    bits = 8
+
+
+@COMPRESSIONS.register("int4")
+class Int4(Method):
+    """matrices are stored as 4-bit numbers with a scale for 32 of a row, embeddings as by int8"""
+
+    name: ClassVar[str] = "int4"
+    quantizes = True
+    bits = 4
 
 
 def known_quantisation(name: str) -> str:
@@ -142,23 +156,41 @@ class Compression(StrictModel):
         0.0,
         ge=0,
         le=1,
-        description="Training after pruning, as a fraction of the recipe's steps; 0 is none.",
+        description="Training after pruning or with rounded weights, as a fraction of the recipe's "
+        "steps; 0 is none.",
     )
     quantize: Annotated[str, AfterValidator(known_quantisation)] | None = Field(
         None,
         description="Quantisation of the body's matrices: `int8` stores them in 8 bits with one "
         "scale for each row, `dynamic-int8` also multiplies in 8 bits, with inputs rounded for "
-        "each token; `null` is none.",
+        "each token, `int4` stores them in 4 bits with one scale for 32 of a row; `null` is none.",
+    )
+    aware: bool = Field(
+        False,
+        description="Whether the further training, whose length `recover` sets, computes with the "
+        "weights as `quantize` rounds them.",
     )
 
     methods: MethodsField = Field(
         (), description="Methods of plugins, as `{NAME: {knob: value}}`; knobs may be ranges."
     )
 
+    @model_validator(mode="after")
+    def _aware_of_something(self) -> "Compression":
+        if self.aware and self.quantize is not None and self.recover == 0:
+            raise ConfigError(
+                "aware trains with rounded weights for `recover` of the recipe's steps, but "
+                "recover is 0",
+                "set recover, for example to 0.2, or leave out aware",
+            )
+        return self
+
     @model_serializer(mode="wrap")
-    def _without_no_methods(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that older versions do not know, where they are off."""
         written: dict[str, Any] = write(self)
-        return written if self.methods else {k: v for k, v in written.items() if k != "methods"}
+        off = {key for key in ("methods", "aware") if not getattr(self, key)}
+        return {key: value for key, value in written.items() if key not in off}
 
     @property
     def chosen(self) -> tuple[Method, ...]:
@@ -195,10 +227,16 @@ class Compression(StrictModel):
         """Return whether the body's matrices are stored as 8-bit numbers."""
         return any(method.eight_bits for method in self.chosen)
 
+    @property
+    def bits(self) -> int | None:
+        """Return the bits of a stored matrix entry; None for floating-point numbers."""
+        return next((method.bits for method in self.chosen if method.bits is not None), None)
+
     def canonical(self) -> "Compression":
         """Return an equal setting without keys that have no effect."""
-        inert: dict[str, Any] = {} if self.prunes else {"recover": 0.0}
-        return self.model_copy(update=inert)
+        is_aware = self.aware and self.quantize is not None
+        inert: dict[str, Any] = {} if self.prunes or is_aware else {"recover": 0.0}
+        return self.model_copy(update=inert | {"aware": is_aware})
 
     def __str__(self) -> str:
         settings = self.model_dump(exclude_defaults=True)

@@ -24,11 +24,11 @@ def two_of_a_plugin(monkeypatch):
         needs_building = False
         decimals: int = Field(2, ge=0)
 
-    @COMPRESSIONS.register("int4")
-    class Int4(Method):
-        """four bits"""
+    @COMPRESSIONS.register("int2")
+    class Int2(Method):
+        """two bits"""
 
-        name: ClassVar[str] = "int4"
+        name: ClassVar[str] = "int2"
         quantizes = True
 
 
@@ -39,8 +39,8 @@ def names(**compression):
 def test_methods_are_applied_in_the_order_of_their_kinds():
     assert names() == []
     assert names(quantize="int8", magnitude=0.5, heads=0.1) == ["units", "magnitude", "int8"]
-    every = {"quantize": "int4", "neurons": 0.1, "methods": {"rounded": {}}}
-    assert names(**every) == ["units", "rounded", "int4"]
+    every = {"quantize": "int2", "neurons": 0.1, "methods": {"rounded": {}}}
+    assert names(**every) == ["units", "rounded", "int2"]
 
 
 def test_a_method_holds_the_knobs_of_its_keys():
@@ -62,7 +62,7 @@ def test_what_a_compression_is_follows_from_its_methods():
             "int8": {"quantize": "int8"},
             "dynamic-int8": {"quantize": "dynamic-int8"},
             "rounded": {"methods": {"rounded": {}}},
-            "int4": {"quantize": "int4"},
+            "int2": {"quantize": "int2"},
         }.items()
     }
     assert found == {
@@ -72,7 +72,7 @@ def test_what_a_compression_is_follows_from_its_methods():
         "int8": ["eight_bits"],
         "dynamic-int8": ["eight_bits", "needs_building"],
         "rounded": [],
-        "int4": ["needs_building"],
+        "int2": ["needs_building"],
     }
 
 
@@ -87,12 +87,12 @@ def test_a_compression_without_methods_of_plugins_is_written_as_ever():
 
 
 def test_methods_of_plugins_are_read_as_they_are_written():
-    given = Compression(methods={"rounded": {"decimals": 3}}, quantize="int4")
+    given = Compression(methods={"rounded": {"decimals": 3}}, quantize="int2")
     written = given.model_dump(mode="json", exclude_defaults=True)
-    assert written == {"quantize": "int4", "methods": {"rounded": {"decimals": 3}}}
+    assert written == {"quantize": "int2", "methods": {"rounded": {"decimals": 3}}}
     assert Compression.model_validate(written) == given
     assert hash(Compression.model_validate(written)) == hash(given)
-    assert str(given) == "quantize int4, methods {'rounded': {'decimals': 3}}"
+    assert str(given) == "quantize int2, methods {'rounded': {'decimals': 3}}"
 
 
 def test_knobs_of_plugins_are_searched():

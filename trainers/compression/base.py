@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
 from sharetune.spaces.compression import COMPRESSIONS, Compression
+from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.registry import Registry
 
 Batches = Sequence[Mapping[str, Tensor]]
@@ -33,6 +34,16 @@ class Compressor:
         """Compresses the trained `model` in place; returns what keeps it so in further training."""
         self.reshape_(model)
         return None
+
+    def rounding(self, model: PreTrainedModel) -> TrainerCallback:
+        """Return what makes a training of `model` compute with weights as this method rounds them.
+
+        Raises :class:`ConfigError` where the method does not say how.
+        """
+        raise ConfigError(
+            f"the method {self.method.name} cannot round weights during a training",
+            "leave out aware",
+        )
 
 
 COMPRESSORS: Registry[type[Compressor]] = Registry(

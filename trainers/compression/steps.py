@@ -26,9 +26,13 @@ def prune_(
 ) -> list[TrainerCallback]:
     """Apply in place the methods before the further training; return callbacks that preserve them.
 
-    `batches` tell which units matter. Raises :class:`ModelError` where that cannot be done.
+    With `aware` a callback also rounds the weights in each step. `batches` tell which units matter.
+    Raises :class:`ModelError` where that cannot be done.
     """
-    return _apply(model, (c for c in compressors(compression) if c.method.prunes), batches)
+    chosen = compressors(compression)
+    keepers = _apply(model, (c for c in chosen if c.method.prunes), batches)
+    rounding = [c for c in chosen if c.method.quantizes] if compression.aware else []
+    return [*keepers, *(compressor.rounding(model) for compressor in rounding)]
 
 
 def finish_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:

@@ -242,8 +242,9 @@ def refuse_compressed(compression: Compression, format: str) -> None:
     """Raise :class:`ModelError` if the format cannot hold a model so compressed."""
     needs: Needs = getattr(EXPORTS[format], "needs", Needs())
     narrower = compression.removes_units and needs.equal_layers
-    if narrower or (compression.eight_bits and needs.floats):
-        what = "layers with fewer heads or neurons" if narrower else "8-bit matrices"
+    if narrower or (compression.bits is not None and needs.floats):
+        what = f"{compression.bits}-bit matrices"
+        what = "layers with fewer heads or neurons" if narrower else what
         raise ModelError(f"the {format} format cannot hold {what}", "export as shared")
 
 

@@ -21,9 +21,12 @@ from sharetune.trainers.models.structure import Slot, Stack, find_stacks, weight
 
 
 def parameters(modules: Iterable[nn.Module]) -> int:
-    """Return the number of parameters of these modules, each tensor counted once."""
+    """Return the number of parameters of these modules, each tensor counted once.
+
+    A byte of a matrix in 4 bits holds two.
+    """
     tensors = {id(p): p for module in modules for p in module.parameters()}
-    return sum(p.numel() for p in tensors.values())
+    return sum((2 if p.dtype == torch.uint8 else 1) * p.numel() for p in tensors.values())
 
 
 def stack_parameters(model: PreTrainedModel, stacks: Iterable[Stack]) -> int:
@@ -64,7 +67,7 @@ def saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
-    kind = "F" if dtype.is_floating_point else "I"
+    kind = "F" if dtype.is_floating_point else "I" if dtype.is_signed else "U"
     name = "BF16" if dtype == torch.bfloat16 else f"{kind}{8 * dtype.itemsize}"
     return "BOOL" if dtype == torch.bool else name
 

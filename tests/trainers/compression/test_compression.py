@@ -6,7 +6,7 @@ from transformers import AutoModelForSequenceClassification
 
 from sharetune.spaces import Candidate, Group, Recipe, SharingPlan
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.errors import ModelError, PlanError
+from sharetune.spaces.errors import ConfigError, ModelError, PlanError
 from sharetune.spaces.space import Space
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.compression import units as compressing
@@ -15,12 +15,15 @@ from sharetune.trainers.compression.magnitude import zero_smallest_
 from sharetune.trainers.compression.pruning import tied_units, units_to_keep
 from sharetune.trainers.compression.quantisation import (
     DynamicInt8Linear,
-    Int8,
+    Int4,
+    Int4Linear,
     Int8Embedding,
+    Int8Linear,
+    Rounded,
     integer_product,
     quantise_,
 )
-from sharetune.trainers.compression.steps import finish_, reshape_
+from sharetune.trainers.compression.steps import finish_, prune_, reshape_
 from sharetune.trainers.compression.units import prune_least_important_
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.measuring.sizes import deployed_flops, parameters, saved_bytes
@@ -207,6 +210,67 @@ def test_eight_bits_by_row():
     assert table.weight[0].tolist() == pytest.approx([1.0, -64 / 127])
 
 
+def test_four_bits_by_groups_of_32():
+    row = torch.zeros(2, 33)
+    row[0, 0], row[0, 1], row[0, 2], row[0, 32], row[1, 5] = 7.0, -3.0, 0.4, 10.0, -1.4
+    table = Int4(row)
+    # scales 1 and 10 / 7 in the first row: 7, -3, 0; 7; each stored larger by 8, two in a byte
+    assert table.numbers.shape == (2, 17) and table.numbers.dtype == torch.uint8
+    assert table.numbers[0, [0, 1, 16]].tolist() == [15 + 16 * 5, 8 + 16 * 8, 15 + 16 * 8]
+    assert table.scale[0].tolist() == pytest.approx([1.0, 10 / 7])
+    expected = row.clone()
+    expected[0, 2] = 0
+    assert torch.allclose(table.weight, expected)
+
+
+def test_sizes_of_four_bits(tmp_path):
+    model = finish_(shared(SharingPlan.range(0, 5, 1.0)), Compression(quantize="int4"))
+    model.save_pretrained(tmp_path)
+    assert saved_bytes(model) == (tmp_path / "model.safetensors").stat().st_size
+    # as in 8 bits below, less half of 18,432 + 2,304 numbers; for one scale two in a row of 48, and
+    # three in the 48 rows of 96
+    eight = finish_(shared(SharingPlan.range(0, 5, 1.0)), Compression(quantize="int8"))
+    less, more = (18432 + 2304) // 2, 4 * (4 * 48 + 96 + 48 + 2 * 48)
+    tensors = [sum(t.numel() * t.itemsize for t in m.parameters()) for m in (eight, model)]
+    assert tensors[0] - tensors[1] == less - more
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_steps_with_rounded_weights(family):
+    model = shared(SharingPlan.range(0, 1, 0.5), family)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    exact = logits(model)
+    (rounding,) = prune_(model, Compression(quantize="int4", aware=True, recover=0.1), [])
+    rounding.on_step_begin(None, None, None)
+    rounded = logits(model)
+    rounding.on_pre_optimizer_step(None, None, None)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert torch.equal(logits(model), exact) and not torch.allclose(rounded, exact)
+    finish_(model, Compression(quantize="int4"))
+    assert torch.allclose(logits(model), rounded, atol=1e-5)
+
+
+def test_aware_of_rounding_needs_further_training():
+    with pytest.raises(ConfigError, match="aware trains with rounded weights for `recover`"):
+        Compression(quantize="int4", aware=True)
+    nothing = Candidate(compression=Compression(recover=0.5, aware=True)).bound({})
+    assert nothing == Candidate().bound({})
+    asked = Compression(quantize="int8", recover=0.5, aware=True)
+    assert asked.canonical() == asked
+    assert Compression.model_validate(asked.model_dump(exclude_defaults=True)) == asked
+
+
+@pytest.mark.slow
+def test_a_trial_aware_of_rounding(evaluator, tmp_path):
+    plain = candidate(evaluator, SharingPlan.range(0, 3, 1.0), steps=30)
+    compression = Compression(quantize="int4", recover=0.5, aware=True)
+    found = evaluated(evaluator, plain.model_copy(update={"compression": compression}), tmp_path)
+    assert found.curve[-1][0] == 45
+    assert found.scores.metrics["accuracy"] > 0.5
+    model = load_shared(saved(tmp_path))
+    assert any(isinstance(module, Int4Linear) for module in model.modules())
+
+
 def test_products_of_eight_bits():
     weight = torch.tensor([[2.0, 1.0], [0.0, -4.0]])
     layer = DynamicInt8Linear(weight, torch.nn.Parameter(torch.ones(2)), transposed=False)
@@ -226,21 +290,21 @@ def test_integer_products_of_odd_shapes():
     assert torch.equal(integer_product(left, right).float(), left.float() @ right.float().T)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("kind", [Int8Linear, DynamicInt8Linear, Int4Linear])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
-def test_a_quantised_model_answers_nearly_alike(family, dynamic):
+def test_a_quantised_model_answers_nearly_alike(family, kind):
     stack = next(iter(find_stacks(tiny(family))))
-    ratio = {"bank": {"ratio": 0.5}} if dynamic else "tie"
+    ratio = "tie" if kind is Int8Linear else {"bank": {"ratio": 0.5}}
     model = shared(SharingPlan(groups=(Group(layers="0..1", stack=stack, form=ratio),)), family)
     before = logits(model)
-    quantise_(model, dynamic=dynamic)
+    quantise_(model, kind)
     assert not torch.equal(logits(model), before)
-    assert any(isinstance(module, Int8) for module in model.banks.modules())
-    assert (
-        torch.nn.functional.cosine_similarity(before.flatten(), logits(model).flatten(), 0) > 0.99
-    )
+    assert any(isinstance(module, Rounded) for module in model.banks.modules())
+    near = 0.97 if kind is Int4Linear else 0.99
+    alike = torch.nn.functional.cosine_similarity(before.flatten(), logits(model).flatten(), 0)
+    assert alike > near
     dense = materialize_(model)
-    assert not any(isinstance(module, Int8) for module in dense.modules())
+    assert not any(isinstance(module, Rounded) for module in dense.modules())
 
 
 @pytest.mark.slow
@@ -277,6 +341,7 @@ def test_sizes_of_the_file(tmp_path, kind):
         {"quantize": "dynamic-int8"},
         {"heads": 0.5, "quantize": "int8"},
         {"heads": 0.5, "quantize": "dynamic-int8"},
+        {"quantize": "int4"},
     ],
 )
 def test_a_compressed_model_loads_in_one_line(tmp_path, compression):
@@ -298,6 +363,7 @@ def test_a_compressed_model_loads_in_one_line(tmp_path, compression):
         ({"neurons": 0.5}, "albert", "the albert format cannot hold layers with fewer heads"),
         ({"quantize": "dynamic-int8"}, "albert", "the albert format cannot hold 8-bit matrices"),
         ({"quantize": "int8"}, "onnx", "the onnx format cannot hold 8-bit matrices"),
+        ({"quantize": "int4"}, "onnx", "the onnx format cannot hold 4-bit matrices"),
     ],
 )
 def test_formats_that_cannot_hold_it(tmp_path, compression, format, message):

@@ -17,7 +17,12 @@ from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.forms import FORMS
 from sharetune.trainers import share_, share_params
-from sharetune.trainers.compression.quantisation import quantise_
+from sharetune.trainers.compression.quantisation import (
+    DynamicInt8Linear,
+    Int4Linear,
+    Int8Linear,
+    quantise_,
+)
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.exports.code import MODULE, load_with_code
 from sharetune.trainers.exports.source import AVAILABLE, source_of
@@ -90,10 +95,10 @@ def test_every_family_and_form(tmp_path, family, rule):
     assert export(model, tmp_path / "out", "code").difference <= 1e-5
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_eight_bits(tmp_path, dynamic):
+@pytest.mark.parametrize("kind", [Int8Linear, DynamicInt8Linear, Int4Linear])
+def test_few_bits(tmp_path, kind):
     model = shared("llama", "bank")
-    quantise_(model, dynamic=dynamic)
+    quantise_(model, kind)
     assert export(model, tmp_path / "out", "code").difference == 0
 
 

@@ -10,7 +10,11 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.layer_map import layer_map
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.compression.pruning import units_to_keep
-from sharetune.trainers.compression.quantisation import quantise_
+from sharetune.trainers.compression.quantisation import (
+    DynamicInt8Linear,
+    Int8Linear,
+    quantise_,
+)
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.measuring.sizes import facts, parameters
@@ -132,12 +136,12 @@ def test_a_pruned_bank_is_the_same_for_readers_of_all_sizes():
     assert torch.equal(layers[0].intermediate.dense.weight[:12], bank[:12])
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("kind", [Int8Linear, DynamicInt8Linear])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_a_quantised_bank_is_cut_alike(family, dynamic):
+def test_a_quantised_bank_is_cut_alike(family, kind):
     model = shared(family)
     before = logits(model)
-    quantise_(model, dynamic=dynamic)
+    quantise_(model, kind)
     assert (logits(model) - before).abs().max() < 0.05 * before.abs().max()
 
 

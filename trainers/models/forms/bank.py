@@ -5,6 +5,7 @@ Layers of one bank may read unlike fractions: one that reads less reads the firs
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class BankLinear(SharedLinear):
     def reads(self) -> Cut:
         """Return where the bank's entry is cut: what this layer reads, and what others read."""
         sizes = [sum(pair) for pair in zip(self.cut.shared, self.cut.private, strict=True)]
-        stored = next(self.entry.parameters()).shape[self.cut.axis]
+        first: Any = next(self.entry.parameters())
+        stored = getattr(self.entry, "shape", first.shape)[self.cut.axis]  # `shape` if packed
         entry = [stored * size // sum(sizes) for size in sizes]
         beyond = (whole - own for whole, own in zip(entry, self.cut.shared, strict=True))
         return Cut(self.cut.axis, self.cut.shared, tuple(beyond))
