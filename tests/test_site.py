@@ -80,6 +80,7 @@ def test_a_notebook_runs_from_a_clean_kernel(notebook, tmp_path, monkeypatch):
     shown = json.dumps(read)
     assert "Plotly.newPlot" in shown or notebook.stem == "cluster"
     assert "<svg" in shown or notebook.stem == "cluster"
+    assert "<progress value=" in shown  # how far the search has come, and the time left
 
 
 def test_configuration_is_read():

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sharetune.search import progress_bars
 from sharetune.search.progress_bars import Steps, bar_html, clock
+from tests.paths import ROOT
 
 
 @pytest.fixture
@@ -92,3 +93,25 @@ def test_names_of_others_are_text_in_a_notebook():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
 def test_seconds_are_written_as_a_clock(seconds, text):
     assert clock(seconds) == text
+
+
+IN_A_CELL = """
+from sharetune.search.progress_bars import Steps
+
+with Steps("scoring edits", 3) as steps:
+    steps.advance()
+    steps.advance(2)
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_shows_one_bar_that_ends_full(monkeypatch, tmp_path):
+    """In a real kernel, as a notebook runs it."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(IN_A_CELL)])
+    nbclient.NotebookClient(notebook, timeout=300).execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.data["text/html"].startswith('<progress value="3" max="3"></progress> scoring')
