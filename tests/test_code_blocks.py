@@ -136,6 +136,7 @@ class Page:
 
 
 PAGES = {
+    "gpu.md": Page(slow=False),
     "guided-sampler.md": Page(
         replaced={"n_trials=30": "n_trials=2", "max_iter=20": "max_iter=1"}, slow=False
     ),
