@@ -46,6 +46,10 @@ FAMILIES = {
 """Families by the model type of transformers."""
 
 
+ROPE_TYPES = ("default", "linear", "llama3")
+"""Kinds of rotary positions that are written."""
+
+
 def family_of(model: PreTrainedModel) -> Family:
     """Return the model's family. Raises :class:`ModelError` if llama.cpp runs it otherwise."""
     config = model.config
@@ -62,7 +66,7 @@ def family_of(model: PreTrainedModel) -> Family:
         (f"hidden_act: {config.hidden_act}", config.hidden_act != family.activation),
         (f"layer_types: {sorted(windows)}", bool(windows)),
         (f"sliding_window: {window}", 0 < window < config.max_position_embeddings),
-        (f"rope_type: {rope_type(config)}", rope_type(config) not in ("default", "linear")),
+        (f"rope_type: {rope_type(config)}", rope_type(config) not in ROPE_TYPES),
     ):
         if wrong:
             raise ModelError(f"the gguf format is not written for {what}", OTHER_FORMATS)

@@ -1,6 +1,8 @@
 """Write a tokenizer into a GGUF file, and check that llama.cpp splits texts as it does."""
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ CHECKED_TEXTS = (
 THREE_DIGITS, ONE_DIGIT = r"\p{N}{1,3}", r"\p{N}|"
 """In a regular expression: how many digits at most are one piece."""
 
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A token that stands for a byte, of a SentencePiece vocabulary."""
+
 REMEDY = "export as code or onnx, which use the tokenizer itself"
 """The hint for tokenizers that llama.cpp has none like."""
 
@@ -35,8 +40,14 @@ class Vocabulary:
     @classmethod
     def of(cls, folder: Path, size: int) -> "Vocabulary":
         """Read the tokenizer of a folder. Raises :class:`ModelError` if the model has fewer
-        embeddings than it has tokens."""
+        embeddings than it has tokens, or if its file is of another kind."""
         if not (folder / "tokenizer.json").exists():
+            if found := sorted(path.name for path in folder.glob("*token*")):
+                raise ModelError(
+                    f"the gguf format reads tokenizers from tokenizer.json, and there is only "
+                    f"{', '.join(found)}",
+                    REMEDY,
+                )
             return cls(folder, size, None)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if len(tokenizer) > size:
@@ -71,11 +82,22 @@ class Vocabulary:
             else (gguf.TokenType.NORMAL if i in words else gguf.TokenType.UNUSED)
             for i in range(self.size)
         ]
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(_splitting(data))
-        writer.add_token_list([words.get(i, f"[PAD{i}]") for i in range(self.size)])
+        texts = [words.get(i, f"[PAD{i}]") for i in range(self.size)]
+        in_pieces = data["model"]["type"] == "BPE" and bool(data["model"].get("byte_fallback"))
+        if in_pieces:
+            kinds = [
+                gguf.TokenType.BYTE if BYTE.fullmatch(text) else kind
+                for text, kind in zip(texts, kinds, strict=True)
+            ]
+            writer.add_tokenizer_model("llama")
+            writer.add_token_scores(_scores(data, texts))
+            writer.add_add_space_prefix(_starts_with_space(data))
+        else:
+            writer.add_tokenizer_model("gpt2")
+            writer.add_tokenizer_pre(_splitting(data))
+        writer.add_token_list(texts)
         writer.add_token_types(kinds)
-        special = gguf.SpecialVocab(self.folder, load_merges=True, n_vocab=self.size)
+        special = gguf.SpecialVocab(self.folder, load_merges=not in_pieces, n_vocab=self.size)
         start = self.tokenizer.bos_token_id
         special.add_special_token["bos"] = self.tokenizer("a")["input_ids"][0] == start
         special.add_to_gguf(writer, quiet=True)
@@ -92,6 +114,24 @@ class Vocabulary:
                     f"{len(own)}, or into others",
                     REMEDY,
                 )
+
+
+def _scores(data: dict[str, Any], texts: Sequence[str]) -> list[float]:
+    """Return a score for each token of a SentencePiece vocabulary: what is merged first is best."""
+    merges = data["model"]["merges"]
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+    ranks: dict[str, int] = {}
+    for rank, pair in enumerate(pairs):
+        ranks.setdefault("".join(pair), rank)
+    return [-float(ranks.get(text, len(ranks))) for text in texts]
+
+
+def _starts_with_space(data: dict[str, Any]) -> bool:
+    """Return whether a space is put in front of each text."""
+    steps = [data.get("normalizer") or {}, data.get("pre_tokenizer") or {}]
+    steps += [inner for step in steps for inner in step.get("normalizers", [])]
+    schemes = [step["prepend_scheme"] for step in steps if step.get("type") == "Metaspace"]
+    return any(step.get("type") == "Prepend" for step in steps) or bool({*schemes} - {"never"})
 
 
 def _splitting(data: dict[str, Any]) -> str:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sharetune.trainers.exports.gguf_layers import Layers, rope_type
 from sharetune.trainers.exports.gguf_vocabulary import Vocabulary
@@ -84,11 +86,20 @@ def write_file(
         values = tensor.detach().float().contiguous().numpy()
         assert target is not None
         writer.add_tensor(target, gguf.quantize(values, kind), raw_dtype=kind)
+    if rope_type(dense.config) == "llama3":
+        writer.add_tensor("rope_freqs.weight", _rope_factors(dense.config, layers).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return count
+
+
+def _rope_factors(config: Any, layers: Layers) -> Tensor:
+    """Return by what each frequency of plain rotary positions is divided: (head size / 2,)."""
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    powers = torch.arange(0, layers.head_size, 2).float() / layers.head_size
+    return float(config.rope_parameters["rope_theta"]) ** -powers / scaled
 
 
 def _kind(layers: Layers) -> Any:

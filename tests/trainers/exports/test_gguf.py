@@ -19,10 +19,11 @@ from transformers import (
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers import share_
-from sharetune.trainers.exports import base
+from sharetune.trainers.exports import base, gguf_writing
 from sharetune.trainers.exports import gguf as gguf_format
 from sharetune.trainers.exports.base import check_greedy, export
 from sharetune.trainers.exports.gguf_layers import FAMILIES
+from sharetune.trainers.exports.gguf_vocabulary import Vocabulary
 from tests.families import tiny
 
 SIZES = {
@@ -247,3 +248,63 @@ def test_weights_that_are_stored_twice_are_an_error(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="shared export does not store shared weights once"):
         export(shared("llama", "cycle"), tmp_path / "out", "shared")
     assert list(tmp_path.iterdir()) == []
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["drop", "narrow", "loop"])
+def test_positions_of_llama_3(tmp_path, monkeypatch, rule):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, rope_parameters=LLAMA3)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(8 if "q_proj" in name or "k_proj" in name else 2)
+    share_(model, SharingPlan.model_validate({"groups": PLANS[rule]}))
+    assert export(model, tmp_path / "out", "gguf").difference < 1e-3
+    factors = gguf.GGUFReader(tmp_path / "out" / "model.gguf").get_tensor(-1)
+    assert factors.name == "rope_freqs.weight"
+    # frequencies of over 16 positions a turn stay, those of over 64 are divided by 8
+    assert [round(float(x), 3) for x in factors.data[[0, -1]]] == [1.0, 8.0]
+    monkeypatch.setattr(gguf_writing, "_rope_factors", lambda *_: torch.ones(8))
+    with pytest.raises(ModelError, match="the gguf export"):
+        export(model, tmp_path / "plain", "gguf")
+
+
+def in_pieces(prepend):
+    """A tokenizer as SentencePiece makes them: pieces of a text, bytes for unknown characters."""
+    letters = "▁abcdefghijklmnopqrstuvwxyzTF.,"
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *letters]
+    merges = [("▁", "c"), ("a", "p"), ("▁c", "ap"), ("t", "h"), ("h", "e"), ("i", "s"), ("T", "he")]
+    vocabulary = {word: i for i, word in enumerate([*words, *map("".join, merges)])}
+    model = models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend, split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=prepend)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prepend", ["first", "never"])
+def test_a_vocabulary_of_pieces(tmp_path, prepend):
+    model = shared("llama", "drop")
+    export(model, tmp_path / "out", "gguf", reader=in_pieces(prepend))
+    fields = gguf.GGUFReader(tmp_path / "out" / "model.gguf").fields
+    assert fields["tokenizer.ggml.model"].contents() == "llama"
+    assert fields["tokenizer.ggml.add_space_prefix"].contents() == (prepend == "first")
+
+
+def test_a_tokenizer_without_its_json(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"pieces")
+    with pytest.raises(ModelError, match="from tokenizer.json, and there is only tokenizer.model"):
+        Vocabulary.of(tmp_path, 300)
