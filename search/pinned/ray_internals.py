@@ -36,10 +36,11 @@ def reuse_started_workers() -> None:
 
 
 def forget(trial: Any) -> None:
-    """Drop the configuration and the result that Ray Tune keeps of each trial that has ended.
+    """Drop the configuration and the results that Ray Tune keeps of a trial that has ended.
 
     It keeps its trials for as long as it runs, so that a long search would grow.
     """
     if is_known("ray"):
         trial.config = trial._Trial__unresolved_config = trial.evaluated_params = {}
-        trial.run_metadata.last_result = {}
+        told = trial.run_metadata
+        told.last_result, told.metric_analysis, told.metric_n_steps = {}, {}, {}
