@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sharetune.results.judging.regime import PRETRAINED
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location
 from sharetune.results.reading.servers import name_server
@@ -331,6 +332,7 @@ def _attributes(
             "stacks": {name: shape.depth for name, shape in evaluator.stacks.items()},
             "lacking": lacking_parts(evaluator.stacks),
             "labels": list(evaluator.labels),
+            PRETRAINED: evaluator.pretrained,
         },
         record.IDENTITY: dict(evaluator.identity),
         record.ROWS: dict(evaluator.rows),

@@ -8,6 +8,7 @@ import pandas as pd
 from sharetune.results.formatting import POINT, THIN, distance, percent, percentage, plural
 from sharetune.results.judging.finals import final_study, lost_text
 from sharetune.results.judging.front import comparable, hypervolume_over_trials, pareto_front
+from sharetune.results.judging.learning import learning_caveats
 from sharetune.results.judging.rows import rows_of
 from sharetune.results.judging.seeds import accuracy_interval, spreads
 from sharetune.results.judging.summary import Rivalry, rivalries
@@ -40,6 +41,7 @@ def caveats(study: StudyRecord) -> list[str]:
     """List the warnings that apply to a study, as sentences."""
     found = [
         _one_answer,
+        learning_caveats,
         _noise,
         _one_split,
         _seeds,

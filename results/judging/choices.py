@@ -9,6 +9,7 @@ import pandas as pd
 from sharetune.results.formatting import bare, margin, percent, plural, quantity, ratio, short_title
 from sharetune.results.judging.finals import final_study
 from sharetune.results.judging.front import comparable, pareto_front, smallest_within
+from sharetune.results.judging.learning import has_standard, none_learned
 from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads
 from sharetune.results.judging.unshared import unshared_trial
@@ -41,11 +42,15 @@ def choices(study: StudyRecord) -> list[Choice]:
 
     The rules: the smallest within 0.5, 1 and 2 points of the unshared model, the fastest within
     one point, and the knee of the front. Where there are finalists only they are looked at. Rules
-    that find nothing are left out.
+    that find nothing are left out; where nothing has learned anything, all are, and where only the
+    unshared model has not, those that compare with it.
     """
     seeds = spreads(study.frame, study.quality)
     study = final_study(study)
-    found = [*_smallest(study), *_fastest(study), *_knee(study)]
+    if none_learned(study.frame, study.quality):
+        return []
+    near = [*_smallest(study), *_fastest(study)] if has_standard(study) else []
+    found = [*near, *_knee(study)]
     joined: dict[int, list[str]] = {}
     trials = {trial.number: trial for _, trial in found}
     for rule, trial in found:

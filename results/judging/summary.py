@@ -19,6 +19,7 @@ from sharetune.results.formatting import (
 from sharetune.results.judging.cost import hours_text, seconds_of_compute
 from sharetune.results.judging.finals import final_study, has_finals
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front, smallest_within
+from sharetune.results.judging.learning import has_standard
 from sharetune.results.judging.rows import BEATEN, ON_FRONT, OPEN, Row, rows_of
 from sharetune.results.judging.seeds import accuracy_interval, test_examples
 from sharetune.results.judging.unshared import unshared_trial
@@ -113,7 +114,7 @@ def summarise(study: StudyRecord) -> list[str]:
         _splits(study),
         _finalists(final),
         _unshared(final, quality),
-        _smallest(final, quality),
+        _smallest(final, quality) if has_standard(final) else "",
         _against_drops(final.frame, quality),
         _no_drop_reaches(final),
         _covered(study),
@@ -127,7 +128,7 @@ def tiles(study: StudyRecord) -> list[Tile]:
     quality, final = study.quality, final_study(study)
     found = [
         _unshared_tile(final.frame, quality),
-        _smallest_tile(final.frame, quality),
+        _smallest_tile(final.frame, quality) if has_standard(final) else None,
         _front_tile(final),
         _hypervolume_tile(study),
     ]

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from sharetune.results.judging.caveats import caveats
 from sharetune.results.judging.choices import choices
+from sharetune.results.judging.regime import expectation
 from sharetune.results.judging.summary import (
     Counts,
     objectives_text,
@@ -106,6 +107,7 @@ def _content(study: StudyRecord) -> dict[str, Any]:
         "counts": Counts.of(study.frame),
         "tiles": tiles(study),
         "summary": summarise(study),
+        "expectation": expectation(study),
         "choices": choices(study),
         "finalists": finalists(study),
         "caveats": caveats(study),

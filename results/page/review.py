@@ -13,6 +13,7 @@ from markupsafe import Markup
 from sharetune.results.formatting import quantity, setting, short_title
 from sharetune.results.judging.finals import final_study
 from sharetune.results.judging.front import pareto_front, smallest_within
+from sharetune.results.judging.learning import has_standard
 from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.searched import ABSENT, is_numeric, searched
 from sharetune.results.page.figures import x_axes
@@ -161,7 +162,7 @@ def _front(study: StudyRecord, axes: list[Objective]) -> list[int]:
 def _first(study: StudyRecord, front: list[int]) -> int | None:
     """Return the smallest trial within one point, else the front's best, else the first trial."""
     smallest = smallest_within(study.frame, 1.0, study.quality)
-    if smallest is not None:
+    if smallest is not None and has_standard(study):
         return smallest.number
     if front:
         return front[-1]

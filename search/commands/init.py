@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,14 +22,26 @@ TRIALS = 24
 BATCH = 16
 """Examples of a training batch: fits small GPUs and laptops."""
 
-MOST_STEPS = 1000
-"""Most optimiser steps of a trial, so that a large data set does not make trials long."""
 
-LEAST_STEPS = 50
-"""Fewest optimiser steps of a trial, so that a small data set is seen often enough."""
+@dataclass(frozen=True)
+class Length:
+    """How long a trial trains: `epochs`, within `least` and `most` optimiser steps."""
 
-EPOCHS = 3
-"""Epochs that a trial trains between these bounds, usual for fine-tuning."""
+    epochs: int
+    least: int
+    most: int
+
+    def steps(self, rows: int) -> int:
+        """Return the steps for a number of training examples."""
+        return min(self.most, max(self.least, self.epochs * rows // BATCH))
+
+
+FINE_TUNING = Length(3, 50, 1000)
+"""Usual for fine-tuning; a large data set must not make trials long, nor a small one too short."""
+
+SCRATCH = Length(12, 400, 4000)
+"""From random weights. At 3 epochs the unshared model was still learning, and shallow models were
+ahead only because they learn sooner."""
 
 PRETRAINED = "{low: 1.0e-5, high: 3.0e-4, log: true}"
 """Range of learning rates for fine-tuning a pretrained model."""
@@ -107,6 +120,8 @@ def proposed_study(
     are further ones of the task. Raises :class:`SharetuneError` for data or a model that does not
     fit.
     """
+    from sharetune.search.commands.proposal import proposal
+    from sharetune.spaces.layer_text import stacks_text
     from sharetune.trainers.data.new_models import is_configuration_only
 
     train, held_out, facts = made.read()
@@ -115,7 +130,7 @@ def proposed_study(
     scratch = is_configuration_only(model)
     if not scratch:
         made.refuse_unread(train, made.reader(model), shell.config)
-    steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * len(train) // BATCH))
+    steps = (SCRATCH if scratch else FINE_TUNING).steps(len(train))
     return TEMPLATE.format(
         rows=f"{len(train)} training and {len(held_out)} test examples",
         start="trained from scratch" if scratch else "fine-tuned",
@@ -134,20 +149,9 @@ def proposed_study(
         batch=BATCH,
         length=made.length(train, shell),
         unit=made.unit,
-        **_of_stacks(shapes),
+        stacks=stacks_text({name: shape.depth for name, shape in shapes.items()}),
+        **proposal(shell, shapes, scratch=scratch),
     )
-
-
-def _of_stacks(shapes: dict[str, StackShape]) -> dict[str, str]:
-    """Return the parts of the text that say which layers share, by their names in `TEMPLATE`."""
-    from sharetune.spaces.layer_text import stacks_text
-
-    named = [(name, shape, len(shapes)) for name, shape in shapes.items()]
-    return {
-        "stacks": stacks_text({name: shape.depth for name, shape in shapes.items()}),
-        "plans": "".join(_plan(*each) for each in named),
-        "groups": "".join(_group(*each) for each in named).rstrip(),
-    }
 
 
 def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -172,27 +176,6 @@ def _shapes(shell: object) -> dict[str, StackShape]:
     if not shapes:
         raise ModelError("the model has no two layers that could share", "name a deeper model")
     return shapes
-
-
-def _place(name: str, stacks: int) -> str:
-    return f"stack: {name}, " if stacks > 1 else ""
-
-
-def _plan(name: str, shape: StackShape, stacks: int) -> str:
-    """Write a plan that shares 70 % of all but the outermost layers, where there are such."""
-    first, last = (1, shape.depth - 2) if shape.depth > 3 else (0, shape.depth - 1)
-    form = "form: {bank: {ratio: 0.7}}"
-    return f"  - groups: [{{{_place(name, stacks)}layers: {first}..{last}, {form}}}]\n"
-
-
-def _group(name: str, shape: StackShape, stacks: int) -> str:
-    """Write a group of adjacent layers of the space; a deep stack gets up to two."""
-    lines = [f"stack: {name}"] if stacks > 1 else []
-    lines += ["layers: {within: 0..-1, min: 2}"]
-    lines += ["count: {low: 1, high: 2}"] if shape.depth >= 8 else []
-    lines += ["parts: {choices: [[attention, ffn], [attention], [ffn]]}"]
-    lines += ["form: {choices: [tie, {bank: {ratio: {low: 0.3, high: 0.9, step: 0.1}}}]}"]
-    return "    - " + "\n      ".join(lines) + "\n"
 
 
 def _beside(given: str, out: Path) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from sharetune.results.judging.finals import final_study
 from sharetune.results.judging.front import pareto_front, smallest_within
+from sharetune.results.judging.learning import has_standard
 from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.page.report import write_report
 from sharetune.results.reading.location import Location
@@ -74,10 +75,15 @@ class Run(os.PathLike[str]):
         """Return the smallest model whose quality is at most `within` points below the unshared.
 
         A point is 0.01 of an accuracy, and 1 % of a number without points. Raises
-        :class:`RunError` where the unshared model was not measured.
+        :class:`RunError` where the unshared model was not measured, or has learned nothing.
         """
         study = final_study(self.study)
         found = smallest_within(study.frame, within, study.quality)
+        if found is not None and not has_standard(study):
+            raise RunError(
+                f"the unshared model of {self.path} has learned nothing, to compare others with",
+                "train with more steps, or choose one of run.front: run.trial(number)",
+            )
         if found is None:
             raise RunError(
                 f"no unshared model is among the trials of {self.path}, to compare others with",

@@ -50,9 +50,47 @@ def test_a_group_for_each_stack(tmp_path):
     assert result.exit_code == 0, result.output
     assert "trained from scratch" in result.stdout
     config = load_config(out)
-    # four and three layers
-    assert [str(plan.groups[0].stack) for plan in config.plans] == ["encoder", "decoder"]
+    # plans tie both stacks at once
+    assert [{g.stack for g in plan.groups} for plan in config.plans] == [
+        {"decoder", "encoder"}
+    ] * len(config.plans)
+    assert config.plans
+    assert [t.stack for t in config.space.plan] == ["encoder", "decoder"]
     assert config.objectives[0] == "bleu"
+
+
+def test_from_scratch_layers_are_tied_in_cycles_and_looped(tmp_path):
+    model, task = configured(tmp_path, "image-classification", "vit")
+    out = tmp_path / "study.yaml"
+    write_study({"name": task.name, "train": task.train}, model, out)
+    config = load_config(out)
+    (template,) = config.space.plan
+    assert template.form == "tie"
+    assert {"one", "sequence"} <= {
+        each if isinstance(each, str) else next(iter(each)) for each in template.assign["choices"]
+    }
+    assert template.times == {"choices": [1, 2]}
+    assert config.space.recipe["steps"] == 400  # the least from random weights
+
+
+def test_a_pretrained_model_is_cut_before_it_is_shared(tmp_path):
+    model = write_checkpoint(tmp_path / "model", layers=6)
+    data = write_rows(tmp_path / "rows.csv", 60)
+    out = tmp_path / "study.yaml"
+    write_study({"name": "text-classification", "train": str(data)}, str(model), out)
+    (template,) = load_config(out).space.plan
+    forms = [
+        each if isinstance(each, str) else next(iter(each)) for each in template.form["choices"]
+    ]
+    assert forms == ["narrow", "drop", "merge", "lowrank", "bank"]
+
+
+def test_what_a_model_cannot_have_is_not_proposed(tmp_path):
+    """T5's position biases count on every head, and its first layers cannot be looped."""
+    model, task = configured(tmp_path, "translation", "t5")
+    out = tmp_path / "study.yaml"
+    write_study({"name": "translation", "train": task.train}, model, out)
+    assert all(template.times == 1 for template in load_config(out).space.plan)
 
 
 FITTING = {

@@ -1,0 +1,65 @@
+"""What ShareTune's own search finds for a model that is trained from scratch.
+
+One search serves all sizes. It trains on four fifths of the training data, selects on the rest,
+and never sees the test split; its seed is none of those that are reported.
+"""
+
+from dataclasses import dataclass
+
+from benchmarks.matrix.workload import Workload
+from sharetune.results.reading.stored_plans import stored_plan
+from sharetune.results.reading.study import read_study
+from sharetune.search.config import StudyConfig
+from sharetune.search.run import run
+from sharetune.spaces.plan import SharingPlan
+
+SEED = 1000
+"""The search's seed, of its trainings and of its sampler."""
+
+HELD_OUT = 0.2
+"""Fraction of the training data that the search selects on."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The plans that a search trained, with what they reached on its own split, and its cost."""
+
+    qualities: dict[SharingPlan, float]
+    pflop: float
+
+    @classmethod
+    def of(cls, workload: Workload) -> "Search":
+        """Run the workload's search, or go on with it, to the trials that its file allows."""
+        config, folder = searched(workload), workload.folder / "search"
+        study = folder / "study.db"
+        run(config, out=folder, resume=study.exists())
+        record = read_study(folder)
+        rows = record.frame[record.frame["state"] == "COMPLETE"]
+        found: dict[SharingPlan, float] = {}
+        for candidate, value in zip(rows["candidate"], rows[record.quality.name], strict=True):
+            plan = stored_plan(candidate)
+            assert plan is not None, "this version has just written it"
+            found[plan] = float(value)
+        return cls(found, sum(workload.pflop(plan) for plan in found))
+
+    def best(self, workload: Workload, part: float) -> SharingPlan | None:
+        """Return the best plan that stores at most `part` (0..1) of the stacks."""
+        fitting = {
+            plan: workload.quality.sign * value
+            for plan, value in self.qualities.items()
+            if workload.fits(plan, part)
+        }
+        return min(fitting, key=lambda plan: fitting[plan], default=None)
+
+
+def searched(workload: Workload) -> StudyConfig:
+    """Return the workload's study as its search runs it: in this process, one seed, no weights."""
+    config = workload.config
+    recipe = {**config.space.recipe, "seed": SEED}
+    latency = config.latency.model_copy(update={"rounds": 0})
+    task = config.task if "validation" in config.task else {**config.task, "validation": HELD_OUT}
+    settings = {"task": task, "seed": SEED, "executor": "local", "keep": "none", "finalists": None}
+    space = config.space.model_copy(update={"recipe": recipe})
+    changed = config.model_copy(update={**settings, "latency": latency, "space": space})
+    changed._folder = config.folder
+    return changed

@@ -1,0 +1,95 @@
+"""Judge whether a study's models have learned anything, and whether they had time to."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from sharetune.results.judging.front import comparable
+from sharetune.results.judging.rows import Row, rows_of
+from sharetune.results.judging.seeds import test_examples, wilson_interval
+from sharetune.results.judging.unshared import unshared_trial
+from sharetune.results.reading.study import StudyRecord
+from sharetune.spaces.objectives import Objective
+
+LAST_FIFTH = 5
+"""Divisor of a curve's points: the last fifth is compared with the fifth before it."""
+
+STILL_FALLING = 0.1
+"""Part of all that a training loss fell by, in its last fifth, above which it was still falling.
+
+The learning rate falls to 0, which flattens a curve by itself; curves of trainings that twice the
+steps hardly helped were at 0.04 to 0.06.
+"""
+
+LEAST_POINTS = 10
+"""Points of a curve below which its fifths say nothing."""
+
+
+def has_learned(trial: Row, quality: Objective) -> bool:
+    """Return whether a model is better than one that has learned nothing.
+
+    That is the objective's useless value, and for an accuracy the share of the largest class,
+    beyond the 95 % interval. An objective without a scale of its own is not judged.
+    """
+    if quality.point is None and quality.worst is None:
+        return True
+    value = trial.value(quality)
+    if quality.name == "accuracy" and (share := _largest_class(trial)) is not None:
+        examples = test_examples(trial)
+        assert examples is not None, "classes have examples"
+        return wilson_interval(value, examples)[0] > share
+    return float(quality.gain(value, quality.useless)) > 0
+
+
+def none_learned(frame: pd.DataFrame, quality: Objective) -> bool:
+    """Return whether there are trained models, and none of them has learned anything."""
+    rows = rows_of(comparable(frame, [quality]))
+    return bool(rows) and not any(has_learned(row, quality) for row in rows)
+
+
+def has_standard(study: StudyRecord) -> bool:
+    """Return whether the unshared model is there and has learned, to be compared with."""
+    unshared = unshared_trial(study.frame)
+    return unshared is not None and has_learned(unshared, study.quality)
+
+
+def learning_caveats(study: StudyRecord) -> Iterator[str]:
+    """Warn if nothing was learned, or if the unshared model was still learning at the end."""
+    quality, unshared = study.quality, unshared_trial(study.frame)
+    if none_learned(study.frame, quality):
+        yield (
+            f"Nothing was learned: no model's {quality.title} is better than a model's that knows "
+            "nothing, so none is recommended; train with more steps or another learning rate."
+        )
+    elif unshared is not None and not has_learned(unshared, quality):
+        yield (
+            f"The unshared model has learned nothing ({quality.title} "
+            f"{unshared.value(quality):.3g}), so nothing is compared with it; train with more "
+            "steps or another learning rate."
+        )
+    elif unshared is not None and (fell := last_fall(unshared)) > STILL_FALLING:
+        yield (
+            f"The unshared model was still learning: {fell:.0%} of all that its training loss fell "
+            "by, it fell in the last fifth of the steps. Smaller models learn sooner, so that they "
+            "look better here than they are; train with more steps."
+        )
+
+
+def last_fall(trial: Row) -> float:
+    """Return the part of a training loss's fall that is in the last fifth; NaN if it did not fall.
+
+    Each fifth counts by its mean.
+    """
+    losses = np.array([point[1] for point in trial.curve], dtype=float)
+    if len(losses) < LEAST_POINTS or not np.isfinite(losses).all():
+        return float("nan")
+    fifths = [part.mean() for part in np.array_split(losses, LAST_FIFTH)]
+    fell = fifths[0] - fifths[-1]
+    return float((fifths[-2] - fifths[-1]) / fell) if fell > 0 else float("nan")
+
+
+def _largest_class(trial: Row) -> float | None:
+    """Return the largest class's share of the examples; None without two classes."""
+    counts = [row["support"] for row in trial.per_class.values() if "support" in row]
+    return max(counts) / sum(counts) if len(counts) > 1 and sum(counts) else None
