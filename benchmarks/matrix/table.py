@@ -3,8 +3,8 @@
 A cell is a workload at a size. ShareTune's plan is set against every rival of at most that size,
 also smaller ones, that is trained as many steps; the best of them is found on the very seeds that
 are reported, which flatters it. The smaller model that has the compute of ShareTune's search as
-well is a rival of its own, since it costs several times the training of all others. Leads are of pairs of one seed; `+-` is half of a 95 % interval by
-Student's t over the seeds.
+well is a rival of its own, since it costs several times the training of all others. Leads are of
+pairs of one seed; `+-` is half of a 95 % interval by Student's t over the seeds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Say what a study of this kind can be expected to find, and why."""
+"""Describe the findings that a study of this kind can be expected to have, and why."""
 
 from sharetune.results.reading.study import StudyRecord
 
@@ -21,7 +21,7 @@ EXPECTED = {
         "are as good and faster."
     ),
 }
-"""What was measured over workloads, sizes and methods; docs/when-to-share.md has the figures."""
+"""Paragraphs by whether the model is pretrained; docs/when-to-share.md has the figures."""
 
 
 def expectation(study: StudyRecord) -> str:
