@@ -16,9 +16,10 @@ EXPECTED = {
     False: (
         "What to expect: this model is trained from scratch, so layers that share lose nothing "
         "that they knew. At the same size, tied layers keep the depth that a smaller model gives "
-        "up, and take as long as the unshared one. That pays where a task needs depth, and most "
-        "at a third of the layers and below; where one or two layers are enough, fewer layers "
-        "are as good and faster."
+        "up, and take as long as the unshared one. After equal steps both were as good within the "
+        "interval where it was measured; a smaller model is faster and can train longer for the "
+        "same compute. So expect sharing in front only at the smallest sizes, and where a task "
+        "needs depth."
     ),
 }
 """Paragraphs by whether the model is pretrained; docs/when-to-share.md has the figures."""
