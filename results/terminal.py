@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from sharetune.results.formatting import quantity
@@ -16,6 +15,7 @@ from sharetune.results.judging.summary import Counts
 from sharetune.results.page.candidate_pages import delivery
 from sharetune.results.page.review import opened_first
 from sharetune.results.reading.study import StudyRecord, one_run, read_study
+from sharetune.results.table_text import table_text
 from sharetune.spaces.anchors import ANCHORS
 
 EXPORT = "to export the model that the report opens with"
@@ -65,10 +65,7 @@ def _front_table(study: StudyRecord) -> str:
         sure = how_sure(study.quality, row, over_seeds.get(row.number))
         stands = [str(row.final.standing)] if row.final else []
         table.add_row(str(row.number), *numbers, sure, *stands, named_plan(row))
-    console = Console(width=WIDTH, no_color=True)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))
+    return table_text(table, WIDTH)
 
 
 def named_plan(row: Row) -> str:

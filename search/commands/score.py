@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from rich.console import Console
 from rich.table import Table
 
 from sharetune.results.formatting import plural, three_digits
+from sharetune.results.table_text import table_text
 from sharetune.spaces.planning.score_file import StoredScores
 from sharetune.spaces.planning.solving import Scored
 
@@ -36,7 +36,7 @@ def score_table(found: StoredScores) -> str:
         table.add_row(kind, str(len(kinds[kind])), *map(digits, numbers))
     lines = [
         f"{plural(len(found.scored), 'edit')} scored; distance for 1 % of the parameters saved:",
-        printed(table),
+        table_text(table, WIDTH),
     ]
     if found.exchanges:
         lines.append(_exchanges(found))
@@ -70,11 +70,3 @@ def _prices(scored: Sequence[Scored], unshared: Mapping[str, float]) -> list[flo
 def digits(value: float) -> str:
     """Write a distance to three digits, small ones with an exponent."""
     return three_digits(value) if value == 0 or abs(value) >= 0.01 else f"{value:.2e}"
-
-
-def printed(table: object) -> str:
-    """Return a table as plain text."""
-    console = Console(width=WIDTH, no_color=True)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))

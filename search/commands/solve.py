@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.table import Table
 
 from sharetune.results.formatting import percent, quantity
-from sharetune.search.commands.score import digits, printed
+from sharetune.results.table_text import table_text
+from sharetune.search.commands.score import WIDTH, digits
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.spaces.plan import SharingPlan
@@ -107,7 +108,7 @@ class Solver:
             distances += [] if one.measured is None else [digits(one.measured)]
             sizes = [self._size(name, one.solution) for name in names]
             table.add_row(str(number), *distances, *sizes, _kinds(one.solution))
-        return printed(table)
+        return table_text(table, WIDTH)
 
     def _size(self, name: str, solution: Solution) -> str:
         whole = self.stored.header.unshared[name]

@@ -1,8 +1,10 @@
 """The front as the terminal shows it."""
 
 import pytest
+from rich.table import Table
 
 from sharetune.results.reading import attributes as record
+from sharetune.results.table_text import table_text
 from sharetune.results.terminal import front_table, warning
 from sharetune.spaces import SharingPlan
 from tests.results.conftest import complete
@@ -38,3 +40,12 @@ def test_a_model_that_gives_one_answer_to_everything_is_warned_of(make_run, conf
     if text is not None:
         assert text.startswith("warning: Nothing was learned: the unshared model answers every")
         assert "'yes'" in text and text.endswith("larger learning rate.")
+
+
+def test_a_table_is_plain_text_in_a_notebook(monkeypatch, capsys):
+    """Where rich finds a kernel it would show the table at once, with colours."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    table = Table("trial", "plan", box=None, pad_edge=False)
+    table.add_row("1", "tied")
+    assert table_text(table, 80) == "trial  plan\n1      tied"
+    assert capsys.readouterr().out == ""
