@@ -38,14 +38,6 @@ def largest_difference(own: Tensor, other: Tensor) -> float:
     return float((own - other).abs().max())
 
 
-def scaled_difference(own: Tensor, other: Tensor) -> float:
-    """Return the largest absolute difference, in standard deviations of `own` if that is above 1.
-
-    Rounding grows with the numbers: logits of a stack that runs again untrained are in the tens.
-    """
-    return largest_difference(own, other) / max(1.0, float(own.std()))
-
-
 def relative_difference(own: Tensor, other: Tensor) -> float:
     """Return the root mean square of the differences, in standard deviations of `own`."""
     return float((own - other).square().mean().sqrt() / own.std())

@@ -6,7 +6,7 @@ A decoder is written as one step with a KV cache, every other model as one forwa
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -28,7 +28,6 @@ from sharetune.trainers.exports.base import (
     Needs,
     Written,
     answering,
-    scaled_difference,
 )
 from sharetune.trainers.exports.onnx_cache import (
     Step,
@@ -47,9 +46,6 @@ from sharetune.trainers.models.sample_inputs import Inputs, samples
 FILE_NAME = "model.onnx"
 """The name of the file in the export's folder."""
 
-NEEDED_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-"""Packages that writing and running ONNX need."""
-
 ONE_FILE_BYTES = 64e6
 """Bytes of weights up to which they are in the file. Others lie next to it: onnxruntime reads them
 where they are, and a protobuf message ends at 2 GiB."""
@@ -62,6 +58,10 @@ model = onnxruntime.InferenceSession("{FOLDER}/{FILE_NAME}", options)"""
 
 AXIS_NAMES = {"decoder_input_ids": "decoder_sequence"}
 """Names for the dynamic text length of inputs that may differ in it from the others."""
+
+
+PASS_TOLERANCE, STEPS_TOLERANCE = 1e-4, 1e-3
+"""Largest difference of logits, without tokens to compare, and with 64 that must be the same."""
 
 
 class Logits(nn.Module):
@@ -82,21 +82,37 @@ class Logits(nn.Module):
 def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
     """an ONNX file for onnxruntime, each shared tensor stored once; a decoder has a KV cache"""
     check_packages()
+    write_onnx(model, folder)
+    copy.deepcopy(model.config).save_pretrained(folder)
+    weights = f"{FILE_NAME}*"
     by_steps = has_steps(model)
-    running = cache(lambda path: Steps(session(path)))
-    program = _traced(model, _step_of(model) if by_steps else _pass_of(model))
+    return in_session(model, cache(session), by_steps=by_steps, load=LOAD, weights=weights)
+
+
+def write_onnx(model: PreTrainedModel, folder: Path) -> None:
+    """Write the file into `folder`. Raises :class:`ModelError` if the model cannot be traced."""
+    program = _traced(model, _step_of(model) if has_steps(model) else _pass_of(model))
     store_once(program.model)
     large = 4 * parameters([model]) > ONE_FILE_BYTES
     program.save(folder / FILE_NAME, external_data=large)
-    copy.deepcopy(model.config).save_pretrained(folder)
+
+
+def in_session(
+    model: PreTrainedModel,
+    running: Callable[[Path], Any],
+    *,
+    by_steps: bool,
+    load: str,
+    weights: str,
+) -> Written:
+    """Return how files are compared that a session, `running` from its folder, answers with."""
     return Written(
-        reload=lambda path: running(path).answer if by_steps else _reload(path),
-        load=LOAD,
-        tolerance=1e-4,
-        distance=scaled_difference,
-        weights=f"{FILE_NAME}*",
+        reload=lambda path: Steps(running(path)).answer if by_steps else _passing(running(path)),
+        load=load,
+        tolerance=STEPS_TOLERANCE if by_steps else PASS_TOLERANCE,
+        weights=weights,
         compared=(lambda _: with_positions(model)) if by_steps else (lambda answer: answer),
-        greedy=(lambda path: running(path).greedy) if by_steps else None,
+        greedy=(lambda path: Steps(running(path)).greedy) if by_steps else None,
     )
 
 
@@ -122,12 +138,14 @@ def _step_of(model: PreTrainedModel) -> Graph:
     return Graph(Step, inputs, tuple(map(step_axes, inputs)), step_outputs(list(inputs)))
 
 
-def check_packages() -> None:
-    """Raise :class:`ModelError` if a package that ONNX export needs is not installed."""
-    missing = [name for name in NEEDED_PACKAGES if find_spec(name) is None]
+def check_packages(
+    format: str = "onnx", needed: Sequence[str] = ("onnx", "onnxruntime", "onnxscript")
+) -> None:
+    """Raise :class:`ModelError` if a package that the `format` needs is not installed."""
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ModelError(
-            f"the onnx format needs {', '.join(missing)}", "pip install 'sharetune[onnx]'"
+            f"the {format} format needs {', '.join(missing)}", f"pip install 'sharetune[{format}]'"
         )
 
 
@@ -227,9 +245,7 @@ def onnx_run(folder: Path, inputs: Inputs, *, threads: int) -> Callable[[], obje
     return partial(running.run, ["logits"], given)
 
 
-def _reload(folder: Path) -> Answer:
-    running = session(folder)
-
+def _passing(running: Any) -> Answer:
     def answer(inputs: Inputs) -> Tensor:
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
         return torch.from_numpy(running.run(["logits"], arrays)[0])

@@ -134,7 +134,7 @@ class Step(nn.Module):
 
 @dataclass(frozen=True)
 class Steps:
-    """A session of onnxruntime that runs a file of steps."""
+    """A session, of onnxruntime or like it, that runs a file of steps."""
 
     session: Any
 
@@ -167,8 +167,12 @@ class Steps:
 
     def empty(self, batch: int) -> dict[str, np.ndarray]:
         """Return keys and values of no token, by the names of the inputs."""
-        shapes = {n.name: n.shape for n in self.session.get_inputs() if n.name.startswith(PAST)}
         return {
-            name: np.zeros((batch, heads, 0, size), np.float32)
-            for name, (_, heads, _, size) in shapes.items()
+            node.name: np.zeros((batch, node.shape[1], 0, node.shape[3]), _dtype(node))
+            for node in self.session.get_inputs()
+            if node.name.startswith(PAST)
         }
+
+
+def _dtype(node: Any) -> Any:
+    return np.float16 if "float16" in node.type else np.float32

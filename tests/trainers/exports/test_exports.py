@@ -91,7 +91,7 @@ def test_the_formats():
     "name",
     [
         pytest.param(name, marks=[pytest.mark.slow] if name == "onnx" else [])
-        for name in sorted(set(EXPORTS) - {"albert"})
+        for name in sorted(set(EXPORTS) - {"albert", "openvino"})
         if not name.startswith("gguf")  # for decoders only
     ],
 )
@@ -190,6 +190,23 @@ def test_onnx_writes_text_by_a_cache(tmp_path, rule):
     prompt = inputs()["input_ids"][:1]
     text = model.generate(prompt, max_new_tokens=20, do_sample=False, eos_token_id=None)
     assert Steps(session).greedy(prompt[0].tolist(), 20) == text[0, 9:].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_openvino(tmp_path, family):
+    pytest.importorskip("openvino")
+    model = share_params(tiny(family), 0, 3, 1)
+    exported = export(model, tmp_path / "out", "openvino")
+    assert exported.difference <= 1e-5
+    # constants once, besides some of the graph's own; the tables of rotary positions are no weights
+    assert exported.weights <= 1.05 * 4 * sum(p.numel() for p in model.parameters())
+
+
+def test_openvino_without_its_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_format, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="the openvino format needs onnx, onnxscript, openvino"):
+        export(share_params(tiny("bert"), 1, 4, 0.7), tmp_path / "out", "openvino")
 
 
 @pytest.mark.slow
