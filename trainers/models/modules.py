@@ -70,10 +70,11 @@ class ReadOnly(Tensor):
                 "keep the adapter apart, or merge it into the dense model: export as dense first",
             )
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
+            found = func(*args, **(kwargs or {}))
+        return read_only(torch.Tensor.detach(args[0])) if func == GET_DATA else found
 
 
-DATA = (Tensor.data.__get__, Tensor.data.__set__)  # type: ignore[attr-defined]
+GET_DATA, SET_DATA = Tensor.data.__get__, Tensor.data.__set__  # type: ignore[attr-defined]
 """Functions that read and replace a tensor's content, unseen by autograd."""
 
 IN_PLACE = frozenset(
@@ -85,7 +86,7 @@ IN_PLACE = frozenset(
 def _is_change(func: Any) -> bool:
     name = str(func.__name__)
     in_place = name.endswith("_") and not name.startswith("_") and name != "requires_grad_"
-    return func in DATA or in_place or name in IN_PLACE
+    return bool(func == SET_DATA) or in_place or name in IN_PLACE
 
 
 def read_only(weight: Tensor) -> Tensor:

@@ -311,3 +311,11 @@ def test_adapters_of_private_layers_are_merged(tmp_path):
     adapted = peft.get_peft_model(model, rules).eval()
     before = logits(adapted)
     assert torch.allclose(logits(adapted.merge_and_unload()), before, atol=1e-5)
+
+
+def test_an_adapter_that_reads_the_weights(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = shared("llama", "bank")
+    before = logits(model)
+    rules = peft.LoraConfig(target_modules=["q_proj"], r=2, use_dora=True)
+    assert torch.allclose(logits(peft.get_peft_model(model, rules).eval()), before, atol=1e-5)

@@ -41,6 +41,7 @@ def test_what_is_read_is_an_ordinary_tensor():
     weight = model.model.layers[0].self_attn.q_proj.weight
     assert weight.shape == (48, 48) and weight.requires_grad
     assert type(weight + 1) is type(weight.detach()) is type(weight.T) is torch.Tensor
+    assert weight.data.clone().add_(1).shape == (48, 48)
     weight.square().sum().backward()
     assert model.banks[0]["self_attn_q_proj"].weight.grad.abs().sum() > 0
 
