@@ -16,7 +16,7 @@ from sharetune.spaces.errors import PlanError
 from sharetune.spaces.evaluator import Evaluator, Sizes
 from sharetune.spaces.recipe import Candidate
 
-KEPT_SIZES = 4096
+KEPT_SIZES = 1024
 """Candidates whose sizes are cached: the sampler asks for many before the search takes one."""
 
 
