@@ -5,10 +5,10 @@ from pathlib import Path
 from rich.table import Table
 
 from sharetune.results.formatting import quantity
-from sharetune.results.judging.caveats import nothing_learned
 from sharetune.results.judging.choices import how_sure
 from sharetune.results.judging.finals import final_study, has_finals, retrainings
 from sharetune.results.judging.front import comparable, pareto_front
+from sharetune.results.judging.learning import nothing_learned
 from sharetune.results.judging.rows import ORDER, Row, rows_of
 from sharetune.results.judging.seeds import spreads
 from sharetune.results.judging.summary import Counts

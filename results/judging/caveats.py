@@ -1,6 +1,6 @@
 """Warn before a model is chosen, each warning by one rule on the study's own numbers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from math import inf, isfinite
 
 import pandas as pd
@@ -13,7 +13,6 @@ from sharetune.results.judging.rows import rows_of
 from sharetune.results.judging.seeds import accuracy_interval, spreads
 from sharetune.results.judging.summary import Rivalry, rivalries
 from sharetune.results.judging.unshared import unshared_trial
-from sharetune.results.reading import attributes as record
 from sharetune.results.reading.stored_plans import shares_only
 from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import Objective
@@ -40,7 +39,6 @@ ENOUGH_TRIALS = 20
 def caveats(study: StudyRecord) -> list[str]:
     """List the warnings that apply to a study, as sentences."""
     found = [
-        _one_answer,
         learning_caveats,
         _noise,
         _one_split,
@@ -53,41 +51,6 @@ def caveats(study: StudyRecord) -> list[str]:
         _drops,
     ]
     return [text for rule in found for text in rule(study)] + study.unchanged
-
-
-def nothing_learned(study: StudyRecord) -> str | None:
-    """Say that the unshared model gives all test examples of several classes the same answer.
-
-    None where it does not, or where no confusion matrix is stored.
-    """
-    unshared = unshared_trial(final_study(study).frame)
-    counts = {} if unshared is None else _counts(unshared.cells.get(record.CONFUSION))
-    answers = {answer for _, answer in counts}
-    if len({true for true, _ in counts}) < 2 or len(answers) > 1:
-        return None
-    labels, (answer,) = study.model.get("labels") or [], answers
-    name = repr(labels[answer]) if answer < len(labels) else f"class {answer}"
-    return (
-        f"Nothing was learned: the unshared model answers every example of the {study.selected_on} "
-        f"split with {name}, so no comparison with it means anything. Train longer, or with a "
-        f"larger learning rate."
-    )
-
-
-def _counts(confusion: object) -> dict[tuple[int, int], int]:
-    """Return the counts above 0 of a stored confusion matrix, by true and predicted class."""
-    cells: Iterable[Sequence[int]] = ()
-    if isinstance(confusion, list):
-        cells = ((i, j, n) for i, row in enumerate(confusion) for j, n in enumerate(row))
-    elif isinstance(confusion, dict):
-        cells = confusion["cells"]
-    return {(true, answer): count for true, answer, count in cells if count}
-
-
-def _one_answer(study: StudyRecord) -> Iterator[str]:
-    text = nothing_learned(study)
-    if text is not None:
-        yield text
 
 
 def _noise(study: StudyRecord) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Judge whether a study's models have learned anything, and whether they had time to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from sharetune.results.judging.front import comparable
 from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.seeds import test_examples, wilson_interval
 from sharetune.results.judging.unshared import unshared_trial
+from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import Objective
 
@@ -54,20 +55,30 @@ def has_standard(study: StudyRecord) -> bool:
     return unshared is not None and has_learned(unshared, study.quality)
 
 
-def learning_caveats(study: StudyRecord) -> Iterator[str]:
-    """Warn if nothing was learned, or if the unshared model was still learning at the end."""
+def nothing_learned(study: StudyRecord) -> str | None:
+    """Say that no model has learned anything, or the unshared one has not; None otherwise."""
     quality, unshared = study.quality, unshared_trial(study.frame)
+    if text := _one_answer(study):
+        return text
     if none_learned(study.frame, quality):
-        yield (
+        return (
             f"Nothing was learned: no model's {quality.title} is better than a model's that knows "
             "nothing, so none is recommended; train with more steps or another learning rate."
         )
-    elif unshared is not None and not has_learned(unshared, quality):
-        yield (
+    if unshared is not None and not has_learned(unshared, quality):
+        return (
             f"The unshared model has learned nothing ({quality.title} "
             f"{unshared.value(quality):.3g}), so nothing is compared with it; train with more "
             "steps or another learning rate."
         )
+    return None
+
+
+def learning_caveats(study: StudyRecord) -> Iterator[str]:
+    """Warn if nothing was learned, or if the unshared model was still learning at the end."""
+    unshared = unshared_trial(study.frame)
+    if text := nothing_learned(study):
+        yield text
     elif unshared is not None and (fell := last_fall(unshared)) > STILL_FALLING:
         yield (
             f"The unshared model was still learning: {fell:.0%} of all that its training loss fell "
@@ -87,6 +98,35 @@ def last_fall(trial: Row) -> float:
     fifths = [part.mean() for part in np.array_split(losses, LAST_FIFTH)]
     fell = fifths[0] - fifths[-1]
     return float((fifths[-2] - fifths[-1]) / fell) if fell > 0 else float("nan")
+
+
+def _one_answer(study: StudyRecord) -> str | None:
+    """Say that the unshared model gives all test examples of several classes the same answer.
+
+    None where it does not, or where no confusion matrix is stored.
+    """
+    unshared = unshared_trial(study.frame)
+    counts = {} if unshared is None else _counts(unshared.cells.get(record.CONFUSION))
+    answers = {answer for _, answer in counts}
+    if len({true for true, _ in counts}) < 2 or len(answers) > 1:
+        return None
+    labels, (answer,) = study.model.get("labels") or [], answers
+    name = repr(labels[answer]) if answer < len(labels) else f"class {answer}"
+    return (
+        f"Nothing was learned: the unshared model answers every example of the {study.selected_on} "
+        f"split with {name}, so no comparison with it means anything. Train longer, or with a "
+        f"larger learning rate."
+    )
+
+
+def _counts(confusion: object) -> dict[tuple[int, int], int]:
+    """Return the counts above 0 of a stored confusion matrix, by true and predicted class."""
+    cells: Iterable[Sequence[int]] = ()
+    if isinstance(confusion, list):
+        cells = ((i, j, n) for i, row in enumerate(confusion) for j, n in enumerate(row))
+    elif isinstance(confusion, dict):
+        cells = confusion["cells"]
+    return {(true, answer): count for true, answer, count in cells if count}
 
 
 def _largest_class(trial: Row) -> float | None:
