@@ -1,5 +1,6 @@
 """Run a study from its configuration to its report."""
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -24,12 +25,11 @@ from sharetune.search.starting import (
     real_evaluator,
     reopened,
 )
-from sharetune.search.study.writer import DAMAGED, one_error
+from sharetune.search.study.writer import one_error, reading
 from sharetune.search.workers import in_process
-from sharetune.spaces.errors import ConfigError, RunError
+from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import Evaluator
 from sharetune.spaces.run_folder import RunFolder
-from sharetune.spaces.settings import one_door
 
 
 def run(
@@ -62,18 +62,32 @@ def run(
             with nullcontext(earlier) if resume else new_folder(folder) as held:
                 prepared = evaluator or real_evaluator(config, folder, live)
                 rehearse = _rehearsal(config, connected)
-                stored = one_door(f"the study in {folder.path}", RunError, DAMAGED)
-                with stored if resume else nullcontext(), one_error(folder.path):
+                with reading(folder.path) if resume else nullcontext(), one_error(folder.path):
                     searching = prepared_search(config, folder, prepared, held, rehearse)
                 searching.callbacks, searching.last_words = live.callbacks, live.last_words
             if earlier is None:
                 cleanup.callback(searching.writer.close)
-            with stopped_at_once(), Progress(searching):
+            with stopped_at_once(), Progress(searching), _loaded_objects_kept():
                 _execute(searching)
         with stopped_at_once():
             _measure_latency(searching)
             write_report(folder.path)
     return folder.path
+
+
+@contextmanager
+def _loaded_objects_kept() -> Iterator[None]:
+    """Leave what is loaded by now out of garbage collection while trials run.
+
+    Python collects old objects when their number has grown by a quarter, which, next to the
+    million of the libraries, garbage of thousands of trials does not reach.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _rehearsal(config: StudyConfig, connected: Future[None] | None) -> Rehearse:

@@ -242,8 +242,7 @@ def prepared_search(
     """
     refuse_unfit(config, evaluator)
     if isinstance(held, StudyWriter):
-        with reading(run.path):
-            searching = Search(config, held, evaluator, run, code())
+        searching = Search(config, held, evaluator, run, code())
         _note_places(config, run.path, held)  # nothing is written before all was read
         held.end_interrupted()
         return searching
