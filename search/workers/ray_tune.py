@@ -212,6 +212,17 @@ def _end_worker(beat: Beat) -> bool:
         return False
 
 
+class NoTable(tune.ProgressReporter):
+    """A reporter that shows nothing: Ray Tune's own clears a notebook's cell, ours with it."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Return that there is nothing to report."""
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        """Do nothing."""
+
+
 class RungScheduler(FIFOScheduler):
     """A Ray Tune scheduler that asks the search at every rung whether the training goes on."""
 
@@ -511,6 +522,7 @@ def execute(search: Search) -> None:
                 name="jobs",
                 storage_path=scratch,
                 verbose=0,
+                progress_reporter=NoTable(),
                 callbacks=[BetweenSteps(stop_if_asked, searcher, watch, services)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
