@@ -19,7 +19,7 @@ from sharetune.search.score_first import Scored, score_first
 from sharetune.search.search import Search
 from sharetune.search.solved import plans_from_scores
 from sharetune.search.study.folder_lock import lock_folder
-from sharetune.search.study.writer import StudyWriter, reading, require_study
+from sharetune.search.study.writer import DAMAGED, StudyWriter, reading, require_study
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.evaluator import PREDICTIONS, Evaluator, Sizes
@@ -107,6 +107,7 @@ def reopened(config: StudyConfig, run: RunFolder) -> StudyWriter:
     writer = _opened(config, run)
     try:
         with reading(run.path):
+            _require_attributes(run.path, writer.attributes)
             _check_same_study(config, run.path, writer.attributes)
     except BaseException:
         writer.close()
@@ -155,6 +156,14 @@ def held_for_scoring(config: StudyConfig, run: RunFolder) -> Iterator[None]:
         yield
     finally:
         writer.close()
+
+
+def _require_attributes(run: Path, present: Mapping[str, Any]) -> None:
+    """Raise :class:`RunError` where an attribute is missing that every study is created with."""
+    kinds = {record.CONFIG: dict, record.OBJECTIVES: list, record.REFERENCE: dict}
+    bad = [name for name, kind in kinds.items() if not isinstance(present.get(name), kind)]
+    if bad:
+        raise RunError(f"the study in {run} has no readable {' and no '.join(bad)}", DAMAGED)
 
 
 def _check_same_study(config: StudyConfig, run: Path, attributes: Mapping[str, Any]) -> None:

@@ -153,9 +153,7 @@ class StudyWriter:
                 raise RunError(
                     f"the study in {run} was never created", f"remove {run} and start again"
                 )
-            writer = cls(storage, name, lock)
-            _require_attributes(location, writer.attributes)
-            return writer
+            return cls(storage, name, lock)
 
     def close(self) -> None:
         """Release the study for another search."""
@@ -385,14 +383,6 @@ def _require_tables(location: Location, present: Collection[str], *, is_new: boo
     raise RunError(
         f"{location} lacks the table{'s' if len(missing) > 1 else ''} {', '.join(missing)}", DAMAGED
     )
-
-
-def _require_attributes(location: Location, present: Mapping[str, Any]) -> None:
-    """Raise :class:`RunError` where an attribute is missing that every study is created with."""
-    kinds = {record.CONFIG: dict, record.OBJECTIVES: list, record.REFERENCE: dict}
-    bad = [name for name, kind in kinds.items() if not isinstance(present.get(name), kind)]
-    if bad:
-        raise RunError(f"{location} has no readable {' and no '.join(bad)}", DAMAGED)
 
 
 def _in_database(location: Location, *, is_new: bool = False) -> RDBStorage:

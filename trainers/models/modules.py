@@ -74,7 +74,8 @@ class ReadOnly(Tensor):
         return read_only(torch.Tensor.detach(args[0])) if func == GET_DATA else found
 
 
-GET_DATA, SET_DATA = Tensor.data.__get__, Tensor.data.__set__  # type: ignore[attr-defined]
+GET_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 """Functions that read and replace a tensor's content, unseen by autograd."""
 
 IN_PLACE = frozenset(
