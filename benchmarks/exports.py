@@ -45,7 +45,7 @@ TOKENS = 500
 """Tokens of the text."""
 
 MEMORY = Path(__file__).with_name("session_memory.py")
-"""What measures the memory of a session of onnxruntime."""
+"""Script that measures the resident bytes of an onnxruntime session."""
 
 
 def main(model: str, plans: list[str], formats: list[str]) -> None:

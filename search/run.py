@@ -1,6 +1,5 @@
 """Run a study from its configuration to its report."""
 
-import gc
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -67,27 +66,12 @@ def run(
                 searching.callbacks, searching.last_words = live.callbacks, live.last_words
             if earlier is None:
                 cleanup.callback(searching.writer.close)
-            with stopped_at_once(), Progress(searching), _loaded_objects_kept():
+            with stopped_at_once(), Progress(searching):
                 _execute(searching)
         with stopped_at_once():
             _measure_latency(searching)
             write_report(folder.path)
     return folder.path
-
-
-@contextmanager
-def _loaded_objects_kept() -> Iterator[None]:
-    """Leave what is loaded by now out of garbage collection while trials run.
-
-    Python collects old objects when their number has grown by a quarter, which, next to the
-    million of the libraries, garbage of thousands of trials does not reach.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _rehearsal(config: StudyConfig, connected: Future[None] | None) -> Rehearse:

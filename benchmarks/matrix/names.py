@@ -2,7 +2,7 @@
 
 UNSHARED = "unshared"
 FOUND = "ShareTune"
-"""What the product finds: by a search from scratch, by solving from scores of a checkpoint."""
+"""Plans that ShareTune chooses: by a search from scratch, by solving scores of a checkpoint."""
 
 DROPS = "drops"
 NARROWING = "narrowing"

@@ -5,9 +5,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-COLUMNS: dict[str, type] = {}
-"""Types of the columns by name, in the files' order; filled from :class:`Row`."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -46,7 +43,8 @@ class Row:
         return self.plan, self.steps, self.seed
 
 
-COLUMNS.update({field.name: field.type for field in fields(Row)})  # type: ignore[misc]
+COLUMNS: dict[str, type] = {field.name: field.type for field in fields(Row)}  # type: ignore[misc]
+"""Types of the columns by name, in the files' order."""
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -42,5 +42,5 @@ def forget(trial: Any) -> None:
     """
     if is_known("ray"):
         trial.config = trial._Trial__unresolved_config = trial.evaluated_params = {}
-        told = trial.run_metadata
-        told.last_result, told.metric_analysis, told.metric_n_steps = {}, {}, {}
+        kept = trial.run_metadata
+        kept.last_result, kept.metric_analysis, kept.metric_n_steps = {}, {}, {}

@@ -24,7 +24,6 @@ from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     PlacementGroupSchedulingStrategy,
 )
-from rich.console import Console
 
 from sharetune.search.config import Resources, StudyConfig
 from sharetune.search.outcome import Outcome, Reached, stopped
@@ -34,6 +33,7 @@ from sharetune.search.pinned.ray_internals import (
     reuse_started_workers,
     set_reachable,
 )
+from sharetune.search.progress_bars import stderr_console
 from sharetune.search.search import Search
 from sharetune.search.signals import stopped_when_safe
 from sharetune.search.workers.attempt import Evaluate, Paused, Report, attempt
@@ -212,7 +212,7 @@ def _end_worker(beat: Beat) -> bool:
         return False
 
 
-class NoTable(tune.ProgressReporter):
+class SilentReporter(tune.ProgressReporter):
     """A reporter that shows nothing: Ray Tune's own clears a notebook's cell, ours with it."""
 
     def should_report(self, trials: list[Any], done: bool = False) -> bool:
@@ -522,7 +522,7 @@ def execute(search: Search) -> None:
                 name="jobs",
                 storage_path=scratch,
                 verbose=0,
-                progress_reporter=NoTable(),
+                progress_reporter=SilentReporter(),
                 callbacks=[BetweenSteps(stop_if_asked, searcher, watch, services)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -577,8 +577,7 @@ def _tell_of_missing(resources: dict[str, float], workers_per_trial: int) -> Non
     for kind, need in resources.items():
         needed, found = need * workers_per_trial, total.get(kind, 0.0)
         if needed > found:
-            console = Console(stderr=True, highlight=False, soft_wrap=True)
-            console.print(
+            stderr_console().print(
                 f"a trial needs {needed:g} {kind}s, and the cluster has {found:g}: trials wait "
                 "until it grows"
             )

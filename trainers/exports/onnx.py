@@ -82,19 +82,23 @@ class Logits(nn.Module):
 def export_onnx(model: PreTrainedModel, folder: Path) -> Written:
     """an ONNX file for onnxruntime, each shared tensor stored once; a decoder has a KV cache"""
     check_packages()
-    write_onnx(model, folder)
+    by_steps = write_onnx(model, folder)
     copy.deepcopy(model.config).save_pretrained(folder)
     weights = f"{FILE_NAME}*"
-    by_steps = has_steps(model)
     return in_session(model, cache(session), by_steps=by_steps, load=LOAD, weights=weights)
 
 
-def write_onnx(model: PreTrainedModel, folder: Path) -> None:
-    """Write the file into `folder`. Raises :class:`ModelError` if the model cannot be traced."""
-    program = _traced(model, _step_of(model) if has_steps(model) else _pass_of(model))
+def write_onnx(model: PreTrainedModel, folder: Path) -> bool:
+    """Write the file into `folder`; return whether it is a step with a cache, or a whole pass.
+
+    Raises :class:`ModelError` if the model cannot be traced.
+    """
+    by_steps = has_steps(model)
+    program = _traced(model, _step_of(model) if by_steps else _pass_of(model))
     store_once(program.model)
     large = 4 * parameters([model]) > ONE_FILE_BYTES
     program.save(folder / FILE_NAME, external_data=large)
+    return by_steps
 
 
 def in_session(

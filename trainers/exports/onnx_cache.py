@@ -98,11 +98,7 @@ def with_positions(model: PreTrainedModel) -> Answer:
 
 def step_axes(name: str) -> dict[int, str]:
     """Return the names of the free axes of an input."""
-    return (
-        dict(enumerate(AXES[name]))
-        if name in AXES
-        else {0: "batch_size", 2: "past_sequence_length"}
-    )
+    return dict(enumerate(AXES[name])) if name in AXES else CACHE_AXES
 
 
 def step_outputs(names: Sequence[str]) -> list[str]:

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from sharetune.trainers.exports.base import EXPORTS, FOLDER, Needs, Written
 from sharetune.trainers.exports.onnx import FILE_NAME as ONNX_NAME
 from sharetune.trainers.exports.onnx import check_packages, in_session, write_onnx
-from sharetune.trainers.exports.onnx_cache import has_steps
 
 FILE_NAME = "openvino_model.xml"
 """The name of the graph's file, which Optimum looks for; weights lie in one ending in ``.bin``."""
@@ -36,14 +35,14 @@ def export_openvino(model: PreTrainedModel, folder: Path) -> Written:
     import openvino
 
     with tempfile.TemporaryDirectory() as scratch:
-        write_onnx(model, Path(scratch))
+        by_steps = write_onnx(model, Path(scratch))
         converted = openvino.convert_model(Path(scratch) / ONNX_NAME)
         openvino.save_model(converted, folder / FILE_NAME, compress_to_fp16=False)
     model.config.save_pretrained(folder)
     return in_session(
         model,
         cache(Session.of),
-        by_steps=has_steps(model),
+        by_steps=by_steps,
         load=f'import openvino\nmodel = openvino.Core().compile_model("{FOLDER}/{FILE_NAME}")',
         weights="*.bin",
     )

@@ -42,12 +42,8 @@ def matched(meetings: Sequence[Meeting]) -> list[Tensor]:
         partners, features, rows = meeting
         return rows[partners.match(features[rows])]
 
-    threads = torch.get_num_threads()
-    try:  # one core a meeting: products over all cores would wait for assignments, which take one
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(match, meetings))
-    finally:
-        torch.set_num_threads(threads)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(match, meetings))
 
 
 class Partners:

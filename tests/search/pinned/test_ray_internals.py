@@ -1,4 +1,4 @@
-"""What is changed in Ray does what it is for."""
+"""An ended trial of Ray Tune is emptied, and Ray Tune can still read it."""
 
 from ray.tune.experiment.trial import Trial
 

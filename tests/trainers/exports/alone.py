@@ -72,7 +72,7 @@ def missing(kind, folder):
 
 
 def piped(task, folder):
-    """What a pipeline answers."""
+    """Return the answer of a transformers pipeline to one example."""
     pipe = transformers.pipeline(task, model=folder, trust_remote_code=True)
     if task == "text-generation":
         return pipe("The capital of France is", max_new_tokens=3)[0]["generated_text"]

@@ -16,7 +16,7 @@ NEEDED = ("torch", "transformers", "safetensors", "accelerate", "pillow")
 """Packages that are installed there, besides their requirements."""
 
 PROGRAM = Path(__file__).with_name("alone.py")
-"""What runs there."""
+"""Script that loads the folders there, and compares."""
 
 
 def bare_python(home: Path) -> Path:
@@ -68,7 +68,7 @@ def write_answer(path: Path, given: dict[str, Tensor], logits: Tensor) -> str:
 
 
 def loaded_alone(python: Path, cases: list[Case], scratch: Path) -> list[dict[str, Any]]:
-    """What :data:`PROGRAM` finds, one record for each case. Raises if it fails."""
+    """Run :data:`PROGRAM` and return its record of each case. Raises if it fails."""
     (scratch / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
     ran = subprocess.run(
         [python, PROGRAM, scratch / "cases.json"],
