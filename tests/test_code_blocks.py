@@ -44,7 +44,8 @@ WRITTEN_BY_CODE = {"families.md", "reference.md"}  # whose blocks are signatures
 SMALL = "--set executor=local --set budget.trials=3 --set latency.rounds=0 --set scoring=off"
 SMALL_PYTHON = (
     'budget=2, executor="local", scoring="off", latency={"rounds": 0}, '
-    'space={"plan": [{"layers": "0..-1"}], "recipe": {"steps": 2, "max_length": 16}}'
+    'space={"plan": [{"layers": "0..-1"}], '
+    '"recipe": {"steps": 60, "learning_rate": 3e-3, "max_length": 8}}'  # enough to learn it
 )
 STUDY = {"name": "page", "model": "MODEL", "task": {"name": "text-classification"}, "space": {}}
 
