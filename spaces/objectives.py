@@ -97,6 +97,8 @@ for _objective in (
     _trained("bleu", "BLEU", best=100.0, point=1.0),
     _trained("chrf", "chrF", best=100.0, point=1.0),
     _trained("perplexity", "perplexity", "minimize", best=1.0, worst=1000.0),
+    _trained("byte_perplexity", "perplexity by byte", "minimize", best=1.0, worst=256.0),
+    _trained("bits_per_byte", "bits per byte", "minimize", best=0.0, worst=8.0),
     _fraction("entity_f1", "entity F1"),
     _fraction("exact_match", "exact match"),
     _fraction("answer_f1", "answer F1"),

@@ -1,8 +1,7 @@
 """Causal language modelling: the next token of a text."""
 
 from collections.abc import Callable, Sequence
-from itertools import chain
-from math import exp
+from math import exp, log
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, default_data_col
 
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
+from sharetune.trainers.data.blocks import blocks, documents
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
@@ -27,11 +27,14 @@ class TextGeneration(Task):
 
     `train` and `test` are tables or the hub name of a data set, `text` names the column. All texts
     of a split, an end of text after each, are put together and cut into blocks of the recipe's
-    `max_length`; what is left over at the end is not used. Perplexity is by token, so it only
-    compares models of one tokenizer.
+    `max_length`; what is left over at the end is not used. The first token of a block is not
+    predicted. Perplexity is by token, so it only compares models of one tokenizer; by byte it
+    compares all: `byte_perplexity` is e to the nats of all tokens predicted, divided by the UTF-8
+    bytes of the text that they stand for, and `bits_per_byte` its logarithm to base 2.
     """
 
     auto: ClassVar[Any] = AutoModelForCausalLM
+    layout: ClassVar[int] = 2
 
     text: str | None = Field(
         None, description="column of texts; null: the first of the usual names, such as `text`"
@@ -39,7 +42,7 @@ class TextGeneration(Task):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return ("perplexity", "eval_loss")
+        return ("perplexity", "eval_loss", "byte_perplexity", "bits_per_byte")
 
     @property
     def generates(self) -> bool:
@@ -49,18 +52,15 @@ class TextGeneration(Task):
         return *self.frames(self._columns), DataFacts()
 
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
-        end = [] if reader.eos_token_id is None else [reader.eos_token_id]
-        texts = reader(frame["text"].tolist(), add_special_tokens=False, verbose=False)["input_ids"]
-        tokens = list(chain.from_iterable([*text, *end] for text in texts))
-        blocks = [
-            tokens[i : i + max_length] for i in range(0, len(tokens) - max_length + 1, max_length)
-        ]
-        if not blocks:
+        found = documents(frame["text"].tolist(), reader)
+        cut = blocks(found, max_length)
+        if not len(cut["input_ids"]):
             raise DataError(
-                f"a split has {len(tokens)} tokens, and one block takes {max_length}",
+                f"a split has {sum(len(one.tokens) for one in found)} tokens, and one block takes "
+                f"{max_length}",
                 "give more text, or set recipe.max_length lower",
             )
-        return {"input_ids": blocks, "labels": blocks}
+        return {name: values.tolist() for name, values in cut.items()}
 
     def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return default_data_collator
@@ -69,7 +69,13 @@ class TextGeneration(Task):
         return mean_loss(model, data=split.rows, collate=split.collate)
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
-        return Scores({"perplexity": exp(min(predictions, 700)), "eval_loss": predictions})
+        """Score a mean loss in nats a token; `labels` are ``[tokens, bytes]`` of each block."""
+        metrics = {"perplexity": exp(min(predictions, 700)), "eval_loss": predictions}
+        tokens, size = (sum(column) for column in zip(*labels, strict=True)) if labels else (0, 0)
+        if size:
+            nats = predictions * tokens / size
+            metrics |= {"byte_perplexity": exp(min(nats, 700)), "bits_per_byte": nats / log(2)}
+        return Scores(metrics)
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         return write_on(model, inputs["input_ids"][:, NEW_TOKENS:], NEW_TOKENS)

@@ -46,6 +46,18 @@ def test_perplexity():
     assert metrics == {"perplexity": pytest.approx(20.0, abs=1e-4), "eval_loss": 2.995732}
 
 
+def test_perplexity_by_byte():
+    # blocks of 3 and 5 tokens predicted that stand for 12 and 20 bytes: each token for 4 of them,
+    # so ln 16 nats a token are ln 2 a byte
+    metrics = task("text-generation").score(2.772589, [[3, 12], [5, 20]], DataFacts()).metrics
+    assert metrics == {
+        "perplexity": pytest.approx(16.0, abs=1e-4),
+        "byte_perplexity": pytest.approx(2.0, abs=1e-6),
+        "bits_per_byte": pytest.approx(1.0, abs=1e-6),
+        "eval_loss": 2.772589,
+    }
+
+
 def test_exact_match_and_f1_of_answers():
     # of SQuAD's metric: the best of all accepted texts, without articles, case, punctuation
     def row(context, spans, *accepted):
