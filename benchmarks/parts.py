@@ -32,7 +32,8 @@ from sharetune.trainers.data.tables import read_table
 from sharetune.trainers.measuring.latency import summarise, time_in_turns
 from sharetune.trainers.models.softening import soft_layers
 from sharetune.trainers.models.structure import stack_shapes
-from sharetune.trainers.training.distillation import LOGITS, Lesson
+from sharetune.trainers.training.cached_answers import ANSWERS
+from sharetune.trainers.training.distillation import Lesson
 from sharetune.trainers.training.dropout import set_dropout_
 from sharetune.trainers.training.trainer import CandidateTrainer, arguments
 
@@ -85,7 +86,7 @@ def step_of(
     trainer.state.max_steps = STEPS
     optimizer = trainer.create_optimizer()
     if recipe.distill is not None and _lesson_is_logits(recipe):
-        batch = {**batch, LOGITS: torch.randn(len(batch["labels"]), 5)}
+        batch = {**batch, ANSWERS: (torch.randn(len(batch["labels"]), 5),)}
 
     def step() -> None:
         trainer.training_step(model, dict(batch))

@@ -1,7 +1,7 @@
 """Settings of distillation from a teacher: loss weights, temperature and schedule."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -36,7 +36,8 @@ class Distillation(StrictModel):
     """Distillation loss: ``task * T + w * (logits * L + hidden * H + relations * R)``.
 
     T is the task's own loss. L is ``t^2 KL(teacher / t || student / t)`` at `temperature` t
-    (Hinton et al., arXiv 1503.02531). H is the mean squared difference of hidden states, the
+    (Hinton et al., arXiv 1503.02531), the mean over examples, or over all tokens that count of
+    those that write. H is the mean squared difference of hidden states, the
     student's layer l of n matched to the teacher's ``round(l * N / n)`` of N (Patient-KD, arXiv
     1908.09355). R is the divergence of the last layers' query, key and value relations (MiniLMv2,
     arXiv 2012.15828). w is the factor that `schedule` gives.
@@ -67,6 +68,21 @@ class Distillation(StrictModel):
         None,
         ge=1,
         description="Heads over which relations are compared; `null`: as many as the student has.",
+    )
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        description="Most likely classes of each prediction of the teacher that are kept on disk, "
+        "the others as one class, where its whole logits take more than 256 MiB; `null`: there the "
+        "teacher answers each batch.",
+    )
+    teacher_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Dtype in which the teacher answers."
+    )
+    teacher_device: str | None = Field(
+        None,
+        min_length=1,
+        description="Device of the teacher, such as `cuda:1`; `null`: the student's.",
     )
     task: float = Field(1.0, ge=0, description="Weight of the task's own loss on the labels.")
     schedule: FadingName = Field(
@@ -102,5 +118,7 @@ class Distillation(StrictModel):
             return None
         inert: dict[str, Any] = {} if self.logits else {"temperature": 2.0}
         inert |= {} if self.relations else {"relation_heads": None}
+        inert |= {} if self.logits and not (self.hidden or self.relations) else {"top_k": None}
+        inert |= {} if self.teaches else {"teacher_dtype": "float32", "teacher_device": None}
         inert |= {"without_labels": 0.0} if self.task == 0 else {}
         return self.model_copy(update=inert)

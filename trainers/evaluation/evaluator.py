@@ -73,7 +73,7 @@ from sharetune.trainers.training.distillation import Lesson, check_teacher
 from sharetune.trainers.training.heartbeat import Heart
 from sharetune.trainers.training.resuming import Checkpoints
 from sharetune.trainers.training.rungs import Rungs
-from sharetune.trainers.training.teachers import Teachers
+from sharetune.trainers.training.teachers import Teachers, check_tokens
 from sharetune.trainers.training.tracking import Tracked, check_trackers, tracking
 from sharetune.trainers.training.trainer import (
     TrainingInputs,
@@ -201,6 +201,8 @@ class CandidateEvaluator:
         student = self.task.skeleton
         teacher = student if settings.teacher == UNSHARED else body_skeleton(settings.teacher)
         check_teacher(student, teacher, settings, self.labels)
+        if settings.teacher != UNSHARED:
+            check_tokens(self.task, settings.teacher)
 
     def rehearse(self, candidate: Candidate) -> None:
         """Train the unshared model on one batch by the candidate's recipe, and keep nothing.

@@ -50,7 +50,8 @@ def _lesson(task: PreparedTask, recipe: Recipe) -> Lesson | None:
     if recipe.distill is None:
         return None
     name = recipe.distill.teacher
-    return Lesson(task.load(None if name == UNSHARED else name).eval())
+    teacher = task.load(None if name == UNSHARED else name).eval()
+    return Lesson(teacher, counted=task.task.counted)
 
 
 def _longest(split: Split, count: int) -> Split:

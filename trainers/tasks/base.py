@@ -5,7 +5,7 @@ know of it. Metrics that are not in `sharetune.spaces.objectives` are registered
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from math import ceil
@@ -256,6 +256,20 @@ class Task(StrictModel, ABC):
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
         """Return the predictions that :meth:`score` reads: the logits of all rows, in order."""
         return predict(model, data=split.rows, collate=split.collate)
+
+    def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Return the predictions of a batch that a teacher teaches: (predictions, classes).
+
+        `logits` are those of `model` for the batch; by default each example is one prediction.
+        """
+        return logits
+
+    def predictions_of(self, rows: Any) -> Sequence[int] | None:
+        """Return how many predictions :meth:`counted` finds in each of `rows`.
+
+        None: that depends on the other rows of a batch, so nothing can be kept of it.
+        """
+        return [1] * len(rows)
 
     def trainers_prediction(
         self, model: PreTrainedModel, split: Split, predictions: object

@@ -52,7 +52,7 @@ def mean_loss(
     model.eval()
     total = count = 0.0
     with torch.no_grad():
-        for batch in (part for whole in loader for part in _in_parts(whole, model)):
+        for batch in (part for whole in loader for part in in_parts(whole, model)):
             labels = batch["labels"] if model.config.is_encoder_decoder else batch["labels"][:, 1:]
             counted = int((labels != -100).sum())
             if counted == 0:
@@ -62,9 +62,9 @@ def mean_loss(
     return total / count
 
 
-def _in_parts(batch: dict[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
+def in_parts(batch: dict[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
     """Yield the batch in parts of as many rows as `LOGITS` allows."""
     words = getattr(model.config.get_text_config(), "vocab_size", 1)
-    rows = max(1, LOGITS // (words * batch["labels"].shape[1]))
+    rows = max(1, LOGITS // (words * max(1, batch["labels"][0].numel())))
     for start in range(0, len(batch["labels"]), rows):
         yield {name: values[start : start + rows] for name, values in batch.items()}

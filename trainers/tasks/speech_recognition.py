@@ -1,7 +1,7 @@
 """Speech recognition: the text that is spoken in a recording."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from transformers import (
 
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
+from sharetune.trainers.data.blocks import UNCOUNTED
 from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer
 from sharetune.trainers.data.sound import (
@@ -47,9 +48,6 @@ TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Names of the table in a folder of recordings, as Hugging Face's audio folders name it."""
-
-UNCOUNTED = -100
-"""Label that PyTorch's and the library's losses leave out: padding."""
 
 CTC = {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
 """Settings of CTC's loss: comparable over lengths, and finite for texts longer than the input."""
@@ -124,6 +122,7 @@ class SpeechRecognition(Task):
     """
 
     auto: ClassVar[Any] = Recogniser
+    fitting: ClassVar[tuple[str, ...]] = ("distill",)
     unit: ClassVar[str] = UNIT
 
     audio: str | None = Field(
@@ -208,6 +207,19 @@ class SpeechRecognition(Task):
                 "character_error_rate": float(jiwer.cer(wanted, heard)),
             }
         )
+
+    def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Return the logits of a decoder's tokens, or of CTC's frames, that are not padding."""
+        if model.config.is_encoder_decoder:
+            return logits[(batch["labels"] != UNCOUNTED).to(logits.device)]
+        heard = batch.get("attention_mask")
+        if heard is None:
+            return logits.flatten(0, 1)
+        frames = model._get_feature_vector_attention_mask(logits.shape[1], heard)
+        return logits[frames.to(logits.device)]
+
+    def predictions_of(self, rows: Any) -> Sequence[int] | None:
+        return None
 
     def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:
         full = full_length(model, batch, max_length)

@@ -1,6 +1,6 @@
 """Causal language modelling: the next token of a text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import exp, log
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, default_data_col
 
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
-from sharetune.trainers.data.blocks import blocks, documents
+from sharetune.trainers.data.blocks import UNCOUNTED, blocks, documents
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
@@ -34,6 +34,7 @@ class TextGeneration(Task):
     """
 
     auto: ClassVar[Any] = AutoModelForCausalLM
+    fitting: ClassVar[tuple[str, ...]] = ("distill",)
     layout: ClassVar[int] = 2
 
     text: str | None = Field(
@@ -76,6 +77,13 @@ class TextGeneration(Task):
             nats = predictions * tokens / size
             metrics |= {"byte_perplexity": exp(min(nats, 700)), "bits_per_byte": nats / log(2)}
         return Scores(metrics)
+
+    def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        return logits[:, :-1][(batch["labels"][:, 1:] != UNCOUNTED).to(logits.device)]
+
+    def predictions_of(self, rows: Any) -> Sequence[int]:
+        labels = rows.with_format("numpy")["labels"][:]
+        return (labels[:, 1:] != UNCOUNTED).sum(1).tolist()
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         return write_on(model, inputs["input_ids"][:, NEW_TOKENS:], NEW_TOKENS)

@@ -1,7 +1,7 @@
 """Translation: one text rewritten in another language."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -11,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrain
 
 from sharetune.spaces.errors import ConfigError, DataError
 from sharetune.spaces.evaluator import Scores
+from sharetune.trainers.data.blocks import UNCOUNTED
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.generation import NEW_TOKENS, generated, write_on
@@ -38,7 +39,7 @@ class Translation(Task):
     """
 
     auto: ClassVar[Any] = AutoModelForSeq2SeqLM
-    fitting: ClassVar[tuple[str, ...]] = ("label_smoothing",)
+    fitting: ClassVar[tuple[str, ...]] = ("distill", "label_smoothing")
 
     source: str | None = Field(
         None,
@@ -114,6 +115,12 @@ class Translation(Task):
                 "eval_loss": loss,
             }
         )
+
+    def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        return logits[(batch["labels"] != UNCOUNTED).to(logits.device)]
+
+    def predictions_of(self, rows: Any) -> Sequence[int]:
+        return [len(row) for row in rows["labels"]]
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         return write_on(model, inputs["input_ids"], NEW_TOKENS)

@@ -3,7 +3,7 @@
 Formulas and papers are in `spaces/distillation.py`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,27 +16,42 @@ from transformers import PreTrainedModel
 from sharetune.spaces.distillation import FADINGS, TERMS, Distillation
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.registry import Registry
+from sharetune.trainers.data.blocks import UNCOUNTED
 from sharetune.trainers.models.structure import Slot, find_stacks
+from sharetune.trainers.training.cached_answers import ANSWERS, CachedAnswers, Likely
 
-LOGITS = "teacher_logits"
+Counted = Callable[[PreTrainedModel, Tensor, Mapping[str, Any]], Tensor]
+"""``(model, logits, batch) -> (predictions, classes)``, those of a batch's logits that count."""
+
+
+def all_count(model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """Return `logits` (batch, classes) as they are: each example is one prediction."""
+    return logits
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's answer to a batch: `logits` (batch, classes), `hidden` states after each layer
-    (batch, tokens, width) and the last layer's queries, keys and values in `relations`."""
+    """A model's answer to a batch: `logits` (predictions, classes), `hidden` states after each
+    layer (batch, tokens, width) and the last layer's queries, keys and values in `relations`.
+
+    A teacher may have its most `likely` classes in place of logits."""
 
     logits: Tensor
     hidden: tuple[Tensor, ...] = ()
     relations: tuple[Tensor, ...] = ()
+    likely: Likely | None = None
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """The source of a student: a teacher, or its `logits` for all rows (examples, classes)."""
+    """The source of a student: a teacher, or its `answers` to all rows.
+
+    `counted` selects the predictions that are taught.
+    """
 
     teacher: PreTrainedModel | None = None
-    logits: Tensor | None = None
+    answers: CachedAnswers | None = None
+    counted: Counted = all_count
 
 
 Term = Callable[[Answers, Answers, Tensor, Distillation, int], Tensor]
@@ -49,10 +64,13 @@ TEACHINGS: Registry[Term] = Registry("distillation term")
 def soft_targets(
     student: Answers, teacher: Answers, mask: Tensor, settings: Distillation, heads: int
 ) -> Tensor:
-    """T^2 KL(teacher / T || student / T), the mean over examples"""
+    """T^2 KL(teacher / T || student / T), the mean over predictions: examples, or tokens"""
     hot = settings.temperature
-    told = functional.log_softmax(teacher.logits.float() / hot, -1)
     said = functional.log_softmax(student.logits.float() / hot, -1)
+    if teacher.likely is None:
+        told = functional.log_softmax(teacher.logits.float() / hot, -1)
+    else:
+        told, said = teacher.likely.logs, teacher.likely.of_the_same(said)
     return hot**2 * functional.kl_div(said, told, log_target=True, reduction="batchmean")
 
 
@@ -97,41 +115,19 @@ def layer_map(student: Answers, teacher: Answers) -> list[int]:
     return [int((layer + 1) * many / n + 0.5) - 1 for layer in range(n)]
 
 
-class Taught(torch.utils.data.Dataset):
-    """Rows with the teacher's logits for each."""
-
-    def __init__(self, rows: Any, logits: Tensor) -> None:
-        self.rows, self.logits = rows, logits
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.rows[index], LOGITS: self.logits[index]}
-
-
-def taught_collate(collate: Callable[[list[dict[str, Any]]], Any]) -> Callable[..., Any]:
-    """Wrap `collate` for rows of :class:`Taught`."""
-
-    def together(rows: list[dict[str, Any]]) -> Any:
-        said = torch.stack([row.pop(LOGITS) for row in rows])
-        return {**collate(rows), LOGITS: said}
-
-    return together
-
-
 class Distiller:
     """Adds the terms of distillation to a student's loss.
 
-    `teacher` answers every batch, unless a batch brings its logits. Hooks on the student stay
-    only inside :meth:`listening`.
+    The lesson's teacher answers every batch, unless a batch brings its answers. Hooks on the
+    student stay only inside :meth:`listening`.
     """
 
-    def __init__(
-        self, settings: Distillation, student: PreTrainedModel, teacher: PreTrainedModel | None
-    ) -> None:
-        self.settings, self.student = settings, student
-        self.teacher = None if teacher is None else teacher.to(student.device).eval()
+    def __init__(self, settings: Distillation, student: PreTrainedModel, lesson: Lesson) -> None:
+        self.settings, self.student, self.counted = settings, student, lesson.counted
+        self.teacher = None
+        if lesson.teacher is not None:
+            place = settings.teacher_device or student.device
+            self.teacher = lesson.teacher.to(place, getattr(torch, settings.teacher_dtype)).eval()
         self.heads = settings.relation_heads or (_heads(student) if settings.relations else 1)
         self._own: dict[str, Tensor] = {}
 
@@ -156,26 +152,57 @@ class Distiller:
         labelled = progress >= settings.without_labels
         total = settings.task * task_loss if labelled else 0 * task_loss
         weight = FADINGS[settings.schedule](progress)
-        student = Answers(outputs.logits, _hidden(outputs), _values(self._own))
-        teacher, mask = self._taught(inputs, student), _mask(inputs, outputs.logits)
+        teacher = self._taught(inputs)
+        student = self._answers(self.student, outputs, inputs, self._own)
+        masks = _masks(self.student, inputs, student)
+        sides = list(zip(student, teacher, masks, strict=True))
         for term in TERMS:
             strength = getattr(settings, term)
             if strength:
-                value = TEACHINGS[term](student, teacher, mask, settings, self.heads)
-                total = total + weight * strength * value
+                used = sides if term == "hidden" else sides[-1:]
+                values = [TEACHINGS[term](*side, settings, self.heads) for side in used]
+                total = total + weight * strength * torch.stack(values).mean()
         return total
 
-    def _taught(self, inputs: Mapping[str, Any], student: Answers) -> Answers:
-        if LOGITS in inputs:
-            return Answers(inputs[LOGITS])
-        assert self.teacher is not None, "a batch without its logits needs the teacher itself"
-        told: dict[str, Tensor] = {}
-        asked = {k: v for k, v in inputs.items() if k != "labels"}
+    def _taught(self, inputs: Mapping[str, Any]) -> list[Answers]:
+        if ANSWERS in inputs:
+            told = inputs[ANSWERS]
+            return [Answers(told[0], likely=Likely(*told) if len(told) > 1 else None)]
+        assert self.teacher is not None, "a batch without its answers needs the teacher itself"
+        kept: dict[str, Tensor] = {}
+        asked = {k: _cast(v, self.teacher) for k, v in inputs.items() if k != "labels"}
         with torch.no_grad(), ExitStack() as hooks:
             if self.settings.relations:
-                hooks.enter_context(_kept_relations(self.teacher, told))
+                hooks.enter_context(_kept_relations(self.teacher, kept))
             outputs = self.teacher(**asked, **self.requests)
-        return Answers(outputs.logits, _hidden(outputs), _values(told))
+            return self._answers(self.teacher, outputs, inputs, kept)
+
+    def _answers(
+        self,
+        model: PreTrainedModel,
+        outputs: Any,
+        inputs: Mapping[str, Any],
+        kept: Mapping[str, Tensor],
+    ) -> list[Answers]:
+        """Return a model's answers, where the student lies, by stack.
+
+        They are all of its last stack's, and before them the hidden states of an encoder.
+        """
+
+        def here(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(t.to(self.student.device, self.student.dtype) for t in tensors)
+
+        (logits,) = here([outputs.logits])
+        if self.settings.logits:
+            logits = self.counted(self.student, logits, inputs)
+        states = [
+            here(found[1:])
+            for name in ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
+            if (found := getattr(outputs, name, None)) is not None
+        ]
+        *encoder, last = states or [()]
+        kept_here = here(kept[role] for role in ("q", "k", "v") if role in kept)
+        return [*(Answers(logits, side) for side in encoder), Answers(logits, last, kept_here)]
 
 
 def check_teacher(
@@ -188,12 +215,13 @@ def check_teacher(
 
     A teacher that has names for its labels must have these, in this order."""
     names = list((teacher.config.id2label or {}).values())
-    nameless = all(str(name).startswith("LABEL_") for name in names)
-    own = [("labels", [*labels], [*labels] if nameless and len(names) == len(labels) else names)]
+    nameless = all(str(name).startswith("LABEL_") for name in names) and len(names) == len(labels)
+    own = [("labels", [*labels], [*labels] if nameless else names)] if labels else []
     pairs = [("tokens", "vocab_size")]
     pairs += [("hidden features", "hidden_size")] if settings.hidden else []
     sizes = [
-        (what, *(getattr(m.config, key, None) for m in (student, teacher))) for what, key in pairs
+        (what, *(getattr(m.config.get_text_config(), key, None) for m in (student, teacher)))
+        for what, key in pairs
     ]
     for what, wanted, found in [*own, *sizes]:
         if wanted != found:
@@ -214,23 +242,41 @@ def check_teacher(
             )
 
 
-def _hidden(outputs: object) -> tuple[Tensor, ...]:
-    """Return the hidden states after every layer, the embeddings left out."""
-    states = getattr(outputs, "hidden_states", None) or getattr(
-        outputs, "decoder_hidden_states", None
-    )
-    return tuple((states or ())[1:])
+def _masks(
+    model: PreTrainedModel, inputs: Mapping[str, Any], sides: Sequence[Answers]
+) -> list[Tensor]:
+    """Return, for each stack, which of its tokens count: (batch, tokens) of 0 and 1."""
+    found = []
+    for number, side in enumerate(sides):
+        like = next(iter((*side.hidden, *side.relations)), None)
+        if like is None:  # no term reads a mask
+            found.append(torch.ones(1, 1))
+            continue
+        decodes = model.config.is_encoder_decoder and number == len(sides) - 1
+        labels = inputs.get("labels") if decodes else None
+        mask = inputs.get("attention_mask") if labels is None else labels != UNCOUNTED
+        found.append(_of_length(mask, like, model))
+    return found
 
 
-def _mask(inputs: Mapping[str, Any], logits: Tensor) -> Tensor:
-    mask = inputs.get("attention_mask")
+def _of_length(mask: Tensor | None, like: Tensor, model: PreTrainedModel) -> Tensor:
+    """Return `mask` for the tokens of `like` (batch, tokens, width): all count without a mask.
+
+    A convolution makes fewer tokens of a recording's samples.
+    """
+    if mask is not None and mask.shape[1] != like.shape[1]:
+        shortened = getattr(model, "_get_feature_vector_attention_mask", None)
+        mask = None if shortened is None else shortened(like.shape[1], mask)
     if mask is None:
-        mask = torch.ones_like(inputs["input_ids"])
-    return mask.to(logits.device)
+        return torch.ones(like.shape[:2], dtype=torch.long, device=like.device)
+    return mask.long().to(like.device)
 
 
-def _values(kept: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    return tuple(kept[role] for role in ("q", "k", "v") if role in kept)
+def _cast(value: Any, model: PreTrainedModel) -> Any:
+    """Return a batch's tensor where `model` lies, floats in its dtype."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
 
 def _heads(model: PreTrainedModel) -> int:

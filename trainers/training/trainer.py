@@ -31,6 +31,7 @@ from sharetune.spaces.recipe import Recipe
 from sharetune.trainers.models.softening import SoftToHard, harden_
 from sharetune.trainers.training import resuming as checkpointing
 from sharetune.trainers.training.adversarial import ATTACKS, Perturbed, Step, embedded_zeros
+from sharetune.trainers.training.cached_answers import ANSWERS, Taught, taught_collate
 from sharetune.trainers.training.data_parallel import (
     SHARE,
     Numbers,
@@ -40,13 +41,7 @@ from sharetune.trainers.training.data_parallel import (
     part_collate,
     start_alike_,
 )
-from sharetune.trainers.training.distillation import (
-    LOGITS,
-    Distiller,
-    Lesson,
-    Taught,
-    taught_collate,
-)
+from sharetune.trainers.training.distillation import Distiller, Lesson
 from sharetune.trainers.training.dropout import set_dropout_
 from sharetune.trainers.training.losses import LOSSES, consistency
 from sharetune.trainers.training.parameter_groups import parameter_groups
@@ -110,7 +105,7 @@ class CandidateTrainer(Trainer):
         super().__init__(model=model, **kwargs)
         self.distiller: Distiller | None = None
         if lesson is not None and recipe.distill is not None:
-            self.distiller = Distiller(recipe.distill, model, lesson.teacher)
+            self.distiller = Distiller(recipe.distill, model, lesson)
         self.plain_loss = not (self.terms or self.distiller or recipe.r_drop)
         self.in_team = members() > 1
         if self.in_team:
@@ -181,7 +176,7 @@ class CandidateTrainer(Trainer):
         self, model: nn.Module, inputs: Mapping[str, object], *args: object, **kw: object
     ) -> tuple[Tensor, Any]:
         """Return the task's loss, with R-Drop of two passes, and the last pass's outputs."""
-        fed = {key: value for key, value in inputs.items() if key != LOGITS}
+        fed = {key: value for key, value in inputs.items() if key != ANSWERS}
         fed |= self.distiller.requests if self.distiller is not None else {}
         loss, outputs = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
         if not self.recipe.r_drop:
@@ -268,11 +263,11 @@ def _held_out(recipe: Recipe, inputs: TrainingInputs) -> tuple[Any, list[Trainer
 
 
 def _taught(inputs: TrainingInputs) -> TrainingInputs:
-    """Return `inputs` with the teacher's cached logits in their rows, where there are such."""
-    if inputs.lesson is None or inputs.lesson.logits is None:
+    """Return `inputs` with the teacher's cached answers in their rows, where there are such."""
+    if inputs.lesson is None or inputs.lesson.answers is None:
         return inputs
-    logits = _rows_of(inputs.data, inputs.lesson.logits)
-    return replace(inputs, data=Taught(inputs.data, logits), collate=taught_collate(inputs.collate))
+    data = Taught(inputs.data, inputs.lesson.answers)
+    return replace(inputs, data=data, collate=taught_collate(inputs.collate))
 
 
 def _trainer(
@@ -315,11 +310,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     """
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or "can't allocate memory" in str(error)
-
-
-def _rows_of(data: object, logits: Tensor) -> Tensor:
-    """Return the logits of the rows that remain after some were held out."""
-    return logits[data.indices] if isinstance(data, torch.utils.data.Subset) else logits
 
 
 def _schedule(recipe: Recipe) -> list[TrainerCallback]:

@@ -14,6 +14,7 @@ from sharetune.trainers.training.distillation import (
     TEACHINGS,
     Answers,
     Distiller,
+    Lesson,
     check_teacher,
     layer_map,
     relation,
@@ -82,7 +83,7 @@ def test_a_model_has_nothing_to_learn_from_itself(family):
     torch.manual_seed(0)
     model = tiny(family)
     settings = Distillation(hidden=1.0, relations=1.0, task=0.0, relation_heads=2)
-    distiller = Distiller(settings, model, tiny(family))
+    distiller = Distiller(settings, model, Lesson(tiny(family)))
     given = inputs()
     model(**given, **distiller.requests)  # the library keeps hooks of its own from now on
     before = [len(module._forward_hooks) for module in model.modules()]
@@ -96,9 +97,9 @@ def test_a_model_has_nothing_to_learn_from_itself(family):
 
 def test_schedule_and_the_steps_without_labels():
     settings = Distillation(schedule="falling", without_labels=0.25, task=2.0, logits=3.0)
-    distiller = Distiller(settings, tiny("bert"), None)
+    distiller = Distiller(settings, tiny("bert"), Lesson())
     outputs = type("Outputs", (), {"logits": torch.tensor([[1.0, 0.0, 0.0]])})
-    told = {"teacher_logits": torch.tensor([[0.0, 2.0, 0.0]]), "input_ids": torch.ones(1, 2)}
+    told = {"teacher_logits": (torch.tensor([[0.0, 2.0, 0.0]]),), "input_ids": torch.ones(1, 2)}
     losses = [distiller.loss(torch.tensor(1.0), outputs, told, at).item() for at in (0, 0.5, 1)]
     # 3 * .852313; half of that and the task's 2; the task's 2
     assert losses == pytest.approx([2.556939, 3.278470, 2.0], abs=1e-4)
@@ -121,7 +122,8 @@ def test_a_teacher_is_trained_once_whoever_asks(evaluator, tmp_path, monkeypatch
         folders = {future.result() for future in asked}
     assert (len(trained), len(folders)) == (1, 1)
     split, _ = evaluator.task.splits(12, None)
-    logits = teachers.lesson(settings, split).logits
+    (answers,) = teachers.lesson(settings, split).answers.arrays
+    logits = torch.from_numpy(answers)
     assert logits.shape == (90, 3)
     rows = [{k: v for k, v in split.rows[i].items() if k != "labels"} for i in (0, 7)]
     with torch.no_grad():
