@@ -1,6 +1,6 @@
 """Draw a plan on a model's layers and count its stored parameters, from the configuration alone."""
 
-import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,8 +10,7 @@ from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import Sizes
 from sharetune.spaces.layer_text import layers_as_text, stacks_text, unchanged_text
 from sharetune.spaces.plan import SharingPlan, lacking_parts, presets
-from sharetune.trainers import share_
-from sharetune.trainers.measuring.sizes import facts
+from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.positions import most_tokens, refuse_beyond_positions
 from sharetune.trainers.models.pretrained import ByArchitecture, skeleton
 from sharetune.trainers.models.structure import find_stacks, stack_shapes
@@ -38,22 +37,24 @@ def describe_plan(plan: str, model: str, max_length: int | None = None) -> str:
 
 
 def plan_sizes(
-    unshared: PreTrainedModel, plan: SharingPlan, tokens: int, named: str = "tokens"
-) -> tuple[Sizes, Sizes]:
-    """Return the sizes of a model on the meta device, and of the same with the plan.
+    unshared: PreTrainedModel, plans: Sequence[SharingPlan], tokens: int, named: str = "tokens"
+) -> list[Sizes]:
+    """Return the sizes of a model on the meta device, then those of the same with each plan.
 
-    Raises :class:`ConfigError` about `named` where the model reads fewer than `tokens` tokens.
+    The model is run once, however many plans there are. Raises :class:`ConfigError` about `named`
+    where the model reads fewer than `tokens` tokens, and :class:`PlanError` for a plan that does
+    not fit.
     """
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
         raise ConfigError(f"{named} is {tokens!r}", "set it to a whole number from 1")
     refuse_beyond_positions(unshared, tokens, named)
     inputs = {k: v.to("meta") for k, v in _inputs(unshared, tokens).items()}
-    before = facts(unshared, copy.deepcopy(unshared), inputs)
-    return before, facts(unshared, share_(copy.deepcopy(unshared), plan), inputs)
+    counting = Counting(unshared, inputs)
+    return [counting.facts(plan) for plan in (SharingPlan(), *plans)]
 
 
 def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> str:
-    before, after = plan_sizes(unshared, plan, max_length, "--max-length")
+    before, after = plan_sizes(unshared, [plan], max_length, "--max-length")
     rows = [
         _row("parameters", before["parameters"] / 1e6, after["parameters"] / 1e6, "M"),
         _row(

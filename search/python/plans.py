@@ -109,7 +109,7 @@ def count(plan: AnyPlan, model: AnyModel, tokens: int = TOKENS) -> dict[str, flo
     `tokens`), effective_ratio (0..1). Raises :class:`PlanError` if the plan does not fit, and
     :class:`ConfigError` for more tokens than the model reads.
     """
-    return plan_sizes(_shell(model), read(plan), tokens)[1]
+    return plan_sizes(_shell(model), [read(plan)], tokens)[1]
 
 
 def compare(one: AnyPlan, other: AnyPlan, model: AnyModel, tokens: int = TOKENS) -> "Drawing":
@@ -166,10 +166,8 @@ def draw(plan: AnyPlan, model: AnyModel, *others: AnyPlan, tokens: int = TOKENS)
     shapes = stack_shapes(shell)
     depths = {name: shape.depth for name, shape in shapes.items()}
     bound = [read(each).bound(shapes) for each in (plan, *others)]
-    counted = [plan_sizes(shell, each, tokens) for each in bound]
-    rows = {"unshared": counted[0][0]} | {
-        str(each): after for each, (_, after) in zip(bound, counted, strict=True)
-    }
+    counted = plan_sizes(shell, bound, tokens)
+    rows = dict(zip(["unshared", *map(str, bound)], counted, strict=True))
     return Drawing(
         tuple(map(str, bound)),
         tuple(draw_layers(layer_map(each, depths)) for each in bound),

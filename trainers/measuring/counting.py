@@ -8,10 +8,10 @@ make for one matrix at a time, and of products that became cheaper. The numbers 
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.forms import Form, Narrow
+from sharetune.spaces.errors import PlanError
+from sharetune.spaces.forms import Drop, Form, Narrow
 from sharetune.spaces.inits import start_of
 from sharetune.spaces.plan import PARTS, Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
@@ -114,6 +115,18 @@ class Seen:
     entries: Entries
     flops: int
     matrices: dict[str, tuple[nn.Module, Slot, MatrixUse]]
+
+
+@dataclass(frozen=True)
+class Shallow:
+    """A `model` with fewer layers, and the place in it of a layer like each, by stack and index."""
+
+    model: PreTrainedModel
+    places: Mapping[tuple[str, int], int]
+
+    def seen_in(self, view: View, name: str, index: int) -> Seen:
+        """Return what a layer of the whole model is in a view of this one."""
+        return _seen_in(view, name, self.places[name, index])
 
 
 class Counting:
@@ -222,25 +235,48 @@ class Counting:
             for view in self._views(group) if isinstance(group.form, Narrow) else ():
                 for index in map(int, group.layers):
                     place = group.stack or "", index
-                    whole, own = self._whole_layers[place], _seen_in(view, *place)
+                    whole, own = self._whole_layers[place], self._shallow.seen_in(view, *place)
                     seen[place] = _with_change(seen[place], whole, own)
         return seen
 
     def _views(self, group: Group) -> Iterator[View]:
         """Yield, for each part of a group, the model with it narrowed in all layers of the stack.
 
-        What a layer takes depends on its own width alone, and part by part.
+        What a layer takes depends on its own width alone, and part by part, so that one layer of
+        each kind is enough.
         """
         for part in PARTS:
             if set(PARTS[part]) <= set(group.parts):
                 key = group.stack, part, group.form
                 if key not in self._narrowed:
-                    model = copy.deepcopy(self.unshared)
-                    every = range(len(self.stacks[group.stack or ""].layers))
+                    model = copy.deepcopy(self._shallow.model)
+                    stacks = find_stacks(model)
+                    every = range(len(stacks[group.stack or ""].layers))
                     rule = {"layers": tuple(every), "parts": PARTS[part]}
-                    narrow_(find_stacks(model), [group.model_copy(update=rule)], {})
+                    narrow_(stacks, [group.model_copy(update=rule)], {})
                     self._narrowed[key] = _look(model, self.inputs)
                 yield self._narrowed[key]
+
+    @cached_property
+    def _shallow(self) -> "Shallow":
+        """The unshared model with one layer of each kind, and whole if it cannot lose the others.
+
+        Layers are of one kind if they have the same tensors, FLOPs and uses of their matrices.
+        """
+        places: dict[tuple[str, int], int] = {}
+        dropped = []
+        for name, stack in self.stacks.items():
+            depth = len(stack.layers)
+            kinds = [_kind(self._whole_layers[name, index]) for index in range(depth)]
+            kept = sorted({kinds.index(kind) for kind in kinds} | {0, 1})
+            places |= {(name, i): kept.index(kinds.index(kind)) for i, kind in enumerate(kinds)}
+            if others := [index for index in range(depth) if index not in kept]:
+                dropped.append(Group(stack=name, layers=tuple(others), form=Drop()))
+        try:
+            model = share_(copy.deepcopy(self.unshared), SharingPlan(groups=tuple(dropped)))
+        except PlanError:
+            return Shallow(self.unshared, {place: place[1] for place in self._whole_layers})
+        return Shallow(model, places)
 
     def _tensors_at_positions(
         self, orders: dict[str, tuple[int, ...]], seen: dict[tuple[str, int], Seen]
@@ -384,6 +420,12 @@ def _seen_in(view: View, name: str, index: int) -> Seen:
         for slot in stack.layer_slots[index]
     }
     return Seen(view.layers[name][index], view.layer_flops[name][index], matrices)
+
+
+def _kind(seen: Seen) -> tuple[Any, ...]:
+    """Return the properties of a layer that what it takes depends on, as a hashable key."""
+    uses = tuple((slot, use.key()) for _, slot, use in seen.matrices.values())
+    return tuple(seen.entries.items()), seen.flops, uses
 
 
 def _with_change(seen: Seen, whole: Seen, own: Seen) -> Seen:
