@@ -1,63 +1,61 @@
-"""Estimate how long a search takes before its first trial has ended, by FLOPs."""
+"""Say how long a study takes, and what memory and disk it needs, before its first trial ends."""
 
 import math
 import os
-import sys
-from collections.abc import Mapping
+import shutil
+from pathlib import Path
+from statistics import mean
 
+from sharetune.results.formatting import duration, plural
+from sharetune.search.config import StudyConfig
 from sharetune.search.search import Search
-from sharetune.spaces.evaluator import Sizes
-from sharetune.spaces.recipe import Candidate, Recipe
+from sharetune.spaces.evaluator import Evaluator
+from sharetune.spaces.pace import Pace, steps_of
+from sharetune.spaces.recipe import Candidate
 
-BACKWARD = 2.0
-"""FLOPs of a backward pass, as a multiple of the forward pass: one for inputs, one for weights."""
-
-USED = 0.3
-"""Fraction of a processor's rate of matrix products that a training reaches, about."""
+GB = 1e9
+"""Bytes of a gigabyte."""
 
 
-TRIAL_S = 0.5
-"""Seconds of a trial besides its steps: loading, sharing and saving a small model."""
+def seconds_to_come(search: Search) -> float | None:
+    """Estimate the seconds of all trials to come: by those that have ended, else by the rehearsal.
 
-STEP_S = 0.01
-"""Seconds of a step besides its products; for tiny models this is most of it."""
-
-
-def seconds_of_search(search: Search) -> float | None:
-    """Estimate the seconds of all trials; None where models' libraries are not loaded here.
-
-    It is rough, and on a busy machine too low: finished trials say more.
+    None where there is neither.
     """
-    if "torch" not in sys.modules:
+    ended = [trial.seconds["total"] for trial in search.ledger.complete if trial.seconds]
+    if not ended and search.pace is None:
         return None
-    from sharetune.trainers.measuring.throughput import flops_per_second
-
-    config = search.config
+    config, rows = search.config, search.evaluator.rows
     recipe = config.space.reference_recipe()
-    sizes = search.evaluator.sizes(Candidate(recipe=recipe))
-    rows = search.evaluator.rows
-    fixed = TRIAL_S + STEP_S * steps_of(recipe, rows)
+    each = mean(ended) if ended else search.pace.trial_s(recipe, rows) if search.pace else 0.0
     trials = max(0, config.budget.trials - search.ledger.started)
-    at_once = 1 if config.executor == "local" else _workers(search)
-    rate = USED * flops_per_second(config.resources.cpu)
-    return math.ceil(trials / at_once) * (fixed + flops_of_trial(recipe, sizes, rows) / rate)
+    return each * math.ceil(trials / workers_of(config))
 
 
-def steps_of(recipe: Recipe, rows: Mapping[str, int]) -> int:
-    """Return the optimiser steps of a training."""
-    if recipe.steps is not None:
-        return recipe.steps
-    return math.ceil((recipe.epochs or 3) * rows.get("train", 0) / recipe.batch_size)
+def workers_of(config: StudyConfig) -> int:
+    """Return how many trials run at once, on the processor cores of this machine."""
+    if config.executor == "local":
+        return 1
+    each = config.resources.cpu * config.resources.workers_per_trial
+    return config.resources.workers or max(1, (os.cpu_count() or 1) // each)
 
 
-def flops_of_trial(recipe: Recipe, sizes: Sizes, rows: Mapping[str, int]) -> float:
-    """Return the FLOPs of training the unshared model and measuring it once."""
-    trained = (1 + BACKWARD) * steps_of(recipe, rows) * recipe.batch_size
-    judged = rows.get("validation", rows.get("test", 0))
-    return sizes["flops"] * (trained + judged)
+def expectation(config: StudyConfig, evaluator: Evaluator, pace: Pace, folder: Path) -> str:
+    """Say what a study takes, by the unshared model: time, a worker's memory, disk in `folder`.
 
-
-def _workers(search: Search) -> int:
-    resources = search.config.resources
-    per_trial = resources.cpu * resources.workers_per_trial
-    return resources.workers or max(1, (os.cpu_count() or 1) // per_trial)
+    Smaller models take less; models are kept as far as the study says.
+    """
+    recipe = config.space.reference_recipe()
+    steps, each = steps_of(recipe, evaluator.rows), pace.trial_s(recipe, evaluator.rows)
+    trials, workers = config.budget.trials, workers_of(config)
+    whole = duration(each * math.ceil(trials / workers))
+    of_steps = f"{plural(steps, 'step')} of {duration(pace.step_s)}"
+    kept = 0 if config.keep == "none" else trials
+    disk = kept * evaluator.sizes(Candidate(recipe=recipe))["bytes"]
+    free = shutil.disk_usage(folder).free
+    return (
+        f"a trial takes about {duration(each)} ({of_steps}), "
+        f"{plural(trials, 'trial')} on {plural(workers, 'worker')} about {whole}; a worker needs "
+        f"{pace.memory / GB:.1f} GB of memory, kept models at most {disk / GB:.1f} GB of disk, "
+        f"where {free / GB:.0f} GB are free"
+    )

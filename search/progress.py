@@ -9,7 +9,7 @@ from rich.status import Status
 
 from sharetune.results.formatting import margin, plural, quantity, short_title
 from sharetune.results.reading.trial import Trial
-from sharetune.search.estimate import seconds_of_search
+from sharetune.search.estimate import seconds_to_come
 from sharetune.search.progress_bars import NotebookBar, clock, stderr_console
 from sharetune.search.search import Search
 from sharetune.spaces.anchors import ANCHORS, UNSHARED
@@ -51,9 +51,8 @@ class Progress:
     def _say_what_comes(self) -> None:
         """Print how many trials are to come, and roughly how long they take."""
         left = max(0, self.search.config.budget.trials - self.search.ledger.started)
-        self.estimate = seconds_of_search(self.search) if left else None
-        seconds = self.estimate
-        rough = "" if seconds is None else f", by their FLOPs in about {clock(seconds)}"
+        self.estimate = seconds_to_come(self.search) if left else None
+        rough = "" if self.estimate is None else f", in about {clock(self.estimate)}"
         self.console.print(f"{plural(left, 'trial')} to come{rough}", markup=False)
 
     def __exit__(self, *_: object) -> None:
@@ -100,7 +99,7 @@ class Progress:
         return ", ".join(parts)
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds left by this session's pace, before its first trial by FLOPs."""
+        """Estimate the seconds left by this session's trials; before the first by the estimate."""
         finished = len(self.search.finished_at)
         remaining: float = 0
         if self.search.ended is None:

@@ -27,7 +27,7 @@ from sharetune.search.starting import (
 from sharetune.search.study.writer import one_error, reading
 from sharetune.search.workers import in_process
 from sharetune.spaces.errors import ConfigError
-from sharetune.spaces.evaluator import Evaluator
+from sharetune.spaces.evaluator import Evaluator, JobResources
 from sharetune.spaces.run_folder import RunFolder
 
 
@@ -82,7 +82,8 @@ def _rehearsal(config: StudyConfig, connected: Future[None] | None) -> Rehearse:
         connected.result()
         if ray_tune.worker_resources(config)["GPU"]:
             return partial(ray_tune.rehearse, config)
-    return lambda evaluator, candidate: evaluator.rehearse(candidate)
+    resources = JobResources(threads=config.resources.cpu)
+    return lambda evaluator, candidate: evaluator.rehearse(candidate, resources)
 
 
 def _execute(searching: Search) -> None:

@@ -32,6 +32,7 @@ from sharetune.search.weights import Weights
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import Evaluator, Job, Metrics
 from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.pace import Pace
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 
@@ -60,6 +61,7 @@ class Search:
         self.config, self.writer, self.evaluator, self.run = config, writer, evaluator, run
         self.circumstances = circumstances or {}
         self.workers = 1
+        self.pace: Pace | None = None
         self.on_finished: Callable[[Trial], None] = lambda trial: None
         self.callbacks: Sequence[Callable[[Trial], object]] = ()
         self.last_words: Callable[[RunError], None] = say_error

@@ -13,7 +13,9 @@ from sharetune.results.reading.location import Location
 from sharetune.results.reading.servers import name_server
 from sharetune.search.circumstances import code, study_circumstances
 from sharetune.search.config import FIXED, StudyConfig
+from sharetune.search.estimate import expectation
 from sharetune.search.live import Live
+from sharetune.search.progress_bars import stderr_console
 from sharetune.search.same_study import PLACED, differences, named, places
 from sharetune.search.score_first import Scored, score_first
 from sharetune.search.search import Search
@@ -24,6 +26,7 @@ from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.evaluator import PREDICTIONS, Evaluator, Sizes
 from sharetune.spaces.objectives import OBJECTIVES, Objective
+from sharetune.spaces.pace import Pace
 from sharetune.spaces.plan import lacking_parts
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
@@ -233,8 +236,9 @@ def _own_metric(config: StudyConfig, live: Live) -> Any:
     return OwnMetric(function, tuple(config.metric.numbers))
 
 
-Rehearse = Callable[[Evaluator, Candidate], None]
-"""Tries a candidate on one batch; raises :class:`SharetuneError` if no trial could be trained."""
+Rehearse = Callable[[Evaluator, Candidate], Pace | None]
+"""Tries a candidate on a batch, and measures its pace; raises :class:`SharetuneError` if no trial
+could be trained."""
 
 
 def prepared_search(
@@ -255,10 +259,15 @@ def prepared_search(
         _note_places(config, run.path, held)  # nothing is written before all was read
         held.end_interrupted()
         return searching
-    rehearse(evaluator, reference(config))
+    pace = rehearse(evaluator, reference(config))
+    if pace is not None:
+        told = expectation(config, evaluator, pace, run.path)
+        stderr_console().print(told, markup=False)
     scored = score_first(config, run, evaluator)
     writer = _new_study(config, run, evaluator, held, scored)
-    return Search(config, writer, evaluator, run, code())
+    searching = Search(config, writer, evaluator, run, code())
+    searching.pace = pace
+    return searching
 
 
 def refuse_unfit(config: StudyConfig, evaluator: Evaluator) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sharetune.spaces.latency import Latencies, LatencyRequest
+from sharetune.spaces.pace import Pace
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.run_folder import TrialFolder
@@ -224,10 +225,11 @@ class Evaluator(Protocol):
         """Raise :class:`SharetuneError` for a candidate that could not be trained or compressed."""
         ...
 
-    def rehearse(self, candidate: Candidate) -> None:
-        """Train the unshared model on one batch by the candidate's recipe, and keep nothing.
+    def rehearse(self, candidate: Candidate, resources: JobResources) -> Pace | None:
+        """Train the unshared model on two batches by the candidate's recipe, and keep nothing.
 
-        Raises :class:`SharetuneError` that says why no trial could be trained.
+        None if memory ran out, which it may not do on a worker. Raises :class:`SharetuneError` that
+        says why no trial could be trained.
         """
         ...
 

@@ -212,7 +212,7 @@ def test_score_and_solve(small, tmp_path):
 
 
 def test_init(small, tmp_path):
-    words = typed(small | {"STUDY.yaml": tmp_path / "written.yaml"}, "init", "--out")
+    words = typed(small | {"STUDY.yaml": tmp_path / "written.yaml"}, "init", "--hours", "--out")
     assert call(words) == (tmp_path / "written.yaml").read_text("utf-8")
 
 

@@ -234,14 +234,19 @@ def init(
     set_: Annotated[
         Optional[list[str]], typer.Option("--set", help="a key of the task, as task.pair=question")
     ] = None,
+    hours: Annotated[
+        Optional[float],
+        typer.Option(min=0.01, help="hours the search may take here; trials and steps then fit"),
+    ] = None,
 ) -> None:
     """Look at a model and data, and write a study file for them."""
     with user_errors():
         from sharetune.search.commands.init import write_study
 
         given = {"name": task, "train": data} | ({"test": test} if test else {})
-        say(write_study(given, model, out, tuple(set_ or ())), end="")
-        say(f"sharetune search {out}", file=sys.stderr)
+        text, expected = write_study(given, model, out, tuple(set_ or ()), hours)
+        say(text, end="")
+        say(f"{expected}\nsharetune search {out}", file=sys.stderr)
 
 
 @app.command()

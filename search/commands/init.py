@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +19,21 @@ if TYPE_CHECKING:
 TRIALS = 24
 """Trials of a first study: a front with a few sizes, without a long wait."""
 
+LEAST_TRIALS, MOST_TRIALS = 10, 100
+"""Trials that a study of given hours has: fewer show no front, and more add little."""
+
 BATCH = 16
 """Examples of a training batch: fits small GPUs and laptops."""
+
+LEAST_BATCH = 4
+"""Examples of a batch where time is so short that larger ones would leave few steps."""
+
+LEAST_STEPS = 20
+"""Steps of a trial below which batches are made smaller."""
+
+TRAINED = 0.6
+"""Part of given hours that trainings may take, by the rehearsal: the rest is for scoring, latency,
+and for workers that slow one another down."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ task:
   train: {data}
 {test}{keys}
 objectives: [{metric}, parameters, flops]   # the task also measures {others}
-budget: {{trials: {trials}}}               # anchors and plans included
+budget: {{{budget}}}               # anchors and plans included
 
 plans:                            # tried right after the anchors
 {plans}
@@ -71,7 +84,7 @@ space:
 {groups}
   recipe:
     learning_rate: {rate}
-    steps: {steps}                    # {epochs}
+    steps: {steps}                    # {epochs:.1f} epochs
     warmup_ratio: 0.1
     batch_size: {batch}
     max_length: {length}               # {unit}
@@ -82,14 +95,73 @@ latency: {{rounds: 20}}             # measured after the trials, on the front an
 """
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much a study trains: `trials` of `steps` optimiser steps, `batch` examples each."""
+
+    trials: int
+    steps: int
+    batch: int = BATCH
+
+    def fitting(self, hours: float, a_step: float, besides: float, workers: int) -> "Size":
+        """Return a size that takes at most about `hours`.
+
+        `a_step` are a step's seconds with batches as they are, `besides` a trial's seconds without
+        its steps. Short time has few trials first, then few steps, then small batches. Raises
+        :class:`ConfigError` for hours in which ten trials train nothing.
+        """
+        seconds = TRAINED * 3600 * hours * workers
+        steps, batch = (seconds / LEAST_TRIALS - besides) / a_step, self.batch
+        while steps < min(LEAST_STEPS, self.steps) and batch > LEAST_BATCH:
+            steps, a_step, batch = 2 * steps, a_step / 2, batch // 2
+        if steps < 1:
+            least = LEAST_TRIALS * (besides + a_step * LEAST_STEPS) / (TRAINED * 3600 * workers)
+            raise ConfigError(
+                f"{LEAST_TRIALS} trials take more than {hours:g} hours on this machine",
+                f"give at least {least:.1f} hours, less test data, or a smaller model",
+            )
+        steps = min(int(steps), self.steps)
+        trials = min(MOST_TRIALS, int(seconds / (besides + steps * a_step)))
+        return Size(trials, steps, batch)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A first study: its `fields` but for its `size`; of `examples` for training."""
+
+    fields: Mapping[str, str]
+    size: Size
+    examples: int
+    hours: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The study file."""
+        size = self.size
+        limit = "" if self.hours is None else f", wall_hours: {self.hours:g}"
+        return TEMPLATE.format(
+            **self.fields,
+            budget=f"trials: {size.trials}{limit}",
+            steps=size.steps,
+            batch=size.batch,
+            epochs=size.steps * size.batch / self.examples,
+        )
+
+
 def write_study(
-    task: dict[str, str], model: str, out: Path, overrides: tuple[str, ...] = ()
-) -> str:
-    """Write the study file `out` and return its text. Paths in it are relative to `out`.
+    task: dict[str, str],
+    model: str,
+    out: Path,
+    overrides: tuple[str, ...] = (),
+    hours: float | None = None,
+) -> tuple[str, str]:
+    """Write the study file `out`; return its text and what to expect of its search.
 
     `task` gives ``name`` and ``train``, and may give ``test``; `overrides` such as
-    ``task.pair=question`` set its other keys. Raises :class:`SharetuneError` for data or a model
-    that does not fit, and :class:`RunError` if there is such a file already.
+    ``task.pair=question`` set its other keys. Paths in the file are relative to it. With `hours`
+    trials and steps are those that fit, by the time that a batch takes here. Raises
+    :class:`SharetuneError` for data or a model that does not fit, and :class:`RunError` if there
+    is such a file already.
     """
     from sharetune.trainers.tasks.base import read_task
 
@@ -100,21 +172,22 @@ def write_study(
     texts = {"name": out.resolve().parent.name if out.stem == "study" else out.stem}
     texts |= {"model": _beside(model, out), "data": _beside(task["train"], out)}
     texts |= {"test": _beside(task["test"], out)} if "test" in task else {}
-    text = proposed_study(made, model, texts, keys)
-    _check(text, out)
-    out.write_text(text, "utf-8")
+    proposed = proposal_of(made, model, texts, keys)
+    _check(proposed.text, out)
+    out.write_text(proposed.text, "utf-8")
     try:
-        _rehearse(out)
+        proposed, expected = _rehearsed(out, proposed, hours)
+        out.write_text(proposed.text, "utf-8")
     except BaseException:
         out.unlink()
         raise
-    return text
+    return proposed.text, expected
 
 
-def proposed_study(
+def proposal_of(
     made: "Task", model: str, texts: Mapping[str, str], keys: Mapping[str, Any]
-) -> str:
-    """Return the text of a first study of `model` for a task, after looking at its data.
+) -> Proposal:
+    """Return a first study of `model` for a task, after looking at its data.
 
     `texts` say how ``name``, ``model``, ``data`` and, if there is one, ``test`` are written; `keys`
     are further ones of the task. Raises :class:`SharetuneError` for data or a model that does not
@@ -130,28 +203,25 @@ def proposed_study(
     scratch = is_configuration_only(model)
     if not scratch:
         made.refuse_unread(train, made.reader(model), shell.config)
-    steps = (SCRATCH if scratch else FINE_TUNING).steps(len(train))
-    return TEMPLATE.format(
-        rows=f"{len(train)} training and {len(held_out)} test examples",
-        start="trained from scratch" if scratch else "fine-tuned",
-        name=texts["name"],
-        model=texts["model"],
-        task=made.name,
-        data=texts["data"],
-        test=f"  test: {texts['test']}\n" if "test" in texts else HELD_OUT,
-        keys="".join(f"  {key}: {json.dumps(value)}\n" for key, value in keys.items()),
-        metric=made.metrics[0],
-        others=", ".join(made.metrics[1:]) or "nothing else",
-        trials=TRIALS,
-        rate=FROM_SCRATCH if scratch else PRETRAINED,
-        steps=steps,
-        epochs=f"{steps * BATCH / len(train):.1f} epochs",
-        batch=BATCH,
-        length=made.length(train, shell),
-        unit=made.unit,
-        stacks=stacks_text({name: shape.depth for name, shape in shapes.items()}),
+    fields = {
+        "rows": f"{len(train)} training and {len(held_out)} test examples",
+        "start": "trained from scratch" if scratch else "fine-tuned",
+        "name": texts["name"],
+        "model": texts["model"],
+        "task": made.name,
+        "data": texts["data"],
+        "test": f"  test: {texts['test']}\n" if "test" in texts else HELD_OUT,
+        "keys": "".join(f"  {key}: {json.dumps(value)}\n" for key, value in keys.items()),
+        "metric": made.metrics[0],
+        "others": ", ".join(made.metrics[1:]) or "nothing else",
+        "rate": FROM_SCRATCH if scratch else PRETRAINED,
+        "length": str(made.length(train, shell)),
+        "unit": made.unit,
+        "stacks": stacks_text({name: shape.depth for name, shape in shapes.items()}),
         **proposal(shell, shapes, scratch=scratch),
-    )
+    }
+    steps = (SCRATCH if scratch else FINE_TUNING).steps(len(train))
+    return Proposal(fields, Size(TRIALS, steps), len(train))
 
 
 def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -187,19 +257,34 @@ def _beside(given: str, out: Path) -> str:
     return json.dumps(path) if set(path) & set(":#'\"{}[],&*!|>%@`") else path
 
 
-def _rehearse(out: Path) -> None:
+def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Proposal, str]:
     """Prepare the study that was written, and try its first batch.
 
+    Returns it, with the size that fits into `hours` if they are given, and what to expect of it.
     Raises :class:`SharetuneError` if a search of it would.
     """
     from sharetune.search.config import load_config
+    from sharetune.search.estimate import expectation, workers_of
     from sharetune.search.starting import real_evaluator, reference, refuse_unfit
+    from sharetune.spaces.evaluator import JobResources
 
     config = load_config(out)
     with TemporaryDirectory() as scratch:
         evaluator = real_evaluator(config, RunFolder(Path(scratch)))
         refuse_unfit(config, evaluator)
-        evaluator.rehearse(reference(config))
+        resources = JobResources(threads=config.resources.cpu)
+        pace = evaluator.rehearse(reference(config), resources)
+        if pace is None:
+            return proposed, "a batch needs more memory than this process can have"
+        if hours is None:
+            return proposed, expectation(config, evaluator, pace, out.parent)
+        recipe = config.space.reference_recipe()
+        besides = pace.trial_s(recipe, evaluator.rows) - proposed.size.steps * pace.step_s
+        size = proposed.size.fitting(hours, pace.step_s, besides, workers_of(config))
+        pace = replace(pace, step_s=pace.step_s * size.batch / proposed.size.batch)
+        proposed = replace(proposed, size=size, hours=hours)
+        out.write_text(proposed.text, "utf-8")
+        return proposed, expectation(load_config(out), evaluator, pace, out.parent)
 
 
 def _check(text: str, out: Path) -> None:

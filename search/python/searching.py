@@ -18,7 +18,7 @@ from typing import Any
 import transformers
 
 from sharetune.results.reading.trial import Trial
-from sharetune.search.commands.init import proposed_study
+from sharetune.search.commands.init import proposal_of
 from sharetune.search.config import Budget, StudyConfig, load_config, validate
 from sharetune.search.live import Live
 from sharetune.search.python.inputs import Data, Inputs, Model, write_inputs
@@ -169,7 +169,7 @@ def _study(
     made = read_task(keys | splits).with_collate(collate)
     keys |= {} if collate is None else {"collate": reference_of(collate)}
     texts = {"name": "study", "model": "model", "data": "data"}
-    data: dict[str, Any] = read_yaml(proposed_study(made, model, texts, {}))
+    data: dict[str, Any] = read_yaml(proposal_of(made, model, texts, {}).text)
     data |= {"name": run.path.name, "model": model, "task": keys | splits}
     data |= asked.settings
     if asked.space is not None:

@@ -43,6 +43,7 @@ from sharetune.search.workers.trial_group import Meeting, TrialGroup, assist
 from sharetune.search.workers.watchdog import Watchdog, note_stopped
 from sharetune.spaces.errors import RunError, SharetuneError
 from sharetune.spaces.evaluator import Evaluator, Job, JobResources, Metrics
+from sharetune.spaces.pace import Pace
 from sharetune.spaces.plugins import load_plugins
 from sharetune.spaces.recipe import Candidate
 
@@ -465,25 +466,27 @@ def disconnect() -> None:
     ending.join(DISCONNECT_S)
 
 
-def rehearse(config: StudyConfig, evaluator: Evaluator, candidate: Candidate) -> None:
-    """Try the candidate on one batch on a worker, whose device this process leaves alone.
+def rehearse(config: StudyConfig, evaluator: Evaluator, candidate: Candidate) -> Pace | None:
+    """Try the candidate on a worker, whose device this process leaves alone.
 
     Raises :class:`SharetuneError` if no trial could be trained.
     """
     needed = worker_resources(config)
     on_worker: Any = ray.remote(num_cpus=needed["CPU"], num_gpus=needed["GPU"], max_calls=1)
     task = on_worker(_rehearsed)
-    error = ray.get(task.remote(evaluator, candidate))
-    if error is not None:
-        raise error
+    found = ray.get(task.remote(evaluator, candidate, JobResources(threads=config.resources.cpu)))
+    if isinstance(found, SharetuneError):
+        raise found
+    return found
 
 
-def _rehearsed(evaluator: Evaluator, candidate: Candidate) -> SharetuneError | None:
+def _rehearsed(
+    evaluator: Evaluator, candidate: Candidate, resources: JobResources
+) -> Pace | SharetuneError | None:
     try:
-        evaluator.rehearse(candidate)
+        return evaluator.rehearse(candidate, resources)
     except SharetuneError as error:
         return error
-    return None
 
 
 def execute(search: Search) -> None:

@@ -1,18 +1,53 @@
-"""A rough duration, from FLOPs, before any trial has ended."""
+"""How long a study takes, and what it needs, before any of its trials has ended."""
 
-from sharetune.search.estimate import flops_of_trial
+from dataclasses import dataclass
+
+import pytest
+
+from sharetune.search.estimate import expectation
+from sharetune.search.run import run
 from sharetune.spaces import Recipe
-from sharetune.trainers.measuring.throughput import flops_per_second
+from sharetune.spaces.pace import Pace, steps_of
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
+
+PACE = Pace(load_s=1.0, step_s=0.5, judge_s=0.01, memory=2_300_000_000)
 
 
-def test_the_flops_of_a_trial():
-    rows = {"train": 100, "test": 20}
-    sizes = {"flops": 1e6}
-    # 10 steps of 16, each forward and twice that backward, and 20 test examples forward
-    assert flops_of_trial(Recipe(steps=10, batch_size=16), sizes, rows) == 500e6
-    # 2 epochs of 7 batches
-    assert flops_of_trial(Recipe(epochs=2, batch_size=16), sizes, rows) == (3 * 13 * 16 + 20) * 1e6
+@dataclass(frozen=True)
+class Timed(FakeEvaluator):
+    """A model that was rehearsed, with data."""
+
+    rows = {"train": 100, "test": 200}  # noqa: RUF012
+
+    def rehearse(self, candidate, resources):
+        return PACE
 
 
-def test_this_machine_computes():
-    assert 1e8 < flops_per_second(1) < 1e15
+@pytest.mark.parametrize(
+    ("recipe", "steps", "seconds"),
+    [
+        (Recipe(steps=40, batch_size=16), 40, 24.0),  # loaded and saved, 40 steps, 200 judged
+        (Recipe(epochs=2, batch_size=16), 13, 10.5),
+    ],
+)
+def test_a_trial_by_a_rehearsal(recipe, steps, seconds):
+    assert steps_of(recipe, Timed.rows) == steps
+    assert PACE.trial_s(recipe, Timed.rows) == seconds
+    assert PACE.trial_s(recipe, Timed.rows | {"validation": 100}) == seconds - 1
+
+
+def test_what_a_study_takes(tmp_path):
+    config = study(keep="all", space={"recipe": {"steps": 40}})
+    told = expectation(config, Timed(), PACE, tmp_path).replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert told.startswith(
+        "a trial takes about 24 s (40 steps of 0.5 s), 10 trials on 1 worker about 4 min 0 s; a "
+        "worker needs 2.3 GB of memory, kept models at most 0.9 GB of disk, where "
+    )
+
+
+def test_it_is_told_before_the_first_trial(tmp_path, capsys):
+    run(study(budget={"trials": 4}), out=tmp_path / "run", evaluator=Timed())
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("a trial takes about ")
+    assert "4 trials to come, in about " in told[1]

@@ -37,6 +37,7 @@ from sharetune.spaces.evaluator import (
 )
 from sharetune.spaces.forms import Narrow
 from sharetune.spaces.latency import Latencies, LatencyRequest
+from sharetune.spaces.pace import Pace
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.trainers.compression.steps import reshape_
@@ -204,13 +205,13 @@ class CandidateEvaluator:
         if settings.teacher != UNSHARED:
             check_tokens(self.task, settings.teacher)
 
-    def rehearse(self, candidate: Candidate) -> None:
-        """Train the unshared model on one batch by the candidate's recipe, and keep nothing.
+    def rehearse(self, candidate: Candidate, resources: JobResources) -> Pace | None:
+        """Train the unshared model on two batches by the candidate's recipe, and keep nothing.
 
-        Raises :class:`SharetuneError` for whatever fails.
+        None if memory ran out. Raises :class:`SharetuneError` for whatever else fails.
         """
-        _quiet_library()
-        rehearse(self.task, candidate.recipe)
+        _begin(resources)
+        return rehearse(self.task, candidate.recipe)
 
     def sizes(self, candidate: Candidate) -> Sizes:
         """Return the sizes, exact before training; see :func:`trainers.measuring.sizes.facts`."""

@@ -1,24 +1,36 @@
-"""Try one batch before a study is made, so that what every trial would run into is found first."""
+"""Try a batch before a study is made: what every trial would run into is found first, and how long
+trials take."""
 
+import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
+import torch
 from datasets import Dataset
 from torch.utils.data import Subset
 
 from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import CandidateFault, ModelError, OutOfMemory, SharetuneError
+from sharetune.spaces.pace import Pace
 from sharetune.spaces.recipe import Recipe
 from sharetune.trainers.data.reader_fit import vocabulary_size
 from sharetune.trainers.tasks.base import PreparedTask, Split
 from sharetune.trainers.training.distillation import Lesson
+from sharetune.trainers.training.heartbeat import Heart
 from sharetune.trainers.training.trainer import TrainingInputs, memory_watched, train
 
 PREDICTED = 2
 """Examples that are predicted: one that fills the batch, and one that is padded."""
+
+SLOW_S = 5.0
+"""Seconds of a first step from which on a second one, without a start's costs, says no more."""
+
+TIMED = 16
+"""Examples whose predictions are timed."""
 
 BEYOND_A_BATCH: dict[str, Any] = {"patience": None, "start": None, "soften": None, "augment": None}
 """Parts of a recipe that one batch of the unshared model does not meet."""
@@ -27,23 +39,67 @@ TOKENS = "input_ids"
 """The column of rows that holds token ids."""
 
 
-def rehearse(task: PreparedTask, recipe: Recipe) -> None:
-    """Train the unshared model on one batch as `recipe` says, and predict with it; keep nothing.
+def rehearse(task: PreparedTask, recipe: Recipe) -> Pace | None:
+    """Train the unshared model for two steps as `recipe` says, and predict with it; keep nothing.
 
-    The batch has the longest examples. A teacher is one that has not been fine-tuned. Raises
-    :class:`SharetuneError` for whatever fails.
+    The first batch has the longest examples; the second one's step, and predictions, are timed.
+    Where the first step is slow it is the only one. A teacher is one that has not been fine-tuned.
+    Returns None if memory ran out, since workers have memory of their own, and train in parts where
+    it does. Raises :class:`SharetuneError` for whatever else fails.
     """
     recipe = recipe.model_copy(update=BEYOND_A_BATCH)
     split, judged = task.splits(recipe.max_length, None)
     with _failures_explained():
         for rows in (split.rows, judged.rows):
             _refuse_unknown_ids(rows, task)
-        model, lesson = task.load(), _lesson(task, recipe)
-        batch = _longest(split, recipe.batch_size)
-        inputs = TrainingInputs(batch.rows, batch.collate, total_steps=1, lesson=lesson)
+        try:
+            return _measured(task, recipe, split, judged)
+        except OutOfMemory:
+            return None
+
+
+def _measured(task: PreparedTask, recipe: Recipe, split: Split, judged: Split) -> Pace:
+    began = time.perf_counter()
+    model = task.load()
+    load_s = time.perf_counter() - began
+    lesson, watch = _lesson(task, recipe), _Stopwatch()
+    for batch in (_longest(split, recipe.batch_size), _first(split, recipe.batch_size)):
+        if watch.seconds > SLOW_S:
+            break
+        inputs = TrainingInputs(
+            batch.rows, batch.collate, total_steps=1, lesson=lesson, callbacks=[Heart(watch.beat)]
+        )
         with memory_watched():
             train(model, recipe, inputs)
-            task.task.predict(model, _longest(judged, PREDICTED))
+    task.task.predict(model, _longest(judged, PREDICTED))
+    some = _first(judged, TIMED)
+    began = time.perf_counter()
+    with memory_watched():
+        task.task.predict(model, some)
+    judge_s = (time.perf_counter() - began) / len(some.rows)
+    return Pace(load_s, watch.seconds, judge_s, _most_memory())
+
+
+@dataclass
+class _Stopwatch:
+    """Times the last step of a training."""
+
+    seconds: float = 0.0
+    began: float = 0.0
+
+    def beat(self, in_step: bool) -> None:
+        now = time.perf_counter()
+        if in_step:
+            self.began = now
+        else:
+            self.seconds = now - self.began
+
+
+def _most_memory() -> int:
+    """Return the most bytes that this process has held, or its GPU if it has one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _lesson(task: PreparedTask, recipe: Recipe) -> Lesson | None:
@@ -56,15 +112,23 @@ def _lesson(task: PreparedTask, recipe: Recipe) -> Lesson | None:
 
 def _longest(split: Split, count: int) -> Split:
     """Return the `count` examples of a split that have the most tokens, or its first ones."""
-    rows, numbers = split.rows, list(range(len(split.rows)))
-    if not isinstance(rows, Dataset):
-        return replace(split, rows=Subset(rows, numbers[:count]), labels=split.labels[:count])
-    if TOKENS in rows.column_names:
-        lengths = pc.list_value_length(rows.data.column(TOKENS)).to_pylist()
-        numbers.sort(key=lambda i: -lengths[i])
-    chosen = numbers[:count]
-    labels = [split.labels[i] for i in chosen] if len(split.labels) else []
-    return replace(split, rows=rows.select(chosen), labels=labels)
+    rows = split.rows
+    if not isinstance(rows, Dataset) or TOKENS not in rows.column_names:
+        return _first(split, count)
+    lengths = pc.list_value_length(rows.data.column(TOKENS)).to_pylist()
+    return _chosen(split, sorted(range(len(rows)), key=lambda i: -lengths[i])[:count])
+
+
+def _first(split: Split, count: int) -> Split:
+    return _chosen(split, list(range(min(count, len(split.rows)))))
+
+
+def _chosen(split: Split, numbers: list[int]) -> Split:
+    """Return the examples of these numbers."""
+    rows = split.rows
+    some = rows.select(numbers) if isinstance(rows, Dataset) else Subset(rows, numbers)
+    labels = [split.labels[i] for i in numbers] if len(split.labels) else []
+    return replace(split, rows=some, labels=labels)
 
 
 def _refuse_unknown_ids(rows: Any, task: PreparedTask) -> None:
@@ -84,8 +148,6 @@ def _refuse_unknown_ids(rows: Any, task: PreparedTask) -> None:
 def _failures_explained() -> Iterator[None]:
     try:
         yield
-    except OutOfMemory:
-        return  # workers have memory of their own, and train in parts where it runs out
     except CandidateFault as error:
         raise ModelError(
             f"the unshared model cannot be trained: {error}", "set recipe.learning_rate lower"

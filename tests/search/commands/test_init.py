@@ -5,8 +5,9 @@ import yaml
 from typer.testing import CliRunner
 
 from sharetune.search.commands.cli import app
-from sharetune.search.commands.init import write_study
+from sharetune.search.commands.init import Size, write_study
 from sharetune.search.config import load_config
+from sharetune.spaces.errors import ConfigError
 from sharetune.trainers.tasks.base import TASKS
 from tests.checkpoint import write_checkpoint, write_rows
 from tests.trainers.tasks.test_tasks import configured, prepared, tones
@@ -173,3 +174,37 @@ def test_data_of_another_task(tmp_path, task, message):
     assert result.exit_code == 2
     assert re.search(message, result.output)
     assert "hint: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("hours", "size"),
+    [
+        (4.0, Size(100, 50, 16)),  # ends sooner
+        (0.5, Size(18, 50, 16)),
+        (0.25, Size(10, 44, 16)),
+        (0.1, Size(10, 23, 8)),  # half the batch, so that there are steps enough
+        (0.05, Size(10, 3, 4)),
+    ],
+)
+def test_trials_and_steps_that_fit_into_hours(hours, size):
+    # 60 % of the time of two workers; 20 s besides the steps of a trial
+    assert Size(24, 50, 16).fitting(hours, a_step=2.0, besides=20.0, workers=2) == size
+    seconds = size.trials * (20.0 + size.steps * 2.0 * size.batch / 16)
+    assert seconds <= 0.6 * 2 * 3600 * hours
+
+
+def test_hours_in_which_nothing_is_trained():
+    with pytest.raises(ConfigError, match=r"10 trials take more than 0\.04 hours") as error:
+        Size(24, 50, 16).fitting(0.04, a_step=2.0, besides=20.0, workers=2)
+    assert error.value.hint.startswith("give at least 0.1 hours")
+
+
+def test_a_study_of_given_hours(tmp_path):
+    model, data = write_checkpoint(tmp_path / "model"), write_rows(tmp_path / "rows.csv", 60)
+    asked = ("--task", "text-classification", "--model", model, "--data", data)
+    result = call("init", *asked, "--out", tmp_path / "study.yaml", "--hours", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "a trial takes about" in result.stderr and "of memory" in result.stderr
+    config = load_config(tmp_path / "study.yaml")
+    assert config.budget.wall_hours == 0.5
+    assert config.budget.trials == 100  # a tiny model's trials end sooner

@@ -11,12 +11,15 @@ from typer.testing import CliRunner
 from sharetune.search.commands.cli import app
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import ModelError, OutOfMemory
+from sharetune.spaces.evaluator import JobResources
 from sharetune.trainers.evaluation import rehearsal
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
 from tests.checkpoint import write_checkpoint, write_rows
 from tests.trainers.conftest import candidate
 from tests.trainers.tasks.test_tasks import pictures
+
+ONE = JobResources(threads=1)
 
 STUDY = """\
 name: tiny
@@ -46,7 +49,10 @@ def with_a_token_the_model_lacks(folder: Path) -> Path:
 def test_a_good_study_passes_and_nothing_is_kept(evaluator):
     evaluator.task.splits(12, None)
     before = sorted(evaluator.task.cache.rglob("*"))
-    evaluator.rehearse(candidate(evaluator, distill=Distillation(), patience=3, r_drop=1.0))
+    taught = candidate(evaluator, distill=Distillation(), patience=3, r_drop=1.0)
+    pace = evaluator.rehearse(taught, ONE)
+    assert min(pace.load_s, pace.step_s, pace.judge_s) > 0
+    assert pace.memory > 100e6  # torch alone
     assert sorted(evaluator.task.cache.rglob("*")) == before
 
 
@@ -78,7 +84,7 @@ def test_weights_that_are_no_numbers(evaluator, tmp_path):
         str(tmp_path / "model"), evaluator.task.task, tmp_path / "cache", 12
     )
     with pytest.raises(ModelError, match="the unshared model cannot be trained: the loss is nan"):
-        broken.rehearse(candidate(broken))
+        broken.rehearse(candidate(broken), ONE)
 
 
 def test_a_processor_of_another_size(tmp_path):
@@ -90,7 +96,7 @@ def test_a_processor_of_another_size(tmp_path):
     task = read_task({"name": "image-classification", "train": data, "test": data})
     made = CandidateEvaluator.prepare(str(tmp_path / "model"), task, tmp_path / "cache", 128)
     with pytest.raises(ModelError, match=r"the first batch cannot be trained on: \w+: .*16") as why:
-        made.rehearse(candidate(made))
+        made.rehearse(candidate(made), ONE)
     assert "\n" not in why.value.message and "processor" in why.value.hint
 
 
@@ -100,7 +106,7 @@ def test_a_teacher_with_fewer_words(evaluator, tmp_path):
     model.save_pretrained(tmp_path / "teacher")
     taught = candidate(evaluator, distill=Distillation(teacher=str(tmp_path / "teacher")))
     with pytest.raises(ModelError, match="cannot be trained on: IndexError: index out of range"):
-        evaluator.rehearse(taught)
+        evaluator.rehearse(taught, ONE)
 
 
 def test_memory_that_runs_out_here_says_nothing_of_the_workers(evaluator, monkeypatch):
@@ -108,4 +114,4 @@ def test_memory_that_runs_out_here_says_nothing_of_the_workers(evaluator, monkey
         raise OutOfMemory("out of memory")
 
     monkeypatch.setattr(rehearsal, "train", exhausted)
-    evaluator.rehearse(candidate(evaluator))
+    assert evaluator.rehearse(candidate(evaluator), ONE) is None

@@ -1,0 +1,37 @@
+"""How long trainings take and how much memory they need, measured before a study's first trial."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sharetune.spaces.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds and bytes of training the unshared model by a study's recipe, on two batches.
+
+    `load_s` seconds to load the model, `step_s` seconds of an optimiser step, `judge_s` seconds to
+    measure one example, and `memory`, the bytes that the process, or its GPU, held at most.
+    """
+
+    load_s: float
+    step_s: float
+    judge_s: float
+    memory: int
+
+    def trial_s(self, recipe: Recipe, rows: Mapping[str, int]) -> float:
+        """Return the seconds of a trial of the unshared model; `rows` count each split's examples.
+
+        A trained model is saved in about the time that one is loaded.
+        """
+        judged = rows.get("validation", rows.get("test", 0))
+        steps = steps_of(recipe, rows)
+        return 2 * self.load_s + self.step_s * steps + self.judge_s * judged
+
+
+def steps_of(recipe: Recipe, rows: Mapping[str, int]) -> int:
+    """Return the optimiser steps of a training."""
+    if recipe.steps is not None:
+        return recipe.steps
+    return math.ceil((recipe.epochs or 3) * rows.get("train", 0) / recipe.batch_size)
