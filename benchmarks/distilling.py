@@ -28,7 +28,7 @@ ROWS = ROOT / "benchmarks" / "matrix" / "rows" / "smollm2.csv"
 PART = "0.8"
 SPLITS = ("train", "test")
 TOKENS = 64
-BASE: dict[str, Any] = {"learning_rate": 1e-4, "batch_size": 2, "max_length": TOKENS}
+BASE: dict[str, Any] = {"learning_rate": 1e-4, "batch_size": 1, "max_length": TOKENS}
 METRICS = ("perplexity", "bits_per_byte")
 CHECKPOINT_S = 120.0
 
@@ -65,17 +65,23 @@ def fill(out: Path, runs: Path, seeds: int, steps: int) -> None:
         teacher_recipe=Recipe(**BASE, steps=steps),
     )
     done = {(row["teaching"], row["seed"], row["steps"]) for row in read(out)}
-    for seed in range(seeds):
-        for name, teaching in TEACHINGS.items():
-            if (name, seed, steps) in done:
-                continue
-            recipe = Recipe(**BASE, steps=steps, seed=seed, distill=teaching)
-            folder = runs / f"{list(TEACHINGS).index(name)}-{seed}-{steps}"
-            row = train(evaluator, Candidate(plan=solved_plan(), recipe=recipe), folder)
-            row = {"teaching": name, "seed": seed, "steps": steps} | row
-            with out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(row, flush=True)
+    for name, seed in cells(seeds):
+        if (name, seed, steps) in done:
+            continue
+        recipe = Recipe(**BASE, steps=steps, seed=seed, distill=TEACHINGS[name])
+        folder = runs / f"{list(TEACHINGS).index(name)}-{seed}-{steps}"
+        row = train(evaluator, Candidate(plan=solved_plan(), recipe=recipe), folder)
+        row = {"teaching": name, "seed": seed, "steps": steps} | row
+        with out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+
+def cells(seeds: int) -> list[tuple[str, int]]:
+    """Return what to train, in order: with and without the default teaching first, in turns."""
+    plain, default, *others = TEACHINGS
+    first = [(name, seed) for seed in range(seeds) for name in (plain, default)]
+    return first + [(name, seed) for name in others for seed in range(seeds)]
 
 
 def read(out: Path) -> list[dict[str, Any]]:

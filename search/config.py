@@ -21,6 +21,7 @@ from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import PREDICTIONS
 from sharetune.spaces.forms import FORMS
+from sharetune.spaces.harness import HarnessSettings, harness_numbers
 from sharetune.spaces.objectives import OBJECTIVES, Direction, Objective
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.plan import SharingPlan
@@ -33,7 +34,18 @@ from sharetune.spaces.texts import shortened, shown
 from sharetune.spaces.yaml_text import read_yaml, refuse_unplain
 
 FIXED = (
-    *("model", "task", "metric", "objectives", "space", "anchors", "plans", "seed", "sampler"),
+    *(
+        "model",
+        "task",
+        "metric",
+        "lm_eval",
+        "objectives",
+        "space",
+        "anchors",
+        "plans",
+        "seed",
+        "sampler",
+    ),
     "storage",
 )
 """Keys that a resumed study must not change: its trials would no longer be comparable."""
@@ -98,6 +110,11 @@ class Budget(Section):
         gt=0,
         description="Longest latency, in ms, of a candidate's untrained architecture, measured "
         "while no worker is busy; `null` is no limit.",
+    )
+    must_reach: dict[str, float] = Field(
+        {},
+        description="Numbers measured by training that a model must be at least as good as, by "
+        "name; a trial that is worse is pruned when it ends. The unshared model need not.",
     )
 
     def limits(self) -> dict[str, float]:
@@ -352,6 +369,9 @@ class StudyConfig(Section):
     metric: OwnNumbers | None = Field(
         None, description="A function of one's own that measures models too; `null` is none."
     )
+    lm_eval: HarnessSettings = Field(
+        HarnessSettings(), description="How tasks of lm-evaluation-harness are done."
+    )
     space: Space = Field(description="Ranges from which candidates are drawn.")
     objectives: tuple[str, ...] = Field(
         ("accuracy", "parameters", "flops"),
@@ -437,6 +457,21 @@ class StudyConfig(Section):
                 register_own(name, direction)
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_harness_numbers(cls, data: object, info: ValidationInfo) -> Any:
+        """Registers the objectives that tasks of lm-evaluation-harness are."""
+        if not isinstance(data, dict):
+            return data
+        settings = HarnessSettings.model_validate(data.get("lm_eval") or {})
+        numbers = harness_numbers(_named_numbers(data), settings.tasks)
+        if numbers:
+            from sharetune.trainers.tasks.harness import register_numbers
+
+            folder = (info.context or {}).get("folder") or Path()
+            register_numbers(_looked_up(settings, folder), numbers)
+        return data
+
     @field_validator("objectives")
     @classmethod
     def _known_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -453,6 +488,23 @@ class StudyConfig(Section):
                 did_you_mean("", list(OBJECTIVES)),
             )
         return names
+
+    @model_validator(mode="after")
+    def _known_limits(self) -> "StudyConfig":
+        for name in self.budget.must_reach:
+            if known_objective(name).source != "trained":
+                raise ConfigError(
+                    f"budget.must_reach is for numbers measured by training, but {name} is "
+                    f"{known_objective(name).source}",
+                    f"write max_{name}, which refuses candidates before they are trained",
+                )
+        return self
+
+    @property
+    def harness(self) -> tuple[str, ...]:
+        """The numbers of lm-evaluation-harness that trained models are measured by."""
+        named = (*self.objectives, *self.budget.must_reach)
+        return harness_numbers(named, self.lm_eval.tasks)
 
     @model_validator(mode="after")
     def _several_workers_need_ray(self) -> "StudyConfig":
@@ -549,6 +601,22 @@ class StudyConfig(Section):
         if isinstance(self.scoring, Scoring):
             return self.scoring
         return Scoring() if self.scoring == "auto" else None
+
+
+def _named_numbers(data: Mapping[str, Any]) -> list[object]:
+    """Return the names of objectives and of limits in a study's plain data."""
+    budget, objectives = data.get("budget"), data.get("objectives")
+    limits = budget.get("must_reach") if isinstance(budget, dict) else None
+    found = [*objectives] if isinstance(objectives, list | tuple) else []
+    return [*found, *limits] if isinstance(limits, dict) else found
+
+
+def _looked_up(settings: HarnessSettings, folder: Path) -> HarnessSettings:
+    """Return the settings with the folder of task files looked up from the study file."""
+    if settings.include is None:
+        return settings
+    include = str((folder / expanded(settings.include)).resolve())
+    return settings.model_copy(update={"include": include})
 
 
 def register_own(name: str, direction: Direction) -> None:
@@ -669,7 +737,8 @@ def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
         runs = tuple(str((folder / expanded(run)).resolve()) for run in start.runs)
         start = start.model_copy(update={"runs": runs})
     model = str(local.resolve()) if local.exists() else config.model
-    return {"task": task, "model": model, "start_from": start}
+    harness = _looked_up(config.lm_eval, folder)
+    return {"task": task, "model": model, "start_from": start, "lm_eval": harness}
 
 
 SUFFIXES = (

@@ -5,9 +5,10 @@ import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sharetune.spaces.evaluator import Measured, Metrics
+from sharetune.spaces.objectives import OBJECTIVES, ROUNDING
 
 DISK_FULL = "disk full"
 """Reason of a job that ended because nothing more could be written."""
@@ -58,6 +59,15 @@ def describe(error: BaseException) -> dict[str, str]:
 def is_disk_full(error: Exception) -> bool:
     """Say whether an error means a full disk; safetensors says so in its message only."""
     return getattr(error, "errno", None) in NO_SPACE or "os error 28" in str(error)
+
+
+def unreached(metrics: Mapping[str, Any], limits: Mapping[str, float]) -> str | None:
+    """Say which number that a model must reach is worse than its limit, or return None."""
+    for name, limit in limits.items():
+        gain = OBJECTIVES[name].gain(metrics.get(name, math.nan), limit)
+        if not gain >= -ROUNDING:
+            return f"{name} is {metrics.get(name)!r}, and the limit {limit:g}"
+    return None
 
 
 def missing_value(metrics: Mapping[str, object], objectives: tuple[str, ...]) -> str | None:

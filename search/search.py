@@ -24,11 +24,12 @@ from sharetune.search.givens import Given, interrupted_draws, missing_givens
 from sharetune.search.latency_limit import LatencyLimit
 from sharetune.search.ledger import Ledger
 from sharetune.search.live import say_error
-from sharetune.search.outcome import DISK_FULL, Outcome, missing_value
+from sharetune.search.outcome import DISK_FULL, Outcome, missing_value, unreached
 from sharetune.search.rivals import rival_origin, room_for, wanted_rivals
 from sharetune.search.samplers.base import Ask, Setting, make_sampler
 from sharetune.search.study.writer import StudyWriter, disk_full
 from sharetune.search.weights import Weights
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import Evaluator, Job, Metrics
 from sharetune.spaces.objectives import OBJECTIVES, Objective
@@ -284,6 +285,8 @@ class Search:
         found[record.CIRCUMSTANCES] = self.circumstances | found.get(record.CIRCUMSTANCES, {})
         metrics = found.get(record.METRICS, {}) | trial.sizes
         fault = missing_value(metrics, self.config.objectives)
+        if fault is None and trial.anchor != UNSHARED and trial.finalist is None:
+            fault = unreached(metrics, self.config.budget.must_reach)
         if outcome.state == "complete" and fault is None:
             values = tuple(float(metrics[name]) for name in self.config.objectives)
             return self.writer.complete(job.number, values, found)

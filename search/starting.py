@@ -25,6 +25,7 @@ from sharetune.search.study.writer import DAMAGED, StudyWriter, reading, require
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.evaluator import PREDICTIONS, Evaluator, Sizes
+from sharetune.spaces.harness import PREFIX
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.pace import Pace
 from sharetune.spaces.plan import lacking_parts
@@ -203,8 +204,14 @@ def real_evaluator(config: StudyConfig, run: RunFolder, live: Live = NOTHING_LIV
 
     task = read_task(config.task).with_collate(live.collate)
     own = () if config.metric is None else tuple(config.metric.numbers)
-    for name in config.objectives:
-        if OBJECTIVES[name].source == "trained" and name not in (*task.metrics, *own):
+    harness = [PREFIX + number for number in config.harness]
+    if harness and not task.generates:
+        raise ConfigError(
+            f"{harness[0]} is measured of language models, but the task is {task.name}",
+            "it goes with the task text-generation",
+        )
+    for name in (*config.objectives, *config.budget.must_reach):
+        if OBJECTIVES[name].source == "trained" and name not in (*task.metrics, *own, *harness):
             raise ConfigError(
                 f"the task {task.name} does not measure {name}",
                 f"it measures {', '.join(task.metrics)}; "
@@ -219,6 +226,7 @@ def real_evaluator(config: StudyConfig, run: RunFolder, live: Live = NOTHING_LIV
         run.cache,
         recipe.max_length,
         metric=_own_metric(config, live),
+        harness=_harness(config),
         similarity='"similar"' in config.model_dump_json(),
         teacher_recipe=recipe.plain() if config.space.distils else None,
         trackers=config.tracking,
@@ -234,6 +242,15 @@ def _own_metric(config: StudyConfig, live: Live) -> Any:
         return None
     function = live.metric or function_at(config.metric.function)
     return OwnMetric(function, tuple(config.metric.numbers))
+
+
+def _harness(config: StudyConfig) -> Any:
+    from sharetune.trainers.tasks.harness import Harness
+
+    if not config.harness:
+        return None
+    judged = any(name.startswith(PREFIX) for name in config.objectives)
+    return Harness(config.lm_eval, config.harness, at_rungs=judged)
 
 
 Rehearse = Callable[[Evaluator, Candidate], Pace | None]

@@ -77,7 +77,9 @@ Attributes of a trial
                     "dirty"}; "dtype" of the weights in training and "saved_dtype" of the stored
                     ones; "accumulation", the parts of a batch, where memory ran out with whole
                     batches; "continued_at", the steps at which another process went on;
-                    "unreadable_checkpoints", the steps of those that were put aside
+                    "unreadable_checkpoints", the steps of those that were put aside;
+                    "lm_eval": {"version", "batch_size", "limit", "tasks": {task: {"version",
+                    "num_fewshot", "hash", "numbers"}}} where tasks of the harness were done
     rungs           [{"rung", "step", "accuracy", ...}, ...]: metrics at each rung (0-based)
     same_as         number of the equal trial whose values this one repeats
     reason          why a PRUNED trial was not completed: over budget, NaN, out of memory,

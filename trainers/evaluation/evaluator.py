@@ -29,6 +29,7 @@ from sharetune.spaces.evaluator import (
     JobResources,
     Listener,
     Measured,
+    Metrics,
     PlanScore,
     Scores,
     Sizes,
@@ -68,6 +69,7 @@ from sharetune.trainers.scoring.identity import (
 )
 from sharetune.trainers.scoring.scorer import Scorer
 from sharetune.trainers.tasks.base import PreparedTask, Split, Task
+from sharetune.trainers.tasks.harness import Harness
 from sharetune.trainers.tasks.own_metric import OwnMetric
 from sharetune.trainers.training.data_parallel import Team, joined
 from sharetune.trainers.training.distillation import Lesson, check_teacher
@@ -99,7 +101,8 @@ class CandidateEvaluator:
 
     `teacher_recipe` trains the unshared model where it becomes a teacher (None: the candidate's own
     recipe). `trackers` log the trials under the name `study`. Untrained plans are measured on about
-    as many training examples as have `predictions`.
+    as many training examples as have `predictions`. Trained models also do the tasks of
+    `harness`.
     """
 
     task: PreparedTask
@@ -108,6 +111,7 @@ class CandidateEvaluator:
     trackers: tuple[str, ...] = ()
     study: str = ""
     predictions: int = PREDICTIONS
+    harness: Harness | None = None
 
     @classmethod
     def prepare(
@@ -278,7 +282,10 @@ class CandidateEvaluator:
         _, judged = self._splits(job.candidate.recipe)
 
         def measure(model: PreTrainedModel) -> dict[str, float]:
-            return self.task.scores(model, judged).metrics
+            metrics = self.task.scores(model, judged).metrics
+            if self.harness is None or not self.harness.at_rungs:
+                return metrics
+            return metrics | self._done_tasks(model)[0]
 
         return [Rungs(job.rungs, measure, listener.rung)]
 
@@ -289,6 +296,10 @@ class CandidateEvaluator:
         start = time.perf_counter()
         scores = self.task.scores(model, judged)
         test = self._test_scores(model, recipe) if job.final else None
+        numbers, details = self._done_tasks(model)
+        scores = replace(scores, metrics=scores.metrics | numbers)
+        if test is not None:
+            test = replace(test, metrics=test.metrics | numbers)
         evaluate_s = time.perf_counter() - start
         cast_(model, self.task.saved_dtype).save_pretrained(job.folder.model)
         total_s = train_s + time.perf_counter() - start
@@ -297,9 +308,17 @@ class CandidateEvaluator:
             scores,
             curve,
             {what: round(value, 3) for what, value in seconds.items()},
-            training.circumstances() | {"steps": self._steps(recipe)} | self._dtypes,
+            training.circumstances() | {"steps": self._steps(recipe)} | self._dtypes | details,
             test,
         )
+
+    def _done_tasks(self, model: PreTrainedModel) -> tuple[Metrics, dict[str, Any]]:
+        """Return the numbers of the harness's tasks, and the circumstances that they have."""
+        if self.harness is None:
+            return {}, {}
+        tokenizer = self.task.task.reader(self.task.start)
+        metrics, details = self.harness.measure(model, tokenizer)
+        return metrics, {"lm_eval": details}
 
     @property
     def _dtypes(self) -> dict[str, str]:
