@@ -61,6 +61,7 @@ def rehearse(task: PreparedTask, recipe: Recipe) -> Pace | None:
 def _measured(task: PreparedTask, recipe: Recipe, split: Split, judged: Split) -> Pace:
     began = time.perf_counter()
     model = task.load()
+    task.task.refuse_model(model)
     load_s = time.perf_counter() - began
     lesson, watch = _lesson(task, recipe), _Stopwatch()
     for batch in (_longest(split, recipe.batch_size), _first(split, recipe.batch_size)):

@@ -226,6 +226,9 @@ class Task(StrictModel, ABC):
             refuse_unfit_vocabulary(reader, config)
             refuse_unknown_texts(reader, texts, self.train)
 
+    def refuse_model(self, model: PreTrainedModel) -> None:
+        """Raise :class:`ModelError` for a loaded model that cannot do what the task asks of it."""
+
     def refuse_too_short(self, model: str, max_length: int) -> None:
         """Raise :class:`ConfigError` if a `max_length` of tokens leaves nothing of a text."""
         if self.pads:

@@ -1,24 +1,37 @@
 """Causal language modelling: the next token of a text."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import exp, log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, default_data_collator
 
-from sharetune.spaces.errors import DataError
+from sharetune.spaces.errors import ConfigError, DataError, ModelError
 from sharetune.spaces.evaluator import Scores
-from sharetune.trainers.data.blocks import UNCOUNTED, blocks, documents
+from sharetune.trainers.data.blocks import UNCOUNTED, Blocks, Text, documents
+from sharetune.trainers.data.chats import chat_of, written_chat
 from sharetune.trainers.data.tables import column, filled
+from sharetune.trainers.models.dtypes import TRAINED
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
 from sharetune.trainers.tasks.prediction import mean_loss
 
 TEXT_COLUMNS = ("text", "content", "article", "document", "sentence")
 """Names by which the column of texts is found, the first that the table has."""
+
+CHAT_COLUMNS = ("messages", "conversations", "conversation")
+"""Names by which a column of chats is found, in a table without a column of texts."""
+
+ALONE = 5
+"""Tokens of each of two documents on which it is checked that the second does not see the first."""
+
+SEEN = 1e-4
+"""Largest difference of logits, as a fraction of the largest, that rounding makes of it."""
 
 
 @TASKS.register("text-generation")
@@ -28,7 +41,9 @@ class TextGeneration(Task):
     `train` and `test` are tables or the hub name of a data set, `text` names the column. All texts
     of a split, an end of text after each, are put together and cut into blocks of the recipe's
     `max_length`; what is left over at the end is not used. The first token of a block is not
-    predicted. Perplexity is by token, so it only compares models of one tokenizer; by byte it
+    predicted. `messages` names a column of chats instead, which the model's chat template writes;
+    with `answers_only` only what an assistant says, or what follows a `prompt`, is predicted.
+    Perplexity is by token, so it only compares models of one tokenizer; by byte it
     compares all: `byte_perplexity` is e to the nats of all tokens predicted, divided by the UTF-8
     bytes of the text that they stand for, and `bits_per_byte` its logarithm to base 2.
     """
@@ -39,6 +54,23 @@ class TextGeneration(Task):
 
     text: str | None = Field(
         None, description="column of texts; null: the first of the usual names, such as `text`"
+    )
+    prompt: str | None = Field(
+        None, description="column of what stands before each text, to be read; null: nothing does"
+    )
+    messages: str | None = Field(
+        None,
+        description="column of chats, each a list of messages with `role` and `content`, or JSON "
+        "of one; null: `messages` and the like, in a table without texts",
+    )
+    answers_only: bool = Field(
+        False,
+        description="predict only the assistant's messages of a chat, or the texts after a prompt",
+    )
+    documents: Literal["joined", "apart"] = Field(
+        "joined",
+        description="whether texts of one block see those before them: `apart`, positions begin "
+        "anew with each and attention stays inside it",
     )
 
     @property
@@ -52,16 +84,52 @@ class TextGeneration(Task):
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         return *self.frames(self._columns), DataFacts()
 
+    def texts(self, frame: pd.DataFrame) -> Iterable[str]:
+        if "messages" not in frame.columns:
+            return [*frame.get("prompt", ()), *frame["text"]]
+        return [m["content"] for chat in frame["messages"] for m in json.loads(chat)]
+
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
-        found = documents(frame["text"].tolist(), reader)
-        cut = blocks(found, max_length)
+        blocks = Blocks(max_length, apart=self.documents == "apart")
+        cut = blocks.add(documents(self._texts(frame, reader), reader))
         if not len(cut["input_ids"]):
             raise DataError(
-                f"a split has {sum(len(one.tokens) for one in found)} tokens, and one block takes "
-                f"{max_length}",
+                f"a split has {blocks.left_over} tokens, and one block takes {max_length}"
+                if blocks.left_over < max_length and not self.answers_only
+                else f"a split has no block of {max_length} tokens with an answer",
                 "give more text, or set recipe.max_length lower",
             )
         return {name: values.tolist() for name, values in cut.items()}
+
+    def _texts(self, frame: pd.DataFrame, reader: Any) -> list[Text]:
+        """Return the texts of a table, and which parts of them are predicted."""
+        if "messages" in frame.columns:
+            chats = [written_chat(chat, reader) for chat in frame["messages"]]
+            return chats if self.answers_only else [Text(one.text, None, False) for one in chats]
+        if "prompt" not in frame.columns:
+            return [Text(text) for text in frame["text"]]
+        found = []
+        for prompt, text in zip(frame["prompt"], frame["text"], strict=True):
+            answer = ((len(prompt), len(prompt) + len(text)),)
+            found.append(Text(prompt + text, answer if self.answers_only else None))
+        return found
+
+    def load(
+        self, model: str, facts: DataFacts, dtype: torch.dtype | str = TRAINED
+    ) -> PreTrainedModel:
+        loaded = super().load(model, facts, dtype)
+        if self.documents == "apart":  # with a cache the library takes a block for one text
+            loaded.config.use_cache = False
+        return loaded
+
+    def refuse_model(self, model: PreTrainedModel) -> None:
+        """Raise :class:`ModelError` where a document sees the one before it, though `apart`."""
+        if self.documents == "apart" and not _keeps_apart(model):
+            raise ModelError(
+                f"{type(model).__name__} with {model.config._attn_implementation} attention lets "
+                "documents of one block see each other",
+                "set task.documents to joined",
+            )
 
     def collator(self, reader: object, model: str) -> Callable[[list[dict[str, Any]]], Any]:
         return default_data_collator
@@ -94,6 +162,51 @@ class TextGeneration(Task):
     def used(self, model: PreTrainedModel, max_length: int) -> str:
         return f"generation of {NEW_TOKENS} tokens with cache after {max_length - NEW_TOKENS}"
 
+    @model_validator(mode="after")
+    def _texts_or_chats(self) -> "TextGeneration":
+        if self.messages is not None and (self.text, self.prompt) != (None, None):
+            raise ConfigError(
+                "a table's rows are texts or chats, but task.messages and "
+                f"{'task.text' if self.text else 'task.prompt'} are given",
+                "leave one of the two out",
+            )
+        return self
+
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
+        chats = self.messages
+        if chats is None and self.text is None and not {*frame.columns} & {*TEXT_COLUMNS}:
+            chats = next((name for name in CHAT_COLUMNS if name in frame.columns), None)
+        if chats is not None:
+            name = column(frame, source, chats, CHAT_COLUMNS, "messages")
+            cells = [chat_of(cell, source, row) for row, cell in enumerate(frame[name], 1)]
+            return pd.DataFrame({"messages": cells}, dtype=object)
+        if self.answers_only and self.prompt is None:
+            raise ConfigError(
+                f"task.answers_only needs answers, but {source} is read as plain texts",
+                "name a column of chats as task.messages, or of what stands before each text as "
+                "task.prompt",
+            )
         text = column(frame, source, self.text, TEXT_COLUMNS, "text")
-        return pd.DataFrame({"text": filled(frame[text], source, "text")})
+        found = {"text": filled(frame[text], source, "text")}
+        if self.prompt is not None:
+            name = column(frame, source, self.prompt, (), "prompt")
+            found["prompt"] = filled(frame[name], source, "prompt")
+        return pd.DataFrame(found)
+
+
+def _keeps_apart(model: PreTrainedModel) -> bool:
+    """Say whether the second of two documents in a block has the logits that it has alone."""
+    size = model.config.get_text_config().vocab_size
+    ids = torch.arange(1, 2 * ALONE + 1, device=model.device)[None] % size
+    places = torch.arange(ALONE, device=model.device).repeat(2)[None]
+    trains = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            both = model(input_ids=ids, position_ids=places).logits[:, ALONE:]
+            alone = model(input_ids=ids[:, ALONE:], position_ids=places[:, ALONE:]).logits
+    except TypeError:  # a model that takes no positions
+        return False
+    finally:
+        model.train(trains)
+    return bool((both - alone).abs().max() <= SEEN * alone.abs().max())

@@ -8,6 +8,7 @@ from torch.nn import functional
 from sharetune.spaces import Candidate, Recipe
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import ModelError
+from sharetune.spaces.evaluator import JobResources
 from sharetune.trainers.tasks.base import read_task
 from sharetune.trainers.training import teachers as of_teachers
 from sharetune.trainers.training.cached_answers import CachedAnswers, Likely, Taught
@@ -45,7 +46,7 @@ def test_every_writer_learns_from_a_teacher(tmp_path, name, family):
     made = prepared(tmp_path, name, family, length, **RESAMPLED.get(family, {}))
     wanted = taught(made, hidden=1.0, relations=1.0, schedule="falling")
     made.refuse([wanted])
-    made.rehearse(wanted)
+    made.rehearse(wanted, JobResources())
     assert len(evaluated(made, wanted, tmp_path / "run").curve) == 4
 
 
