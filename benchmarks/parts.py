@@ -32,10 +32,11 @@ from sharetune.trainers.data.tables import read_table
 from sharetune.trainers.measuring.latency import summarise, time_in_turns
 from sharetune.trainers.models.softening import soft_layers
 from sharetune.trainers.models.structure import stack_shapes
+from sharetune.trainers.training.arguments import arguments
 from sharetune.trainers.training.cached_answers import ANSWERS
 from sharetune.trainers.training.distillation import Lesson
 from sharetune.trainers.training.dropout import set_dropout_
-from sharetune.trainers.training.trainer import CandidateTrainer, arguments
+from sharetune.trainers.training.trainer import CandidateTrainer
 
 BESIDE = ("patience", "augment", "without labels")
 STEPS = 10**6

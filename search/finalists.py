@@ -18,7 +18,7 @@ from sharetune.search.config import Finalists
 from sharetune.search.early_stopping import spread_over
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.objectives import Objective, quality_of
-from sharetune.spaces.recipe import SEEDS, Candidate, Recipe
+from sharetune.spaces.recipe import LENGTHS, SEEDS, Candidate, Recipe
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,11 @@ def _runs(settings: Finalists, trial: Trial, searched: Collection[str]) -> Itera
 
 
 def lengthened(recipe: Recipe, factor: float) -> Recipe:
-    """Return the recipe with `factor` times its steps or epochs."""
-    if recipe.steps is not None:
-        return recipe.model_copy(update={"steps": round(factor * recipe.steps)})
-    return recipe.model_copy(update={"epochs": factor * (recipe.epochs or 0.0)})
+    """Return the recipe with `factor` times its steps, epochs or tokens."""
+    given = {name: getattr(recipe, name) for name in LENGTHS}
+    longer = {name: factor * value for name, value in given.items() if value is not None}
+    whole = {name: value if name == "epochs" else round(value) for name, value in longer.items()}
+    return recipe.model_copy(update=whole)
 
 
 def _but_for_seed(trial: Trial) -> str:

@@ -125,5 +125,5 @@ def scores_a_training(score: PlanScore, recipe: Recipe, rows: int) -> float | No
     """
     if not score.examples:
         return None
-    steps = recipe.steps or math.ceil((recipe.epochs or 0) * rows / recipe.batch_size)
+    steps = recipe.steps or math.ceil(recipe.passes(rows) * rows / recipe.batch_size)
     return FORWARDS * steps * recipe.batch_size / score.examples

@@ -49,9 +49,10 @@ class Job:
 class JobResources:
     """Resources that a worker may use for a job.
 
-    `threads` of the processor; each batch is trained in `accumulation` equal parts, which need less
-    memory; a checkpoint is left every `checkpoint_s` seconds (None: never). `team` is this
-    process's place among several that train the job together (`data_parallel.py`), or None.
+    `threads` of the processor; each batch is trained in `accumulation` times as many equal parts as
+    its recipe says, or the fewest more that divide it, which need less memory; a checkpoint is left
+    every `checkpoint_s` seconds (None: never). `team` is this process's place among several that
+    train the job together (`data_parallel.py`), or None.
     """
 
     threads: int = 1

@@ -34,4 +34,5 @@ def steps_of(recipe: Recipe, rows: Mapping[str, int]) -> int:
     """Return the optimiser steps of a training."""
     if recipe.steps is not None:
         return recipe.steps
-    return math.ceil((recipe.epochs or 3) * rows.get("train", 0) / recipe.batch_size)
+    examples = rows.get("train", 0)
+    return math.ceil(recipe.passes(examples) * examples / recipe.batch_size)

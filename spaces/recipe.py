@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,9 +24,20 @@ OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften
 PLAIN = (
     *("learning_rate", "weight_decay", "warmup_ratio", "dropout", "label_smoothing"),
     *("steps", "epochs", "batch_size", "max_length", "seed"),
+    *("precision", "optimizer", "scheduler", "max_grad_norm", "tokens"),
+    *("gradient_checkpointing", "micro_batch"),
 )
 """Keys of a recipe that an unshared teacher is trained by: those that sharing does not need."""
 
+YOUNG = (
+    *("precision", "optimizer", "scheduler", "max_grad_norm", "tokens"),
+    *("gradient_checkpointing", "micro_batch"),
+)
+"""Keys of a recipe that older run folders do not have."""
+
+
+LENGTHS = ("steps", "epochs", "tokens")
+"""Keys that say how long a training is, one of them."""
 
 SEEDS = 2**32
 """Number of seeds that all random generators take: 32 bits."""
@@ -35,19 +46,17 @@ SEEDS = 2**32
 class Recipe(StrictModel):
     """Training settings of one candidate; docs/recipes.md explains each one.
 
-    Give `steps` or `epochs`, not both; with neither, training takes 3 epochs. Factors of the
+    Give one of `steps`, `epochs` and `tokens`; with none, training takes 3 epochs. Factors of the
     learning rate that apply to one parameter multiply.
     """
 
     learning_rate: float = Field(
         5e-5,
         gt=0,
-        description="AdamW's peak learning rate, reached after the warm-up; it then falls linearly "
-        "to 0.",
+        description="Peak learning rate, reached after the warm-up; `scheduler` says how it goes "
+        "on.",
     )
-    weight_decay: float = Field(
-        0.01, ge=0, description="AdamW's decoupled weight decay of every matrix."
-    )
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay of every matrix.")
     bank_l2: float = Field(
         0.0,
         ge=0,
@@ -138,7 +147,14 @@ class Recipe(StrictModel):
     epochs: float | None = Field(
         None,
         gt=0,
-        description="Passes over the training data; `null`: as `steps` says, or 3 without both.",
+        description="Passes over the training data; `null`: as `steps` or `tokens` says, or 3 "
+        "without them.",
+    )
+    tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Input tokens of the training, padding left out; the last step is taken whole. "
+        "`null`: as `steps` or `epochs` says.",
     )
     warmup_ratio: float = Field(
         0.1,
@@ -147,6 +163,37 @@ class Recipe(StrictModel):
         description="Fraction of the steps over which the learning rate rises from 0 to its peak.",
     )
     batch_size: int = Field(16, ge=1, description="Examples of one optimiser step.")
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None,
+        description="Examples that pass through the model at once: the largest divisor of "
+        "`batch_size` up to this number, or with `auto` up to what free memory allows. Gradients "
+        "are those of the whole batch. `null`: all.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="Format of the products in training, by autocast; weights and optimiser stay "
+        "in float32. `auto` is bfloat16 on a GPU that has it, else float32; float16 needs a GPU.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep only the layers' inputs for the backward pass and compute the rest "
+        "again: less memory, more time, equal gradients.",
+    )
+    optimizer: Literal["adamw", "adafactor", "adamw-8bit"] = Field(
+        "adamw",
+        description="AdamW, with two moments in float32; Adafactor, whose moments are a row and a "
+        "column; or AdamW with moments in 8 bits (package bitsandbytes).",
+    )
+    scheduler: Literal["linear", "cosine", "constant", "warmup-stable-decay"] = Field(
+        "linear",
+        description="Learning rate after the warm-up: it falls linearly or by a half cosine to 0, "
+        "stays, or stays and falls to 0 over the last fifth of the steps.",
+    )
+    max_grad_norm: float = Field(
+        1.0,
+        ge=0,
+        description="Norm of the whole gradient above which it is scaled down to it; 0 is never.",
+    )
     max_length: int = Field(
         128,
         ge=4,
@@ -164,17 +211,17 @@ class Recipe(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _three_epochs_by_default(cls, data: object) -> Any:
-        if isinstance(data, dict) and data.get("steps") is None and data.get("epochs") is None:
+        if isinstance(data, dict) and all(data.get(length) is None for length in LENGTHS):
             return {**data, "epochs": 3.0}
         return data
 
     @model_validator(mode="after")
-    def _steps_or_epochs(self) -> "Recipe":
-        if self.steps is not None and self.epochs is not None:
+    def _one_length(self) -> "Recipe":
+        given = [f"{x}={getattr(self, x):g}" for x in LENGTHS if getattr(self, x) is not None]
+        if len(given) > 1:
             raise ConfigError(
-                f"a recipe has steps or epochs, but got steps={self.steps} and "
-                f"epochs={self.epochs:g}",
-                "remove one of the two",
+                f"a recipe has one of steps, epochs and tokens, but got {' and '.join(given)}",
+                "keep one of them",
             )
         return self
 
@@ -199,6 +246,29 @@ class Recipe(StrictModel):
         found = {"soften": None, "kept_top_lr_scale": 1.0, "layer_lr_decay": 1.0}
         return self.model_copy(update=found | {"distill": distill})
 
+    @property
+    def has_parts(self) -> bool:
+        """Return whether fewer examples than the recipe says may pass through the model at once."""
+        return self.batch_size > 1 and self.micro_batch != 1
+
+    def passes(self, examples: int, tokens: float | None = None) -> float:
+        """Return the passes over `examples` of a training that is not given in steps.
+
+        `tokens` is the mean number of tokens of an example; None: `max_length`.
+        """
+        if self.tokens is None:
+            return self.epochs or 0.0
+        return self.tokens / max(1.0, examples * (self.max_length if tokens is None else tokens))
+
+    def unknown_before(self) -> set[str]:
+        """Return the keys of `YOUNG` that are at their defaults.
+
+        Without them the recipe is written as before there were these keys: what older versions
+        trained is found again, and seen in the same way.
+        """
+        fields = type(self).model_fields
+        return {key for key in YOUNG if getattr(self, key) == fields[key].default}
+
     def plain(self) -> "Recipe":
         """Return the recipe of an unshared teacher: without settings that make up for sharing."""
         kept = {key: getattr(self, key) for key in PLAIN}
@@ -221,6 +291,8 @@ class Candidate(StrictModel):
         """
         recipe = self.recipe
         inert: dict[str, Any] = {} if recipe.kept_top else {"kept_top_lr_scale": 1.0}
+        if isinstance(recipe.micro_batch, int) and recipe.micro_batch >= recipe.batch_size:
+            inert["micro_batch"] = None
         plan = self.plan.keeping_top(recipe.kept_top, stacks)
         shares = any(group.form.shares for group in plan.groups)
         if not shares:

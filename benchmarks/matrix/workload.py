@@ -127,7 +127,7 @@ class Workload:
     def steps(self, times: float = 1.0) -> int:
         """Return the optimiser steps of a training."""
         recipe = self.candidate(SharingPlan(), times).recipe
-        return optimiser_steps(recipe, self.evaluator.rows["train"])
+        return optimiser_steps(recipe, range(self.evaluator.rows["train"]))
 
 
 class Trainings:

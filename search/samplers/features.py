@@ -29,7 +29,8 @@ def features(candidate: Candidate, exact: Mapping[str, float]) -> dict[str, floa
     has no name.
     """
     found = {f"exact.{name}": float(value) for name, value in exact.items()}
-    found |= _settings("recipe", candidate.recipe.model_dump())
+    recipe = candidate.recipe
+    found |= _settings("recipe", recipe.model_dump(exclude=recipe.unknown_before()))
     found |= _settings("compression", candidate.compression.model_dump(exclude_defaults=True))
     for place, group in enumerate(candidate.plan.groups):
         found |= _layers(group)

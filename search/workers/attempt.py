@@ -31,6 +31,9 @@ from sharetune.spaces.whole_files import sync_within
 Evaluate = Callable[[Job, JobResources, Listener], Measured]
 """The `evaluate` of an evaluator, or of a trial group around one."""
 
+IN_PARTS = 2
+"""Parts of a batch that did not fit, or the fewest more that it can be divided into."""
+
 Report = Callable[[int, Metrics], bool]
 """Takes a rung and the metrics there; returns whether the training goes on."""
 
@@ -75,9 +78,9 @@ def attempt(evaluate: Evaluate, job: Job, resources: JobResources, listener: Lis
     the disk before it counts as complete, and its checkpoints are removed when it ends.
     """
     outcome = _attempt_once(evaluate, job, resources, listener)
-    parts = fewest_parts(job.candidate.recipe.batch_size)
-    if (outcome.error or {}).get("kind") == OutOfMemory.__name__ and parts > 1:
-        in_parts = replace(resources, accumulation=parts)
+    recipe = job.candidate.recipe
+    if (outcome.error or {}).get("kind") == OutOfMemory.__name__ and recipe.has_parts:
+        in_parts = replace(resources, accumulation=IN_PARTS)
         outcome = _attempt_once(evaluate, job, in_parts, listener)
     shutil.rmtree(job.folder.checkpoints, ignore_errors=True)
     return outcome
@@ -98,8 +101,3 @@ def _attempt_once(
     except Exception as error:
         reason = DISK_FULL if is_disk_full(error) else None
         return Outcome("failed", reason=reason, error=describe(error))
-
-
-def fewest_parts(batch_size: int) -> int:
-    """Return the fewest equal parts, more than one, of a batch: two if it is even."""
-    return next((k for k in range(2, batch_size + 1) if batch_size % k == 0), 1)

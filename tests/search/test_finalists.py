@@ -194,6 +194,7 @@ def test_trials_that_differ_in_their_seed_are_one_finalist():
 def test_a_longer_training_has_so_many_times_the_steps_or_epochs():
     assert lengthened(Recipe(steps=25), 2.5).steps == 62
     assert lengthened(Recipe(epochs=3), 1.5).epochs == 4.5
+    assert lengthened(Recipe(tokens=101), 1.5).tokens == 152
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_a_space_round_trips():
         ("recipe: {learning_rate: {low: 1, hihg: 2}}", "unknown key in a range: 'hihg'"),
         ("recipe: {learning_rate: {choices: []}}", "choices must be a non-empty list"),
         ("recipe: {learning_rate: -1}", "greater than 0"),
-        ("recipe: {steps: 5, epochs: 2}", "a recipe has steps or epochs"),
+        ("recipe: {steps: 5, epochs: 2}", "a recipe has one of steps, epochs and tokens"),
         ("plan: [{layers: 1..4, count: 2}]", "several groups need room"),
         ("plan: [{layer: 1..4}]", "layer"),
     ],

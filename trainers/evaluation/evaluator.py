@@ -71,9 +71,11 @@ from sharetune.trainers.scoring.scorer import Scorer
 from sharetune.trainers.tasks.base import PreparedTask, Split, Task
 from sharetune.trainers.tasks.harness import Harness
 from sharetune.trainers.tasks.own_metric import OwnMetric
-from sharetune.trainers.training.data_parallel import Team, joined
+from sharetune.trainers.training.arguments import refuse_untrainable, used_precision
+from sharetune.trainers.training.data_parallel import Team, joined, least
 from sharetune.trainers.training.distillation import Lesson, check_teacher
 from sharetune.trainers.training.heartbeat import Heart
+from sharetune.trainers.training.micro_batches import equal_part
 from sharetune.trainers.training.resuming import Checkpoints
 from sharetune.trainers.training.rungs import Rungs
 from sharetune.trainers.training.teachers import Teachers, check_tokens
@@ -81,6 +83,7 @@ from sharetune.trainers.training.tracking import Tracked, check_trackers, tracki
 from sharetune.trainers.training.trainer import (
     TrainingInputs,
     memory_watched,
+    micro_batch,
     optimiser_steps,
     train,
 )
@@ -190,6 +193,9 @@ class CandidateEvaluator:
         check_trackers(self.trackers)
         for candidate in candidates:
             self.task.task.check(candidate.recipe)
+            refuse_untrainable(candidate.recipe, self.task.skeleton)
+            if candidate.recipe.tokens is not None:
+                self._steps(candidate.recipe)
             length = candidate.recipe.max_length
             refuse_beyond_positions(self.task.skeleton, length, "recipe.max_length")
             self.task.task.refuse_too_short(self.task.start, length)
@@ -291,7 +297,8 @@ class CandidateEvaluator:
 
     def _evaluated(self, training: "Training") -> Measured:
         job, recipe = training.job, training.job.candidate.recipe
-        model, curve, train_s = self._trained(training)
+        trained = self._trained(training)
+        model, train_s = trained.model, trained.seconds
         _, judged = self._splits(recipe)
         start = time.perf_counter()
         scores = self.task.scores(model, judged)
@@ -306,9 +313,12 @@ class CandidateEvaluator:
         seconds = {"train": train_s, "evaluate": evaluate_s, "total": total_s}
         return Measured(
             scores,
-            curve,
+            trained.curve,
             {what: round(value, 3) for what, value in seconds.items()},
-            training.circumstances() | {"steps": self._steps(recipe)} | self._dtypes | details,
+            training.circumstances(trained.micro_batch)
+            | {"steps": self._steps(recipe)}
+            | self._dtypes
+            | details,
             test,
         )
 
@@ -331,11 +341,8 @@ class CandidateEvaluator:
             return None
         return self.task.scores(model, self.task.test_split(recipe.max_length))
 
-    def _trained(self, training: "Training") -> tuple[PreTrainedModel, list[list[float]], float]:
-        """Train and compress the model; return it, its curve, and the seconds it took.
-
-        Its weights are rounded to the dtype in which they are stored.
-        """
+    def _trained(self, training: "Training") -> "Trained":
+        """Train and compress the model. Its weights are rounded to the dtype they are stored in."""
         candidate, recipe = training.job.candidate, training.job.candidate.recipe
         split, _ = self._splits(recipe)
         inputs = TrainingInputs(
@@ -344,7 +351,6 @@ class CandidateEvaluator:
             total_steps=self._steps(recipe),
             lesson=self._lesson(recipe, split),
             callbacks=training.callbacks,
-            accumulation=training.resources.accumulation,
             checkpoints=training.checkpoints,
         )
         start = time.perf_counter()
@@ -355,7 +361,9 @@ class CandidateEvaluator:
         if recipe.start is not None:
             start_locally_(model, self.task, activations, recipe.start, recipe.max_length)
         steps = inputs.total_steps
+        at_once = training.at_once(micro_batch(model, recipe, inputs))
         with joined(training.team):
+            inputs = replace(inputs, micro_batch=least(at_once))
             curve = train(model, recipe, inputs)
             if candidate.compression != Compression():
                 batches = self._calibration_batches(recipe.max_length, labelled=True)
@@ -364,11 +372,12 @@ class CandidateEvaluator:
                 points = compress_(model, candidate, batches, again)
                 curve += [[steps + step, loss] for step, loss in points]
         cast_(cast_(model, self.task.saved_dtype), TRAINED)
-        return model, curve, training.seconds_before + time.perf_counter() - start
+        seconds = training.seconds_before + time.perf_counter() - start
+        return Trained(model, curve, seconds, inputs.micro_batch or recipe.batch_size)
 
     def _steps(self, recipe: Recipe) -> int:
         split, _ = self._splits(recipe)
-        return optimiser_steps(recipe, len(split.rows))
+        return optimiser_steps(recipe, split.rows)
 
     def _splits(self, recipe: Recipe) -> tuple[Split, Split]:
         return self.task.splits(recipe.max_length, recipe.augment)
@@ -432,6 +441,16 @@ class CandidateEvaluator:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A trained model, its curve, the seconds it took and the examples that passed at once."""
+
+    model: PreTrainedModel
+    curve: list[list[float]]
+    seconds: float
+    micro_batch: int
+
+
+@dataclass(frozen=True)
 class Training:
     """One training: its job, resources, callbacks and checkpoints."""
 
@@ -452,11 +471,21 @@ class Training:
         """Seconds that an interrupted training took before this one continued it."""
         return 0.0 if self.checkpoints is None else self.checkpoints.seconds_before
 
-    def circumstances(self) -> dict[str, Any]:
+    def at_once(self, most: int) -> int:
+        """Return the examples of a batch that are trained at once, by all processes together.
+
+        `most` is how many this process may; a part of them where they did not fit.
+        """
+        size, members = self.job.candidate.recipe.batch_size, self.team.size if self.team else 1
+        return equal_part(size, min(size, most * members) // self.resources.accumulation)
+
+    def circumstances(self, micro_batch: int) -> dict[str, Any]:
         """Return where the numbers of this training come from."""
-        found = circumstances(self.resources.threads) | {"seed": self.job.candidate.recipe.seed}
-        if self.resources.accumulation > 1:
-            found["accumulation"] = self.resources.accumulation
+        recipe = self.job.candidate.recipe
+        found = circumstances(self.resources.threads) | {"seed": recipe.seed}
+        found["precision"] = used_precision(recipe)
+        if micro_batch < recipe.batch_size:
+            found["accumulation"] = recipe.batch_size // micro_batch
         if self.team is not None:
             found["workers"] = self.team.size
         if self.checkpoints is not None and self.checkpoints.continued_at:

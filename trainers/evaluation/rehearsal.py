@@ -17,6 +17,7 @@ from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import CandidateFault, ModelError, OutOfMemory, SharetuneError
 from sharetune.spaces.pace import Pace
 from sharetune.spaces.recipe import Recipe
+from sharetune.trainers.data.lengths import TOKENS, has_tokens, longest
 from sharetune.trainers.data.reader_fit import vocabulary_size
 from sharetune.trainers.tasks.base import PreparedTask, Split
 from sharetune.trainers.training.distillation import Lesson
@@ -34,9 +35,6 @@ TIMED = 16
 
 BEYOND_A_BATCH: dict[str, Any] = {"patience": None, "start": None, "soften": None, "augment": None}
 """Parts of a recipe that one batch of the unshared model does not meet."""
-
-TOKENS = "input_ids"
-"""The column of rows that holds token ids."""
 
 
 def rehearse(task: PreparedTask, recipe: Recipe) -> Pace | None:
@@ -113,11 +111,7 @@ def _lesson(task: PreparedTask, recipe: Recipe) -> Lesson | None:
 
 def _longest(split: Split, count: int) -> Split:
     """Return the `count` examples of a split that have the most tokens, or its first ones."""
-    rows = split.rows
-    if not isinstance(rows, Dataset) or TOKENS not in rows.column_names:
-        return _first(split, count)
-    lengths = pc.list_value_length(rows.data.column(TOKENS)).to_pylist()
-    return _chosen(split, sorted(range(len(rows)), key=lambda i: -lengths[i])[:count])
+    return _chosen(split, longest(split.rows, count))
 
 
 def _first(split: Split, count: int) -> Split:
@@ -135,7 +129,7 @@ def _chosen(split: Split, numbers: list[int]) -> Split:
 def _refuse_unknown_ids(rows: Any, task: PreparedTask) -> None:
     """Raise :class:`ModelError` for a token id that the model does not embed."""
     size = vocabulary_size(task.skeleton.config)
-    if size is None or not isinstance(rows, Dataset) or TOKENS not in rows.column_names:
+    if size is None or not has_tokens(rows):
         return
     largest = pc.max(pc.list_flatten(rows.data.column(TOKENS))).as_py()
     if largest is not None and largest >= size:

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-SHARE = "share_of_batch"
-"""Key of a batch for the weight of a member's part; no model has an input of this name."""
+from sharetune.trainers.training.micro_batches import SPARE
 
 LONGEST = timedelta(days=1)
 """Time that members wait for each other in a step: the leader may measure long at a rung."""
@@ -84,6 +83,15 @@ def led(compute: Callable[[], float]) -> float:
     return result.item()
 
 
+def least(number: int) -> int:
+    """Return the least of the members' numbers."""
+    if members() == 1:
+        return number
+    found = torch.tensor(number)
+    distributed.all_reduce(found, distributed.ReduceOp.MIN)
+    return int(found)
+
+
 class Numbers(torch.utils.data.Dataset):
     """A data set of `rows` examples that returns their numbers."""
 
@@ -100,15 +108,14 @@ class Numbers(torch.utils.data.Dataset):
 def part_collate(rows: Any, collate: Callable[[list[Any]], Any]) -> Callable[[list[int]], Any]:
     """Return a collate function that takes a batch's row numbers and reads this member's part.
 
-    The part's loss is weighted by its `SHARE`, a scalar whose mean over members is 1; a member that
-    gets none of a small batch reads one row, of share 0.
+    A member that gets none of a small batch reads one row, marked as `SPARE`.
     """
     rank, size = distributed.get_rank(), members()
 
     def together(numbers: list[int]) -> Any:
         own = numbers[rank::size]
-        share = torch.tensor(len(own) * size / len(numbers))
-        return {**collate([rows[number] for number in own or numbers[:1]]), SHARE: share}
+        part = collate([rows[number] for number in own or numbers[:1]])
+        return part if own else {**part, SPARE: torch.tensor(True)}
 
     return together
 

@@ -19,6 +19,7 @@ from sharetune.spaces.registry import Registry
 from sharetune.trainers.data.blocks import UNCOUNTED
 from sharetune.trainers.models.structure import Slot, find_stacks
 from sharetune.trainers.training.cached_answers import ANSWERS, CachedAnswers, Likely
+from sharetune.trainers.training.micro_batches import WHOLE, Shares, hears_frames
 
 Counted = Callable[[PreTrainedModel, Tensor, Mapping[str, Any]], Tensor]
 """``(model, logits, batch) -> (predictions, classes)``, those of a batch's logits that count."""
@@ -145,9 +146,17 @@ class Distiller:
         return {"output_hidden_states": True} if self.settings.hidden else {}
 
     def loss(
-        self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Any], progress: float
+        self,
+        task_loss: Tensor,
+        outputs: Any,
+        inputs: Mapping[str, Any],
+        progress: float,
+        shares: Shares = WHOLE,
     ) -> Tensor:
-        """Return the whole loss at `progress` (0..1) of the training."""
+        """Return the whole loss at `progress` (0..1) of the training.
+
+        `shares` weight the means over this part of a batch; `task_loss` is weighted already.
+        """
         settings = self.settings
         labelled = progress >= settings.without_labels
         total = settings.task * task_loss if labelled else 0 * task_loss
@@ -159,10 +168,25 @@ class Distiller:
         for term in TERMS:
             strength = getattr(settings, term)
             if strength:
-                used = sides if term == "hidden" else sides[-1:]
-                values = [TEACHINGS[term](*side, settings, self.heads) for side in used]
+                weights = self._weights(term, shares, len(sides))
+                used = [pair for pair in zip(weights, sides, strict=True) if pair[0] is not None]
+                values = [
+                    share * TEACHINGS[term](*side, settings, self.heads) if share else 0 * task_loss
+                    for share, side in used
+                ]
                 total = total + weight * strength * torch.stack(values).mean()
         return total
+
+    def _weights(self, term: str, shares: Shares, stacks: int) -> list[float | None]:
+        """Return the weight of this part in a term's mean, by stack; None where it is not used.
+
+        Terms compare tokens, those of a decoder that writes labels; logits are of labels, or of the
+        tokens that CTC hears.
+        """
+        decodes = self.student.config.is_encoder_decoder
+        of_labels = decodes if term != "logits" else not hears_frames(self.student)
+        last = shares.labels if of_labels else shares.tokens
+        return [*[shares.tokens if term == "hidden" else None] * (stacks - 1), last]
 
     def _taught(self, inputs: Mapping[str, Any]) -> list[Answers]:
         if ANSWERS in inputs:

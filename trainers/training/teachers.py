@@ -81,7 +81,8 @@ class Teachers:
         """
         if settings.teacher != UNSHARED:
             return settings.teacher
-        folder = self._cache / digest([self.task.start, self.recipe.model_dump_json()])
+        recipe = self.recipe.model_dump_json(exclude=self.recipe.unknown_before())
+        folder = self._cache / digest([self.task.start, recipe])
         with locked(folder):
             read_or_made(folder, _check, self._fine_tune)
         return str(folder)
@@ -141,7 +142,7 @@ class Teachers:
         set_seed(self.recipe.seed)
         split, _ = self.task.splits(self.recipe.max_length, None)
         model = self.task.load()
-        steps = optimiser_steps(self.recipe, len(split.rows))
+        steps = optimiser_steps(self.recipe, split.rows)
         train(model, self.recipe, TrainingInputs(split.rows, split.collate, steps))
         model.save_pretrained(folder)
 

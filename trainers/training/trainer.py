@@ -28,12 +28,14 @@ from transformers import (
 from sharetune.spaces.adversaries import Adversary
 from sharetune.spaces.errors import CandidateFault, ConfigError, OutOfMemory
 from sharetune.spaces.recipe import Recipe
+from sharetune.trainers.data.lengths import longest, mean_length
+from sharetune.trainers.measuring.memory import free_memory, memory_rise
 from sharetune.trainers.models.softening import SoftToHard, harden_
 from sharetune.trainers.training import resuming as checkpointing
 from sharetune.trainers.training.adversarial import ATTACKS, Perturbed, Step, embedded_zeros
+from sharetune.trainers.training.arguments import arguments, trained_in_place
 from sharetune.trainers.training.cached_answers import ANSWERS, Taught, taught_collate
 from sharetune.trainers.training.data_parallel import (
-    SHARE,
     Numbers,
     average_,
     average_gradients_,
@@ -44,12 +46,20 @@ from sharetune.trainers.training.data_parallel import (
 from sharetune.trainers.training.distillation import Distiller, Lesson
 from sharetune.trainers.training.dropout import set_dropout_
 from sharetune.trainers.training.losses import LOSSES, consistency
+from sharetune.trainers.training.micro_batches import (
+    SHARES,
+    WHOLE,
+    Shares,
+    equal_part,
+    most_that_fit,
+    share_out,
+)
 from sharetune.trainers.training.parameter_groups import parameter_groups
 from sharetune.trainers.training.patience import Patience, hold_out
 from sharetune.trainers.training.resuming import Checkpoints, Remembering
 
-CURVE_POINTS = 50
-"""Points of a loss curve: enough to see its shape, little to store for each trial."""
+TRIED: dict[str, Any] = {"learning_rate": 0.0, "soften": None, "patience": None}
+"""Settings of a recipe under which a step moves nothing."""
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +96,8 @@ class Curve(Remembering):
 class CandidateTrainer(Trainer):
     """A `Trainer` with a recipe's loss terms, perturbations and parameter groups.
 
-    A recipe that asks for none of them takes the library's own step. In a team, a process trains on
-    its part of every batch, and gradients and loss are averaged over the team.
+    A recipe that asks for none of them takes the library's own step. Where a batch has parts, or a
+    team its processes, each part counts by its share, so that all train as one on the whole batch.
     """
 
     def __init__(
@@ -119,6 +129,15 @@ class CandidateTrainer(Trainer):
         self.train_dataset: Any = Numbers(len(rows))
         start_alike_(self.model, self.recipe.seed)
 
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Return the parts of the next batch, with their shares if there are several."""
+        parts, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if parts and (len(parts) > 1 or self.in_team):
+            parts = share_out(parts, self.model)
+        return parts, items
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: object = None
     ) -> Tensor:
@@ -145,7 +164,7 @@ class CandidateTrainer(Trainer):
             def loss_under(delta: Tensor) -> Tensor:
                 perturbed.delta = delta
                 loss: Tensor = self.compute_loss(model, dict(inputs))
-                return loss
+                return loss / self.current_gradient_accumulation_steps
 
             step = Step(loss_under, self.accelerator.backward, zeros, mask)
             return ATTACKS[adversary.name](adversary, step)
@@ -153,37 +172,38 @@ class CandidateTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: object, **kw: object
     ) -> Any:
-        """Compute the task's loss plus the recipe's terms, weighted by the share of the batch."""
-        share = inputs.pop(SHARE, None)
-        loss = self._whole_loss(model, inputs, *args, **kw)
-        return loss if share is None else loss * share
-
-    def _whole_loss(
-        self, model: nn.Module, inputs: Mapping[str, object], *args: object, **kw: object
-    ) -> Any:
+        """Compute the task's loss plus the recipe's terms, weighted by the part's shares."""
+        shares = inputs.pop(SHARES, WHOLE)
         if self.plain_loss or not model.training:
-            return super().compute_loss(model, inputs, *args, **kw)
+            loss = super().compute_loss(model, inputs, *args, **kw)
+            return loss if shares is WHOLE else loss * shares.labels
         wants_outputs = kw.pop("return_outputs", False)
-        loss, outputs = self._consistent_loss(model, inputs, *args, **kw)
+        loss, outputs = self._consistent_loss(model, inputs, shares, *args, **kw)
         if self.distiller is not None:
             progress = self.state.global_step / self.state.max_steps
-            loss = self.distiller.loss(loss, outputs, inputs, progress)
+            loss = self.distiller.loss(loss, outputs, inputs, progress, shares)
         for term in self.terms:
             loss = loss + term()
         return (loss, outputs) if wants_outputs else loss
 
     def _consistent_loss(
-        self, model: nn.Module, inputs: Mapping[str, object], *args: object, **kw: object
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, object],
+        shares: Shares,
+        *args: object,
+        **kw: object,
     ) -> tuple[Tensor, Any]:
         """Return the task's loss, with R-Drop of two passes, and the last pass's outputs."""
         fed = {key: value for key, value in inputs.items() if key != ANSWERS}
         fed |= self.distiller.requests if self.distiller is not None else {}
         loss, outputs = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
         if not self.recipe.r_drop:
-            return loss, outputs
+            return shares.labels * loss, outputs
         again, other = super().compute_loss(model, dict(fed), *args, return_outputs=True, **kw)
         apart = consistency(outputs.logits, other.logits)
-        return (loss + again) / 2 + self.recipe.r_drop * apart, other
+        agreed = shares.labels * (loss + again) / 2
+        return agreed + shares.examples * self.recipe.r_drop * apart, other
 
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:
         checkpointing.write(self.model, self.callback_handler.callbacks, Path(str(output_dir)))
@@ -206,10 +226,12 @@ class CandidateTrainer(Trainer):
             checkpointing.read_(self.model, self.callback_handler.callbacks, Path(checkpoint))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create AdamW over the recipe's parameter groups."""
+        """Create the library's optimiser over the recipe's parameter groups."""
         groups = parameter_groups(model or self.model, self.recipe)
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True)
-        return self.optimizer
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer_cls_and_kwargs = kind, settings | {"params": groups}
+        found: torch.optim.Optimizer = super().create_optimizer(model)
+        return found
 
 
 @dataclass(frozen=True)
@@ -217,8 +239,9 @@ class TrainingInputs:
     """Data, steps and callbacks of one training.
 
     `total_steps` is the number of optimiser steps, `lesson` the teaching of a recipe that distils.
-    A batch is made of `accumulation` equal parts, which must divide it. A training continues from
-    the latest of `checkpoints` that can be read, if there is one.
+    At most `micro_batch` examples pass through the model at once (None: as the recipe says): the
+    largest divisor of the batch up to that. A training continues from the latest of `checkpoints`
+    that can be read, if there is one.
     """
 
     data: Any
@@ -226,7 +249,7 @@ class TrainingInputs:
     total_steps: int
     lesson: Lesson | None = None
     callbacks: Sequence[TrainerCallback] = ()
-    accumulation: int = 1
+    micro_batch: int | None = None
     checkpoints: Checkpoints | None = None
 
 
@@ -238,20 +261,58 @@ def train(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> lis
     """
     if recipe.distill is not None and inputs.lesson is None:
         raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
+    if inputs.micro_batch is None:
+        inputs = replace(inputs, micro_batch=micro_batch(model, recipe, inputs))
     curve = Curve()
     data, patience = _held_out(recipe, inputs)
     callbacks = [curve, *_schedule(recipe), *inputs.callbacks, *patience]
-    inputs = _taught(replace(inputs, data=data, callbacks=callbacks))
+    _fit(model, recipe, replace(inputs, data=data, callbacks=callbacks))
+    harden_(model)
+    return curve.points
+
+
+def _fit(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> None:
+    inputs = _taught(inputs)
     if recipe.dropout is not None:
         set_dropout_(model, recipe.dropout)
     latest = None if inputs.checkpoints is None else inputs.checkpoints.latest()
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as hooks:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as undone:
+        undone.enter_context(trained_in_place(model, recipe))
         trainer = _trainer(model, recipe, inputs, scratch)
         if trainer.distiller is not None:
-            hooks.enter_context(trainer.distiller.listening())
+            undone.enter_context(trainer.distiller.listening())
         trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
-    harden_(model)
-    return curve.points
+
+
+def micro_batch(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> int:
+    """Return the most examples of a batch that may pass through `model` at once.
+
+    That is what the recipe says, or what fits into free memory.
+    """
+    wanted = recipe.micro_batch or recipe.batch_size
+    return _most_that_fit(model, recipe, inputs) if wanted == "auto" else int(wanted)
+
+
+def _most_that_fit(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> int:
+    """Train the longest examples for two steps, and keep nothing: at a learning rate of 0.
+
+    The second step has the optimiser's state as well.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    free = free_memory(device)
+
+    def rise(examples: int) -> float:
+        tried = recipe.model_copy(update=TRIED | {"batch_size": examples})
+        rows = torch.utils.data.Subset(inputs.data, longest(inputs.data, 2 * examples))
+        short = TrainingInputs(rows, inputs.collate, 2, inputs.lesson, micro_batch=examples)
+        return memory_rise(device, lambda: _fit(model, tried, short))
+
+    with torch.random.fork_rng(), memory_watched():
+        found = most_that_fit(rise, free, recipe.batch_size)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    return found
 
 
 def _held_out(recipe: Recipe, inputs: TrainingInputs) -> tuple[Any, list[TrainerCallback]]:
@@ -280,7 +341,7 @@ def _trainer(
         lesson=inputs.lesson,
         checkpoints=checkpoints,
         model=model,
-        args=arguments(recipe, folder, inputs.total_steps, inputs.accumulation),
+        args=arguments(recipe, folder, inputs.total_steps, _parts(recipe, inputs)),
         train_dataset=inputs.data,
         data_collator=inputs.collate,
         callbacks=[*inputs.callbacks, *([] if checkpoints is None else [checkpoints])],
@@ -290,6 +351,11 @@ def _trainer(
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _parts(recipe: Recipe, inputs: TrainingInputs) -> int:
+    most = inputs.micro_batch or recipe.batch_size
+    return recipe.batch_size // equal_part(recipe.batch_size, most)
 
 
 @contextmanager
@@ -316,38 +382,18 @@ def _schedule(recipe: Recipe) -> list[TrainerCallback]:
     return [SoftToHard(recipe.soften_until)] if recipe.soften else []
 
 
-def arguments(
-    recipe: Recipe, scratch: str, total_steps: int, accumulation: int = 1
-) -> TrainingArguments:
-    """Return the Trainer's settings for this recipe. Files are written only into `scratch`."""
-    settings = TrainingArguments(
-        output_dir=scratch,
-        max_steps=total_steps,
-        per_device_train_batch_size=recipe.batch_size // accumulation,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        label_smoothing_factor=recipe.label_smoothing,
-        warmup_steps=round(recipe.warmup_ratio * total_steps),
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        logging_steps=max(1, total_steps // CURVE_POINTS),
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        remove_unused_columns=recipe.distill is None,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    settings._n_gpu = min(1, settings.n_gpu)  # the library would give each GPU a whole batch
-    return settings
+def optimiser_steps(recipe: Recipe, rows: Any) -> int:
+    """Return the steps of a training on the prepared `rows`.
 
-
-def optimiser_steps(recipe: Recipe, examples: int) -> int:
-    """Return the steps of a training: the recipe's own, or its epochs over `examples`."""
+    Raises :class:`ConfigError` for a recipe in tokens, if the rows have none.
+    """
     if recipe.steps is not None:
         return recipe.steps
-    assert recipe.epochs is not None
-    return max(1, math.ceil(recipe.epochs * math.ceil(examples / recipe.batch_size)))
+    length = mean_length(rows) if recipe.tokens is not None else None
+    if recipe.tokens is not None and length is None:
+        raise ConfigError(
+            "recipe.tokens counts the tokens of texts, and this task's examples have none",
+            "write recipe.steps or recipe.epochs",
+        )
+    passes = recipe.passes(len(rows), length)
+    return max(1, math.ceil(passes * math.ceil(len(rows) / recipe.batch_size)))

@@ -5,7 +5,8 @@ from functools import wraps
 from transformers import Trainer
 
 from sharetune.spaces import Recipe
-from sharetune.trainers.training.trainer import CandidateTrainer, arguments
+from sharetune.trainers.training.arguments import arguments
+from sharetune.trainers.training.trainer import CandidateTrainer
 from tests.trainers.conftest import RECIPE
 
 
