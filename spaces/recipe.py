@@ -1,5 +1,6 @@
 """Recipes, which say how a candidate is trained, and candidates themselves."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -321,8 +322,9 @@ class Candidate(StrictModel):
         }
 
     def key(self) -> str:
-        """Return a text that is the same for equal candidates, in this process and any other."""
-        return json.dumps(self.written(), sort_keys=True)
+        """Return a short text that is equal for equal candidates, in this process and any other."""
+        text = json.dumps(self.written(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _inert_softening(recipe: Recipe, plan: SharingPlan, *, shares: bool) -> dict[str, Any]:

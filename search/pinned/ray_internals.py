@@ -36,11 +36,12 @@ def reuse_started_workers() -> None:
 
 
 def forget(trial: Any) -> None:
-    """Drop the configuration and the results that Ray Tune keeps of a trial that has ended.
+    """Drop what Ray Tune keeps of a trial that has ended: configuration, results, resources.
 
     It keeps its trials for as long as it runs, so that a long search would grow.
     """
     if is_known("ray"):
         trial.config = trial._Trial__unresolved_config = trial.evaluated_params = {}
+        trial.experiment_tag, trial.placement_group_factory = "", None
         kept = trial.run_metadata
         kept.last_result, kept.metric_analysis, kept.metric_n_steps = {}, {}, {}

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
+from sys import intern
 from typing import Any
 from zlib import crc32
 
@@ -35,7 +36,7 @@ def features(candidate: Candidate, exact: Mapping[str, float]) -> dict[str, floa
     for place, group in enumerate(candidate.plan.groups):
         found |= _layers(group)
         found |= {f"{name}.{place}" if place else name: x for name, x in _rules(group).items()}
-    return found
+    return {intern(name): value for name, value in found.items()}  # all trials have the same names
 
 
 def _settings(section: str, settings: Mapping[str, Any]) -> dict[str, float]:

@@ -11,4 +11,4 @@ def test_an_ended_trial_keeps_neither_its_job_nor_its_outcome():
     forget(trial)
     trial.resolve_config_placeholders({})
     assert trial.config == trial.evaluated_params == {}
-    assert trial.run_metadata.last_result == {}
+    assert trial.run_metadata.last_result == {} and trial.placement_group_factory is None
