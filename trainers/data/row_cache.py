@@ -1,7 +1,8 @@
 """Cache what is prepared once on disk: made by the first worker, made anew if damaged."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,15 +39,32 @@ def read_or_made(
 
 
 def cached_rows(
-    cache: Path, split: str, dependencies: list[Any], make: Callable[[], dict[str, Any]]
+    cache: Path,
+    split: str,
+    dependencies: list[Any],
+    make: Callable[[], Iterator[dict[str, Any]]],
 ) -> tuple[datasets.Dataset, str]:
     """Return the rows that `make` makes as a memory-mapped data set, and the name of its folder.
 
-    `dependencies` are all values, besides the split, that the rows depend on; they must be JSON.
+    It makes them in parts, of which one is in memory at a time. `dependencies` are all values,
+    besides the split, that the rows depend on; they must be JSON.
     """
     folder = cache / f"{split}-{digest(dependencies)}"
 
     def write(draft: Path) -> None:
-        datasets.Dataset.from_dict(make()).save_to_disk(draft)
+        parts = make()
+        first, second = next(parts), next(parts, None)
+        if second is None:
+            datasets.Dataset.from_dict(first).save_to_disk(draft)
+            return
+        for number, part in enumerate(chain([first, second], parts)):
+            datasets.Dataset.from_dict(part).save_to_disk(draft / f"{number:06d}")
 
-    return read_or_made(folder, datasets.load_from_disk, write), folder.name
+    return read_or_made(folder, _load, write), folder.name
+
+
+def _load(folder: Path) -> datasets.Dataset:
+    if (folder / "state.json").exists():
+        return datasets.load_from_disk(folder)
+    parts = [datasets.load_from_disk(part) for part in sorted(folder.iterdir())]
+    return datasets.concatenate_datasets(parts)

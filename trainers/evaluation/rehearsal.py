@@ -17,7 +17,7 @@ from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import CandidateFault, ModelError, OutOfMemory, SharetuneError
 from sharetune.spaces.pace import Pace
 from sharetune.spaces.recipe import Recipe
-from sharetune.trainers.data.lengths import TOKENS, has_tokens, longest
+from sharetune.trainers.data.lengths import CHECKED, TOKENS, has_tokens, longest
 from sharetune.trainers.data.reader_fit import vocabulary_size
 from sharetune.trainers.tasks.base import PreparedTask, Split
 from sharetune.trainers.training.distillation import Lesson
@@ -131,7 +131,7 @@ def _refuse_unknown_ids(rows: Any, task: PreparedTask) -> None:
     size = vocabulary_size(task.skeleton.config)
     if size is None or not has_tokens(rows):
         return
-    largest = pc.max(pc.list_flatten(rows.data.column(TOKENS))).as_py()
+    largest = pc.max(pc.list_flatten(rows.data.column(TOKENS).slice(0, CHECKED))).as_py()
     if largest is not None and largest >= size:
         raise ModelError(
             f"the examples have the token {largest}, and the model embeds {size:,}",

@@ -1,6 +1,6 @@
 """Choose the training examples on which plans are scored."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 from torch import Tensor
@@ -41,12 +41,20 @@ def scoring_batches(
         )
     per_example = _predictions(split.rows[0])
     count = min(total, EXAMPLES, max(BATCHES, predictions // per_example))
-    others = [number for number in range(total) if number not in used]
-    choice = others if len(others) >= count else range(total)
-    rows = [split.rows[choice[number * len(choice) // count]] for number in range(count)]
+    avoided = sorted({number for number in used if 0 <= number < total})
+    avoided = avoided if total - len(avoided) >= count else []
+    left = total - len(avoided)
+    rows = [split.rows[_after(number * left // count, avoided)] for number in range(count)]
     ends = [number * count // BATCHES for number in range(BATCHES + 1)]
     parts = [rows[start:end] for start, end in pairwise(ends)]
     return [dict(split.collate(part)) for part in parts]
+
+
+def _after(place: int, avoided: Sequence[int]) -> int:
+    """Return the number at `place` (from 0) among those that are not `avoided`, which rise."""
+    for number in avoided:
+        place += number <= place
+    return place
 
 
 def _predictions(row: Mapping[str, object]) -> int:

@@ -10,6 +10,9 @@ from sharetune.spaces.paths import expanded
 from sharetune.trainers.data.new_models import is_configuration_only
 from sharetune.trainers.tasks.base import PreparedTask
 
+ROWS = 1000
+"""Rows of a table that are read at once."""
+
 WEIGHTS = ("*.safetensors", "*.bin")
 """Files of a checkpoint that hold weights."""
 
@@ -41,7 +44,7 @@ def rows_digest(task: PreparedTask, splits: Sequence[str]) -> str:
     """Return the digest of the rows of these splits, whatever version has written them."""
     found = hashlib.sha256()
     for split in splits:
-        for batch in pq.ParquetFile(task.cache / f"{split}.parquet").iter_batches():
+        for batch in pq.ParquetFile(task.cache / f"{split}.parquet").iter_batches(ROWS):
             for row in batch.to_pylist():
                 found.update(repr(row).encode())
     return found.hexdigest()[:16]

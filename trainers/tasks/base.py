@@ -5,7 +5,7 @@ know of it. Metrics that are not in `sharetune.spaces.objectives` are registered
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from math import ceil
@@ -89,6 +89,15 @@ class DataFacts:
 
     labels: tuple[str, ...] = ()
     items: int = 0
+
+
+@dataclass(frozen=True)
+class WrittenSplits:
+    """Splits that lie in a cache: how many `rows` each has, and a `sample` of the training rows."""
+
+    sample: pd.DataFrame
+    facts: DataFacts
+    rows: dict[str, int]
 
 
 class Task(StrictModel, ABC):
@@ -314,16 +323,21 @@ class Task(StrictModel, ABC):
         Raises :class:`DataError` and :class:`ModelError` for data and a model that do not fit.
         """
         located = expanded(model)
-        frames, facts = self.read_splits()
         cache.mkdir(parents=True, exist_ok=True)
+        written = self.write_splits(cache)
+        reader = self._make_reader(located, written.sample)
+        start = started(located, cache, self.auto, head=self.head(written.facts), reader=reader)
+        self.refuse_unread(written.sample, self.reader(start), from_library(AutoConfig, start))
+        self.splits(start, cache, max_length)
+        return PreparedTask(self, model, cache, written.facts, written.rows)
+
+    def write_splits(self, cache: Path) -> "WrittenSplits":
+        """Read and check all splits, and write each into `cache` as a Parquet file."""
+        frames, facts = self.read_splits()
         for name, frame in frames.items():
             frame.to_parquet(cache / f"{name}.parquet")
-        reader = self._make_reader(located, frames["train"])
-        start = started(located, cache, self.auto, head=self.head(facts), reader=reader)
-        self.refuse_unread(frames["train"], self.reader(start), from_library(AutoConfig, start))
-        self.splits(start, cache, max_length)
         rows = {name: len(frame) for name, frame in frames.items()}
-        return PreparedTask(self, model, cache, facts, rows)
+        return WrittenSplits(frames["train"], facts, rows)
 
     def read_splits(self) -> tuple[dict[str, pd.DataFrame], DataFacts]:
         """Read and check all splits; return them by name, and facts for workers."""
@@ -446,18 +460,26 @@ class Task(StrictModel, ABC):
         words += [self.model_dump(mode="json")] + [self.layout] * (self.layout > 1)
         words += [wanted.augment.model_dump()] if wanted.augment is not None else []
 
-        def make() -> dict[str, list[Any]]:
-            frame = pd.read_parquet(wanted.cache / f"{name}.parquet")
-            if wanted.augment is not None:
-                frame = self.augmented(frame, wanted.augment)
-            return self.rows(frame, reader, wanted.max_length)
+        def make() -> Iterator[dict[str, Any]]:
+            file = wanted.cache / f"{name}.parquet"
+            if wanted.augment is None:
+                yield from self.row_parts(file, reader, wanted.max_length)
+            else:
+                frame = self.augmented(pd.read_parquet(file), wanted.augment)
+                yield self.rows(frame, reader, wanted.max_length)
 
         rows, identity = cached_rows(wanted.cache, name, words, make)
         column = next((c for c in (TRUTH, "labels") if c in rows.column_names), None)
-        labels = list(rows[column]) if column else []
+        labels: Sequence[Any] = [] if column is None else rows[column]
+        if name != "train":  # what a score reads; those of training stay on disk
+            labels = list(labels)
         if TRUTH in rows.column_names:
             rows = rows.remove_columns(TRUTH)
         return Split(rows, collate, labels, identity)
+
+    def row_parts(self, file: Path, reader: object, max_length: int) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the table in a Parquet file as :meth:`rows` makes them, in parts."""
+        yield self.rows(pd.read_parquet(file), reader, max_length)
 
     def augmented(self, frame: pd.DataFrame, settings: Augmentation) -> pd.DataFrame:
         """Return `frame` with altered copies of its rows added."""

@@ -1,10 +1,12 @@
 """Causal language modelling: the next token of a text."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import exp, log
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field, model_validator
@@ -15,9 +17,17 @@ from sharetune.spaces.errors import ConfigError, DataError, ModelError
 from sharetune.spaces.evaluator import Scores
 from sharetune.trainers.data.blocks import UNCOUNTED, Blocks, Text, documents
 from sharetune.trainers.data.chats import chat_of, written_chat
+from sharetune.trainers.data.streams import (
+    HeldOut,
+    checked,
+    read_parts,
+    remaining,
+    streamed,
+    write_parts,
+)
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.models.dtypes import TRAINED
-from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
+from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task, WrittenSplits
 from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
 from sharetune.trainers.tasks.prediction import mean_loss
 
@@ -29,6 +39,9 @@ CHAT_COLUMNS = ("messages", "conversations", "conversation")
 
 ALONE = 5
 """Tokens of each of two documents on which it is checked that the second does not see the first."""
+
+HELD_ROWS = 1000
+"""Rows that are held out of a stream at most: a test on more takes long and tells little more."""
 
 SEEN = 1e-4
 """Largest difference of logits, as a fraction of the largest, that rounding makes of it."""
@@ -67,6 +80,16 @@ class TextGeneration(Task):
         False,
         description="predict only the assistant's messages of a chat, or the texts after a prompt",
     )
+    stream: bool = Field(
+        False,
+        description="read the data row by row, for those that do not fit into memory; they lie in "
+        "the run's cache then, as texts and as blocks",
+    )
+    most_rows: int | None = Field(
+        None,
+        ge=1,
+        description="rows of the training data that are read as a stream; null: all",
+    )
     documents: Literal["joined", "apart"] = Field(
         "joined",
         description="whether texts of one block see those before them: `apart`, positions begin "
@@ -82,7 +105,53 @@ class TextGeneration(Task):
         return True
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
-        return *self.frames(self._columns), DataFacts()
+        """Read the training and the test split; of a stream, their first rows."""
+        if not self.stream:
+            return *self.frames(self._columns), DataFacts()
+        splits = self._streams()
+        train = next(splits["train"], pd.DataFrame())
+        return train, next(splits["test"], pd.DataFrame()), DataFacts()
+
+    def write_splits(self, cache: Path) -> WrittenSplits:
+        if not self.stream:
+            return super().write_splits(cache)
+        rows, streams = {}, self._streams()
+        for name, parts in streams.items():
+            file = cache / f"{name}.parquet"
+            rows[name] = write_parts(parts, file)
+            if not rows[name]:
+                raise DataError(f"the {name} split has no rows", "give more, or another split")
+        sample = next(read_parts(cache / "train.parquet"))
+        return WrittenSplits(sample, DataFacts(), rows)
+
+    def _streams(self) -> dict[str, Iterator[pd.DataFrame]]:
+        """Return the parts of each split.
+
+        Without a test split every fifth of the first 5,000 training rows is held out for it; a
+        validation split that is a fraction is held out of the first 10,000 others in the same way.
+        """
+
+        def parts(source: str, split: str, most: int | None = None) -> Iterator[pd.DataFrame]:
+            found = streamed(source, split, most)
+            return checked(found, lambda part: self._columns(part, source))
+
+        def train() -> Iterator[pd.DataFrame]:
+            return parts(self.train, "train", self.most_rows)
+
+        held: dict[str, HeldOut] = {}
+        if self.test is None:
+            held["test"] = HeldOut(5, HELD_ROWS)
+        if isinstance(self.validation, float):
+            held["validation"] = HeldOut(max(2, round(1 / self.validation)), HELD_ROWS)
+        found = {"train": remaining(train(), [*held.values()])}
+        for place, (name, rule) in enumerate(held.items()):
+            before = [*held.values()][:place]
+            found[name] = rule.taken(remaining(train(), before))
+        if self.test is not None:
+            found["test"] = parts(self.test, "test")
+        if isinstance(self.validation, str):
+            found["validation"] = parts(self.validation, "validation")
+        return found
 
     def texts(self, frame: pd.DataFrame) -> Iterable[str]:
         if "messages" not in frame.columns:
@@ -90,16 +159,31 @@ class TextGeneration(Task):
         return [m["content"] for chat in frame["messages"] for m in json.loads(chat)]
 
     def rows(self, frame: pd.DataFrame, reader: Any, max_length: int) -> dict[str, list[Any]]:
-        blocks = Blocks(max_length, apart=self.documents == "apart")
-        cut = blocks.add(documents(self._texts(frame, reader), reader))
-        if not len(cut["input_ids"]):
-            raise DataError(
-                f"a split has {blocks.left_over} tokens, and one block takes {max_length}"
-                if blocks.left_over < max_length and not self.answers_only
-                else f"a split has no block of {max_length} tokens with an answer",
-                "give more text, or set recipe.max_length lower",
-            )
+        (cut,) = self._blocks(iter([frame]), reader, max_length)
         return {name: values.tolist() for name, values in cut.items()}
+
+    def row_parts(self, file: Path, reader: Any, max_length: int) -> Iterator[dict[str, Any]]:
+        yield from self._blocks(read_parts(file), reader, max_length)
+
+    def _blocks(
+        self, parts: Iterator[pd.DataFrame], reader: Any, max_length: int
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the blocks that parts of a table make; raise :class:`DataError` for none."""
+        blocks = Blocks(max_length, apart=self.documents == "apart")
+        count = 0
+        for part in parts:
+            cut = blocks.add(documents(self._texts(part, reader), reader))
+            if len(cut["input_ids"]):
+                count += len(cut["input_ids"])
+                yield cut
+        if count:
+            return
+        raise DataError(
+            f"a split has {blocks.left_over} tokens, and one block takes {max_length}"
+            if not self.answers_only
+            else f"a split has no block of {max_length} tokens with an answer",
+            "give more text, or set recipe.max_length lower",
+        )
 
     def _texts(self, frame: pd.DataFrame, reader: Any) -> list[Text]:
         """Return the texts of a table, and which parts of them are predicted."""
@@ -164,6 +248,11 @@ class TextGeneration(Task):
 
     @model_validator(mode="after")
     def _texts_or_chats(self) -> "TextGeneration":
+        if self.most_rows is not None and not self.stream:
+            raise ConfigError(
+                f"task.most_rows is {self.most_rows}, but task.stream is false",
+                "set task.stream to true, or leave most_rows out",
+            )
         if self.messages is not None and (self.text, self.prompt) != (None, None):
             raise ConfigError(
                 "a table's rows are texts or chats, but task.messages and "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +27,26 @@ def hold_out(data: Any) -> tuple[Any, Any]:
     """Split off every tenth example; return the rest, and those. Needs two examples at least."""
     every = min(HELD_OUT, len(data))
     held = range(0, len(data), every)
-    rest = [index for index in range(len(data)) if index % every]
-    return torch.utils.data.Subset(data, rest), torch.utils.data.Subset(data, list(held))
+    rest = AllBut(every, len(data))
+    return torch.utils.data.Subset(data, rest), torch.utils.data.Subset(data, held)
+
+
+@dataclass(frozen=True)
+class AllBut(Sequence[int]):
+    """The numbers below `total`, in order, that `every` (2 or more) does not divide."""
+
+    every: int
+    total: int
+
+    def __len__(self) -> int:
+        return self.total - -(-self.total // self.every)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return place + place // (self.every - 1) + 1
 
 
 class Patience(Remembering):

@@ -57,9 +57,13 @@ from sharetune.trainers.training.micro_batches import (
 from sharetune.trainers.training.parameter_groups import parameter_groups
 from sharetune.trainers.training.patience import Patience, hold_out
 from sharetune.trainers.training.resuming import Checkpoints, Remembering
+from sharetune.trainers.training.scattered import Scattered
 
 TRIED: dict[str, Any] = {"learning_rate": 0.0, "soften": None, "patience": None}
 """Settings of a recipe under which a step moves nothing."""
+
+MOST_LISTED = 2**20
+"""Rows up to which their numbers are shuffled as a list, which takes 40 MB for these."""
 
 logger = logging.getLogger(__name__)
 
@@ -224,6 +228,13 @@ class CandidateTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             checkpointing.read_(self.model, self.callback_handler.callbacks, Path(checkpoint))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Draw rows as the library does, but of very many without a list of their numbers."""
+        rows = len(self.train_dataset if train_dataset is None else train_dataset)
+        if rows <= MOST_LISTED:
+            return super()._get_train_sampler(train_dataset)
+        return Scattered(rows, self.recipe.seed)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create the library's optimiser over the recipe's parameter groups."""

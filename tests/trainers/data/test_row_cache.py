@@ -8,7 +8,7 @@ from sharetune.trainers.data.row_cache import cached_rows
 def rows(cache, made):
     def make():
         made.append(1)
-        return {"input_ids": [[1, 2], [3]]}
+        yield {"input_ids": [[1, 2], [3]]}
 
     return cached_rows(cache, "train", ["m"], make)
 
@@ -28,3 +28,20 @@ def test_rows_are_made_once_and_again_if_damaged(tmp_path, pattern, damage):
         damage(path)
     assert rows(tmp_path, made)[0]["input_ids"] == [[1, 2], [3]]
     assert made == [1, 1] and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_rows_made_in_parts_are_one_table(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        yield from ({"input_ids": [[number], [number, 0]]} for number in range(12))
+
+    wanted = [ids for number in range(12) for ids in ([number], [number, 0])]
+    first, name = cached_rows(tmp_path, "train", ["m"], make)
+    assert list(first["input_ids"]) == wanted
+    again, _ = cached_rows(tmp_path, "train", ["m"], make)
+    assert list(again["input_ids"]) == wanted
+    cut(next((tmp_path / name / "000007").glob("*.arrow")))
+    assert list(cached_rows(tmp_path, "train", ["m"], make)[0]["input_ids"]) == wanted
+    assert made == [1, 1]

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, MambaConfig
 from sharetune.spaces import Candidate
 from sharetune.spaces.errors import ConfigError, ModelError
 from sharetune.spaces.evaluator import JobResources
+from sharetune.trainers.data import streams
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
 from sharetune.trainers.tasks.text_generation import _keeps_apart
@@ -129,3 +130,52 @@ def test_a_model_that_cannot_keep_documents_apart_is_refused():
     with pytest.raises(ModelError, match="lets documents of one block see each other"):
         task.refuse_model(model)
     read_task({"name": "text-generation", "train": "t"}).refuse_model(model)
+
+
+def configured(folder, data, **keys):
+    """An evaluator of a tiny model over a file of texts."""
+    folder.mkdir()
+    (folder / "config.json").write_text(CONFIGS["llama"].to_json_string(use_diff=False))
+    task = read_task({"name": "text-generation", "train": str(data), **keys})
+    return CandidateEvaluator.prepare(str(folder), task, folder / "cache", 24)
+
+
+def ids(split):
+    return [list(row) for row in split.rows["input_ids"]]
+
+
+def test_a_stream_makes_the_blocks_of_the_whole_table(tmp_path, monkeypatch):
+    data, test = tmp_path / "train.txt", tmp_path / "test.txt"
+    data.write_text("\n".join(texts(300)))
+    test.write_text("\n".join(texts(40, seed=9)))
+    model = configured(tmp_path / "model", data).task.start  # with a tokenizer of its own
+    monkeypatch.setattr(streams, "PART_ROWS", 70)
+    whole, parts = (
+        CandidateEvaluator.prepare(
+            model,
+            read_task({"name": "text-generation", "train": str(data), "test": str(test), **keys}),
+            tmp_path / name,
+            24,
+        )
+        for name, keys in (("whole", {}), ("parts", {"stream": True}))
+    )
+    assert parts.rows == whole.rows == {"train": 300, "test": 40}
+    for one, other in zip(whole.task.splits(24, None), parts.task.splits(24, None), strict=True):
+        assert ids(one) == ids(other)
+        assert [list(label) for label in one.labels] == [list(label) for label in other.labels]
+    assert [*(tmp_path / "parts").glob("train-*/000003/state.json")]
+    assert parts.identity["trained on"] == whole.identity["trained on"]
+    wanted = Candidate(recipe=RECIPE).bound(parts.stacks)
+    found = [evaluated(each, wanted, tmp_path / f"{n}") for n, each in enumerate((whole, parts))]
+    assert found[0].curve == found[1].curve
+    assert found[0].scores.metrics == found[1].scores.metrics
+
+
+def test_a_stream_holds_rows_out_and_reads_no_further_than_asked(tmp_path):
+    data = tmp_path / "train.jsonl"
+    data.write_text("\n".join(json.dumps({"text": text}) for text in texts(200)))
+    made = configured(tmp_path / "m", data, stream=True, most_rows=100, validation=0.25)
+    # every fifth of 100 for the test, every fourth of the others for validation
+    assert made.rows == {"train": 60, "test": 20, "validation": 20}
+    with pytest.raises(ConfigError, match=r"task.most_rows is 5, but task.stream is false"):
+        read_task({"name": "text-generation", "train": "t", "most_rows": 5})
