@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import SharetuneError
-from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.plan import PARTS, SharingPlan
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.measuring.counting import Counting
@@ -194,12 +194,17 @@ def compare(found: Tensor, expected: Tensor, what: str = "outputs") -> None:
 
 
 def plan(model: PreTrainedModel, form: Any, layers: Any = "all", **rule: Any) -> SharingPlan:
-    """Return a plan of one group in every stack that is deep enough."""
+    """Return a plan of one group in every stack that is deep enough, and has parts of a known kind
+    if it needs any."""
     stacks = find_stacks(model)
+    known = [
+        name for name, stack in stacks.items() if len(stack.shape.lacking_parts()) < len(PARTS)
+    ]
     groups = [
         {"stack": name, "layers": layers, "form": form} | rule
         for name, stack in stacks.items()
         if layers == "all" or len(stack.layers) > max(layers)
+        if form == "drop" or name in known or not known
     ]
     if not groups:
         raise Skip

@@ -166,12 +166,30 @@ OWN: dict[str, dict[str, Any]] = {
         name: {"embed_dim": 24, "patch_size": 2, "window_size": 2}
         for name in ("swin", "swinv2", "donut-swin", "maskformer-swin")
     },
-    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8},
+    **{
+        name: {"num_hidden_layers": 5, "first_k_dense_replace": 2, "num_experts_per_tok": 2}
+        for name in ("deepseek_v2", "deepseek_v3")
+    },
+    **{
+        name: {"num_hidden_layers": 8}
+        for name in ("olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next")
+    },
+    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
+    | {"attn_layer_indices": [1, 3]},
     "esm": {"vocab_size": 99, "pad_token_id": 0, "mask_token_id": 3},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
-    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8},
+    "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 5, "laurel_rank": 8}
+    | {"intermediate_size": [64] * 10}
+    | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 99},
+    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
+    | {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "jamba": {"num_hidden_layers": 8, "attn_layer_period": 4, "attn_layer_offset": 3},
+    "lfm2_moe": {"num_dense_layers": 2, "num_hidden_layers": 6}
+    | {"layer_types": ["conv", "conv", "full_attention"] * 2},
+    "llama4_text": {"num_hidden_layers": 6, "interleave_moe_layer_step": 2},
     "luke": {"entity_vocab_size": 99, "entity_emb_size": 32},
     "pvt": {"num_attention_heads": [1, 2, 2, 2]},
+    "qwen3_moe": {"num_hidden_layers": 5, "mlp_only_layers": [0, 2]},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
     "roc_bert": {
         "pronunciation_vocab_size": 99,

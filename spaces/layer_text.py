@@ -1,6 +1,7 @@
 """Draw a plan as text, for terminals and model cards: one line for each layer."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from sharetune.spaces.layer_map import Layer, Reading, layer_map
 from sharetune.spaces.layers import runs
@@ -10,16 +11,24 @@ BAR = 10
 """Width, in characters, of the bar for all units of one part of a layer."""
 
 
-def layers_as_text(plan: SharingPlan, depths: Mapping[str, int]) -> str:
+def layers_as_text(
+    plan: SharingPlan,
+    depths: Mapping[str, int],
+    places: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> str:
     """Draw a bound plan, one line for each layer, with letters for banks.
 
-    `depths` gives the number of layers by stack.
+    `depths` gives the number of layers by stack, and `places` the layers' places (0-based) in the
+    model's list, for stacks that share it with others.
     """
-    return "\n".join(map(_layer_line, layer_map(plan, depths)))
+    return "\n".join(
+        _layer_line(layer, places[layer.stack][layer.index] if layer.stack in places else None)
+        for layer in layer_map(plan, depths)
+    )
 
 
-def _layer_line(layer: Layer) -> str:
-    name = f"{layer.stack} {layer.index:>2}"
+def _layer_line(layer: Layer, place: int | None) -> str:
+    name = f"{layer.stack} {layer.index:>2}" + ("" if place is None else f"  (layer {place:>2})")
     if layer.merged_into is not None:
         return f"{name}  merged into {layer.merged_into}"
     if layer.removed:

@@ -43,6 +43,9 @@ FFN = ("fc_in", "gate", "fc_out")
 PARTS: dict[str, tuple[str, ...]] = {"attention": ATTENTION, "ffn": FFN}
 """Names for several roles at once."""
 
+ONLY_WHOLE = "layers"
+"""The name of a model's only list of layers of one kind, which plans need not name."""
+
 MOST_TIMES = 256
 """Times that layers may run: several times as often as in any model that was published."""
 
@@ -166,7 +169,9 @@ class Group(StrictModel):
         "from the end), `all`, or a list."
     )
     stack: str | None = Field(
-        None, description="The stack's name; needed only where the model has several stacks."
+        None,
+        description="The stack's name; needed only where the model has several stacks. A list of "
+        "layers of several kinds holds one of each, such as `layers[attention]`.",
     )
     parts: Parts = Field(
         (*ATTENTION, *FFN),
@@ -733,8 +738,8 @@ def _first_layers(group: Group, layers: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _stack_of(group: Group, stacks: Mapping[str, StackShape]) -> str:
-    if group.stack is None and len(stacks) == 1:
-        return next(iter(stacks))
+    if group.stack is None and (len(stacks) == 1 or ONLY_WHOLE in stacks):
+        return ONLY_WHOLE if ONLY_WHOLE in stacks else next(iter(stacks))
     if group.stack is None or group.stack not in stacks:
         asked = "no stack is named" if group.stack is None else f"no stack {group.stack!r}"
         raise PlanError(

@@ -13,7 +13,11 @@ from sharetune.spaces.plan import SharingPlan, lacking_parts, presets
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.positions import most_tokens, refuse_beyond_positions
 from sharetune.trainers.models.pretrained import ByArchitecture, skeleton
-from sharetune.trainers.models.structure import find_stacks, stack_shapes
+from sharetune.trainers.models.structure import (
+    find_stacks,
+    places_in_lists,
+    stack_shapes,
+)
 
 TOKENS = 128
 """Tokens of the forward pass whose FLOPs are counted, if the model reads as many."""
@@ -31,7 +35,8 @@ def describe_plan(plan: str, model: str, max_length: int | None = None) -> str:
     bound = read.bound(shapes)
     depths = {name: shape.depth for name, shape in shapes.items()}
     unchanged = unchanged_text(lacking_parts(shapes))
-    drawing = "\n".join([layers_as_text(bound, depths), *unchanged])
+    layers = layers_as_text(bound, depths, places_in_lists(unshared))
+    drawing = "\n".join([layers, *unchanged])
     length = min(TOKENS, most_tokens(unshared) or TOKENS) if max_length is None else max_length
     return f"{drawing}\n\n{_counts(unshared, bound, length)}"
 

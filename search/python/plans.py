@@ -27,7 +27,7 @@ from sharetune.spaces.plan import presets as preset_names
 from sharetune.spaces.settings import read_settings
 from sharetune.trainers.models.pretrained import COUNTED, ByArchitecture, skeleton
 from sharetune.trainers.models.sharing import share_
-from sharetune.trainers.models.structure import stack_shapes
+from sharetune.trainers.models.structure import places_in_lists, stack_shapes
 
 AnyPlan: TypeAlias = SharingPlan | Mapping[str, Any] | Path | str
 """A plan, its keys, its YAML text, a file that holds it, or a preset's name."""
@@ -165,13 +165,14 @@ def draw(plan: AnyPlan, model: AnyModel, *others: AnyPlan, tokens: int = TOKENS)
     shell = _shell(model)
     shapes = stack_shapes(shell)
     depths = {name: shape.depth for name, shape in shapes.items()}
+    places = places_in_lists(shell)
     bound = [read(each).bound(shapes) for each in (plan, *others)]
     counted = plan_sizes(shell, bound, tokens)
     rows = dict(zip(["unshared", *map(str, bound)], counted, strict=True))
     return Drawing(
         tuple(map(str, bound)),
         tuple(draw_layers(layer_map(each, depths)) for each in bound),
-        tuple(layers_as_text(each, depths) for each in bound),
+        tuple(layers_as_text(each, depths, places) for each in bound),
         _table(rows),
         tuple(unchanged_text(lacking_parts(shapes))),
     )

@@ -7,7 +7,7 @@ make for one matrix at a time, and of products that became cheaper. The numbers 
 """
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.measuring.exact import Sized, further_facts
 from sharetune.trainers.models.activation_reuse import Borrower
+from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.feasibility import check_feasible
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.modules import SharedLinear
@@ -137,8 +138,9 @@ class Counting:
         self._rest, self._view = _entries(unshared), _look(unshared, inputs)
         self.stacks = self._view.stacks
         self._whole, self._single = sizes.shareable(self.stacks.values())
-        for stack in self.stacks.values():
-            _pop_prefix(self._rest, f"{stack.path}.")
+        lists = {stack.path for stack in self.stacks.values()}
+        within = {path: _pop_prefix(self._rest, f"{path}.") for path in lists}
+        self._lone = _without(within, self.stacks.values())
         self._before = self._layer_totals()
         self._whole_layers = {
             (name, index): _seen_in(self._view, name, index)
@@ -198,13 +200,24 @@ class Counting:
                     banks[f"banks.{number}.{name}"] = entry
                 flops += self._added_flops(bank, copied=copied)
                 number += 1
-        in_stacks = {
-            f"{self.stacks[name].path}.{place}.{path}": entry
-            for name, places in layers.items()
-            for place, entries in enumerate(places)
-            for path, entry in entries.items()
-        } | banks
+        in_stacks = self._named(orders, layers) | banks
         return self._totals(in_stacks, flops, compression)
+
+    def _named(
+        self, orders: dict[str, tuple[int, ...]], layers: dict[str, list[Entries]]
+    ) -> Entries:
+        """Return the tensors of all layers by their names in the model, lone layers included."""
+        found: Entries = {}
+        for one in arrangements(self.stacks, orders):
+            at = {
+                p: e
+                for s in one.stacks
+                for p, e in zip(one.places(s.name), layers[s.name], strict=True)
+            }
+            for place, before in enumerate(one.order):
+                own = at[place] if place in at else self._lone[one.path, before]
+                found |= {f"{one.path}.{place}.{path}": entry for path, entry in own.items()}
+        return found
 
     def _totals(self, in_stacks: Entries, flops: int, compression: Compression) -> dict[str, float]:
         matrices, vectors = _parameters_by_kind(in_stacks.values())
@@ -225,7 +238,8 @@ class Counting:
 
     def _layer_totals(self) -> tuple[int, int]:
         """Return the numbers of elements in matrices and in vectors of all unshared layers."""
-        every = [e for layers in self._view.layers.values() for own in layers for e in own.values()]
+        layers = [own for layers in self._view.layers.values() for own in layers]
+        every = [e for own in (*layers, *self._lone.values()) for e in own.values()]
         return _parameters_by_kind(every)
 
     def _seen(self, plan: SharingPlan) -> dict[tuple[str, int], Seen]:
@@ -394,7 +408,7 @@ def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
                     watching.enter_context(_recording(layer.get_submodule(slot.path), use))
         whole = sizes.run_on_fake_tensors(model, inputs, counter, partial(_forget, flops, uses))
     layers = {
-        name: [_pop_prefix(entries, f"{stack.path}.{i}.") for i in range(len(stack.layers))]
+        name: [_pop_prefix(entries, f"{stack.layer_path(i)}.") for i in range(len(stack.layers))]
         for name, stack in stacks.items()
     }
     return View(stacks, whole, flops, layers, uses)
@@ -469,6 +483,20 @@ def _pop_prefix(entries: Entries, start: str) -> Entries:
     """Remove the entries that begin with `start`; return them by the rest of their names."""
     names = [name for name in entries if name.startswith(start)]
     return {name.removeprefix(start): entries.pop(name) for name in names}
+
+
+def _without(
+    lists: Mapping[str, Entries], stacks: Iterable[Stack]
+) -> dict[tuple[str, int], Entries]:
+    """Return, by list and place, the tensors of layers that are of none of the stacks."""
+    own = {(stack.path, place) for stack in stacks for place in stack.places}
+    found: dict[tuple[str, int], Entries] = defaultdict(dict)
+    for path, entries in lists.items():
+        for name, entry in entries.items():
+            place, _, rest = name.partition(".")
+            if (path, int(place)) not in own:
+                found[path, int(place)][rest] = entry
+    return found
 
 
 def _own_entries(module: nn.Module) -> Entries:

@@ -30,9 +30,14 @@ def parameters(modules: Iterable[nn.Module]) -> int:
 
 
 def stack_parameters(model: PreTrainedModel, stacks: Iterable[Stack]) -> int:
-    """Return the number of parameters of all stacks' layers and of the banks they read."""
+    """Return the number of parameters of all layers of the stacks' lists and of their banks."""
     banks = [model.banks] if hasattr(model, "banks") else []
-    return parameters([model.get_submodule(stack.path) for stack in stacks] + banks)
+    return parameters(_lists(model, stacks) + banks)
+
+
+def _lists(model: PreTrainedModel, stacks: Iterable[Stack]) -> list[nn.Module]:
+    """Return the lists that hold the stacks, each once."""
+    return [model.get_submodule(path) for path in dict.fromkeys(stack.path for stack in stacks)]
 
 
 def saved_bytes(model: PreTrainedModel) -> int:
@@ -205,7 +210,7 @@ def _saved_vector_parameters(
     """Return the number of parameters saved in vectors (norms, biases), not in matrices."""
 
     def vectors(model: PreTrainedModel) -> int:
-        roots = [model.get_submodule(stack.path) for stack in stacks]
+        roots = _lists(model, stacks)
         roots += [model.banks] if hasattr(model, "banks") else []
         return sum(p.numel() for root in roots for p in root.parameters() if p.dim() < 2)
 

@@ -15,6 +15,9 @@ from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.layers import runs
 from sharetune.spaces.plan import FFN, Group, SharingPlan, write_parts
 from sharetune.trainers.models.alignment import can_align
+from sharetune.trainers.models.arrangement import Arrangement, Orders, arrangements
+from sharetune.trainers.models.kinds import REUSE, kv_sharing_modes
+from sharetune.trainers.models.layer_settings import layer_lists
 from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices, source
 
 LAYER_INDICES = ("layer_idx", "layer_id", "layer_index")
@@ -25,12 +28,6 @@ INPUT_BY_LAYER = "hidden_size_per_layer_input"
 
 NO_KIND = (*LAYER_INDICES, "seed")
 """Attributes that differ from layer to layer though the layers are of one kind."""
-
-LISTS_OF_OTHER_THINGS = re.compile(
-    r"^(architectures|depths?|.*(conv|tdnn|kernel|stride|dilat|stage|out_feat|out_indic|token|lang"
-    r"|_names|label|hidden_sizes|num_heads|section|size_list|image|patch|bound|_range|lora).*)$"
-)
-"""Configuration lists that do not go layer by layer, though they may be as long."""
 
 LAYER_DROP_ATTRIBUTES = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 """Configuration attributes that make training skip layers at random."""
@@ -48,13 +45,18 @@ def check_feasible(
     """Raise :class:`PlanError` if `plan`, bound to `stacks`, asks for the impossible."""
     for group in plan.groups:
         _refuse_group(stacks[group.stack or ""], group, config)
-    for stack in stacks.values():
-        _refuse_order(stack, plan.order(stack.name, len(stack.layers)), config)
+    orders = {name: plan.order(name, len(stack.layers)) for name, stack in stacks.items()}
+    for arrangement in arrangements(stacks, orders):
+        _refuse_arrangement(arrangement, orders, config)
 
 
 def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
     if isinstance(group.form, Merge) and group.init == "mean":
         _refuse_unlike(stack, group)
+    for run in (*group.spans().values(), *group.runs()):
+        _refuse_apart(
+            stack, run, "taken together" if group.form.removes_layers else "run as a block"
+        )
     if group.form.removes_layers:
         return
     if group.times > 1:
@@ -81,33 +83,50 @@ def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
             )
 
 
-def _refuse_order(stack: Stack, order: Sequence[int], config: PreTrainedConfig) -> None:
+def _refuse_arrangement(arrangement: Arrangement, orders: Orders, config: PreTrainedConfig) -> None:
+    """Refuse to drop or repeat layers that the model finds by their number, or all of a stack."""
+    for stack in arrangement.stacks:
+        if not orders[stack.name]:
+            raise PlanError(
+                f"a plan must leave a layer, but stack {stack.name!r} would lose all "
+                f"{len(stack.layers)}",
+                "drop fewer layers",
+            )
+    if not arrangement.is_changed:
+        return
+    changed = next(s for s in arrangement.stacks if [*orders[s.name]] != [*range(len(s.layers))])
+    text_config = config.get_text_config()
+    reason = ""
+    if by_layer := getattr(text_config, INPUT_BY_LAYER, None):
+        reason = f"each has an input by its number: {INPUT_BY_LAYER}={by_layer}"
+    elif shares_keys_and_values(config):
+        reason = "the last ones read keys and values of others"
+    elif changed.beside:
+        reason = f"the model has further parts of each in {', '.join(changed.beside)}"
+    if reason:
+        raise PlanError(
+            f"layers of stack {changed.name!r} can be neither dropped nor repeated, because "
+            f"{reason}",
+            SHARING_HINT,
+        )
+    listed = any(layer_lists(config, arrangement.length))
+    for stack in arrangement.stacks:
+        _refuse_order(stack, orders[stack.name], listed=listed)
+
+
+def shares_keys_and_values(config: PreTrainedConfig) -> bool:
+    """Return whether some layers of the unshared model read keys and values of others."""
+    return REUSE in kv_sharing_modes(config.get_text_config())
+
+
+def _refuse_order(stack: Stack, order: Sequence[int], *, listed: bool) -> None:
     """Refuse an order that puts a layer where the model needs one of another kind.
 
     Layers move when others are dropped or repeated. If the configuration lists the kind of each
     layer, the list is reordered with them. Positions after the last are of the last layer's kind.
     """
-    if not order:
-        raise PlanError(
-            f"a plan must leave a layer, but stack {stack.name!r} would lose all "
-            f"{len(stack.layers)}",
-            "drop fewer layers",
-        )
     if list(order) == list(range(len(stack.layers))):
         return
-    if by_layer := getattr(config.get_text_config(), INPUT_BY_LAYER, None):
-        raise PlanError(
-            f"layers of stack {stack.name!r} can be neither dropped nor repeated, because each "
-            f"has an input by its number: {INPUT_BY_LAYER}={by_layer}",
-            SHARING_HINT,
-        )
-    if stack.beside:
-        raise PlanError(
-            f"layers of stack {stack.name!r} can be neither dropped nor repeated, because the "
-            f"model has further parts of each in {', '.join(stack.beside)}",
-            SHARING_HINT,
-        )
-    listed = any(layer_lists(config, stack))
     kinds = [_layer_kind(layer, attributes=not listed) for layer in stack.layers]
     for place, index in enumerate(order):
         model_layer = min(place, len(kinds) - 1)
@@ -136,6 +155,17 @@ def _refuse_other_widths(stack: Stack, group: Group) -> None:
                         f"{sum(slot.sections)} in the other",
                         "share layers of one width, or other parts",
                     )
+
+
+def _refuse_apart(stack: Stack, run: Sequence[int], what: str) -> None:
+    """Refuse a run of a stack's layers between which layers of other kinds run."""
+    places = [stack.places[layer] for layer in run]
+    if places[-1] - places[0] >= len(places):
+        raise PlanError(
+            f"layers {runs(run)} of stack {stack.name!r} cannot be {what}, because they are layers "
+            f"{runs(places)} of {stack.path}, and others run between them",
+            "name layers that are next to each other in the model",
+        )
 
 
 def _refuse_unlike(stack: Stack, group: Group) -> None:
@@ -281,14 +311,3 @@ def _layer_kind(layer: nn.Module, *, attributes: bool) -> set[str]:
 
 def _tensors_first(trait: str) -> tuple[bool, str]:
     return "=" in trait, trait
-
-
-def layer_lists(config: PreTrainedConfig, stack: Stack) -> list[str]:
-    """Return the names of the lists of `config` with one entry a layer of `stack`."""
-    return [
-        name
-        for name, values in vars(config).items()
-        if isinstance(values, list | tuple)
-        and len(values) == len(stack.layers)
-        and not LISTS_OF_OTHER_THINGS.match(name)
-    ]

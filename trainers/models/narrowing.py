@@ -80,7 +80,8 @@ def fit_(model: PreTrainedModel, units: Mapping[str, Mapping[str, Any]]) -> None
     """Remove, in place, the last units of layers that have more than `units` says: by stack,
     `heads` and `neurons` as :class:`StackShape` has them."""
     for name, stack in find_stacks(model).items():
-        shape = StackShape(depth=len(stack.layers), **units[name])
+        saved = {"depth": len(stack.layers), **units[name]} if name in units else None
+        shape = StackShape(**saved) if saved else stack.shape
         for index, layer in enumerate(stack.layers):
             heads, neurons = shape.heads_of(index), shape.neurons_of(index)
             for slots in stack.families(index).values():

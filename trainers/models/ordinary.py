@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
+from sharetune.trainers.models.listed_config import LISTS, plain_class
 from sharetune.trainers.models.sample_inputs import fitting_sample
 from sharetune.trainers.models.structure import find_stacks
 
@@ -33,7 +34,7 @@ def ordinary(model: PreTrainedModel) -> PreTrainedModel:
     Raises :class:`RuntimeError` if the tensors do not fit.
     """
     kind: Any = type(model)
-    built: PreTrainedModel = kind._from_config(type(model.config)(**_plain(model)))
+    built: PreTrainedModel = kind._from_config(plain_class(model.config)(**_plain(model)))
     built.load_state_dict(model.state_dict(), strict=True, assign=True)
     built.tie_weights()
     return built.to(model.device).eval()
@@ -42,7 +43,7 @@ def ordinary(model: PreTrainedModel) -> PreTrainedModel:
 def _plain(model: PreTrainedModel) -> dict[str, Any]:
     """Return the configuration as a file would give it back."""
     settings = copy.deepcopy(model.config.to_dict())
-    return {name: value for name, value in settings.items() if name != "model_type"}
+    return {n: value for n, value in settings.items() if n not in ("model_type", LISTS)}
 
 
 def largest_difference(one: PreTrainedModel, other: PreTrainedModel) -> float:

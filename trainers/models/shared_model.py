@@ -46,7 +46,8 @@ class Sharing:
 
     `plan` is bound to the model, `base` is the configuration before sharing and `settled` the one
     after, `orders` gives, by stack, the original layer that runs at each position, `shapes` the
-    stacks before sharing, and `compression` was applied after training.
+    stacks before sharing, and `compression` was applied after training. `places`, of a model with a
+    list of several kinds of layers, gives each stack's list and the places it now runs at.
     """
 
     plan: SharingPlan
@@ -55,6 +56,15 @@ class Sharing:
     shapes: dict[str, StackShape]
     compression: Compression = field(default_factory=Compression)
     settled: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    places: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    def below(self, prefix: str) -> "Sharing":
+        """Return the same for the part of the model at the path `prefix`."""
+        places = {
+            name: (path.removeprefix(f"{prefix}."), own)
+            for name, (path, own) in self.places.items()
+        }
+        return replace(self, places=places)
 
 
 class SharedConfig(PreTrainedConfig):
@@ -200,7 +210,8 @@ def body_(model: PreTrainedModel) -> PreTrainedModel:
     """Return the body of a shared `model`, without its head, as a shared model of its own."""
     body: Any = model.base_model
     if body is not model:
-        body.banks, body.sharing = model.banks, model.sharing
+        body.banks = model.banks
+        body.sharing = model.sharing.below(model.base_model_prefix)
         kind: Any = type(body)
         body.__class__ = shared_class(kind)
     return body  # type: ignore[no-any-return]

@@ -5,15 +5,13 @@
 """
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.assignments import Assignment
@@ -22,16 +20,17 @@ from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.inits import INITS, start_of
 from sharetune.spaces.plan import Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_
+from sharetune.trainers.models.arrangement import Arrangement, arrangements
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.compensation import Recorded, as_recorded
 from sharetune.trainers.models.feasibility import (
     LAYER_INDICES,
     check_feasible,
-    layer_lists,
     removal_error,
 )
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.freezing import keep_frozen_
+from sharetune.trainers.models.layer_settings import arrange_settings_
 from sharetune.trainers.models.modules import SharedNorm, repeated, resolved
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.ordinary import SAME_OUTPUT, largest_difference, ordinary, uniform
@@ -39,7 +38,6 @@ from sharetune.trainers.models.permuting import Family, movable_families
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
-    ALONE,
     Slot,
     Stack,
     find_stacks,
@@ -47,12 +45,6 @@ from sharetune.trainers.models.structure import (
     weight_out_in,
 )
 from sharetune.trainers.models.units import shared_units
-
-DEPTH_ATTRIBUTES = ("num_hidden_layers", "num_layers")
-"""Configuration attributes for the depth of a stack, where none names its side."""
-
-STAGE_NAME = re.compile(r"stage(\d+)$")
-"""The name of one of several stages, as Swin has; group 1 is its number."""
 
 
 def share_(
@@ -79,22 +71,28 @@ def share_(
     bound = plan.bound(shapes)
     check_feasible(stacks, bound, model.config)
     orders = {name: bound.order(name, len(stack.layers)) for name, stack in stacks.items()}
+    lists = arrangements(stacks, orders)
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
     recorded = as_recorded(activations or {})
     moving = _movable(model, stacks, bound, recorded)
     seen = copy.copy(recorded)
     stacks, origins = _change_layers(model, stacks, bound, seen, moving)
     model.banks = nn.ModuleList()
-    for name, order in orders.items():
-        _arrange_layers(model, stacks[name], order)
+    for arrangement in lists:
+        _arrange_layers(model, arrangement)
+    places = {
+        stack.name: (one.path, one.places(stack.name)) for one in lists for stack in one.stacks
+    }
     for group in bound.groups:
         stack = stacks[group.stack or ""]
         for own, origin in zip(banks_of(group), origins[group], strict=True):
-            layers, order = model.get_submodule(stack.path), orders[stack.name]
+            layers, order = _layers_at(model, *places[stack.name]), orders[stack.name]
             readers = [i for i, layer in enumerate(order) if layer in own]
             positions = Positions(layers, order, readers, origin)
             model.banks.append(_share_bank(stack, group, positions, seen, schedule))
-    model.sharing = replace(sharing, settled=copy.deepcopy(model.config.to_dict()))
+    is_mixed = not all(stack.is_whole for stack in stacks.values())
+    settled = copy.deepcopy(model.config.to_dict())
+    model.sharing = replace(sharing, settled=settled, places=places if is_mixed else {})
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
 
@@ -214,7 +212,8 @@ def _remove_banks(model: PreTrainedModel) -> None:
     unlooped = {name: tuple(range(len(order))) for name, order in orders.items()}
     shapes = {n: shape.at(orders[n]) for n, shape in model.sharing.shapes.items()}
     config = model.config.to_dict()
-    model.sharing = Sharing(plan, config, unlooped, shapes, settled=copy.deepcopy(config))
+    settled, places = copy.deepcopy(config), model.sharing.places
+    model.sharing = Sharing(plan, config, unlooped, shapes, settled=settled, places=places)
 
 
 def _by_positions(group: Group, orders: Mapping[str, Sequence[int]]) -> Iterator[Group]:
@@ -338,7 +337,7 @@ class Positions:
     if any, comes after the readers.
     """
 
-    layers: nn.Module
+    layers: nn.ModuleList
     order: Sequence[int]
     readers: Sequence[int]
     origin: Origin
@@ -436,21 +435,32 @@ def entry_key(path: str) -> str:
     return path.replace(".", "_")
 
 
-def _arrange_layers(model: PreTrainedModel, stack: Stack, order: Sequence[int]) -> None:
-    """Replace the stack's layers by those of `order`: some are dropped, some run again."""
-    if list(order) == list(range(len(stack.layers))):
+def _layers_at(model: PreTrainedModel, path: str, places: Sequence[int]) -> nn.ModuleList:
+    """Return the layers at these places of the list at `path`."""
+    whole = model.get_submodule(path)
+    assert isinstance(whole, nn.ModuleList)
+    layers = nn.ModuleList([whole[place] for place in places])
+    layers.training = whole.training
+    return layers
+
+
+def _arrange_layers(model: PreTrainedModel, arrangement: Arrangement) -> None:
+    """Replace a list's layers by those that run: some are dropped, some run again."""
+    if not arrangement.is_changed:
         return
+    before, order = model.get_submodule(arrangement.path), arrangement.order
+    assert isinstance(before, nn.ModuleList)
     layers = nn.ModuleList()
     for place, index in enumerate(order):
-        layer = stack.layers[index]
+        layer = before[index]
         layers.append(_repeated(layer) if index in order[:place] else layer)
-    model.set_submodule(stack.path, layers)
+    model.set_submodule(arrangement.path, layers)
     for place, layer in enumerate(layers):
         for module in layer.modules():
             for name in LAYER_INDICES:
                 if isinstance(vars(module).get(name), int):
                     setattr(module, name, place)
-    _set_depth(model, stack, order)
+    arrange_settings_(model, arrangement)
 
 
 def _repeated(layer: nn.Module) -> nn.Module:
@@ -461,69 +471,3 @@ def _repeated(layer: nn.Module) -> nn.Module:
         if next(module.parameters(recurse=False), None) is not None:
             again.set_submodule(path, repeated(layer, path).train(layer.training))
     return again
-
-
-def _set_depth(model: PreTrainedModel, stack: Stack, kept: Sequence[int]) -> None:
-    """Set the layers that run in every configuration between the model and the stack."""
-    words = stack.path.split(".")
-    holders = [model.get_submodule(".".join(words[:i])) for i in range(len(words))]
-    configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
-    side = next((word for word in ("decoder", "encoder") if word in words), "")
-    for config in configs.values():
-        own = DEPTH_ATTRIBUTES if config is not model.config or stack.name == ALONE else ()
-        for attribute in _depth_attributes(config, side, stack) + own:
-            if getattr(config, attribute, None) == len(stack.layers):
-                _set_if_settable(config, attribute, len(kept))
-        for attribute in layer_lists(config, stack):
-            values = getattr(config, attribute)
-            setattr(config, attribute, type(values)(values[index] for index in kept))
-        _set_patterns(config, stack, kept)
-        _set_stage_names(config, stack, len(kept))
-        _set_stage_depth(config, stack, len(kept))
-
-
-def _set_if_settable(config: PreTrainedConfig, attribute: str, value: int) -> None:
-    """Set an attribute unless it is a property of other ones, as ProphetNet's depth is."""
-    with suppress(AttributeError, NotImplementedError):
-        setattr(config, attribute, value)
-
-
-def _set_patterns(config: PreTrainedConfig, stack: Stack, kept: Sequence[int]) -> None:
-    """Set lists of ``[kinds of layers, repetitions]``, such as GPT-Neo's, to the kept layers."""
-    for name, value in list(vars(config).items()):
-        if not isinstance(value, list) or not all(_is_pattern(part) for part in value):
-            continue
-        kinds = [kind for pattern, times in value for _ in range(times) for kind in pattern]
-        if kinds and len(kinds) == len(stack.layers):
-            setattr(config, name, [[[kinds[index]], 1] for index in kept])
-
-
-def _is_pattern(part: Any) -> bool:
-    pair = isinstance(part, list | tuple) and len(part) == 2
-    return pair and isinstance(part[0], list | tuple) and isinstance(part[1], int)
-
-
-def _set_stage_names(config: PreTrainedConfig, stack: Stack, depth: int) -> None:
-    """Set the names of a backbone whose stages are its layers; the last stage stays the output."""
-    names = getattr(config, "stage_names", None)
-    if not isinstance(names, list) or len(names) != len(stack.layers) + 1:
-        return
-    last = names[-1]
-    config.stage_names = ["stem", *(f"stage{number + 1}" for number in range(depth))]
-    if getattr(config, "out_features", None) in ([last], None):
-        config._out_features, config._out_indices = config.stage_names[-1:], [depth]
-
-
-def _depth_attributes(config: PreTrainedConfig, side: str, stack: Stack) -> tuple[str, ...]:
-    """Return the attributes for the stack's depth: those of its side, or the general ones."""
-    if STAGE_NAME.match(stack.name):
-        return ()
-    own = [name for name in (f"{side}_layers", f"num_{side}_layers") if hasattr(config, name)]
-    return tuple(own) or DEPTH_ATTRIBUTES
-
-
-def _set_stage_depth(config: PreTrainedConfig, stack: Stack, depth: int) -> None:
-    stage, depths = STAGE_NAME.match(stack.name), getattr(config, "depths", None)
-    if stage and depths:
-        number = int(stage[1])
-        config.depths = [*depths[:number], depth, *depths[number + 1 :]]

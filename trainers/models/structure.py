@@ -8,27 +8,25 @@ that distinguish queries, keys, values and gates are a table.
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.errors import ModelError
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.plan import ONLY_WHOLE, StackShape
 from sharetune.trainers.models.activation_reuse import Borrower
+from sharetune.trainers.models.kinds import kind_names
 from sharetune.trainers.models.modules import SharedLinear, resolved
 from sharetune.trainers.models.softening import SoftLinear
 
 MATRICES = (nn.Linear, Conv1D, SharedLinear, SoftLinear, Borrower)
 """Module classes that count as one matrix of a layer."""
-
-ALONE = "layers"
-"""The name of a model's only stack."""
 
 BANKS = "banks"
 """The name of the banks at the model's root, where no stacks are looked for."""
@@ -48,6 +46,9 @@ POSITION_WORD = re.compile(r"^pos_")
 
 GATE_WORD = re.compile(r"gate|wi_0", re.IGNORECASE)
 """A word in the path of the gate of a gated FFN; T5 names it ``wi_0``."""
+
+FFN_WORD = re.compile(r"mlp|ffn|feed_?forward", re.IGNORECASE)
+"""A word in the name of a layer's FFN."""
 
 NORM_WORD = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 """A word in the path or class of a normalisation."""
@@ -110,11 +111,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Stack:
-    """A named list of layers of equal structure, at `path` of the model.
+    """Named layers of equal structure: those at `places` of the list of `length` at `path`.
 
-    `slots` are the first layer's matrices; the others have the same ones, of as many units or of
-    others. `norms` are the paths at which at least one layer has a normalisation with weights.
-    `beside` names lists that hold further parts of the same layers, as XLM's.
+    A list of layers of several kinds holds a stack of each. `slots` are the first layer's
+    matrices; the others have the same ones, of as many units or of others. `norms` are the paths at
+    which at least one layer has a normalisation with weights. `beside` names lists that hold
+    further parts of the same layers, as XLM's.
     """
 
     name: str
@@ -122,7 +124,18 @@ class Stack:
     layers: nn.ModuleList
     norms: tuple[str, ...]
     layer_slots: tuple[tuple[Slot, ...], ...]
+    places: tuple[int, ...]
+    length: int
     beside: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether the list holds no other layers."""
+        return len(self.places) == self.length
+
+    def layer_path(self, layer: int) -> str:
+        """Return the path, in the model, of a layer by its number in the stack."""
+        return f"{self.path}.{self.places[layer]}"
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -147,24 +160,41 @@ class Stack:
 def find_stacks(model: PreTrainedModel) -> dict[str, Stack]:
     """Return the model's stacks by name: ``layers``, ``encoder`` and ``decoder``, ``stage0`` ...
 
-    A list of one layer, or of layers of unlike matrices, is not a stack; layers may differ in how
-    many heads and neurons they have. Raises :class:`ModelError`
-    for a model without a stack, or one that reads its layers more than once already.
+    A list of layers of several kinds holds one for each kind of at least two layers, named by what
+    tells them apart, such as ``layers[attention]`` and ``layers[mamba]``. Layers of one kind may
+    differ in how many heads and neurons they have. Raises :class:`ModelError` for a model without
+    a stack, or one that reads its layers more than once already.
     """
+    settled: Mapping[str, tuple[str, tuple[int, ...]]]
+    settled = getattr(getattr(model, "sharing", None), "places", {})
+    if settled:
+        return {name: _stack(model, name, *place) for name, place in settled.items()}
     _refuse_shared_by_design(model)
-    paths = list(_stack_paths(model, model, ""))
-    if not paths:
+    whole = list(_whole_lists(model, model, ""))
+    mixed = dict(_mixed_lists(model, model, ""))
+    if not (whole or mixed):
         raise ModelError(
             f"{type(model).__name__} has no stack of at least two layers of one shape",
             "look at print(model): layers must be in an nn.ModuleList and of one class",
         )
-    names = _names(paths)
-    return {name: _stack(model, name, path) for name, path in zip(names, paths, strict=True)}
+    found = {
+        name: _stack(model, name, path) for name, path in zip(_names(whole), whole, strict=True)
+    }
+    for name, path in zip(_names([*whole, *mixed])[len(whole) :], mixed, strict=True):
+        for kind, places in mixed[path].items():
+            found[f"{name}[{kind}]"] = _stack(model, f"{name}[{kind}]", path, places)
+    return found
 
 
 def stack_shapes(model: PreTrainedModel) -> dict[str, StackShape]:
     """Return the shapes of the model's stacks by name, as plans and spaces need them."""
     return {name: stack.shape for name, stack in find_stacks(model).items()}
+
+
+def places_in_lists(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Return, for each stack that shares a list with layers of other kinds, its places there."""
+    stacks = find_stacks(model)
+    return {name: stack.places for name, stack in stacks.items() if not stack.is_whole}
 
 
 def weight_out_in(module: nn.Module) -> Tensor:
@@ -214,13 +244,56 @@ def _refuse_shared_by_design(model: PreTrainedModel) -> None:
         )
 
 
-def _stack_paths(model: PreTrainedModel, module: nn.Module, path: str) -> Iterator[str]:
+def _whole_lists(model: PreTrainedModel, module: nn.Module, path: str) -> Iterator[str]:
+    """Yield the paths of lists below `module`, at `path`, whose layers are all of one kind."""
     if isinstance(module, nn.ModuleList) and _is_stack(module, model):
         yield path
         return
     for name, child in module.named_children():
         if name != BANKS or path:
-            yield from _stack_paths(model, child, f"{path}.{name}" if path else name)
+            yield from _whole_lists(model, child, f"{path}.{name}" if path else name)
+
+
+def _mixed_lists(
+    model: PreTrainedModel, module: nn.Module, path: str
+) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
+    """Yield the paths of lists of several kinds of layers, with the places of each by its name.
+
+    Lists that are whole, or that hold whole ones, are left out.
+    """
+    if isinstance(module, nn.ModuleList):
+        if any(True for _ in _whole_lists(model, module, path)):
+            return
+        if kinds := _kinds(module, model, path):
+            yield path, kinds
+            return
+    for name, child in module.named_children():
+        if name != BANKS or path:
+            yield from _mixed_lists(model, child, f"{path}.{name}" if path else name)
+
+
+def _kinds(layers: nn.ModuleList, model: PreTrainedModel, path: str) -> dict[str, tuple[int, ...]]:
+    """Return the places of the layers of each kind, by name, of kinds that are a stack.
+
+    None are where no layer has an attention or an FFN of a known kind.
+    """
+    places: dict[Any, list[int]] = defaultdict(list)
+    for place, layer in enumerate(layers):
+        places[type(layer), _frame(layer, model)].append(place)
+    found = [len(own) > 1 and len(matrices(layers[own[0]])) > 1 for own in places.values()]
+    if not any(next(_slots(layer, model), None) for layer in layers):
+        return {}
+    names = kind_names(layers, list(places.values()), configs_above(model, path)[-1])
+    named = zip(names, places.values(), found, strict=True)
+    return {name: tuple(own) for name, own, is_stack in named if is_stack}
+
+
+def configs_above(model: PreTrainedModel, path: str) -> list[PreTrainedConfig]:
+    """Return the configurations of the modules from the model to what holds the list at `path`."""
+    words = path.split(".")
+    holders = [model.get_submodule(".".join(words[:i])) for i in range(len(words))]
+    configs = {id(holder.config): holder.config for holder in holders if hasattr(holder, "config")}
+    return list(configs.values())
 
 
 def _is_stack(layers: nn.ModuleList, model: PreTrainedModel) -> bool:
@@ -246,12 +319,25 @@ def _frame(layer: nn.Module, model: PreTrainedModel) -> tuple[tuple[str, tuple[i
     )
 
 
-def _stack(model: PreTrainedModel, name: str, path: str) -> Stack:
-    layers = model.get_submodule(path)
-    assert isinstance(layers, nn.ModuleList)
+def _stack(
+    model: PreTrainedModel, name: str, path: str, places: Sequence[int] | None = None
+) -> Stack:
+    """Return the stack of the layers at `places` of the list at `path`; None: of all."""
+    whole = model.get_submodule(path)
+    assert isinstance(whole, nn.ModuleList)
+    layers = whole if places is None else nn.ModuleList([whole[place] for place in places])
+    layers.training = whole.training
     norms = [p for layer in layers for p, m in layer.named_modules() if is_norm(p, m)]
-    slots = tuple(tuple(_slots(layer, model)) for layer in layers)
-    return Stack(name, path, layers, tuple(dict.fromkeys(norms)), slots, _beside(model, path))
+    return Stack(
+        name,
+        path,
+        layers,
+        tuple(dict.fromkeys(norms)),
+        tuple(tuple(_slots(layer, model)) for layer in layers),
+        tuple(range(len(whole)) if places is None else places),
+        len(whole),
+        _beside(model, path),
+    )
 
 
 def _beside(model: PreTrainedModel, path: str) -> tuple[str, ...]:
@@ -272,7 +358,7 @@ def _units(slots: Sequence[Slot], roles: tuple[str, ...]) -> int:
 def _names(paths: list[str]) -> list[str]:
     """Return the first word of each path that differs between all; a number names a stage."""
     if len(paths) == 1:
-        return [ALONE]
+        return [ONLY_WHOLE]
     for words in zip(*(path.split(".") for path in paths), strict=False):
         if len(set(words)) == len(words):
             return [f"stage{word}" if word.isdigit() else word for word in words]
@@ -286,7 +372,7 @@ def _slots(layer: nn.Module, model: PreTrainedModel) -> Iterator[Slot]:
         shapes = {p: _out_in(m) for p, m in found if attention_path(p) == name}
         heads = partial(_heads, layer, tuple(shapes), model)
         yield from _attention_slots(shapes, heads, _blocks(layer, tuple(shapes)))
-    yield from _ffn_slots([(p, *_out_in(m)) for p, m in found if not attention_path(p)])
+    yield from _own_ffn([(p, *_out_in(m)) for p, m in found if not attention_path(p)])
 
 
 def _out_in(matrix: nn.Module) -> tuple[int, int]:
@@ -308,7 +394,9 @@ def _attention_slots(
     rest = [p for p in shapes if p not in named.values() and not _is_position(p)]
     if set(named) == set(QKV_WORDS) and rest:
         rows = {role: shapes[path][0] for role, path in named.items()}
-        units = heads_of(rows["q"]) * rows["k"] // rows["q"]
+        gated = rows["q"] == 2 * shapes[rest[-1]][1]  # each head's query, and a gate of its output
+        query = rows["q"] // 2 if gated else rows["q"]
+        units = heads_of(query) * rows["k"] // query
         ins = [Slot(path, (role,), 0, units, (rows[role],)) for role, path in named.items()]
     elif not named and len(rest) == 2:
         one, two = rest
@@ -375,6 +463,18 @@ def _number(holders: Iterable[Any], attributes: Iterable[str]) -> int | None:
     """Return the first whole number that one of `holders` has under one of these names."""
     found = [getattr(holder, name, None) for holder in holders for name in attributes]
     return next((number for number in found if isinstance(number, int)), None)
+
+
+def _own_ffn(found: list[tuple[str, int, int]]) -> Iterator[Slot]:
+    """Yield the slots of the FFN from path, out and in of all matrices outside attentions.
+
+    Next to other matrices, such as those of Mamba, it is the only child that is called one.
+    """
+    children: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+    for matrix in found:
+        children[matrix[0].partition(".")[0]].append(matrix)
+    named = [own for name, own in children.items() if FFN_WORD.search(name)]
+    yield from _ffn_slots(named[0] if len(named) == 1 and len(found) > 3 else found)
 
 
 def _ffn_slots(found: list[tuple[str, int, int]]) -> Iterator[Slot]:

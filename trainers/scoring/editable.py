@@ -66,7 +66,8 @@ class EditableModel:
         changed = copy.deepcopy(self.model, {id(t): t for t in _tensors(self.model)})
         layers = changed.get_submodule(stack.path)
         assert isinstance(layers, nn.ModuleList)
-        layers[one], layers[other] = layers[other], layers[one]
+        place, other_place = stack.places[one], stack.places[other]
+        layers[place], layers[other_place] = layers[other_place], layers[place]
         return changed, {stack.name: one}
 
 

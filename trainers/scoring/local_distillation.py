@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from sharetune.spaces.forms import Merge
 from sharetune.spaces.local_start import LocalStart
 from sharetune.spaces.plan import Group, SharingPlan
+from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.sharing import banks_of
 from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
 from sharetune.trainers.scoring.editable import Batch, EditableModel, without_labels
@@ -86,7 +87,7 @@ def start_from_(shared: PreTrainedModel, taught: Mapping[Group, Tensors]) -> Non
                     paths = [f"{BANKS}.{bank + int(number)}.{rest}"]
                 else:
                     places = [i for i, layer in enumerate(order) if layer == int(number)]
-                    paths = [f"{stack.path}.{place}.{rest}" for place in places]
+                    paths = [f"{stack.layer_path(place)}.{rest}" for place in places]
                 for path in paths:
                     state[path].copy_(values)
             bank += banks
@@ -98,13 +99,15 @@ def _regions(stack: Stack, group: Group) -> Iterator[Region]:
     if isinstance(group.form, Merge):
         alone = SharingPlan(groups=(group,))
         order = alone.order(stack.name, len(stack.layers))
+        (running,) = arrangements({stack.name: stack}, {stack.name: order})
+        places = running.places(stack.name)
         for stays, span in alone.spans(stack.name).items():
-            student = f"{stack.path}.{order.index(stays)}"
-            yield Region(f"{stack.path}.{span[0]}", f"{stack.path}.{span[-1]}", student)
+            student = f"{stack.path}.{places[order.index(stays)]}"
+            yield Region(stack.layer_path(span[0]), stack.layer_path(span[-1]), student)
         return
     inner = _inner_path(stack, group)
     for layer in sorted(map(int, group.layers)):
-        path = f"{stack.path}.{layer}{inner}"
+        path = f"{stack.layer_path(layer)}{inner}"
         yield Region(path, path, path)
 
 

@@ -22,6 +22,7 @@ from sharetune.spaces.errors import ModelError
 from sharetune.spaces.evaluator import Exchange, PlanScore
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.calibration import Activations, record_activations
+from sharetune.trainers.models.feasibility import shares_keys_and_values
 from sharetune.trainers.models.structure import Stack
 from sharetune.trainers.scoring.editable import Batch, EditableModel, without_labels
 
@@ -154,24 +155,31 @@ def _from_memory(
 ) -> Iterator[None]:
     """Let layers that a plan cannot have changed answer with the unshared model's outputs.
 
-    These are the layers below the first changed one of the first changed stack, in the order of
-    the forward pass, and all stacks before it.
+    These are the layers below the first changed one of the first changed list, in the order of
+    the forward pass, and all lists before it; none of a model whose layers hand on keys and values.
     """
     remembering: list[nn.Module] = []
-    for name in stacks:
-        layers = shared.get_submodule(stacks[name].path)
-        assert isinstance(layers, nn.ModuleList)
-        unchanged = first.get(name, len(stacks[name].layers))
-        for layer, output in zip(layers[:unchanged], reference.layers[name], strict=False):
-            layer.forward = _answering(output)
-            remembering.append(layer)
-        if name in first:
+    for path in () if shares_keys_and_values(shared.config) else _paths(stacks):
+        own = {name: stack for name, stack in stacks.items() if stack.path == path}
+        changed = [stack.places[first[name]] for name, stack in own.items() if name in first]
+        for name, stack in own.items():
+            for place, output in zip(stack.places, reference.layers[name], strict=True):
+                if not changed or place < min(changed):
+                    layer = shared.get_submodule(f"{path}.{place}")
+                    layer.forward = _answering(output)  # type: ignore[method-assign]
+                    remembering.append(layer)
+        if changed:
             break
     try:
         yield
     finally:
         for layer in remembering:
             del layer.forward
+
+
+def _paths(stacks: Mapping[str, Stack]) -> list[str]:
+    """Return the paths of the lists that hold the stacks, each once, in order."""
+    return list(dict.fromkeys(stack.path for stack in stacks.values()))
 
 
 def _answering(output: object) -> Any:

@@ -60,7 +60,7 @@ def top_parameters(model: PreTrainedModel, k: int) -> set[str]:
     for stack in find_stacks(model).values() if k else ():
         depth = len(stack.layers)
         for index in range(max(0, depth - k), depth):
-            prefix = f"{stack.path}.{index}."
+            prefix = f"{stack.layer_path(index)}."
             names |= {prefix + name for name, _ in stack.layers[index].named_parameters()}
     return names
 
@@ -78,25 +78,26 @@ def distances(model: PreTrainedModel) -> dict[str, float]:
     2003.10555); a bank at the mean of its readers, everything after the stacks at 0.
     """
     stacks = list(find_stacks(model).values())
-    outside = [*(len(stack.layers) + 1.0 for stack in stacks), 0.0]
+    lists = {stack.path: stack.length for stack in stacks}
+    outside = [*(length + 1.0 for length in lists.values()), 0.0]
     passed, found = 0, {}
     for name, _ in model.named_parameters():
-        place = next((i for i, s in enumerate(stacks) if name.startswith(f"{s.path}.")), None)
-        if place is None:
+        path = next((path for path in lists if name.startswith(f"{path}.")), None)
+        if path is None:
             found[name] = outside[passed]
         else:
-            index = int(name[len(stacks[place].path) + 1 :].split(".")[0])
-            found[name] = float(len(stacks[place].layers) - index)
-            passed = place + 1
+            index = int(name[len(path) + 1 :].split(".")[0])
+            found[name] = float(lists[path] - index)
+            passed = list(lists).index(path) + 1
     return found | _bank_distances(model, stacks)
 
 
 def _bank_distances(model: PreTrainedModel, stacks: list[Stack]) -> dict[str, float]:
     reached: dict[int, list[int]] = defaultdict(list)
     for stack in stacks:
-        for index, layer in enumerate(stack.layers):
+        for place, layer in zip(stack.places, stack.layers, strict=True):
             for parameter in _read_by(layer):
-                reached[id(parameter)].append(len(stack.layers) - index)
+                reached[id(parameter)].append(stack.length - place)
     return {
         name: float(mean(reached[id(parameter)]))
         for name, parameter in model.named_parameters()
