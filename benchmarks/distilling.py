@@ -12,6 +12,7 @@ training; what is there already is not run again, and an interrupted training go
 import argparse
 import csv
 import json
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -35,7 +36,6 @@ CHECKPOINT_S = 120.0
 TEACHINGS: dict[str, dict[str, Any] | None] = {
     "labels alone": None,
     "labels and teacher, temperature 2": {},
-    "teacher alone, temperature 1": {"task": 0.0, "temperature": 1.0},
 }
 
 
@@ -65,7 +65,7 @@ def fill(out: Path, runs: Path, seeds: int, steps: int) -> None:
         teacher_recipe=Recipe(**BASE, steps=steps),
     )
     done = {(row["teaching"], row["seed"], row["steps"]) for row in read(out)}
-    for name, seed in cells(seeds):
+    for seed, name in product(range(seeds), TEACHINGS):
         if (name, seed, steps) in done:
             continue
         recipe = Recipe(**BASE, steps=steps, seed=seed, distill=TEACHINGS[name])
@@ -75,13 +75,6 @@ def fill(out: Path, runs: Path, seeds: int, steps: int) -> None:
         with out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)
-
-
-def cells(seeds: int) -> list[tuple[str, int]]:
-    """Return what to train, in order: with and without the default teaching first, in turns."""
-    plain, default, *others = TEACHINGS
-    first = [(name, seed) for seed in range(seeds) for name in (plain, default)]
-    return first + [(name, seed) for name in others for seed in range(seeds)]
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -95,16 +88,13 @@ def table(rows: list[dict[str, Any]]) -> None:
         name: {row["seed"]: row for row in rows if row["teaching"] == name} for name in TEACHINGS
     }
     plain = by_name["labels alone"]
-    print("| taught by | perplexity | won | bits per byte | seconds |")
-    print("|---|---|---|---|---|")
+    print("| taught by | perplexity | won | bits per byte |")
+    print("|---|---|---|---|")
     for name, found in by_name.items():
-        ppl, bits, seconds = ([row[key] for row in found.values()] for key in (*METRICS, "seconds"))
+        ppl, bits = ([row[key] for row in found.values()] for key in METRICS)
         gains = [plain[seed]["perplexity"] - row["perplexity"] for seed, row in found.items()]
         won = "" if name == "labels alone" else spread(gains, ".2f")
-        print(
-            f"| {name} | {spread(ppl, '.1f')} | {won} | {spread(bits, '.3f')} "
-            f"| {mean(seconds):.0f} |"
-        )
+        print(f"| {name} | {spread(ppl, '.2f')} | {won} | {spread(bits, '.3f')} |")
 
 
 def spread(values: list[float], form: str) -> str:
