@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from sharetune.spaces.forms import Narrow
-from sharetune.spaces.plan import PARTS, SharingPlan
+from sharetune.spaces.plan import ATTENTION, EXPERTS, FFN, PARTS, SharingPlan
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
         spans[group.stack or ""] |= group.spans()
     banks = [(g, own) for g in sharing if not g.only_loops for own in g.readers()]
     for number, (group, own) in enumerate(banks):
-        for part, roles in PARTS.items():
+        for part, roles in (("attention", ATTENTION), ("ffn", (*FFN, EXPERTS))):
             covered = tuple(role for role in roles if role in group.parts)
-            whole = None if covered == roles else covered
+            whole = None if covered == PARTS[part] else covered
             for layer in own if covered else ():
                 share = group.form_of((layer,)).share()
                 reading = Reading(bank_name(number), share, group.form.name, whole)

@@ -61,7 +61,7 @@ def unchanged_text(lacking: Mapping[str, Sequence[str]]) -> list[str]:
     """
     return [
         f"No plan shares or narrows the {' or the '.join(parts)} of stack {stack!r}, whose "
-        "matrices are of no known kind, as those of a mixture's experts."
+        "matrices are of no known kind; a mixture's experts can be tied, as `parts: experts`."
         for stack, parts in lacking.items()
         if parts
     ]

@@ -40,6 +40,12 @@ ATTENTION = ("q", "k", "v", "o")
 FFN = ("fc_in", "gate", "fc_out")
 """Roles of an FFN's matrices; models without a gated FFN have no `gate`."""
 
+EXPERTS = "experts"
+"""The role of all experts of a mixture, which layers share whole."""
+
+WHOLE = ("norms", EXPERTS)
+"""Roles that layers share whole or not at all."""
+
 PARTS: dict[str, tuple[str, ...]] = {"attention": ATTENTION, "ffn": FFN}
 """Names for several roles at once."""
 
@@ -49,12 +55,12 @@ ONLY_WHOLE = "layers"
 MOST_TIMES = 256
 """Times that layers may run: several times as often as in any model that was published."""
 
-ROLES = (*ATTENTION, *FFN, "norms", "biases")
+ROLES = (*ATTENTION, *FFN, "norms", "biases", EXPERTS)
 """All roles of a layer, in canonical order."""
 
 
 def read_parts(value: Any) -> tuple[str, ...]:
-    """Read roles from ``attention``, ``ffn``, ``norms``, ``biases`` or single roles, in order."""
+    """Read roles from ``attention``, ``ffn``, ``norms``, ``biases``, ``experts`` or single ones."""
     names = [value] if isinstance(value, str) else list(value)
     roles: set[str] = set()
     for name in names:
@@ -63,10 +69,10 @@ def read_parts(value: Any) -> tuple[str, ...]:
                 f"unknown part: {shown(name)}", did_you_mean(str(name), [*PARTS, *ROLES])
             )
         roles.update(PARTS.get(name, (name,)))
-    if not roles & {*ATTENTION, *FFN}:
+    if not roles & {*ATTENTION, *FFN, EXPERTS}:
         raise PlanError(
             f"a group must share at least one matrix, but got parts {shown(names)}",
-            f"add attention, ffn or one of {', '.join(ATTENTION + FFN)}",
+            f"add attention, ffn, {EXPERTS} or one of {', '.join(ATTENTION + FFN)}",
         )
     return tuple(role for role in ROLES if role in roles)
 
@@ -175,8 +181,8 @@ class Group(StrictModel):
     )
     parts: Parts = Field(
         (*ATTENTION, *FFN),
-        description="Parts of each layer that are shared: `attention`, `ffn`, `norms`, `biases` or "
-        "single matrices.",
+        description="Parts of each layer that are shared: `attention`, `ffn`, `norms`, `biases`, "
+        "`experts` or single matrices.",
     )
     assign: AssignmentField = Field(
         Assignment(), description="Assignment of the layers to banks: a name, or `name: argument`."
@@ -208,10 +214,11 @@ class Group(StrictModel):
     def _check(self) -> "Group":
         if isinstance(self.init, str):
             INITS[self.init]
-        if "norms" in self.parts and not isinstance(self.form.canonical(), Tie | None):
+        whole = [role for role in WHOLE if role in self.parts]
+        if whole and not isinstance(self.form.canonical(), Tie | None):
             raise PlanError(
-                f"norms can only be shared whole, but the form is {self.form.name}",
-                "use form: tie, or leave norms out of parts",
+                f"{whole[0]} can only be shared whole, but the form is {self.form.name}",
+                f"use form: tie, or leave {whole[0]} out of parts",
             )
         if getattr(self.form, "heads", False) and "o" not in self.parts:
             raise PlanError(
@@ -358,7 +365,7 @@ class Group(StrictModel):
             return self
         lacking = {role for part in shape.lacking_parts() for role in PARTS[part]}
         roles = tuple(role for role in self.parts if role not in lacking)
-        if not set(roles) & {*ATTENTION, *FFN}:
+        if not set(roles) & {*ATTENTION, *FFN, EXPERTS}:
             present = [part for part in PARTS if part not in shape.lacking_parts()]
             raise PlanError(
                 f"stack {self.stack!r} has none of the parts {write_parts(self.parts)} of a known "

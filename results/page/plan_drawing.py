@@ -197,7 +197,7 @@ def _text(x: float, y: float, text: str, anchor: str, **look: bool) -> str:
 
 def _role_share(part: str, reading: Reading) -> float:
     """Return the fraction of the part's roles that the reading covers, for its width."""
-    return 1.0 if reading.roles is None else len(reading.roles) / len(PARTS[part.lower()])
+    return 1.0 if reading.roles is None else min(1.0, len(reading.roles) / len(PARTS[part.lower()]))
 
 
 def _colour(bank: str) -> str:

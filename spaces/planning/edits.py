@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Drop, Merge
-from sharetune.spaces.plan import PARTS, Group, SharingPlan, StackShape
+from sharetune.spaces.plan import PARTS, WHOLE, Group, SharingPlan, StackShape
 
 Slot = tuple[str, int, str]
 """Stack, layer, and ``attention`` or ``ffn``: at most one edit of a plan changes each."""
@@ -61,7 +61,7 @@ class Edit:
     def parts(self) -> tuple[str, ...]:
         """Parts of its layers that no other edit of the same plan may change."""
         group, roles = self.group, set(self.group.parts)
-        if group.form.removes_layers or group.times > 1 or roles & {"norms", "biases"}:
+        if group.form.removes_layers or group.times > 1 or roles & {*WHOLE, "biases"}:
             return tuple(PARTS)
         return tuple(part for part, members in PARTS.items() if roles & set(members))
 

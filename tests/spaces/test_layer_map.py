@@ -61,9 +61,9 @@ def test_parts_that_no_plan_changes_are_named_by_stack():
     assert mixture.lacking_parts() == ["ffn"]
     assert unchanged_text({"encoder": [], "decoder": mixture.lacking_parts()}) == [
         "No plan shares or narrows the ffn of stack 'decoder', whose matrices are of no known "
-        "kind, as those of a mixture's experts."
+        "kind; a mixture's experts can be tied, as `parts: experts`."
     ]
     assert unchanged_text({"layers": StackShape(4, 0, 0).lacking_parts()}) == [
         "No plan shares or narrows the attention or the ffn of stack 'layers', whose matrices are "
-        "of no known kind, as those of a mixture's experts."
+        "of no known kind; a mixture's experts can be tied, as `parts: experts`."
     ]

@@ -25,7 +25,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Drop, Form, Narrow
 from sharetune.spaces.inits import start_of
-from sharetune.spaces.plan import PARTS, Group, SharingPlan
+from sharetune.spaces.plan import EXPERTS, PARTS, Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.measuring.exact import Sized, further_facts
@@ -33,11 +33,19 @@ from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.feasibility import check_feasible
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
+from sharetune.trainers.models.layer_inputs import input_width
 from sharetune.trainers.models.modules import SharedLinear
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.parameters import head_parameters
 from sharetune.trainers.models.sharing import banks_of, entry_key, share_
-from sharetune.trainers.models.structure import Slot, Stack, find_stacks, is_norm, weight_out_in
+from sharetune.trainers.models.structure import (
+    Slot,
+    Stack,
+    are_experts,
+    find_stacks,
+    is_norm,
+    weight_out_in,
+)
 
 UNCOMPRESSED = Compression()
 """No compression."""
@@ -160,9 +168,16 @@ class Counting:
         bound = plan.bound({name: stack.shape for name, stack in self.stacks.items()})
         key = tuple(map(_size_key, bound.groups)), compression
         if key not in self._known:
-            count = self.built if compression.needs_building else self._with_further
+            builds = compression.needs_building or self._changes_inputs(bound)
+            count = self.built if builds else self._with_further
             self._known[key] = count(bound, compression)
         return dict(self._known[key])
+
+    def _changes_inputs(self, plan: SharingPlan) -> bool:
+        """Return whether the plan also changes tensors that make something for each layer."""
+        depths = {name: len(stack.layers) for name, stack in self.stacks.items()}
+        runs = (len(plan.order(name, depth)) == depth for name, depth in depths.items())
+        return bool(input_width(self.unshared.config)) and not all(runs)
 
     def built(self, plan: SharingPlan, compression: Compression = UNCOMPRESSED) -> dict[str, float]:
         """Return the same by building the model and running it on fake tensors.
@@ -319,16 +334,18 @@ class Counting:
                 _replace(layers[place], slot.path, own)
             yield from ((f"{entry_key(slot.path)}.{n}", e) for n, e in built.bank.items())
         if "norms" in bank.group.parts:
-            yield from self._share_norms(bank, layers, copied=copied)
+            yield from self._share_whole(bank, layers, bank.stack.norms, copied=copied)
+        if EXPERTS in bank.group.parts:
+            yield from self._share_whole(bank, layers, bank.stack.experts, copied=copied)
 
-    def _share_norms(
-        self, bank: "Bank", layers: list[Entries], *, copied: bool
+    def _share_whole(
+        self, bank: "Bank", layers: list[Entries], paths: Sequence[str], *, copied: bool
     ) -> Iterator[tuple[str, Entry]]:
-        for path in bank.stack.norms:
+        for path in paths:
             having = [
                 place
                 for place, index in zip(bank.readers, bank.layers, strict=True)
-                if _has_norm(bank.stack.layers[index], path)
+                if _has_whole(bank.stack.layers[index], path)
             ]
             if len(having) + copied < 2 or not having:
                 continue
@@ -557,9 +574,10 @@ def _replace(layer: Entries, path: str, own: Entries) -> None:
     layer |= {f"{path}.{name}": entry for name, entry in own.items()}
 
 
-def _has_norm(layer: nn.Module, path: str) -> bool:
-    modules = dict(layer.named_modules())
-    return path in modules and is_norm(path, modules[path])
+def _has_whole(layer: nn.Module, path: str) -> bool:
+    """Return whether a layer has a norm, or experts, at `path`."""
+    module = dict(layer.named_modules()).get(path)
+    return module is not None and (is_norm(path, module) or are_experts(path, module))
 
 
 def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) -> BuiltMatrix:

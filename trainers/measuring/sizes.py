@@ -155,12 +155,19 @@ def matrix_parameters(layer: nn.Module, slots: Iterable[Slot]) -> int:
     return sum(weight_out_in(layer.get_submodule(slot.path)).numel() for slot in slots)
 
 
+def _expert_parameters(layer: nn.Module, stack: Stack) -> int:
+    """Return the number of parameters of one layer's experts in matrices."""
+    modules = dict(layer.named_modules())
+    tensors = [p for path in stack.experts if path in modules for p in modules[path].parameters()]
+    return sum(p.numel() for p in tensors if p.dim() > 1)
+
+
 def shareable(stacks: Iterable[Stack]) -> tuple[int, float]:
     """Return ``(n P, P)`` summed over the stacks of an unshared model, P the mean of its layers."""
     whole, single = 0, 0.0
     for stack in stacks:
         layers = [
-            matrix_parameters(layer, slots)
+            matrix_parameters(layer, slots) + _expert_parameters(layer, stack)
             for layer, slots in zip(stack.layers, stack.layer_slots, strict=True)
         ]
         whole, single = whole + sum(layers), single + sum(layers) / len(layers)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -13,18 +14,16 @@ from transformers import PreTrainedConfig
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.layers import runs
-from sharetune.spaces.plan import FFN, Group, SharingPlan, write_parts
+from sharetune.spaces.plan import EXPERTS, FFN, Group, SharingPlan, write_parts
 from sharetune.trainers.models.alignment import can_align
 from sharetune.trainers.models.arrangement import Arrangement, Orders, arrangements
-from sharetune.trainers.models.kinds import REUSE, kv_sharing_modes
+from sharetune.trainers.models.kinds import REUSE, STORE, kv_sharing_modes
+from sharetune.trainers.models.layer_inputs import INPUT_BY_LAYER, input_width
 from sharetune.trainers.models.layer_settings import layer_lists
 from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices, source
 
 LAYER_INDICES = ("layer_idx", "layer_id", "layer_index")
 """Attributes in which modules keep their layer's position, to find its KV cache."""
-
-INPUT_BY_LAYER = "hidden_size_per_layer_input"
-"""The attribute for the width of an embedding that layers read by their number, as Gemma 3n's."""
 
 NO_KIND = (*LAYER_INDICES, "seed")
 """Attributes that differ from layer to layer though the layers are of one kind."""
@@ -64,6 +63,9 @@ def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
     if group.form.roles():
         _refuse_reuse(stack, group, config)
     roles = list(dict.fromkeys(role for slot in stack.slots for role in slot.roles))
+    roles += [EXPERTS] if stack.experts else []
+    if EXPERTS in group.parts:
+        _refuse_experts(stack, group)
     if not set(roles) & set(group.parts):
         raise PlanError(
             f"stack {stack.name!r} has none of the parts {write_parts(group.parts)}",
@@ -95,23 +97,39 @@ def _refuse_arrangement(arrangement: Arrangement, orders: Orders, config: PreTra
     if not arrangement.is_changed:
         return
     changed = next(s for s in arrangement.stacks if [*orders[s.name]] != [*range(len(s.layers))])
-    text_config = config.get_text_config()
-    reason = ""
-    if by_layer := getattr(text_config, INPUT_BY_LAYER, None):
-        reason = f"each has an input by its number: {INPUT_BY_LAYER}={by_layer}"
-    elif shares_keys_and_values(config):
-        reason = "the last ones read keys and values of others"
-    elif changed.beside:
-        reason = f"the model has further parts of each in {', '.join(changed.beside)}"
-    if reason:
+    _refuse_by_number(arrangement, changed.name, config)
+    if changed.beside:
         raise PlanError(
-            f"layers of stack {changed.name!r} can be neither dropped nor repeated, because "
-            f"{reason}",
+            f"layers of stack {changed.name!r} can be neither dropped nor repeated, because the "
+            f"model has further parts of each in {', '.join(changed.beside)}",
             SHARING_HINT,
         )
     listed = any(layer_lists(config, arrangement.length))
     for stack in arrangement.stacks:
         _refuse_order(stack, orders[stack.name], listed=listed)
+
+
+def _refuse_by_number(arrangement: Arrangement, stack: str, config: PreTrainedConfig) -> None:
+    """Refuse to repeat layers that the model gives something of their own, and to drop those whose
+    keys and values others read."""
+    modes = kv_sharing_modes(config.get_text_config())
+    if len(set(arrangement.order)) < len(arrangement.order):
+        width = input_width(config)
+        reason = f"each has an input by its number: {INPUT_BY_LAYER}={width}" if width else ""
+        reason = reason or ("some read keys and values of others" if REUSE in modes else "")
+        if reason:
+            raise PlanError(
+                f"layers of stack {stack!r} cannot be repeated, because {reason}", SHARING_HINT
+            )
+    lost = sorted(
+        {place for place, mode in enumerate(modes) if mode == STORE} - {*arrangement.order}
+    )
+    if lost and REUSE in modes:
+        raise PlanError(
+            f"layer {lost[0]} of {arrangement.path} cannot be dropped, because others read its "
+            "keys and values",
+            f"keep layers {runs([p for p, mode in enumerate(modes) if mode == STORE])}",
+        )
 
 
 def shares_keys_and_values(config: PreTrainedConfig) -> bool:
@@ -155,6 +173,29 @@ def _refuse_other_widths(stack: Stack, group: Group) -> None:
                         f"{sum(slot.sections)} in the other",
                         "share layers of one width, or other parts",
                     )
+
+
+def _refuse_experts(stack: Stack, group: Group) -> None:
+    """Refuse to share experts that are not there, or of layers that have other ones."""
+    for own in group.readers():
+        kinds = [_expert_shapes(stack, layer) for layer in own]
+        if not kinds[0] or any(kind != kinds[0] for kind in kinds):
+            what = "not all have experts alike" if any(kinds) else "they have none"
+            raise PlanError(
+                f"layers {runs(own)} of stack {stack.name!r} cannot share experts, because {what}",
+                f"leave {EXPERTS} out of parts, or name other layers",
+            )
+
+
+def _expert_shapes(stack: Stack, layer: int) -> dict[str, Any]:
+    """Return the shapes of the tensors of a layer's experts, by name."""
+    modules = dict(stack.layers[layer].named_modules())
+    return {
+        f"{path}.{name}": tuple(parameter.shape)
+        for path in stack.experts
+        if path in modules
+        for name, parameter in modules[path].named_parameters()
+    }
 
 
 def _refuse_apart(stack: Stack, run: Sequence[int], what: str) -> None:

@@ -22,6 +22,9 @@ FULL_ATTENTION = "full_attention"
 REUSE = "reuse"
 """How a layer shares keys and values that reads those of another, as Gemma 3n's last ones."""
 
+STORE = "store"
+"""How a layer shares keys and values whose own are read by others."""
+
 Words = Callable[[int], str]
 """The word for the layer at a place of the list."""
 
@@ -45,13 +48,9 @@ def kind_names(
     return [str(number) for number in range(len(kinds))]
 
 
-def has_experts(layer: nn.Module) -> bool:
-    """Return whether the FFN of a layer is a mixture of experts."""
-    return any(EXPERT_WORD.search(name) for name, _ in layer.named_parameters())
-
-
 def _ffn_word(layer: nn.Module) -> str:
-    return "moe" if has_experts(layer) else "dense"
+    has_experts = any(EXPERT_WORD.search(name) for name, _ in layer.named_parameters())
+    return "moe" if has_experts else "dense"
 
 
 def _by_type(config: PreTrainedConfig, length: int) -> Iterator[Words]:

@@ -34,6 +34,9 @@ LISTS_OF_NUMBERS = re.compile(r"(?<!^num)(_layers|_layer_ids|_layer_indices|_idx
 FIRST_LAYERS = re.compile(r"^(first_k_dense_replace|num_dense_layers|moe_layer_start_index)$")
 """Configuration attributes that count the first layers, all of one kind."""
 
+LAST_LAYERS = "num_kv_shared_layers"
+"""The configuration attribute that counts the last layers, which read keys and values of others."""
+
 
 def layer_lists(config: PreTrainedConfig, length: int) -> list[str]:
     """Return the names of the lists of `config` with one entry for each of `length` layers."""
@@ -96,6 +99,8 @@ def _set_numbers(config: PreTrainedConfig, arrangement: Arrangement) -> None:
             setattr(config, name, type(value)(places))
         elif FIRST_LAYERS.match(name) and isinstance(value, int):
             setattr(config, name, sum(before < value for before in kept))
+        elif name == LAST_LAYERS and isinstance(value, int):
+            setattr(config, name, sum(before >= arrangement.length - value for before in kept))
 
 
 def _set_patterns(config: PreTrainedConfig, arrangement: Arrangement) -> None:

@@ -184,21 +184,28 @@ class BankReader(nn.Module):
         return f"reads {self._key}"
 
 
-class SharedNorm(BankReader):
-    """A normalisation layer whose tensors are in the bank."""
+class SharedModule(BankReader):
+    """A module that runs with the tensors of the bank alone."""
 
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        output: Tensor = self.entry(*args, **kwargs)
-        return output
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.entry(*args, **kwargs)
+
+    def materialize(self) -> nn.Module:
+        """Return a private copy of the bank's module."""
+        return deepcopy(self.entry)
+
+
+class SharedNorm(SharedModule):
+    """A normalisation layer whose tensors are in the bank."""
 
     @property
     def weight(self) -> Tensor:
         """Return the bank's scale."""
         return self.entry.weight  # type: ignore[return-value]
 
-    def materialize(self) -> nn.Module:
-        """Return a private copy of the bank's layer."""
-        return deepcopy(self.entry)
+
+class SharedExperts(SharedModule):
+    """The experts of a mixture, all of which are in the bank; the router is the layer's own."""
 
 
 class SharedLinear(BankReader, nn.Linear):

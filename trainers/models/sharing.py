@@ -18,7 +18,7 @@ from sharetune.spaces.assignments import Assignment
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.inits import INITS, start_of
-from sharetune.spaces.plan import Group, SharingPlan
+from sharetune.spaces.plan import EXPERTS, Group, SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_
 from sharetune.trainers.models.arrangement import Arrangement, arrangements
 from sharetune.trainers.models.calibration import Activations
@@ -30,8 +30,15 @@ from sharetune.trainers.models.feasibility import (
 )
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.freezing import keep_frozen_
+from sharetune.trainers.models.layer_inputs import arrange_inputs_
 from sharetune.trainers.models.layer_settings import arrange_settings_
-from sharetune.trainers.models.modules import SharedNorm, repeated, resolved
+from sharetune.trainers.models.modules import (
+    SharedExperts,
+    SharedModule,
+    SharedNorm,
+    repeated,
+    resolved,
+)
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.ordinary import SAME_OUTPUT, largest_difference, ordinary, uniform
 from sharetune.trainers.models.permuting import Family, movable_families
@@ -40,6 +47,7 @@ from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
+    are_experts,
     find_stacks,
     is_norm,
     weight_out_in,
@@ -395,7 +403,9 @@ def _share_bank(
         keep_frozen_(replacing, entries, entry_key(slot.path), modules)
         positions.replace(slot.path, replacing)
     if "norms" in group.parts:
-        _share_norms(positions, stack.norms, entries)
+        _share_whole(positions, stack.norms, entries, is_norm, SharedNorm)
+    if EXPERTS in group.parts:
+        _share_whole(positions, stack.experts, entries, are_experts, SharedExperts)
     return entries
 
 
@@ -409,24 +419,32 @@ def _inputs(
     return [activations[key] for key in keys]
 
 
-def _share_norms(positions: Positions, paths: Iterable[str], entries: nn.ModuleDict) -> None:
+def _share_whole(
+    positions: Positions,
+    paths: Iterable[str],
+    entries: nn.ModuleDict,
+    is_kind: Callable[[str, nn.Module], bool],
+    reader: type[SharedModule],
+) -> None:
+    """Share the modules of one kind at `paths` whole, of the layers that have them."""
     for path in paths:
         standing = [resolved(module) for module in positions.modules(path)]
-        norms = [norm for norm in standing if is_norm(path, norm)]
-        if len(norms) < 2:
+        modules = [module for module in standing if is_kind(path, module)]
+        if len(modules) < 2:
             continue
-        entry = copy.deepcopy(norms[0])
+        configs = [m.config for m in modules[0].modules() if hasattr(m, "config")]
+        entry = copy.deepcopy(modules[0], {id(config): config for config in configs})
         for name, parameter in entry.named_parameters():
-            sources = [norm.get_parameter(name) for norm in norms]
+            sources = [module.get_parameter(name) for module in modules]
             parameter.data = positions.start([source.detach() for source in sources]).clone()
             parameter.requires_grad_(any(source.requires_grad for source in sources))
         entries[entry_key(path)] = entry
         having = [
             i
-            for i, norm in zip(positions.readers, standing, strict=False)
-            if any(norm is n for n in norms)
+            for i, module in zip(positions.readers, standing, strict=False)
+            if any(module is other for other in modules)
         ]
-        readers = [SharedNorm(entries, entry_key(path)) for _ in norms]
+        readers = [reader(entries, entry_key(path)) for _ in modules]
         replace(positions, readers=having).replace(path, readers)
 
 
@@ -460,6 +478,7 @@ def _arrange_layers(model: PreTrainedModel, arrangement: Arrangement) -> None:
             for name in LAYER_INDICES:
                 if isinstance(vars(module).get(name), int):
                     setattr(module, name, place)
+    arrange_inputs_(model, arrangement)
     arrange_settings_(model, arrangement)
 
 

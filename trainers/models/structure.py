@@ -115,14 +115,15 @@ class Stack:
 
     A list of layers of several kinds holds a stack of each. `slots` are the first layer's
     matrices; the others have the same ones, of as many units or of others. `norms` are the paths at
-    which at least one layer has a normalisation with weights. `beside` names lists that hold
-    further parts of the same layers, as XLM's.
+    which at least one layer has a normalisation with weights, `experts` those of all experts of a
+    mixture. `beside` names lists that hold further parts of the same layers, as XLM's.
     """
 
     name: str
     path: str
     layers: nn.ModuleList
     norms: tuple[str, ...]
+    experts: tuple[str, ...]
     layer_slots: tuple[tuple[Slot, ...], ...]
     places: tuple[int, ...]
     length: int
@@ -231,6 +232,13 @@ def is_norm(path: str, module: nn.Module) -> bool:
     return bool(own) and NORM_WORD.search(path + type(module).__name__) is not None
 
 
+def are_experts(path: str, module: nn.Module) -> bool:
+    """Return whether `module`, at `path`, holds a mixture's experts in tensors of experts x out x
+    in."""
+    stacked = any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
+    return stacked and "expert" in (path + type(module).__name__).lower()
+
+
 def _refuse_shared_by_design(model: PreTrainedModel) -> None:
     """Raise if the configuration counts more layers than the longest list holds, as ALBERT's."""
     depth = getattr(model.config, "num_hidden_layers", None)
@@ -327,12 +335,13 @@ def _stack(
     assert isinstance(whole, nn.ModuleList)
     layers = whole if places is None else nn.ModuleList([whole[place] for place in places])
     layers.training = whole.training
-    norms = [p for layer in layers for p, m in layer.named_modules() if is_norm(p, m)]
+    found = [(p, m) for layer in layers for p, m in layer.named_modules()]
     return Stack(
         name,
         path,
         layers,
-        tuple(dict.fromkeys(norms)),
+        tuple(dict.fromkeys(p for p, m in found if is_norm(p, m))),
+        tuple(dict.fromkeys(p for p, m in found if are_experts(p, m))),
         tuple(tuple(_slots(layer, model)) for layer in layers),
         tuple(range(len(whole)) if places is None else places),
         len(whole),

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from sharetune.spaces.forms import Merge
 from sharetune.spaces.local_start import LocalStart
-from sharetune.spaces.plan import Group, SharingPlan
+from sharetune.spaces.plan import WHOLE, Group, SharingPlan
 from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.sharing import banks_of
 from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
@@ -116,7 +116,7 @@ def _inner_path(stack: Stack, group: Group) -> str:
     where only the whole layer does."""
     own = [slot.path.split(".") for slot in stack.slots if set(slot.roles) & set(group.parts)]
     others = [slot.path for slot in stack.slots if not set(slot.roles) & set(group.parts)]
-    if not own or {"norms", "biases"} & set(group.parts):
+    if not own or {*WHOLE, "biases"} & set(group.parts):
         return ""
     common: list[str] = []
     for words in zip(*(path[:-1] for path in own), strict=False):

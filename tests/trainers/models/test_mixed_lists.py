@@ -35,7 +35,7 @@ STACKS = {
     "qwen3_moe": {"layers[dense]": (0, 2), "layers[moe]": (1, 3, 4)},
     "qwen3_next": {"layers[linear]": (0, 1, 2, 4, 5, 6), "layers[attention]": (3, 7)},
 }
-DROPPED = sorted(STACKS.keys() - {"gemma3n_text"})
+KEPT = {("gemma3n_text", "layers[own]"): {3, 4}}  # others read their keys and values
 SHARED = [
     (f, s) for f in STACKS for s in STACKS[f] if s not in ("layers[mamba+moe]", "layers[linear]")
 ]
@@ -94,10 +94,10 @@ def test_half_a_bank_is_loaded_as_it_was_saved(family, name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", DROPPED)
+@pytest.mark.parametrize("family", STACKS)
 def test_a_dropped_layer_is_passed_by(family, tmp_path):
     for name, places in STACKS[family].items():
-        for layer in {0, len(places) - 1}:
+        for layer in {0, len(places) - 1} - KEPT.get((family, name), set()):
             model, whole = build(family), build(family)
             find_stacks(whole)[name].layers[layer].register_forward_hook(_pass_by, with_kwargs=True)
             share_(model, plan(name, "drop", [layer]))
@@ -202,11 +202,32 @@ def test_repeated_layers_follow_their_block():
     assert running.places("layers[attention]") == (2, 8)
 
 
-def test_layers_that_are_found_by_their_number_stay():
+def test_layers_whose_keys_and_values_others_read_stay():
     with pytest.raises(
-        PlanError, match="each has an input by its number: hidden_size_per_layer_in"
+        PlanError, match="layer 4 of model.layers cannot be dropped, because others"
     ):
-        share_(build("gemma3n_text"), plan("layers[own]", "drop", [1]))
+        share_(build("gemma3n_text"), plan("layers[own]", "drop", [4]))
+
+
+def test_layers_of_gemma_3n_are_not_repeated():
+    with pytest.raises(
+        PlanError, match="cannot run 2 times, because altup.correct_output_scale lie"
+    ):
+        share_(build("gemma3n_text"), plan("layers[own]", "tie", [1], times=2, assign="each"))
+
+
+def test_an_ordinary_gemma_3n_has_the_inputs_of_the_layers_that_are_left(tmp_path):
+    model = build("gemma3n_text")
+    groups = [
+        *plan("layers[own]", "drop", [1]).groups,
+        *plan("layers[reuse]", "drop", [0, 3]).groups,
+    ]
+    share_(model, SharingPlan(groups=groups))
+    before = answer(model)
+    assert (model.config.num_hidden_layers, model.config.num_kv_shared_layers) == (7, 3)
+    assert model.model.embed_tokens_per_layer.weight.shape == (99, 7 * 8)
+    materialize_(model).save_pretrained(tmp_path)
+    assert close(answer(type(model).from_pretrained(tmp_path).eval()), before)
 
 
 def test_a_plan_without_a_stack_is_of_the_only_list_of_one_kind():
