@@ -32,7 +32,7 @@ PLAIN = (
 
 YOUNG = (
     *("precision", "optimizer", "scheduler", "max_grad_norm", "tokens"),
-    *("gradient_checkpointing", "micro_batch"),
+    *("gradient_checkpointing", "micro_batch", "trains"),
 )
 """Keys of a recipe that older run folders do not have."""
 
@@ -179,6 +179,11 @@ class Recipe(StrictModel):
         False,
         description="Keep only the layers' inputs for the backward pass and compute the rest "
         "again: less memory, more time, equal gradients.",
+    )
+    trains: Literal["all", "shared"] = Field(
+        "all",
+        description="The weights that are trained: all, or those alone that the plan has made or "
+        "changed, and a head that is new. Without such weights nothing is trained.",
     )
     optimizer: Literal["adamw", "adafactor", "adamw-8bit"] = Field(
         "adamw",

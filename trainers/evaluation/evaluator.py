@@ -79,6 +79,7 @@ from sharetune.trainers.training.micro_batches import equal_part
 from sharetune.trainers.training.resuming import Checkpoints
 from sharetune.trainers.training.rungs import Rungs
 from sharetune.trainers.training.teachers import Teachers, check_tokens
+from sharetune.trainers.training.touched import known, untouched
 from sharetune.trainers.training.tracking import Tracked, check_trackers, tracking
 from sharetune.trainers.training.trainer import (
     TrainingInputs,
@@ -357,7 +358,10 @@ class CandidateEvaluator:
         set_seed(recipe.seed)
         model = self.task.load()
         activations = self._activations(candidate)
+        before = known(model) if recipe.trains == "shared" else None
         share_(model, candidate.plan, activations, schedule=recipe.soften)
+        if before is not None:
+            inputs = replace(inputs, frozen=untouched(model, before))
         if recipe.start is not None:
             start_locally_(model, self.task, activations, recipe.start, recipe.max_length)
         steps = inputs.total_steps

@@ -58,6 +58,7 @@ from sharetune.trainers.training.parameter_groups import parameter_groups
 from sharetune.trainers.training.patience import Patience, hold_out
 from sharetune.trainers.training.resuming import Checkpoints, Remembering
 from sharetune.trainers.training.scattered import Scattered
+from sharetune.trainers.training.touched import frozen
 
 TRIED: dict[str, Any] = {"learning_rate": 0.0, "soften": None, "patience": None}
 """Settings of a recipe under which a step moves nothing."""
@@ -251,8 +252,8 @@ class TrainingInputs:
 
     `total_steps` is the number of optimiser steps, `lesson` the teaching of a recipe that distils.
     At most `micro_batch` examples pass through the model at once (None: as the recipe says): the
-    largest divisor of the batch up to that. A training continues from the latest of `checkpoints`
-    that can be read, if there is one.
+    largest divisor of the batch up to that. Parameters that are `frozen` stay as they are. A
+    training continues from the latest of `checkpoints` that can be read, if there is one.
     """
 
     data: Any
@@ -262,13 +263,15 @@ class TrainingInputs:
     callbacks: Sequence[TrainerCallback] = ()
     micro_batch: int | None = None
     checkpoints: Checkpoints | None = None
+    frozen: Sequence[nn.Parameter] = ()
 
 
 def train(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> list[list[float]]:
     """Train `model` in place on `inputs` and return its curve: ``[[step, loss], ...]``.
 
     In a team (`data_parallel.py`) all members train `model` together and end with the same weights.
-    Raises :class:`CandidateFault` if the loss is not finite.
+    A model of which everything is frozen has an empty curve. Raises :class:`CandidateFault` if the
+    loss is not finite.
     """
     if recipe.distill is not None and inputs.lesson is None:
         raise ConfigError("the recipe distils, but there is no teacher", "give train a lesson")
@@ -277,12 +280,15 @@ def train(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> lis
     curve = Curve()
     data, patience = _held_out(recipe, inputs)
     callbacks = [curve, *_schedule(recipe), *inputs.callbacks, *patience]
-    _fit(model, recipe, replace(inputs, data=data, callbacks=callbacks))
+    with frozen(inputs.frozen):
+        _fit(model, recipe, replace(inputs, data=data, callbacks=callbacks))
     harden_(model)
     return curve.points
 
 
 def _fit(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return
     inputs = _taught(inputs)
     if recipe.dropout is not None:
         set_dropout_(model, recipe.dropout)
@@ -319,7 +325,7 @@ def _most_that_fit(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInput
         short = TrainingInputs(rows, inputs.collate, 2, inputs.lesson, micro_batch=examples)
         return memory_rise(device, lambda: _fit(model, tried, short))
 
-    with torch.random.fork_rng(), memory_watched():
+    with torch.random.fork_rng(), memory_watched(), frozen(inputs.frozen):
         found = most_that_fit(rise, free, recipe.batch_size)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
