@@ -53,6 +53,8 @@ _MODULES = {"plans": "sharetune.search.python.plans", "search": "sharetune.searc
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("sharetune.search.commands.doctor").own_version()
     if name in _MODULES:
         return import_module(_MODULES[name])
     if name not in _HOMES:

@@ -120,8 +120,10 @@ def test_what_stays_unloaded(code, absent):
 
 def test_every_name_of_the_face_exists():
     import sharetune
+    from sharetune.search.commands.doctor import own_version
 
     for name in sharetune.__all__:
         assert name == "plans" or callable(getattr(sharetune, name)), name
+    assert sharetune.__version__ == own_version()
     with pytest.raises(AttributeError, match="has no attribute 'shares'"):
         _ = sharetune.shares
