@@ -89,6 +89,11 @@ def opened(scoring: ScoringRun, unshared: Sizes) -> StoredScores:
     return stored
 
 
+FIRST = {"drop": 0, "narrow": 1}
+"""Places of the kinds that are scored before all others: every rival and several anchors need
+drops, and most plans that win on a pretrained model narrow."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """An edit to score: what it `saved`, by name, and whether it is `outside` the space."""
@@ -100,8 +105,8 @@ class Wanted:
 def wanted_edits(scoring: ScoringRun, unshared: Sizes) -> dict[Edit, Wanted]:
     """Count what each edit to score saves; those that save nothing are left out.
 
-    They are those that the space allows and those that rivals are made of, drops first, which
-    every rival and several anchors need.
+    They are those that the space allows and those that rivals are made of, the most useful first,
+    as time may not suffice for all.
     """
     evaluator, settings = scoring.evaluator, scoring.config.scores
     stacks, widths = evaluator.stacks, evaluator.widths
@@ -111,7 +116,7 @@ def wanted_edits(scoring: ScoringRun, unshared: Sizes) -> dict[Edit, Wanted]:
     edits = dict.fromkeys(inside, False)
     edits = dict.fromkeys(grid(stacks, widths=widths, kinds=others), True) | edits
     found = {}
-    for edit in sorted(edits, key=lambda edit: (edit.kind != "drop", edits[edit])):
+    for edit in sorted(edits, key=lambda edit: (FIRST.get(edit.kind, len(FIRST)), edits[edit])):
         if kinds is None or edit.kind in kinds:
             saved = _saved(scoring, edit, unshared)
             if saved is not None and max(saved.values()) > 0:
@@ -129,9 +134,9 @@ def _saved(scoring: ScoringRun, edit: Edit, unshared: Sizes) -> dict[str, float]
 
 
 class Allowance(NamedTuple):
-    """How many `edits` may be scored, those known already among them, and for how many seconds."""
+    """How many `scores` may be taken, those known already among them, and for how many seconds."""
 
-    edits: float = inf
+    scores: float = inf
     seconds: float = inf
 
 
@@ -150,29 +155,31 @@ def score_all(
     Those that start from the same weights are scored once. The unshared model comes first, for
     its loss.
     """
-    unshared = stored.plans.get(SharingPlan())
-    left = [edit for edit in edits if not stored.is_known(edit)]
-    groups: dict[SharingPlan, list[Edit]] = {} if unshared else {SharingPlan(): []}
-    for edit in left:
+    groups: dict[SharingPlan, list[Edit]] = {}
+    for edit in edits:
         groups.setdefault(plan_of([edit.untrained()]), []).append(edit)
-    members = list(groups.items())
-    candidates = [scoring.candidate(plan) for plan in groups]
-    known, began = len(edits) - len(left), inf
-    bar = Steps("scoring edits", len(edits), known)
+    left = {plan: [e for e in own if not stored.is_known(e)] for plan, own in groups.items()}
+    left = {plan: own for plan, own in left.items() if own}
+    taken, began = len(groups) - len(left), inf
+    bar = Steps("scoring edits", len(groups), taken)
+    unshared = stored.plans.get(SharingPlan())
+    members = [*([] if unshared else [(SharingPlan(), [])]), *left.items()]
+    candidates = [scoring.candidate(plan) for plan, _ in members]
     with bar, closing(scoring.scores(candidates)) as scores:
         for number, found in scores:
             began = min(began, time.monotonic())
             plan, own = members[number]
             _write(scoring.file, plan, {edit: edits[edit] for edit in own}, found)
-            bar.advance(len(own))
-            if isinstance(found, PlanScore) and not own:
+            if own:
+                taken += 1
+                bar.advance()
+            elif isinstance(found, PlanScore):
                 unshared = found
-            known += len(own)
             if unshared is not None:
-                edits_allowed, seconds = allowed(unshared)
-                if edits_allowed < len(edits):
-                    bar.limit(int(edits_allowed))
-                if known >= edits_allowed or time.monotonic() - began > seconds:
+                most, seconds = allowed(unshared)
+                if most < len(groups):
+                    bar.limit(int(most))
+                if taken >= most or time.monotonic() - began > seconds:
                     return
 
 

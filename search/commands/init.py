@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
+from sharetune.spaces.pace import Pace
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.run_folder import RunFolder
 
@@ -34,6 +35,16 @@ LEAST_STEPS = 20
 TRAINED = 0.6
 """Part of given hours that trainings may take, by the rehearsal: the rest is for scoring, latency,
 and for workers that slow one another down."""
+
+
+ROUNDS, LEAST_ROUNDS = 20, 3
+"""Rounds of a latency measurement: for intervals of a few per cent, and for any interval at all."""
+
+TIMED = 0.05
+"""Part of given hours that these rounds may take."""
+
+MODELS, FORMS = 8, 3
+"""Models that are timed after a search, about, and the forms in which each is used in a round."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ space:
     batch_size: {batch}
     max_length: {length}               # {unit}
 
-latency: {{rounds: 20}}             # measured after the trials, on the front and the anchors
+latency: {{rounds: {rounds}}}             # measured after the trials, on the front and the anchors
 # finalists: {{seeds: 3}}           # then trains these again on three further seeds; with
 #                                 # validation: 0.2 in task, only they see the test split
 """
@@ -102,14 +113,16 @@ class Size:
     trials: int
     steps: int
     batch: int = BATCH
+    rounds: int = ROUNDS
 
-    def fitting(self, hours: float, a_step: float, besides: float, workers: int) -> "Size":
-        """Return a size that takes at most about `hours`.
+    def fitting(self, hours: float, pace: Pace, besides: float, workers: int) -> "Size":
+        """Return a size that takes at most about `hours`, by the `pace` of batches as they are.
 
-        `a_step` are a step's seconds with batches as they are, `besides` a trial's seconds without
-        its steps. Short time has few trials first, then few steps, then small batches. Raises
-        :class:`ConfigError` for hours in which ten trials train nothing.
+        `besides` are a trial's seconds without its steps. Short time has few trials first, then few
+        steps, then small batches, and few rounds of latency. Raises :class:`ConfigError` for hours
+        in which ten trials train nothing.
         """
+        a_step = pace.step_s
         seconds = TRAINED * 3600 * hours * workers
         steps, batch = (seconds / LEAST_TRIALS - besides) / a_step, self.batch
         while steps < min(LEAST_STEPS, self.steps) and batch > LEAST_BATCH:
@@ -122,7 +135,8 @@ class Size:
             )
         steps = min(int(steps), self.steps)
         trials = min(MOST_TRIALS, int(seconds / (besides + steps * a_step)))
-        return Size(trials, steps, batch)
+        rounds = TIMED * 3600 * hours / (MODELS * FORMS * pace.judge_s)
+        return Size(trials, steps, batch, max(LEAST_ROUNDS, min(self.rounds, int(rounds))))
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,7 @@ class Proposal:
             budget=f"trials: {size.trials}{limit}",
             steps=size.steps,
             batch=size.batch,
+            rounds=size.rounds,
             epochs=size.steps * size.batch / self.examples,
         )
 
@@ -280,7 +295,7 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
             return proposed, expectation(config, evaluator, pace, out.parent)
         recipe = config.space.reference_recipe()
         besides = pace.trial_s(recipe, evaluator.rows) - proposed.size.steps * pace.step_s
-        size = proposed.size.fitting(hours, pace.step_s, besides, workers_of(config))
+        size = proposed.size.fitting(hours, pace, besides, workers_of(config))
         pace = replace(pace, step_s=pace.step_s * size.batch / proposed.size.batch)
         proposed = replace(proposed, size=size, hours=hours)
         out.write_text(proposed.text, "utf-8")

@@ -31,8 +31,8 @@ BANK_RATIOS = (0.25, 0.5)
 STORED = {"basis": 0.8, "lowrank": 0.65}
 """Part of the parameters of a pair's FFN that a form with ranks stores."""
 
-RANGE_VALUES = 3
-"""Values taken of a range in a space: both ends and what lies evenly between."""
+RANGE_PARTS = (0.5, 0.0, 1.0)
+"""Places on a range in a space whose values are taken, the one that says most first."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def grid_of(
 ) -> tuple[Edit, ...]:
     """List the edits that a study's space allows; a space without groups allows the whole grid.
 
-    For each template of groups: its forms with the knobs it gives (of a range both ends and the
-    middle), on each single layer it may take where the form is drop or narrow, else on each run
+    For each template of groups: its forms with the knobs it gives (of a range the middle and
+    both ends), on each single layer it may take where the form is drop or narrow, else on each run
     of as many adjacent layers as it asks for at least, two or more. Parts and starts are those it
     names; where it names none each part is an edit of its own, and ties and merges start from
     the first layer and from the last. Combinations that no group can have are left out, and so
@@ -162,8 +162,7 @@ def _spaced(low: float, high: float, step: float | None, *, log: bool) -> list[f
     whole = all(isinstance(number, int) for number in (low, high, step or 1))
     step = step or (1 if whole else None)
     values = []
-    for i in range(RANGE_VALUES):
-        part = i / (RANGE_VALUES - 1)
+    for part in RANGE_PARTS:
         value = low * (high / low) ** part if log else low + part * (high - low)
         value = low + step * int((value - low) / step + 1e-9) if step else value
         values.append(int(value) if whole else round(value, 12))

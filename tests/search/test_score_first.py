@@ -164,18 +164,36 @@ def test_scoring_ends_after_its_seconds(tmp_path):
     assert note["edits"] < 12 and note["wanted"] == 36
 
 
+class Costly(Scored):
+    """A fake that scores on 64 examples. A training of 2 steps of 16 costs 96, which is 1.5 scores;
+    a fifth of 12 trainings is 3.6."""
+
+    def score(self, candidate, resources):
+        return PlanScore(super().score(candidate, resources).distance, examples=64)
+
+
+COSTLY = {"steps": 2, "batch_size": 16}
+
+
 @pytest.mark.slow
 def test_scoring_costs_a_fifth_of_the_trainings(tmp_path):
-    """A training of 2 steps of 16 costs 96 examples: 1.5 scores; a fifth of 12 of them is 3.6."""
-
-    class Counted(Scored):
-        def score(self, candidate, resources):
-            return PlanScore(super().score(candidate, resources).distance, examples=64)
-
-    space = SPACE | {"recipe": {"steps": 2, "batch_size": 16}}
-    run(scored_study(space=space), out=tmp_path / "run", evaluator=Counted())
+    run(scored_study(space=SPACE | {"recipe": COSTLY}), out=tmp_path / "run", evaluator=Costly())
     note = noted(tmp_path / "run")["scoring"]
     assert (note["edits"], note["scores_a_training"]) == (4, 1.5)
+
+
+def test_a_merge_that_costs_what_its_drop_does_takes_nothing_of_the_limit(tmp_path):
+    forms = {"choices": ["merge", {"narrow": {"keep": 0.5}}, "drop"]}
+    space = {"plan": [{"layers": LAYERS, "form": forms}], "recipe": COSTLY}
+    run(scored_study(space=space), out=tmp_path / "run", evaluator=Costly())
+    found = ScoreFile(tmp_path / "run" / "scores.jsonl").read().scored.values()
+    assert sorted(one.edit.layers for one in found if one.edit.kind == "drop") == [
+        (0,),
+        (1,),
+        (2,),
+        (3,),
+    ]
+    assert sum(one.edit.kind == "merge" for one in found) == 7  # those that leave out 0 to 3
 
 
 def test_a_training_costs_three_forward_passes_a_step():

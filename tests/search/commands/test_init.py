@@ -8,6 +8,7 @@ from sharetune.search.commands.cli import app
 from sharetune.search.commands.init import Size, write_study
 from sharetune.search.config import load_config
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.pace import Pace
 from sharetune.trainers.tasks.base import TASKS
 from tests.checkpoint import write_checkpoint, write_rows
 from tests.trainers.tasks.test_tasks import configured, prepared, tones
@@ -176,26 +177,29 @@ def test_data_of_another_task(tmp_path, task, message):
     assert "hint: " in result.output
 
 
+PACE = Pace(load_s=1.0, step_s=2.0, judge_s=0.2, memory=0)
+
+
 @pytest.mark.parametrize(
     ("hours", "size"),
     [
-        (4.0, Size(100, 50, 16)),  # ends sooner
-        (0.5, Size(18, 50, 16)),
-        (0.25, Size(10, 44, 16)),
-        (0.1, Size(10, 23, 8)),  # half the batch, so that there are steps enough
-        (0.05, Size(10, 3, 4)),
+        (4.0, Size(100, 50, 16, 20)),  # ends sooner
+        (0.5, Size(18, 50, 16, 18)),
+        (0.25, Size(10, 44, 16, 9)),
+        (0.1, Size(10, 23, 8, 3)),  # half the batch, so that there are steps enough
+        (0.05, Size(10, 3, 4, 3)),
     ],
 )
 def test_trials_and_steps_that_fit_into_hours(hours, size):
-    # 60 % of the time of two workers; 20 s besides the steps of a trial
-    assert Size(24, 50, 16).fitting(hours, a_step=2.0, besides=20.0, workers=2) == size
+    # 60 % of the time of two workers; 20 s besides the steps of a trial; 0.2 s for each model's use
+    assert Size(24, 50).fitting(hours, PACE, besides=20.0, workers=2) == size
     seconds = size.trials * (20.0 + size.steps * 2.0 * size.batch / 16)
     assert seconds <= 0.6 * 2 * 3600 * hours
 
 
 def test_hours_in_which_nothing_is_trained():
     with pytest.raises(ConfigError, match=r"10 trials take more than 0\.04 hours") as error:
-        Size(24, 50, 16).fitting(0.04, a_step=2.0, besides=20.0, workers=2)
+        Size(24, 50).fitting(0.04, PACE, besides=20.0, workers=2)
     assert error.value.hint.startswith("give at least 0.1 hours")
 
 

@@ -105,17 +105,17 @@ def test_a_space_gives_layers_parts_forms_and_starts():
     assert texts(grid_of(allowed, SIX)) == ["1..2 tie ffn from mean", "2..3 tie ffn from mean"]
 
 
-def test_of_a_range_both_ends_and_the_middle_are_tried():
+def test_of_a_range_the_middle_and_both_ends_are_tried():
     bank = {"bank": {"ratio": {"low": 0.3, "high": 0.9, "step": 0.1}}}
     allowed = space({"layers": "1..2", "parts": "ffn", "form": bank})
     assert texts(grid_of(allowed, SIX)) == [
-        "1..2 bank 0.3 ffn from mean",
         "1..2 bank 0.6 ffn from mean",
+        "1..2 bank 0.3 ffn from mean",
         "1..2 bank 0.9 ffn from mean",
     ]
     ranks = {"lowrank": {"rank": {"low": 4, "high": 64, "log": True}}}
     allowed = space({"layers": "1..2", "parts": "ffn", "form": ranks})
-    assert [one.group.form.rank for one in grid_of(allowed, SIX)] == [4, 16, 64]
+    assert [one.group.form.rank for one in grid_of(allowed, SIX)] == [16, 4, 64]
 
 
 def test_choices_of_a_space_are_tried_in_turn():
