@@ -1,12 +1,13 @@
 """Peak memory of a search's driver and of its worker over 10 MB and over 2 GB of text.
 
-    python benchmarks/streaming.py [--megabytes 10 2000] [--folder FOLDER]
+    python benchmarks/streaming.py [--megabytes 10 2000] [--executor ray|local] [--folder FOLDER]
 
 Generates texts of words that are drawn by Zipf's law, 4 kB a line, and runs a real search on each
 file with `stream: true`: a random Llama of two layers, width 32, its tokenizer learned from the
-first part, two trials of 20 steps on one Ray worker. Prints for each process its largest resident
-memory, of which files that are mapped (the blocks) are a part that the system takes back where it
-is needed, and its largest memory that no file backs, read ten times a second.
+first part, two trials of 20 steps on one Ray worker; `local` trains in the driver itself. Prints
+for each process its largest resident memory, of which files that are mapped (the blocks) are a part
+that the system takes back where it is needed, and its largest memory that no file backs, read ten
+times a second.
 """
 
 import argparse
@@ -24,6 +25,9 @@ import yaml
 
 WORDS = 30_000
 LINE = 4_000
+POOL = 1_000_000
+"""Words of the lines that a file is put together from, in another order each time."""
+
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -38,7 +42,6 @@ STUDY = {
     "objectives": ["perplexity", "parameters"],
     "budget": {"trials": 2},
     "anchors": ["unshared", "tied"],
-    "resources": {"workers": 1},
     "latency": {"rounds": 0},
     "space": {"recipe": {"steps": 20, "batch_size": 4, "max_length": 128}},
 }
@@ -47,18 +50,17 @@ KINDS = ("VmHWM", "RssAnon")
 
 
 def write_text(file: Path, megabytes: int) -> None:
-    """Write lines of words, the n-th drawn in proportion to 1 / n."""
+    """Write lines of words, the n-th drawn in proportion to 1 / n; lines come again."""
     draw = np.random.default_rng(0)
     letters = [*"abcdefghijklmnopqrstuvwxyz"]
     words = np.array(["".join(draw.choice(letters, 2 + n % 8)) for n in range(WORDS)])
     weights = 1 / np.arange(1, WORDS + 1)
+    drawn = " ".join(draw.choice(words, POOL, p=weights / weights.sum()))
+    pool = [drawn[i : i + LINE].strip() + "\n" for i in range(0, len(drawn), LINE)]
     left = megabytes * 10**6
     with file.open("w") as lines:
         while left > 0:
-            drawn = draw.choice(words, 200_000, p=weights / weights.sum())
-            text = " ".join(drawn)
-            cut = [text[i : i + LINE].strip() for i in range(0, len(text), LINE)]
-            left -= lines.write("\n".join(cut) + "\n")
+            left -= lines.write("".join(pool[i] for i in draw.permutation(len(pool))))
 
 
 def processes(driver: int) -> dict[str, int]:
@@ -98,13 +100,15 @@ def memory(process: int) -> dict[str, int]:
     return {name: int(value) // 1024 for name, value in found.items()}
 
 
-def measure(folder: Path, megabytes: int) -> dict[str, dict[str, int]]:
+def measure(folder: Path, megabytes: int, executor: str) -> dict[str, dict[str, int]]:
     """Run a search over generated text, and return each process's peaks in MiB."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "train.txt", megabytes)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     task = {"name": "text-generation", "train": "train.txt", "stream": True}
-    (folder / "study.yaml").write_text(yaml.safe_dump({"model": ".", "task": task} | STUDY))
+    study = {"model": ".", "task": task, "executor": executor} | STUDY
+    study["resources"] = {"workers": 1} if executor == "ray" else {}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
     command = [sys.executable, "-m", "sharetune", "search", "study.yaml", "--out", "run"]
     with (folder / "log").open("w") as log:
         search = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=os.environ)
@@ -119,15 +123,16 @@ def measure(folder: Path, megabytes: int) -> dict[str, dict[str, int]]:
     return peaks
 
 
-def main(sizes: list[int], folder: Path) -> None:
+def main(sizes: list[int], executor: str, folder: Path) -> None:
     """Print a table, one line a size."""
     print("| text | driver | of it no file | worker | of it no file | seconds | blocks on disk |")
     print("|---|---|---|---|---|---|---|")
     for size in sizes:
         began, place = time.time(), folder / str(size)
-        peaks = measure(place, size)
+        peaks = measure(place, size, executor)
         disk = sum(f.stat().st_size for f in (place / "run/cache").glob("train-*/**/*.arrow"))
-        cells = [f"{peaks[name][kind]:,} MiB" for name in peaks for kind in KINDS]
+        values = [peaks[name].get(kind) for name in peaks for kind in KINDS]
+        cells = ["" if value is None else f"{value:,} MiB" for value in values]
         took = f"{time.time() - began:.0f}"
         print(f"| {size} MB | {' | '.join(cells)} | {took} | {disk / 2**20:,.0f} MiB |", flush=True)
         shutil.rmtree(place)
@@ -136,7 +141,8 @@ def main(sizes: list[int], folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 2000])
+    parser.add_argument("--executor", choices=("ray", "local"), default="ray")
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        main(given.megabytes, given.folder or Path(scratch))
+        main(given.megabytes, given.executor, given.folder or Path(scratch))

@@ -75,7 +75,7 @@ def _ends(text: str, count: int, places: Spans | None) -> np.ndarray:
         return np.zeros(0, np.int64)
     if places is None:
         return np.linspace(0, len(text), count + 1).round().astype(np.int64)[1:]
-    ends: np.ndarray = np.maximum.accumulate(np.array(places, np.int64)[:, 1])
+    ends: np.ndarray = np.maximum.accumulate(np.array([last for _, last in places], np.int64))
     ends[-1] = len(text)
     return ends
 
