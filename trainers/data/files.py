@@ -60,7 +60,7 @@ def read_file(path: Path, content: Path | None = None) -> pd.DataFrame:
         raise _malformed(path, kind, error) from None
     except (zlib.error, lzma.LZMAError) as error:
         raise _malformed(path, kind, error) from None
-    _refuse_unwritable(frame, path)
+    refuse_unwritable(frame, path)
     return frame
 
 
@@ -98,7 +98,8 @@ def _undecodable(path: Path, error: UnicodeDecodeError) -> DataError:
     )
 
 
-def _refuse_unwritable(frame: pd.DataFrame, path: Path) -> None:
+def refuse_unwritable(frame: pd.DataFrame, path: Path | str) -> None:
+    """Raise :class:`DataError` for a cell with a NUL byte, or with half a letter."""
     for name in frame.columns:
         for row, cell in enumerate(frame[name], 1):
             if is_unwritable(cell):

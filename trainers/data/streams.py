@@ -18,7 +18,13 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from sharetune.spaces.errors import DataError
-from sharetune.trainers.data.files import LONGEST_CELL, READERS, frame_of, kind_of
+from sharetune.trainers.data.files import (
+    LONGEST_CELL,
+    READERS,
+    frame_of,
+    kind_of,
+    refuse_unwritable,
+)
 from sharetune.trainers.data.tables import PATTERN
 
 PART_ROWS = 1000
@@ -56,19 +62,24 @@ def streamed(source: str, split: str, most: int | None = None) -> Iterator[pd.Da
 
 
 def checked(
-    parts: Iterator[pd.DataFrame], check: Callable[[pd.DataFrame], pd.DataFrame]
+    parts: Iterator[pd.DataFrame], source: str, check: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> Iterator[pd.DataFrame]:
-    """Pass each part through `check`, whose errors count rows from the part's first."""
+    """Pass each part of `source` through `check`, whose errors count rows from the part's first.
+
+    Raises :class:`DataError` as well for texts that no tokenizer reads.
+    """
     before = 0
     for part in parts:
         try:
-            yield check(part)
+            refuse_unwritable(part, source)
+            found = check(part)
         except DataError as error:
             if before:
                 raise DataError(
                     f"{error.message} (rows counted after the first {before:,})", error.hint
                 ) from None
             raise
+        yield found
         before += len(part)
 
 

@@ -276,8 +276,8 @@ class Task(StrictModel, ABC):
         """
         return logits
 
-    def predictions_of(self, rows: Any) -> Sequence[int] | None:
-        """Return how many predictions :meth:`counted` finds in each of `rows`.
+    def predictions_of(self, rows: Any) -> Any:
+        """Return how many predictions :meth:`counted` finds in each of `rows`, a sequence or array.
 
         None: that depends on the other rows of a batch, so nothing can be kept of it.
         """

@@ -218,7 +218,7 @@ class SpeechRecognition(Task):
         frames = model._get_feature_vector_attention_mask(logits.shape[1], heard)
         return logits[frames.to(logits.device)]
 
-    def predictions_of(self, rows: Any) -> Sequence[int] | None:
+    def predictions_of(self, rows: Any) -> Any:
         return None
 
     def sample(self, model: PreTrainedModel, batch: int, max_length: int) -> dict[str, Tensor]:

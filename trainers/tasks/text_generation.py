@@ -43,6 +43,9 @@ ALONE = 5
 HELD_ROWS = 1000
 """Rows that are held out of a stream at most: a test on more takes long and tells little more."""
 
+PREDICTED_AT_ONCE = 1000
+"""Blocks whose predicted tokens are counted at once."""
+
 SEEN = 1e-4
 """Largest difference of logits, as a fraction of the largest, that rounding makes of it."""
 
@@ -133,7 +136,7 @@ class TextGeneration(Task):
 
         def parts(source: str, split: str, most: int | None = None) -> Iterator[pd.DataFrame]:
             found = streamed(source, split, most)
-            return checked(found, lambda part: self._columns(part, source))
+            return checked(found, source, lambda part: self._columns(part, source))
 
         def train() -> Iterator[pd.DataFrame]:
             return parts(self.train, "train", self.most_rows)
@@ -233,9 +236,10 @@ class TextGeneration(Task):
     def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         return logits[:, :-1][(batch["labels"][:, 1:] != UNCOUNTED).to(logits.device)]
 
-    def predictions_of(self, rows: Any) -> Sequence[int]:
-        labels = rows.with_format("numpy")["labels"][:]
-        return (labels[:, 1:] != UNCOUNTED).sum(1).tolist()
+    def predictions_of(self, rows: Any) -> Any:
+        parts = rows.with_format("numpy").iter(PREDICTED_AT_ONCE)
+        counts = [(part["labels"][:, 1:] != UNCOUNTED).sum(1) for part in parts]
+        return np.concatenate(counts)
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         return write_on(model, inputs["input_ids"][:, NEW_TOKENS:], NEW_TOKENS)

@@ -119,7 +119,7 @@ class Translation(Task):
     def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         return logits[(batch["labels"] != UNCOUNTED).to(logits.device)]
 
-    def predictions_of(self, rows: Any) -> Sequence[int]:
+    def predictions_of(self, rows: Any) -> Any:
         return [len(row) for row in rows["labels"]]
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:

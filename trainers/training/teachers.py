@@ -57,8 +57,10 @@ class Teachers:
         take at most 256 MiB, else the `top_k` of each on disk if the settings say how many.
         """
         task = self.task.task
-        only_logits = not (settings.hidden or settings.relations)
-        counts = task.predictions_of(split.rows) if only_logits else None
+        wanted = not (settings.hidden or settings.relations)
+        if 4 * len(split.rows) * self._classes > MOST_CACHED_BYTES:  # one prediction a row at least
+            wanted = wanted and settings.top_k is not None
+        counts = task.predictions_of(split.rows) if wanted else None
         if counts is not None:
             starts = np.concatenate([[0], np.cumsum(counts)])
             if 4 * starts[-1] * self._classes <= MOST_CACHED_BYTES:

@@ -106,9 +106,13 @@ def test_errors_count_rows_from_the_part_s_first():
 
     parts = [pd.DataFrame({"text": ["a", "b"]}), pd.DataFrame({"text": ["bad"]})]
     with pytest.raises(DataError, match=r"a bad row 1 \(rows counted after the first 2\)"):
-        list(checked(iter(parts), refuse))
+        list(checked(iter(parts), "t", refuse))
     with pytest.raises(DataError, match="a bad row 1$"):
-        list(checked(iter(parts[1:]), refuse))
+        list(checked(iter(parts[1:]), "t", refuse))
+    with pytest.raises(
+        DataError, match="t has a NUL byte or half a letter in row 1, column 'text'"
+    ):
+        list(checked(iter([pd.DataFrame({"text": ["a\0b"]})]), "t", refuse))
 
 
 @pytest.mark.parametrize(
