@@ -458,11 +458,16 @@ def line(row: Row) -> str:
 
 
 def summary(rows: Iterable[Row]) -> str:
-    """Return the counts of all outcomes."""
+    """Return the counts of all outcomes, and the seconds that they took."""
     tried = [row for row in rows if not row.reason]
+    return f"{counts_text(tried)} ({sum(row.seconds for row in tried):.0f} s of CPU)"
+
+
+def counts_text(tried: Sequence[Row]) -> str:
+    """Return the counts of all outcomes of families that were tried."""
     counts = Counter(outcome.kind for row in tried for outcome in row.outcomes.values())
     told = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("ok", "refused", "wrong", "error"))
-    return f"{len(tried)} families: {told} ({sum(row.seconds for row in tried):.0f} s of CPU)"
+    return f"{len(tried)} families: {told}"
 
 
 def as_page(rows: Sequence[Row]) -> str:
@@ -476,7 +481,7 @@ def _page_lines(rows: Sequence[Row]) -> Iterator[str]:
     others = [row for row in rows if row.reason and NO_STACK not in row.reason]
     yield "# Model families"
     yield ""
-    yield INTRODUCTION.format(version=transformers.__version__, summary=summary(tried))
+    yield INTRODUCTION.format(version=transformers.__version__, summary=counts_text(tried))
     yield ""
     yield "| check | what it does |"
     yield "|---|---|"

@@ -18,7 +18,7 @@ from sharetune.spaces.plan import EXPERTS, FFN, Group, SharingPlan, write_parts
 from sharetune.trainers.models.alignment import can_align
 from sharetune.trainers.models.arrangement import Arrangement, Orders, arrangements
 from sharetune.trainers.models.kinds import REUSE, STORE, kv_sharing_modes
-from sharetune.trainers.models.layer_inputs import INPUT_BY_LAYER, input_width
+from sharetune.trainers.models.layer_inputs import INPUT_BY_LAYER, can_lose_layers, input_width
 from sharetune.trainers.models.layer_settings import layer_lists
 from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices, source
 
@@ -112,15 +112,18 @@ def _refuse_arrangement(arrangement: Arrangement, orders: Orders, config: PreTra
 def _refuse_by_number(arrangement: Arrangement, stack: str, config: PreTrainedConfig) -> None:
     """Refuse to repeat layers that the model gives something of their own, and to drop those whose
     keys and values others read."""
-    modes = kv_sharing_modes(config.get_text_config())
-    if len(set(arrangement.order)) < len(arrangement.order):
-        width = input_width(config)
-        reason = f"each has an input by its number: {INPUT_BY_LAYER}={width}" if width else ""
-        reason = reason or ("some read keys and values of others" if REUSE in modes else "")
-        if reason:
-            raise PlanError(
-                f"layers of stack {stack!r} cannot be repeated, because {reason}", SHARING_HINT
-            )
+    modes, width = kv_sharing_modes(config.get_text_config()), input_width(config)
+    repeats = len(set(arrangement.order)) < len(arrangement.order)
+    reason = "some read keys and values of others" if repeats and REUSE in modes else ""
+    if width and (repeats or not can_lose_layers(config)):
+        reason = f"each has an input by its number: {INPUT_BY_LAYER}={width}"
+    if reason:
+        raise PlanError(
+            f"layers of stack {stack!r} can be neither dropped nor repeated, because {reason}"
+            if not repeats
+            else f"layers of stack {stack!r} cannot be repeated, because {reason}",
+            SHARING_HINT,
+        )
     lost = sorted(
         {place for place, mode in enumerate(modes) if mode == STORE} - {*arrangement.order}
     )

@@ -11,7 +11,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from families import CHECKS, try_family
 
 REFUSED = {
-    "embedding_gemma2_text": {"save": "layers that share must be of one width"},
+    "embedding_gemma2_text": {
+        "save": "layers that share must be of one width",
+        "drop": "each has an input by its number",
+    },
     "flaubert": {"tie": "has none of the parts", "drop": "neither dropped nor repeated"},
     "gemma4_unified_text": {"save": "cannot share self_attn.", "count": "cannot share self_attn."},
     "jetmoe": {"tie": "has none of the parts"},
@@ -24,6 +27,7 @@ REFUSED = {
 
 RIGHT = (
     *("aria", "bitnet", "clip", "codegen", "data2vec-audio", "gpt_neo", "longformer"),
+    *("gemma3n_text", "jamba", "qwen3_moe"),
     *("marian", "mixtral", "mobilebert", "siglip", "swin", "switch_transformers", "whisper"),
 )
 

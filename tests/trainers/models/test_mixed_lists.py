@@ -11,6 +11,8 @@ from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import ModelError, PlanError
 from sharetune.spaces.plan import StackShape
 from sharetune.trainers import load_shared, materialize_, share_
+from sharetune.trainers.measuring.counting import Counting
+from sharetune.trainers.measuring.sizes import facts
 from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.calibration import record_activations
 from sharetune.trainers.models.sample_inputs import samples
@@ -216,6 +218,13 @@ def test_layers_of_gemma_3n_are_not_repeated():
         share_(build("gemma3n_text"), plan("layers[own]", "tie", [1], times=2, assign="each"))
 
 
+def test_layers_stay_where_what_is_made_for_each_is_not_known():
+    with pytest.raises(
+        PlanError, match="neither dropped nor repeated, because each has an input by"
+    ):
+        share_(build("embedding_gemma2_text"), plan("layers", "drop", [1]))
+
+
 def test_an_ordinary_gemma_3n_has_the_inputs_of_the_layers_that_are_left(tmp_path):
     model = build("gemma3n_text")
     groups = [
@@ -264,3 +273,19 @@ def test_a_distance_is_that_of_the_whole_model(family):
             wanted, new = (m(**batch).logits.log_softmax(-1) for m in (model, shared))
         expected = float((wanted.exp() * (wanted - new)).sum(-1).mean())
         assert scorer.score(one).distance == pytest.approx(expected, rel=1e-3)
+
+
+def test_narrowed_layers_of_one_kind_are_counted_as_built(tmp_path):
+    model, real = build("qwen3_moe").to("meta"), build("qwen3_moe")
+    inputs = {name: value.to("meta") for name, value in samples(model)[0].items()}
+    groups = [
+        *plan("layers[dense]", {"narrow": {"keep": 0.5}}).groups,
+        *plan("layers[moe]", {"narrow": {"keep": 0.75}}, [0, 2], parts="attention").groups,
+        *plan("layers[moe]", "drop", [1]).groups,
+    ]
+    one = SharingPlan(groups=groups)
+    built = share_(copy.deepcopy(model), one)
+    assert Counting(model, inputs).facts(one) == facts(model, built, inputs)
+    share_(real, one).save_pretrained(tmp_path)
+    assert close(answer(load_shared(tmp_path)), answer(real))
+    assert written(real, use_cache=True) == written(real, use_cache=False)
