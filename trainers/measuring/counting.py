@@ -143,7 +143,8 @@ class Counting:
 
     def __init__(self, unshared: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         self.unshared, self.inputs = unshared, inputs
-        self._rest, self._view = _entries(unshared), _look(unshared, inputs)
+        self._rest = _entries(unshared)
+        self._view = _look(copy.deepcopy(unshared), inputs)  # some models keep states of a pass
         self.stacks = self._view.stacks
         self._whole, self._single = sizes.shareable(self.stacks.values())
         lists = {stack.path for stack in self.stacks.values()}

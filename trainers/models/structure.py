@@ -345,7 +345,7 @@ def _stack(
         tuple(tuple(_slots(layer, model)) for layer in layers),
         tuple(range(len(whole)) if places is None else places),
         len(whole),
-        _beside(model, path),
+        _beside(model, path) + (() if places is None else _numbers_kept(model, path)),
     )
 
 
@@ -358,6 +358,17 @@ def _beside(model: PreTrainedModel, path: str) -> tuple[str, ...]:
     others = [n for n, m in parent.named_children() if isinstance(m, nn.ModuleList) and n != name]
     own = [n for n in others if indices and re.search(INDEXED.format(n, f"({indices})"), text)]
     return tuple(own)
+
+
+def _numbers_kept(model: PreTrainedModel, path: str) -> tuple[str, ...]:
+    """Return the lists of layers' numbers that what holds the list at `path` keeps, as Mllama's."""
+    parent = model.get_submodule(path.rpartition(".")[0])
+    return tuple(
+        name
+        for name, values in vars(parent).items()
+        if "layer" in name and isinstance(values, list | tuple) and values
+        if all(isinstance(value, int) for value in values)
+    )
 
 
 def _units(slots: Sequence[Slot], roles: tuple[str, ...]) -> int:

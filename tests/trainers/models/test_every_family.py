@@ -18,6 +18,7 @@ REFUSED = {
     "flaubert": {"tie": "has none of the parts", "drop": "neither dropped nor repeated"},
     "gemma4_unified_text": {"save": "cannot share self_attn.", "count": "cannot share self_attn."},
     "jetmoe": {"tie": "has none of the parts"},
+    "mllama": {"drop": "further parts of each in cross_attention_layers"},
     "pegasus_x": {"drop": "cannot take the place", "reuse": "applied to other states as well"},
     "t5gemma2": {"reuse": "applied to other states as well"},
     "wavlm": {"reuse": "reads the weights of"},
@@ -27,7 +28,7 @@ REFUSED = {
 
 RIGHT = (
     *("aria", "bitnet", "clip", "codegen", "data2vec-audio", "gpt_neo", "longformer"),
-    *("gemma3n_text", "jamba", "qwen3_moe"),
+    *("gemma3n_text", "jamba", "qwen3_moe", "recurrent_gemma"),
     *("marian", "mixtral", "mobilebert", "siglip", "swin", "switch_transformers", "whisper"),
 )
 
