@@ -203,3 +203,17 @@ def test_a_gpu_trains_in_bfloat16_as_in_float32():
         curves.append([loss for _, loss in train(shared("llama"), wanted, inputs)])
     assert curves[0] == pytest.approx(curves[1], rel=0.02)
     assert curves[1][-1] < curves[1][0]
+
+
+@pytest.mark.slow
+def test_bfloat16_ends_where_float32_does_on_three_seeds(evaluator, tmp_path):
+    """The two differ by less than the seeds do."""
+    ends = {"float32": [], "bfloat16": []}
+    for seed in range(3):
+        for precision, found in ends.items():
+            wanted = candidate(evaluator, precision=precision, seed=seed, dropout=0.0)
+            folder = tmp_path / f"{precision}-{seed}"
+            found.append(evaluated(evaluator, wanted, folder).scores.metrics["eval_loss"])
+    gaps = [half - whole for half, whole in zip(ends["bfloat16"], ends["float32"], strict=True)]
+    assert any(gaps)
+    assert max(map(abs, gaps)) < max(ends["float32"]) - min(ends["float32"])
