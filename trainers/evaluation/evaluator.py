@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.compression import Compression
+from sharetune.spaces.digest import digest
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.evaluator import (
     PREDICTIONS,
@@ -46,6 +47,7 @@ from sharetune.trainers.data.text_augmentation import check_augmentation
 from sharetune.trainers.evaluation.candidate_latency import device_name, measured_latency
 from sharetune.trainers.evaluation.compressing import compress_
 from sharetune.trainers.evaluation.local_starts import start_locally_
+from sharetune.trainers.evaluation.recordings import kept_recording
 from sharetune.trainers.evaluation.rehearsal import rehearse
 from sharetune.trainers.loading import load_shared
 from sharetune.trainers.measuring.counting import Counting
@@ -55,6 +57,7 @@ from sharetune.trainers.models.calibration import (
     layer_similarity,
     record_activations,
 )
+from sharetune.trainers.models.compensation import Recorded
 from sharetune.trainers.models.dtypes import TRAINED, cast_
 from sharetune.trainers.models.positions import refuse_beyond_positions
 from sharetune.trainers.models.pretrained import body_skeleton
@@ -89,8 +92,8 @@ from sharetune.trainers.training.trainer import (
     train,
 )
 
-CALIBRATION_TOKENS = 2048
-"""Tokens of a calibration batch at most, padding included, which bounds its memory."""
+CALIBRATION_TOKENS = 512
+"""Tokens of a calibration batch at most, padding included: the inputs of all matrices are held."""
 
 SCORING_SEED = 0
 """Seed of a head that the checkpoint does not have, so that all workers score the same model."""
@@ -420,18 +423,19 @@ class CandidateEvaluator:
         batches = scoring_batches(split, rows, self.predictions)
         set_seed(SCORING_SEED)
         model = self.task.load()
-        return Scorer(model, batches, self._record(model, max_length, MOMENT_TOKENS))
+        return Scorer(model, batches, self._recorded(max_length, MOMENT_TOKENS))
 
     @cached_property
     def _recorded(self) -> Any:
         return lru_cache(maxsize=1)(self._new_recorded)
 
     def _new_recorded(self, max_length: int, moment_tokens: int) -> Activations:
-        return self._record(self.task.load(), max_length, moment_tokens)
+        def record() -> Recorded:
+            batches = self._calibration_batches(max_length)
+            return record_activations(self.task.load(), batches, moment_tokens=moment_tokens)
 
-    def _record(self, model: PreTrainedModel, max_length: int, moment_tokens: int) -> Activations:
-        batches = self._calibration_batches(max_length)
-        return record_activations(model, batches, moment_tokens=moment_tokens)
+        name = digest([self.task.start, max_length, moment_tokens])
+        return kept_recording(self.task.cache / "recorded" / f"{name}.pt", record)
 
     def _calibration_batches(
         self, max_length: int, *, labelled: bool = False

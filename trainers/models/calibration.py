@@ -61,7 +61,7 @@ def record_activations(
             tokens += rows
             if tokens >= max(max_tokens, moment_tokens):
                 break
-    whole = {key: torch.cat(parts)[:max_tokens] for key, parts in kept.items()}
+    whole = {key: torch.cat(kept.pop(key))[:max_tokens] for key in [*kept]}  # each part freed
     return Recorded({key: whole[first] for key, first in readers.items()}, moments)
 
 
