@@ -16,10 +16,15 @@ from sharetune.results.page.candidate_pages import delivery
 from sharetune.results.page.review import opened_first
 from sharetune.results.reading.study import StudyRecord, one_run, read_study
 from sharetune.results.table_text import table_text
-from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.anchors import ANCHORS, UNSHARED
 
 EXPORT = "to export the model that the report opens with"
 """Purpose of the first command that may follow a search."""
+
+NEAREST = (
+    "no smaller model is within a point of the unshared one; to export the one that comes nearest"
+)
+"""Purpose of that command where the report opens with the unshared model."""
 
 SEEDS = "to train the front again on 3 further seeds, and see how sure its numbers are"
 """Purpose of the second."""
@@ -88,14 +93,28 @@ def _off_the_front(row: Row) -> int:
 def next_steps(run: Path, resume: str) -> dict[str, str]:
     """List commands that may follow a search, by what they do; `resume` continues it."""
     study = read_study(run)
-    first = opened_first(study)
-    export = "" if first is None else delivery(study, first).export
+    first, nearest = opened_first(study), _nearest(study)
+    exported = first if nearest is None else nearest
+    export = "" if exported is None else delivery(study, exported).export
     seeds = "" if retrainings(study.frame) else f"{resume} --set finalists.seeds=3"
     asked = (study.config.get("budget") or {}).get("trials", 0)
     twice = 2 * max(asked, Counts.of(study.frame).trained)
     steps = {
-        EXPORT: export,
+        EXPORT if nearest is None else NEAREST: export,
         SEEDS: seeds,
         FURTHER: f"{resume} --set budget.trials={twice}",
     }
     return {what: command for what, command in steps.items() if command}
+
+
+def _nearest(study: StudyRecord) -> int | None:
+    """Return the front's best other trial where the report opens with the unshared model."""
+    final = final_study(study)
+    rows = pareto_front(final.frame, final.objectives)
+    opened = rows[rows["number"] == opened_first(study)]
+    others = rows[rows["anchor"] != UNSHARED]
+    if opened.empty or others.empty or opened["anchor"].iloc[0] != UNSHARED:
+        return None
+    quality = final.quality
+    ordered = others.sort_values(quality.name, ascending=quality.direction == "minimize")
+    return int(ordered["number"].iloc[0])

@@ -5,8 +5,9 @@ from rich.table import Table
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.table_text import table_text
-from sharetune.results.terminal import front_table, warning
+from sharetune.results.terminal import EXPORT, NEAREST, front_table, next_steps, warning
 from sharetune.spaces import SharingPlan
+from sharetune.spaces.run_folder import RunFolder
 from tests.results.conftest import complete
 
 
@@ -49,3 +50,33 @@ def test_a_table_is_plain_text_in_a_notebook(monkeypatch, capsys):
     table.add_row("1", "tied")
     assert table_text(table, 80) == "trial  plan\n1      tied"
     assert capsys.readouterr().out == ""
+
+
+def keep_weights(run, trials):
+    for number in range(trials):
+        RunFolder(run).trial(number).model.mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "what", "number"),
+    [
+        ((0.9, 0.895, 0.7), EXPORT, 1),  # within a point
+        ((0.9, 0.8, 0.85), NEAREST, 2),  # the best of the others
+    ],
+)
+def test_the_command_exports_a_model_that_is_smaller(make_run, accuracies, what, number):
+    unshared, one, other = accuracies
+    run = make_run(
+        complete(unshared, 200, anchor="unshared"),
+        complete(one, 150, SharingPlan.range(1, 4, 0.7)),
+        complete(other, 160, SharingPlan.range(1, 4, 0.5)),
+    )
+    keep_weights(run, 3)
+    first, *_ = next_steps(run, "sharetune search study.yaml --resume").items()
+    assert first == (what, f"sharetune export {run} {number} demo-{number}")
+
+
+def test_a_run_of_the_unshared_model_alone_exports_it(make_run):
+    run = make_run(complete(0.9, 200, anchor="unshared"))
+    keep_weights(run, 1)
+    assert next(iter(next_steps(run, ""))) == EXPORT
