@@ -12,7 +12,7 @@ from benchmarks.matrix.workload import Workload
 from sharetune.spaces.anchors import Stacks
 from sharetune.spaces.assignments import Assignment
 from sharetune.spaces.forms import Drop, Form, LowRank, Narrow
-from sharetune.spaces.plan import ROLES, Group, SharingPlan, read_parts
+from sharetune.spaces.plan import Group, SharingPlan, read_parts
 from sharetune.spaces.planning.rivals import RivalFronts
 from sharetune.spaces.planning.solving import front
 
@@ -21,6 +21,9 @@ SCORED = {DROPS: "drops", NARROWING: "narrowing", LOW_RANK: "low rank", SHARING:
 
 STEPS = 40
 """Sizes of a ladder between nothing and all."""
+
+WHOLE = read_parts(("attention", "ffn", "norms", "biases"))
+"""All matrices of a layer without experts."""
 
 MOST_EXAMPLES = 64
 """Examples that a score is measured on at most."""
@@ -91,7 +94,7 @@ def _tied(stacks: Stacks, banks: Mapping[str, int]) -> SharingPlan:
             Group(
                 layers="all",
                 stack=name,
-                parts=ROLES,
+                parts=WHOLE,
                 assign=Assignment("cycle", banks[name]),
                 init="first",
             )

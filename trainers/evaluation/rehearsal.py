@@ -33,8 +33,12 @@ SLOW_S = 5.0
 TIMED = 16
 """Examples whose predictions are timed."""
 
-BEYOND_A_BATCH: dict[str, Any] = {"patience": None, "start": None, "soften": None, "augment": None}
-"""Parts of a recipe that one batch of the unshared model does not meet."""
+BEYOND_A_BATCH: dict[str, Any] = {
+    **{"patience": None, "start": None, "soften": None, "augment": None},
+    "learning_rate": 0.0,
+}
+"""Parts of a recipe that a batch of the unshared model does not meet; and a learning rate that
+leaves its weights as they are, since a large one, without a warm-up, could ruin them."""
 
 
 def rehearse(task: PreparedTask, recipe: Recipe) -> Pace | None:

@@ -15,14 +15,14 @@ REFUSED = {
         "save": "layers that share must be of one width",
         "drop": "each has an input by its number",
     },
-    "flaubert": {"tie": "has none of the parts", "drop": "neither dropped nor repeated"},
+    "flaubert": {"loop": "neither dropped nor repeated", "drop": "neither dropped nor repeated"},
     "gemma4_unified_text": {"save": "cannot share self_attn.", "count": "cannot share self_attn."},
     "jetmoe": {"tie": "has none of the parts"},
     "mllama": {"drop": "further parts of each in cross_attention_layers"},
     "pegasus_x": {"drop": "cannot take the place", "reuse": "applied to other states as well"},
     "t5gemma2": {"reuse": "applied to other states as well"},
     "wavlm": {"reuse": "reads the weights of"},
-    "xlm": {"drop": "neither dropped nor repeated", "loop": "has none of the parts"},
+    "xlm": {"drop": "neither dropped nor repeated", "loop": "neither dropped nor repeated"},
 }
 """Checks that a family is refused, by family, each with a part of the reason."""
 
