@@ -1,4 +1,4 @@
-"""What distillation wins back of SmolLM2's perplexity when a fifth of its stack is taken.
+"""Measure the perplexity of SmolLM2 at 80 % of its stack, trained with and without a teacher.
 
     python examples/smollm2/prepare.py
     python benchmarks/distilling.py [--out FILE.jsonl] [--runs FOLDER] [--seeds 3] [--steps 60]

@@ -48,7 +48,7 @@ PLANS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process took: seconds from start to end, seconds of CPU, and its peak memory in MiB.
+    """The cost of a process: seconds from start to end, seconds of CPU, peak memory in MiB.
 
     `text` is what it printed.
     """

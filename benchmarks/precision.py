@@ -1,4 +1,4 @@
-"""What precision, recomputed layers and batches in parts change of training SmolLM2 with a plan.
+"""Compare losses, memory and gradients of SmolLM2 by precision, recomputed layers, micro-batches.
 
     python examples/smollm2/prepare.py
     python benchmarks/precision.py [curves copy memory parts] [--out FILE.jsonl] [--steps 20]

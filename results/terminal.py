@@ -93,7 +93,8 @@ def _off_the_front(row: Row) -> int:
 def next_steps(run: Path, resume: str) -> dict[str, str]:
     """List commands that may follow a search, by what they do; `resume` continues it."""
     study = read_study(run)
-    first, nearest = opened_first(study), _nearest(study)
+    first = opened_first(study)
+    nearest = _nearest(study, first)
     exported = first if nearest is None else nearest
     export = "" if exported is None else delivery(study, exported).export
     seeds = "" if retrainings(study.frame) else f"{resume} --set finalists.seeds=3"
@@ -107,11 +108,11 @@ def next_steps(run: Path, resume: str) -> dict[str, str]:
     return {what: command for what, command in steps.items() if command}
 
 
-def _nearest(study: StudyRecord) -> int | None:
-    """Return the front's best other trial where the report opens with the unshared model."""
+def _nearest(study: StudyRecord, first: int | None) -> int | None:
+    """Return the front's best other trial where the report opens, with `first`, unshared."""
     final = final_study(study)
     rows = pareto_front(final.frame, final.objectives)
-    opened = rows[rows["number"] == opened_first(study)]
+    opened = rows[rows["number"] == first]
     others = rows[rows["anchor"] != UNSHARED]
     if opened.empty or others.empty or opened["anchor"].iloc[0] != UNSHARED:
         return None

@@ -36,6 +36,10 @@ from sharetune.spaces.run_folder import RunFolder
 SAVINGS = ("parameters", "bytes", "flops")
 """Exact sizes that an edit can save."""
 
+FIRST = {"drop": 0, "narrow": 1}
+"""Places of the kinds that are scored before all others: every rival and several anchors need
+drops, and most plans that win on a pretrained model narrow."""
+
 
 @dataclass(frozen=True)
 class ScoringRun:
@@ -87,11 +91,6 @@ def opened(scoring: ScoringRun, unshared: Sizes) -> StoredScores:
     scoring.refuse_other(stored.header)
     file.cut_partial_line()
     return stored
-
-
-FIRST = {"drop": 0, "narrow": 1}
-"""Places of the kinds that are scored before all others: every rival and several anchors need
-drops, and most plans that win on a pretrained model narrow."""
 
 
 @dataclass(frozen=True)

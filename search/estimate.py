@@ -22,12 +22,14 @@ def seconds_to_come(search: Search) -> float | None:
 
     None where there is neither.
     """
+    config = search.config
     ended = [trial.seconds["total"] for trial in search.ledger.complete if trial.seconds]
-    if not ended and search.pace is None:
+    if ended:
+        each = mean(ended)
+    elif search.pace is not None:
+        each = search.pace.trial_s(config.space.reference_recipe(), search.evaluator.rows)
+    else:
         return None
-    config, rows = search.config, search.evaluator.rows
-    recipe = config.space.reference_recipe()
-    each = mean(ended) if ended else search.pace.trial_s(recipe, rows) if search.pace else 0.0
     trials = max(0, config.budget.trials - search.ledger.started)
     return each * math.ceil(trials / workers_of(config))
 

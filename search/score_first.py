@@ -17,6 +17,7 @@ from sharetune.search.edit_scoring import (
 from sharetune.search.progress_bars import stderr_console
 from sharetune.spaces.errors import ConfigError, RunError, SharetuneError
 from sharetune.spaces.evaluator import Evaluator, PlanScore
+from sharetune.spaces.pace import steps_of
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.run_folder import RunFolder
@@ -125,5 +126,4 @@ def scores_a_training(score: PlanScore, recipe: Recipe, rows: int) -> float | No
     """
     if not score.examples:
         return None
-    steps = recipe.steps or math.ceil(recipe.passes(rows) * rows / recipe.batch_size)
-    return FORWARDS * steps * recipe.batch_size / score.examples
+    return FORWARDS * steps_of(recipe, {"train": rows}) * recipe.batch_size / score.examples

@@ -21,13 +21,15 @@ class Pace:
     memory: int
 
     def trial_s(self, recipe: Recipe, rows: Mapping[str, int]) -> float:
-        """Return the seconds of a trial of the unshared model; `rows` count each split's examples.
+        """Return the seconds of an unshared trial; `rows` count each split's examples."""
+        return self.step_s * steps_of(recipe, rows) + self.besides_s(rows)
+
+    def besides_s(self, rows: Mapping[str, int]) -> float:
+        """Return the seconds of a trial without its steps.
 
         A trained model is saved in about the time that one is loaded.
         """
-        judged = rows.get("validation", rows.get("test", 0))
-        steps = steps_of(recipe, rows)
-        return 2 * self.load_s + self.step_s * steps + self.judge_s * judged
+        return 2 * self.load_s + self.judge_s * rows.get("validation", rows.get("test", 0))
 
 
 def steps_of(recipe: Recipe, rows: Mapping[str, int]) -> int:

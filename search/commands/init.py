@@ -36,7 +36,6 @@ TRAINED = 0.6
 """Part of given hours that trainings may take, by the rehearsal: the rest is for scoring, latency,
 and for workers that slow one another down."""
 
-
 ROUNDS, LEAST_ROUNDS = 20, 3
 """Rounds of a latency measurement: for intervals of a few per cent, and for any interval at all."""
 
@@ -192,7 +191,6 @@ def write_study(
     out.write_text(proposed.text, "utf-8")
     try:
         proposed, expected = _rehearsed(out, proposed, hours)
-        out.write_text(proposed.text, "utf-8")
     except BaseException:
         out.unlink()
         raise
@@ -275,8 +273,8 @@ def _beside(given: str, out: Path) -> str:
 def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Proposal, str]:
     """Prepare the study that was written, and try its first batch.
 
-    Returns it, with the size that fits into `hours` if they are given, and what to expect of it.
-    Raises :class:`SharetuneError` if a search of it would.
+    Returns it, written anew with the size that fits into `hours` if they are given, and what to
+    expect of it. Raises :class:`SharetuneError` if a search of it would.
     """
     from sharetune.search.config import load_config
     from sharetune.search.estimate import expectation, workers_of
@@ -293,8 +291,7 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
             return proposed, "a batch needs more memory than this process can have"
         if hours is None:
             return proposed, expectation(config, evaluator, pace, out.parent)
-        recipe = config.space.reference_recipe()
-        besides = pace.trial_s(recipe, evaluator.rows) - proposed.size.steps * pace.step_s
+        besides = pace.besides_s(evaluator.rows)
         size = proposed.size.fitting(hours, pace, besides, workers_of(config))
         pace = replace(pace, step_s=pace.step_s * size.batch / proposed.size.batch)
         proposed = replace(proposed, size=size, hours=hours)

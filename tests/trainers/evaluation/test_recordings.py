@@ -1,4 +1,4 @@
-"""What matrices read is recorded once, and read back as it was."""
+"""Recorded inputs of matrices are written once and read back unchanged."""
 
 import torch
 

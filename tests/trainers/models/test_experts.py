@@ -15,6 +15,7 @@ from sharetune.trainers.measuring.sizes import facts
 from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.structure import find_stacks
 from tests.paths import ROOT
+from tests.trainers.models.comparing import close, written
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from tiny_models import answer, build
@@ -33,16 +34,6 @@ EXPERTS = {
 def plan(stack, parts="experts", **rule):
     group = {"stack": stack, "layers": "all", "parts": parts, "init": "first", **rule}
     return SharingPlan.model_validate({"groups": [group]})
-
-
-def close(found, expected):
-    return torch.allclose(found, expected, atol=1e-4, rtol=1e-4)
-
-
-def written(model, use_cache):
-    ids = samples(model)[0]["input_ids"][:1, :5]
-    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    return model.generate(ids, **settings, use_cache=use_cache).tolist()
 
 
 @pytest.mark.slow

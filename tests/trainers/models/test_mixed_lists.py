@@ -20,6 +20,7 @@ from sharetune.trainers.models.structure import find_stacks
 from sharetune.trainers.scoring.scorer import Scorer
 from sharetune.trainers.training.parameter_groups import distances, top_parameters
 from tests.paths import ROOT
+from tests.trainers.models.comparing import close, written
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from families import _pass_by
@@ -46,16 +47,6 @@ SHARED = [
 def plan(stack, form, layers="all", **rule):
     group = {"stack": stack, "layers": layers, "form": form, **rule}
     return SharingPlan.model_validate({"groups": [group]})
-
-
-def close(found, expected):
-    return torch.allclose(found, expected, atol=1e-4, rtol=1e-4)
-
-
-def written(model, use_cache):
-    ids = samples(model)[0]["input_ids"][:1, :5]
-    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    return model.generate(ids, **settings, use_cache=use_cache).tolist()
 
 
 @pytest.mark.parametrize("family", STACKS)

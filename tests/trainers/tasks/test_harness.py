@@ -86,7 +86,7 @@ def registered(monkeypatch):
 
 
 def command(model, tasks, names, out):
-    """What the harness's own command writes for a saved model."""
+    """Run the harness's own command on a saved model; return the JSON that it writes."""
     options = ("--model", "hf", "--model_args", f"pretrained={model},dtype=float32")
     options += ("--tasks", ",".join(names), "--include_path", str(tasks), "--batch_size", "4")
     options += ("--output_path", str(out), "--log_samples", "--device", "cpu")

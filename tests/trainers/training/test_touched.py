@@ -1,4 +1,4 @@
-"""What a plan has made or changed is trained alone, if the recipe says so."""
+"""`trains: shared` trains only the weights that a plan has made or changed."""
 
 from dataclasses import replace
 
