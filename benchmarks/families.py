@@ -290,6 +290,10 @@ def dropping(family: str) -> None:
 
 
 def _pass_by(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    if "prev_attn_output" in kwargs:  # Reformer's layers have two streams
+        return output._replace(
+            hidden_states=kwargs["hidden_states"], attn_output=kwargs["prev_attn_output"]
+        )
     hidden = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
     if isinstance(output, Tensor):
         return hidden
