@@ -22,7 +22,7 @@ edits."""
 
 Sizes = dict[str, float]
 """Numbers that are exact before training, by name: parameters, stack_parameters, bytes, flops,
-effective_ratio, and the exact objectives that plugins add."""
+effective_ratio, cache_bytes, and the exact objectives that plugins add."""
 
 Metrics = dict[str, float]
 """Numbers that training leads to, by objective name: accuracy, eval_loss, ..."""

@@ -25,7 +25,7 @@ from sharetune.trainers.models.modules import SharedLinear, linear
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Task
 
 OBJECTIVES.register("misses")(Objective("misses", "misses", "minimize", source="trained"))
-OBJECTIVES.register("cache_bytes")(Objective("cache_bytes", "KV cache", "minimize", "B"))
+OBJECTIVES.register("layer_passes")(Objective("layer_passes", "layers run", "minimize"))
 OBJECTIVES.register("uses")(Objective("uses", "uses until warm", "minimize", source="quiet"))
 
 
@@ -82,12 +82,11 @@ class Length(Task):
         return Scores({"misses": float(sum(int(row.argmax()) != one for row, one in pairs))})
 
 
-@EXACT.register("cache_bytes")
-def cache_bytes(sized):
-    """bytes of one example's KV cache in float32"""
-    tokens, width = sized.inputs["input_ids"].shape[1], sized.unshared.config.hidden_size
+@EXACT.register("layer_passes")
+def layer_passes(sized):
+    """layers that one forward pass runs"""
     depth = sized.unshared.config.num_hidden_layers
-    return 2 * 4 * tokens * width * len(sized.plan.order("layers", depth))
+    return len(sized.plan.order("layers", depth))
 
 
 @QUIET.register("uses")

@@ -90,7 +90,7 @@ def one_of_each(study, folder, **changes):
         study,
         folder,
         task={"name": "length", "train": "train.csv", "test": "test.csv"},
-        objectives=["misses", "parameters", "cache_bytes"],
+        objectives=["misses", "parameters", "layer_passes"],
         anchors=["unshared", "ends"],
         sampler={"seeded": {"shift": 1}},
         budget={"trials": 4},
@@ -150,13 +150,13 @@ def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
     frame = results.load(run)
     assert (frame["state"] == "COMPLETE").all()
     assert frame["misses"].between(0, 30).all()
-    assert frame["cache_bytes"].tolist() == [8192.0] * 4  # 2 x 4 B x 8 tokens x 32 x 4 layers
+    assert frame["layer_passes"].tolist() == [4.0] * 4
     assert frame["anchor"].tolist()[:2] == ["unshared", "ends"]
     assert frame["compression.methods.rounded.decimals"].dropna().isin([1, 2]).all()
     measured = frame["uses"].dropna()
     assert len(measured) >= 2 and (measured == 1.0).all()  # the anchors and the front
     page = (run / "report.html").read_text()
-    assert "KV cache" in page
+    assert "layers run" in page
     weights = load_shared(run / "trials" / "3" / "model").base_model.encoder.layer[0]
     rounded = weights.output.LayerNorm.weight
     assert torch.equal(rounded, rounded.round(decimals=2))
@@ -168,7 +168,7 @@ def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
     assert read.stdout.split("\n")[:3] == [
         "misses misses trained ",
         "parameters parameters exact ",
-        "cache_bytes KV cache exact B",
+        "layer_passes layers run exact ",
     ], read.stderr
 
 
@@ -183,5 +183,5 @@ def test_one_of_each_is_searched_on_ray_workers(study, tmp_path):
     frame = results.load(tmp_path / "run")
     assert (frame["state"] == "COMPLETE").all()
     assert frame["plan"].str.contains("gain").any()
-    assert frame["cache_bytes"].tolist() == [8192.0] * 4
+    assert frame["layer_passes"].tolist() == [4.0] * 4
     assert frame["uses"].notna().sum() >= 2  # the anchors and the front

@@ -58,9 +58,9 @@ Attributes of a trial
     rival           {"of", "kind"} of the trial on the front that it is a rival of
     finalist        number of the trial that this one trains again, on another seed
     facts           known before training: {"parameters", "stack_parameters", "flops", "bytes",
-                    "effective_ratio"}, and, where edits were scored, the plan's "distance" from
-                    the unshared model, untrained, and its "predicted_distance", the sum of its
-                    edits' scores
+                    "effective_ratio", "cache_bytes"}, and, where edits were scored, the plan's
+                    "distance" from the unshared model, untrained, and its "predicted_distance", the
+                    sum of its edits' scores
     metrics         measured: {"accuracy", "macro_f1", "eval_loss", "calibration_error", ...}
     test            the same three of the test split, of a finalist where the study selects on a
                     validation split: {"metrics", "per_class", "confusion"}

@@ -69,6 +69,9 @@ def _counts(unshared: PreTrainedModel, plan: SharingPlan, max_length: int) -> st
         _row(f"FLOPs, {max_length} tokens", before["flops"] / 1e9, after["flops"] / 1e9, "G"),
         f"effective ratio      {after['effective_ratio']:.3f}",
     ]
+    if before["cache_bytes"]:
+        sizes = before["cache_bytes"] / 1e6, after["cache_bytes"] / 1e6
+        rows.insert(-1, _row(f"cache, {max_length} tokens", *sizes, "MB"))
     stacks = stacks_text({name: len(stack.layers) for name, stack in find_stacks(unshared).items()})
     return "\n".join([f"{type(unshared).__name__}: {stacks}; plan: {plan}", *rows])
 

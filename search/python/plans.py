@@ -106,8 +106,9 @@ def count(plan: AnyPlan, model: AnyModel, tokens: int = TOKENS) -> dict[str, flo
     """Return what a plan stores and computes on a model, by name; nothing is loaded or trained.
 
     The names: parameters, stack_parameters, bytes, flops (of a forward pass of one example of
-    `tokens`), effective_ratio (0..1). Raises :class:`PlanError` if the plan does not fit, and
-    :class:`ConfigError` for more tokens than the model reads.
+    `tokens`), effective_ratio (0..1), cache_bytes (of such an example's keys and values; 0 for an
+    encoder). Raises :class:`PlanError` if the plan does not fit, and :class:`ConfigError` for more
+    tokens than the model reads.
     """
     return plan_sizes(_shell(model), [read(plan)], tokens)[1]
 

@@ -23,11 +23,12 @@ from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.forms import Drop, Form, Narrow
+from sharetune.spaces.forms import Drop, Form, Narrow, Reuse
 from sharetune.spaces.inits import start_of
 from sharetune.spaces.plan import EXPERTS, PARTS, Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
+from sharetune.trainers.measuring.cache import Kept, cache_watched
 from sharetune.trainers.measuring.exact import Sized, further_facts
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.arrangement import arrangements
@@ -37,11 +38,13 @@ from sharetune.trainers.models.layer_inputs import input_width
 from sharetune.trainers.models.modules import SharedLinear
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.parameters import head_parameters
+from sharetune.trainers.models.shared_cache import keeps_keys
 from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
     are_experts,
+    attention_path,
     find_stacks,
     is_norm,
     weight_out_in,
@@ -105,24 +108,28 @@ class MatrixUse:
 class View:
     """One forward pass of a model without banks.
 
-    `flops` are those of the whole, `layer_flops` those of each layer, by stack; `layers` are each
+    `flops` are those of the whole, `layer_flops` those of each layer, by stack, `layer_kept` what
+    each keeps in the cache, and `kept_elsewhere` the bytes of layers of no stack; `layers` are each
     layer's tensors, and `uses` tells how each matrix of a layer is used.
     """
 
     stacks: dict[str, Stack]
     flops: int
     layer_flops: dict[str, list[int]]
+    layer_kept: dict[str, list[Kept]]
+    kept_elsewhere: int
     layers: dict[str, list[Entries]]
     uses: dict[tuple[str, int, str], MatrixUse]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One layer as a plan narrows it: its tensors, its FLOPs, and by path each matrix that can be
-    shared, as a module, a slot and a use."""
+    """One layer as a plan narrows it: its tensors, its FLOPs, what it keeps in the cache, and by
+    path each matrix that can be shared, as a module, a slot and a use."""
 
     entries: Entries
     flops: int
+    kept: Kept
     matrices: dict[str, tuple[nn.Module, Slot, MatrixUse]]
 
 
@@ -202,6 +209,8 @@ class Counting:
         orders = {name: plan.order(name, len(s.layers)) for name, s in self.stacks.items()}
         seen = self._seen(plan)
         layers, flops = self._tensors_at_positions(orders, seen)
+        cached = self._view.kept_elsewhere
+        cached += sum(seen[name, i].kept.all for name, order in orders.items() for i in order)
         banks: Entries = {}
         number = 0
         for group in plan.groups:
@@ -215,9 +224,10 @@ class Counting:
                 for name, entry in self._share(bank, layers[stack.name], copied=copied):
                     banks[f"banks.{number}.{name}"] = entry
                 flops += self._added_flops(bank, copied=copied)
+                cached -= bank.cached_twice(copied=copied)
                 number += 1
         in_stacks = self._named(orders, layers) | banks
-        return self._totals(in_stacks, flops, compression)
+        return self._totals(in_stacks, flops, compression) | {"cache_bytes": cached}
 
     def _named(
         self, orders: dict[str, tuple[int, ...]], layers: dict[str, list[Entries]]
@@ -409,6 +419,15 @@ class Bank:
         slots = [slot for _, slot, _ in self.seen[0].matrices.values()]
         return [slot for slot in slots if set(slot.roles) & set(self.group.parts)]
 
+    def cached_twice(self, *, copied: bool) -> int:
+        """Return the bytes of keys and values that readers find in the first one's cache."""
+        if not (isinstance(self.form, Reuse) and self.form.what == "kv"):
+            return 0
+        layer = self.stack.layers[self.layers[0]]
+        attention = layer.get_submodule(attention_path(self.slots[0].path))
+        readers = self.seen if copied else self.seen[1:]
+        return sum(seen.kept.shared for seen in readers) if keeps_keys(attention) else 0
+
 
 def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
     """Run a model without banks once on fake tensors."""
@@ -424,12 +443,26 @@ def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
                 for slot in stack.layer_slots[index]:
                     use = uses.setdefault((name, index, slot.path), MatrixUse())
                     watching.enter_context(_recording(layer.get_submodule(slot.path), use))
+        kept = watching.enter_context(cache_watched(model))
         whole = sizes.run_on_fake_tensors(model, inputs, counter, partial(_forget, flops, uses))
     layers = {
         name: [_pop_prefix(entries, f"{stack.layer_path(i)}.") for i in range(len(stack.layers))]
         for name, stack in stacks.items()
     }
-    return View(stacks, whole, flops, layers, uses)
+    found = _by_stack(kept, stacks)
+    elsewhere = sum(k.all for k in kept) - sum(k.all for own in found.values() for k in own)
+    return View(stacks, whole, flops, found, elsewhere, layers, uses)
+
+
+def _by_stack(kept: Sequence[Kept], stacks: Mapping[str, Stack]) -> dict[str, list[Kept]]:
+    """Return what each layer of each stack keeps: only one list of layers does, the last if more
+    have as many layers."""
+    lengths = {stack.path: stack.length for stack in stacks.values()}
+    path = next((p for p in reversed(lengths) if lengths[p] == len(kept)), None)
+    return {
+        name: [kept[place] if stack.path == path else Kept() for place in stack.places]
+        for name, stack in stacks.items()
+    }
 
 
 def _forget(flops: dict[str, list[int]], uses: dict[tuple[str, int, str], MatrixUse]) -> None:
@@ -451,13 +484,14 @@ def _seen_in(view: View, name: str, index: int) -> Seen:
         )
         for slot in stack.layer_slots[index]
     }
-    return Seen(view.layers[name][index], view.layer_flops[name][index], matrices)
+    flops, kept = view.layer_flops[name][index], view.layer_kept[name][index]
+    return Seen(view.layers[name][index], flops, kept, matrices)
 
 
 def _kind(seen: Seen) -> tuple[Any, ...]:
     """Return the properties of a layer that what it takes depends on, as a hashable key."""
     uses = tuple((slot, use.key()) for _, slot, use in seen.matrices.values())
-    return tuple(seen.entries.items()), seen.flops, uses
+    return tuple(seen.entries.items()), seen.flops, seen.kept, uses
 
 
 def _with_change(seen: Seen, whole: Seen, own: Seen) -> Seen:
@@ -466,9 +500,9 @@ def _with_change(seen: Seen, whole: Seen, own: Seen) -> Seen:
     matrices = {
         path: found for path, found in own.matrices.items() if found[1] != whole.matrices[path][1]
     }
-    return Seen(
-        seen.entries | changed, seen.flops + own.flops - whole.flops, seen.matrices | matrices
-    )
+    flops = seen.flops + own.flops - whole.flops
+    kept = Kept(*(a + b - c for a, b, c in zip(seen.kept, own.kept, whole.kept, strict=True)))
+    return Seen(seen.entries | changed, flops, kept, seen.matrices | matrices)
 
 
 def _size_key(group: Group) -> tuple[Any, ...]:

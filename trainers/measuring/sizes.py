@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.plan import SharingPlan
+from sharetune.trainers.measuring.cache import cache_watched
 from sharetune.trainers.measuring.exact import Sized, further_facts
 from sharetune.trainers.models.modules import SharedLinear
 from sharetune.trainers.models.shared_model import SharedModel, never_saved
@@ -187,6 +188,8 @@ def facts(
     given. Runs on the meta device.
     """
     final = shared if compressed is None else compressed
+    with cache_watched(final) as kept:
+        flops = deployed_flops(final, inputs)
     stacks = list(find_stacks(unshared).values())
     before, after = stack_parameters(unshared, stacks), stack_parameters(shared, stacks)
     whole, single = shareable(stacks)
@@ -195,8 +198,9 @@ def facts(
         "parameters": parameters([final]),
         "stack_parameters": stack_parameters(final, stacks),
         "bytes": saved_bytes(final),
-        "flops": deployed_flops(final, inputs),
+        "flops": flops,
         "effective_ratio": round((before - after - other) / (whole - single), 6),
+        "cache_bytes": sum(layer.all for layer in kept),
     } | further_facts(_sized(unshared, shared, inputs, final))
 
 

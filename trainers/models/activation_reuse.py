@@ -41,7 +41,8 @@ class Borrower(nn.Module):
     """A stand-in for a matrix of `shape` (out, in) that returns another layer's output.
 
     Of a fused matrix only the outputs `rows` are borrowed; the others, in order, are computed by
-    `own`. The last reader of a handover empties it.
+    `own`. The last reader of a handover empties it. `is_cached` tells that keys and values are
+    borrowed, which a cache then holds once.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Borrower(nn.Module):
         rows: Sequence[int],
         own: nn.Linear | None,
         shape: tuple[int, int],
+        is_cached: bool = False,
     ) -> None:
         super().__init__()
         self.handover = handover
         self.own = own
+        self.is_cached = is_cached
         self.shape = shape
         self.is_last = False
         self.pieces = tuple(_pieces(rows, shape[0]))

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.models.activation_reuse import Handover, Lend
 from sharetune.trainers.models.modules import BankReader, RepeatedModule, repeated
+from sharetune.trainers.models.shared_cache import share_caches_
 from sharetune.trainers.models.structure import BANKS
 
 Spec = dict[str, Any]
@@ -214,6 +215,7 @@ def build_(
     for path, number in layout["lends"].items():
         lender = model.get_submodule(path.removeprefix(prefix))
         lender.register_forward_hook(Lend(builder.handover(number)))
+    share_caches_(model)
 
 
 class Builder:

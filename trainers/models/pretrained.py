@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from sharetune.spaces.errors import ModelError
+from sharetune.spaces.errors import ModelError, SharetuneError
 from sharetune.trainers.models.dtypes import cast_, saved_dtype
 from sharetune.trainers.models.shared_model import SharedConfig, base_config, base_of
 from sharetune.trainers.models.structure import find_stacks
@@ -87,6 +87,8 @@ def built(auto: Any, config: Any, **kwargs: Any) -> PreTrainedModel:
     """
     try:
         return auto.from_config(config, **kwargs)
+    except SharetuneError:
+        raise
     except Exception as error:  # whatever a model's own code raises
         text = (str(error).strip().splitlines() or [""])[0]
         raise ModelError(

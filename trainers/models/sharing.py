@@ -42,6 +42,7 @@ from sharetune.trainers.models.modules import (
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.ordinary import SAME_OUTPUT, largest_difference, ordinary, uniform
 from sharetune.trainers.models.permuting import Family, movable_families
+from sharetune.trainers.models.shared_cache import share_caches_
 from sharetune.trainers.models.shared_model import Sharing, shared_class, unshared_class
 from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
@@ -98,6 +99,7 @@ def share_(
             readers = [i for i, layer in enumerate(order) if layer in own]
             positions = Positions(layers, order, readers, origin)
             model.banks.append(_share_bank(stack, group, positions, seen, schedule))
+    share_caches_(model)
     is_mixed = not all(stack.is_whole for stack in stacks.values())
     settled = copy.deepcopy(model.config.to_dict())
     model.sharing = replace(sharing, settled=settled, places=places if is_mixed else {})

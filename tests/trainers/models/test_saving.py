@@ -22,6 +22,7 @@ from transformers import (
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers import load_shared, materialize_, share_, share_params
+from sharetune.trainers.models.pretrained import skeleton
 from sharetune.trainers.models.structure import find_stacks
 from tests.checkpoint import write_checkpoint
 from tests.families import inputs, logits, tiny
@@ -158,6 +159,11 @@ def test_a_shared_folder_is_no_model_to_start_from(folder):
     config = AutoConfig.from_pretrained(folder)
     with pytest.raises(ModelError, match="a model that is shared already"):
         AutoModel.from_config(config)
+    with pytest.raises(
+        ModelError, match="^the folder holds a model that is shared already"
+    ) as told:
+        skeleton(AutoModel, str(folder))
+    assert "name the folder of the unshared model" in told.value.hint
 
 
 class Mine(BertPreTrainedModel):

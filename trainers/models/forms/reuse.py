@@ -3,8 +3,8 @@
 Cross-Layer Attention (arXiv 2405.12981) shares keys and values, Reuse Transformers (arXiv
 2110.06821) attention scores. Both are outputs of projections that are handed on: of k and v, or of
 q and k, from which a reader computes the same scores again, so that fused attention kernels,
-caches, masks and positions work unchanged. For n layers the form stores ``out in`` parameters of
-each of both projections, and their biases, once.
+masks and positions work unchanged; keys and values are cached once as well (`shared_cache.py`). For
+n layers the form stores ``out in`` parameters of each of both projections, and their biases, once.
 """
 
 import torch
@@ -35,6 +35,7 @@ def build_reuse(form: Reuse, matrices: Matrices, _: nn.ModuleDict, __: str) -> l
             rows=rows,
             own=_own_rows(other, other_bias, kept) if kept else None,
             shape=(weight.shape[0], weight.shape[1]),
+            is_cached=form.what == "kv",
         )
         for other, other_bias in zip(others, other_biases, strict=True)
     ]

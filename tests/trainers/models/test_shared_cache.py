@@ -1,0 +1,140 @@
+"""Readers of keys and values find them in their owner's cache, which holds them once."""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    T5Config,
+)
+
+from sharetune.spaces import SharingPlan
+from sharetune.trainers import share_
+from sharetune.trainers.measuring.counting import Counting
+from sharetune.trainers.measuring.sizes import facts
+
+LLAMA = {
+    "vocab_size": 64,
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+SIZES: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**LLAMA),
+    "gpt2": GPT2Config(vocab_size=64, n_embd=48, n_layer=4, n_head=4, n_positions=64),
+    "qwen3": Qwen3Config(**LLAMA, head_dim=12),
+    "t5": T5Config(
+        vocab_size=64, d_model=48, d_kv=12, num_heads=4, num_layers=4, d_ff=64, bos_token_id=0
+    ),
+}
+FULL = {"llama": 2 * 4 * 24, "gpt2": 2 * 4 * 48, "qwen3": 2 * 4 * 24}
+"""Bytes that a layer keeps of one token: keys and values, 4 bytes each, 24 or 48 wide."""
+
+IDS = torch.arange(5, 19).reshape(2, 7)
+
+
+def model_of(family, *groups, meta=False):
+    kind = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
+    torch.manual_seed(0)
+    with torch.device("meta" if meta else "cpu"):
+        model = kind.from_config(copy.deepcopy(SIZES[family])).eval()
+    return share_(model, plan(*groups)) if groups else model
+
+
+def plan(*groups):
+    return SharingPlan.model_validate({"groups": list(groups)})
+
+
+KV = {"layers": "all", "form": {"reuse": {"what": "kv"}}, "units": "first"}
+
+
+def written(model, **settings):
+    settings |= {"max_new_tokens": 12, "min_new_tokens": 12, "pad_token_id": 0, "do_sample": False}
+    return model.generate(IDS, **settings)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_keys_and_values_are_kept_once(family):
+    model = model_of(family, KV)
+    with torch.no_grad():
+        cache = model(IDS).past_key_values
+    shared = [layer.keys is cache.layers[0].keys for layer in cache.layers]
+    assert shared == [True] * 4
+    again = copy.deepcopy(cache)
+    assert again.layers[3].keys is again.layers[0].keys is not cache.layers[0].keys
+    assert cache.get_seq_length() == 7
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str
+)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_writing_with_the_shared_cache_is_writing_without(family, settings):
+    model = model_of(family, KV)
+    uncached = {key: value for key, value in settings.items() if key == "num_beams"}
+    assert torch.equal(written(model, **settings), written(model, use_cache=False, **uncached))
+
+
+def test_keys_that_each_layer_norms_are_kept_by_each():
+    cache = model_of("qwen3", KV)(IDS).past_key_values
+    assert len({id(layer.keys) for layer in cache.layers}) == 4
+
+
+@pytest.mark.parametrize(
+    ("family", "groups", "layers_kept"),
+    [
+        ("llama", (), 4),
+        ("llama", ({"layers": "all", "form": "tie"},), 4),
+        ("llama", ({"layers": [1, 2], "form": "drop"},), 2),
+        ("llama", ({"layers": [1, 2], "form": {"narrow": {"keep": 0.5}}},), 3),
+        ("llama", ({"layers": [0, 1], "form": "tie", "times": 2},), 6),
+        ("llama", (KV,), 1),
+        ("llama", (KV | {"layers": [1, 2, 3]},), 2),
+        ("gpt2", (KV | {"layers": [0, 1]}, KV | {"layers": [2, 3]}), 2),
+        ("qwen3", (KV,), 4),
+    ],
+    ids=str,
+)
+def test_the_bytes_of_the_cache_are_counted(family, groups, layers_kept):
+    """Counted for the plan, counted of the built model, and held by a real cache."""
+    inputs = {"input_ids": IDS[:1].to("meta")}
+    skeleton, one = model_of(family, meta=True), plan(*groups)
+    expected = 7 * FULL[family] * layers_kept
+    assert Counting(skeleton, inputs).facts(one)["cache_bytes"] == expected
+    built = share_(copy.deepcopy(skeleton), one)
+    assert facts(skeleton, built, inputs)["cache_bytes"] == expected
+    cache = model_of(family, *groups)(IDS[:1]).past_key_values
+    held = {t.data_ptr(): t.nbytes for layer in cache.layers for t in (layer.keys, layer.values)}
+    assert sum(held.values()) == expected
+
+
+def test_an_encoder_decoder_keeps_what_it_crosses_too():
+    inputs = {"input_ids": IDS[:1], "decoder_input_ids": IDS[1:, :3]}
+    counting = Counting(
+        model_of("t5", meta=True), {name: ids.to("meta") for name, ids in inputs.items()}
+    )
+    tokens, width = 4 * (3 + 7), 2 * 4 * 48
+    assert counting.facts(SharingPlan())["cache_bytes"] == tokens * width
+    reused = plan(KV | {"stack": "decoder"})
+    assert counting.facts(reused)["cache_bytes"] == (3 + 7) * width
+    model = share_(model_of("t5"), reused)
+    with_cache = written(model, use_cache=True)
+    assert torch.equal(with_cache, written(model, use_cache=False))
+    cache = model(**inputs).past_key_values
+    for side in (cache.self_attention_cache, cache.cross_attention_cache):
+        assert len({id(layer.keys) for layer in side.layers}) == 1
+
+
+def test_an_encoder_keeps_nothing():
+    from tests.trainers.measuring.test_counting import counting_of
+
+    assert counting_of("bert").facts(SharingPlan())["cache_bytes"] == 0
