@@ -180,6 +180,10 @@ def attempt(check: Callable[[str], None], family: str) -> Outcome:
     return Outcome("ok")
 
 
+KV = {"reuse": {"what": "kv"}}
+"""The form that takes over keys and values."""
+
+
 class Skip(Exception):
     """The check does not apply to the family."""
 
@@ -335,7 +339,7 @@ def counting(family: str) -> None:
             raise Wrong(f"{differing} counted otherwise than built")
 
 
-def writing(family: str, **rule: Any) -> None:
+def writing(family: str, form: Any = "tie", **rule: Any) -> None:
     """A shared model writes the same with its cache as without."""
     model = build(family)
     if getattr(model.config, "is_decoder", True) is False:
@@ -347,7 +351,7 @@ def writing(family: str, **rule: Any) -> None:
             raise Skip
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, RuntimeError) as error:
         raise Skip from error  # the family's own, such as of a start token that is not set
-    if not _caches(share_(model, plan(model, "tie", **rule))):
+    if not _caches(share_(model, plan(model, form, **rule))):
         raise Wrong("writes otherwise with its cache than without")
 
 
@@ -385,7 +389,7 @@ def reusing(family: str) -> None:
     """Keys and values of one layer in another are what is handed to it by hand."""
     model, whole = build(family), build(family)
     stacks = find_stacks(model)
-    share_(model, plan(model, {"reuse": {"what": "kv"}}, [1, 2], units="first"))
+    share_(model, plan(model, KV, [1, 2], units="first"))
     for name, stack in stacks.items():
         if len(stack.layers) > 2:
             lend = find_stacks(whole)[name].layers
@@ -395,6 +399,7 @@ def reusing(family: str) -> None:
                 elif set(slot.roles) & {"k", "v"}:
                     raise Skip
     compare(answer(model), answer(whole))
+    writing(family, KV, layers=[1, 2], units="first") if model.can_generate() else None
 
 
 def _lend(owner: nn.Module, reader: nn.Module) -> None:

@@ -38,7 +38,7 @@ from sharetune.trainers.models.layer_inputs import input_width
 from sharetune.trainers.models.modules import SharedLinear
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.parameters import head_parameters
-from sharetune.trainers.models.shared_cache import keeps_keys
+from sharetune.trainers.models.shared_cache import keys_alike
 from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import (
     Slot,
@@ -224,7 +224,7 @@ class Counting:
                 for name, entry in self._share(bank, layers[stack.name], copied=copied):
                     banks[f"banks.{number}.{name}"] = entry
                 flops += self._added_flops(bank, copied=copied)
-                cached -= bank.cached_twice(copied=copied)
+                cached -= bank.cached_twice()
                 number += 1
         in_stacks = self._named(orders, layers) | banks
         return self._totals(in_stacks, flops, compression) | {"cache_bytes": cached}
@@ -419,14 +419,17 @@ class Bank:
         slots = [slot for _, slot, _ in self.seen[0].matrices.values()]
         return [slot for slot in slots if set(slot.roles) & set(self.group.parts)]
 
-    def cached_twice(self, *, copied: bool) -> int:
+    def cached_twice(self) -> int:
         """Return the bytes of keys and values that readers find in the first one's cache."""
         if not (isinstance(self.form, Reuse) and self.form.what == "kv"):
             return 0
-        layer = self.stack.layers[self.layers[0]]
-        attention = layer.get_submodule(attention_path(self.slots[0].path))
-        readers = self.seen if copied else self.seen[1:]
-        return sum(seen.kept.shared for seen in readers) if keeps_keys(attention) else 0
+        path = attention_path(self.slots[0].path)
+        owner, *readers = [self.stack.layers[i].get_submodule(path) for i in self.layers]
+        return sum(
+            seen.kept.shared
+            for reader, seen in zip(readers, self.seen[1:], strict=True)
+            if keys_alike(owner, reader)
+        )
 
 
 def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
@@ -449,16 +452,18 @@ def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
         name: [_pop_prefix(entries, f"{stack.layer_path(i)}.") for i in range(len(stack.layers))]
         for name, stack in stacks.items()
     }
-    found = _by_stack(kept, stacks)
+    found = _by_stack(model, kept, stacks)
     elsewhere = sum(k.all for k in kept) - sum(k.all for own in found.values() for k in own)
     return View(stacks, whole, flops, found, elsewhere, layers, uses)
 
 
-def _by_stack(kept: Sequence[Kept], stacks: Mapping[str, Stack]) -> dict[str, list[Kept]]:
-    """Return what each layer of each stack keeps: only one list of layers does, the last if more
-    have as many layers."""
-    lengths = {stack.path: stack.length for stack in stacks.values()}
-    path = next((p for p in reversed(lengths) if lengths[p] == len(kept)), None)
+def _by_stack(
+    model: PreTrainedModel, kept: Sequence[Kept], stacks: Mapping[str, Stack]
+) -> dict[str, list[Kept]]:
+    """Return what each layer of each stack keeps: only one list of layers does, the decoder's."""
+    decoder = set(model.get_decoder().modules()) if kept else set()
+    lists = dict.fromkeys(s.path for s in stacks.values() if s.length == len(kept))
+    path = next((path for path in lists if model.get_submodule(path) in decoder), None)
     return {
         name: [kept[place] if stack.path == path else Kept() for place in stack.places]
         for name, stack in stacks.items()

@@ -16,6 +16,13 @@ CROSSED = ("key_value_states", "encoder_hidden_states")
 """Arguments of an attention that reads an encoder's output."""
 
 
+PLACE = "layer_idx"
+"""Attribute that says which place of the cache an attention uses."""
+
+OF_SCORES = frozenset({"has_relative_attention_bias"})
+"""Attributes that change what an attention makes of keys, not the keys."""
+
+
 class SharedLayer(DynamicLayer):
     """The place in a cache of a layer whose keys and values are those of `owner`."""
 
@@ -61,33 +68,45 @@ class ReadCacheOf:
 
 
 def share_caches_(model: nn.Module) -> None:
-    """Let attentions whose keys and values are all another's read its cache, in place.
-
-    Those that norm or turn keys by weights of their own keep a cache of their own.
-    """
+    """Let attentions whose keys and values are all another's read its cache, in place."""
     owners = dict(_owners(model))
     for attention in model.modules():
-        children = [child for child in attention.children() if isinstance(child, Borrower)]
-        if any(child.is_cached for child in children) and keeps_keys(attention):
-            owner = owners.get(id(children[0].handover))
-            if owner is not None and isinstance(getattr(attention, "layer_idx", None), int):
-                attention.register_forward_pre_hook(ReadCacheOf(owner), with_kwargs=True)
+        borrowers = [child for child in attention.children() if isinstance(child, Borrower)]
+        if any(child.is_cached for child in borrowers):
+            owner = owners.get(id(borrowers[0].handover))
+            if owner is not None and keys_alike(owner, attention):
+                place: int = owner.layer_idx  # type: ignore[assignment]
+                attention.register_forward_pre_hook(ReadCacheOf(place), with_kwargs=True)
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Yield the id of each handover with the place in the cache of the attention that fills it."""
+def _owners(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    """Yield the id of each handover with the attention that fills it."""
     for attention in model.modules():
-        place = getattr(attention, "layer_idx", None)
         for child in attention.children():
             for hook in child._forward_hooks.values():
-                if isinstance(hook, Lend) and isinstance(place, int):
-                    yield id(hook.handover), place
+                if isinstance(hook, Lend):
+                    yield id(hook.handover), attention
 
 
-def keeps_keys(attention: nn.Module) -> bool:
-    """Return whether an attention uses keys as its matrix gives them, but for their positions."""
-    return all(
-        any(tensor.dim() > 1 for tensor in child.parameters())
-        for child in attention.children()
-        if next(child.parameters(), None) is not None
+def keys_alike(owner: nn.Module, reader: nn.Module) -> bool:
+    """Return whether two attentions cache the same keys and values if their matrices make the same.
+
+    They do not if they norm them by weights of their own, or have different settings, such as
+    positions in one of them only.
+    """
+    mine, theirs = _settings_of(reader), _settings_of(owner)
+    return type(mine.pop(PLACE, None)) is type(theirs.pop(PLACE, None)) is int and (
+        mine == theirs and not any(map(_is_vector, reader.children()))
     )
+
+
+def _settings_of(attention: nn.Module) -> dict[str, Any]:
+    kinds = bool | int | float | str | None
+    own = vars(attention).items()
+    return {name: v for name, v in own if isinstance(v, kinds) and name not in OF_SCORES}
+
+
+def _is_vector(module: nn.Module) -> bool:
+    """Return whether all weights of a module are vectors, as a norm's are."""
+    weights = list(module.parameters())
+    return bool(weights) and all(tensor.dim() < 2 for tensor in weights)
