@@ -222,7 +222,7 @@ class Resources(Section):
         300.0,
         ge=0,
         description="Seconds between checkpoints, from which another worker continues a training; "
-        "only with one worker for each trial. `null` is none.",
+        "`null` is none.",
     )
 
     @model_validator(mode="after")

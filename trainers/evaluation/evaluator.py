@@ -247,7 +247,7 @@ class CandidateEvaluator:
     def evaluate(self, job: Job, resources: JobResources, listener: Listener) -> Measured:
         """Train the job's candidate, measure it on the split that selects candidates, and save it.
 
-        A training outside a team writes checkpoints, and continues from those it finds. Raises
+        The training writes checkpoints, and continues from those it finds. Raises
         :class:`CandidateFault` if the candidate cannot be trained, :class:`OutOfMemory` if memory
         runs out, and :class:`StoppedAtRung` if `listener` says to stop.
         """
@@ -268,7 +268,8 @@ class CandidateEvaluator:
         """Train the job as a member of `resources.team`, whose leader evaluates it."""
         _begin(resources)
         with memory_watched():
-            self._trained(Training(job, resources, self._rungs(job, _Assistant()), None))
+            rungs, keeping = self._rungs(job, _Assistant()), _checkpoints(job, resources)
+            self._trained(Training(job, resources, rungs, keeping))
 
     def latency(self, model: Path | Candidate, request: LatencyRequest) -> Latencies:
         """Measure a saved model, or a candidate's architecture untrained, stored and materialised.
@@ -368,8 +369,8 @@ class CandidateEvaluator:
         if recipe.start is not None:
             start_locally_(model, self.task, activations, recipe.start, recipe.max_length)
         steps = inputs.total_steps
-        at_once = training.at_once(micro_batch(model, recipe, inputs))
         with joined(training.team):
+            at_once = training.at_once(micro_batch(model, recipe, inputs))
             inputs = replace(inputs, micro_batch=least(at_once))
             curve = train(model, recipe, inputs)
             if candidate.compression != Compression():
@@ -525,7 +526,7 @@ def circumstances(threads: int) -> dict[str, Any]:
 
 def _checkpoints(job: Job, resources: JobResources) -> Checkpoints | None:
     """Return the checkpoints of the job's training; batches in parts have a folder of their own."""
-    if resources.checkpoint_s is None or resources.team is not None:
+    if resources.checkpoint_s is None:
         return None
     folder = job.folder.checkpoints / str(resources.accumulation)
     return Checkpoints(folder, resources.checkpoint_s)

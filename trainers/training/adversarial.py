@@ -5,6 +5,7 @@ A step here replaces the Trainer's forward and backward pass by several; knobs a
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -40,15 +41,37 @@ class Perturbed:
         return output if self.delta is None else output + self.delta
 
 
+def _alone(last: bool) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Step:
     """One batch: `loss` of the batch under a perturbation, `backward` of a loss, and `zeros` in
-    the embeddings' shape (batch, tokens, width). `mask` (batch, tokens, 1) is 0 on padding."""
+    the embeddings' shape (batch, tokens, width). `mask` (batch, tokens, 1) is 0 on padding.
+
+    Passes run inside ``during(last)``, which is told whether it is the step's last one.
+    """
 
     loss: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor], None]
     zeros: Tensor
     mask: Tensor
+    during: Callable[[bool], AbstractContextManager[None]] = _alone
+
+    def learn(self, delta: Tensor, *, share: float = 1.0, last: bool = False) -> Tensor:
+        """Add the gradients of `share` times the loss under `delta`; return that loss."""
+        with self.during(last):
+            loss = share * self.loss(delta)
+            self.backward(loss)
+        return loss.detach()
+
+    def ascent(self, delta: Tensor) -> Tensor:
+        """Return the gradient of the loss at `delta`, and learn nothing."""
+        delta = delta.detach().requires_grad_()
+        with self.during(False):
+            (gradient,) = torch.autograd.grad(self.loss(delta), delta)
+        return gradient
 
 
 Attack = Callable[[Any, Step], Tensor]
@@ -61,7 +84,7 @@ ATTACKS: Registry[Attack] = Registry("adversary", declared=ADVERSARIES)
 def fgm(adversary: Adversary, step: Step) -> Tensor:
     """the batch's gradient plus that at ``epsilon * g / ||g||``"""
     clean, gradient = _clean(step)
-    step.backward(step.loss(adversary.epsilon * unit(gradient)))
+    step.learn(adversary.epsilon * unit(gradient), last=True)
     return clean
 
 
@@ -73,9 +96,8 @@ def pgd(adversary: PGD, step: Step) -> Tensor:
     for left in reversed(range(adversary.steps)):
         delta = project(delta + adversary.alpha * unit(gradient), adversary.epsilon)
         if left:
-            delta = delta.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(step.loss(delta), delta)
-    step.backward(step.loss(delta))
+            gradient = step.ascent(delta)
+    step.learn(delta, last=True)
     return clean
 
 
@@ -86,11 +108,9 @@ def freelb(adversary: FreeLB, step: Step) -> Tensor:
     size = adversary.start / (tokens * step.zeros.shape[-1]).sqrt()
     delta = step.mask * size * torch.empty_like(step.zeros).uniform_(-1, 1)
     total = torch.zeros((), device=delta.device)
-    for _ in range(adversary.steps):
+    for left in reversed(range(adversary.steps)):
         delta = delta.detach().requires_grad_()
-        loss = step.loss(delta) / adversary.steps
-        step.backward(loss)
-        total += loss.detach()
+        total += step.learn(delta, share=1 / adversary.steps, last=not left)
         assert delta.grad is not None
         delta = project(delta + adversary.alpha * unit(delta.grad), adversary.epsilon)
     return total
@@ -119,10 +139,9 @@ def embedded_zeros(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[Tens
 def _clean(step: Step) -> tuple[Tensor, Tensor]:
     """Return the unperturbed loss, learned from, and its gradient at the embeddings."""
     nothing = step.zeros.clone().requires_grad_()
-    loss = step.loss(nothing)
-    step.backward(loss)
+    loss = step.learn(nothing)
     assert nothing.grad is not None
-    return loss.detach(), nothing.grad
+    return loss, nothing.grad
 
 
 def _norm(values: Tensor) -> Tensor:

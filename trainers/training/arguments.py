@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from sharetune.spaces.errors import ConfigError, ModelError
 from sharetune.spaces.recipe import Recipe
+from sharetune.trainers.training.data_parallel import settings_together
 
 CURVE_POINTS = 50
 """Points of a loss curve: enough to see its shape, little to store for each trial."""
@@ -65,6 +66,7 @@ def arguments(
         remove_unused_columns=recipe.distill is None,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
+        **settings_together(),
     )
     settings._n_gpu = min(1, settings.n_gpu)  # the library would give each GPU a whole batch
     return settings

@@ -1,24 +1,26 @@
 """Train one candidate in several processes, each on its part of every batch.
 
-All members draw the same batches, read their own rows of them, and after the backward passes of a
-step take the mean of their gradients, so that a team trains as one process does with the whole
-batch. DistributedDataParallel averages inside the backward pass and finds out before it which
-parameters take part: it fails where a penalty reads weights that the forward pass does not, as
-`pull` does, and averages at every pass of an adversary.
+All members draw the same batches and read their own rows of them. DistributedDataParallel, which
+the library's `Trainer` puts around a model where there are several processes, takes the mean of
+their gradients, so that a team trains as one process does with the whole batch.
 
 A process is in a team while `torch.distributed` is initialised, by :func:`joined` or otherwise.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import accumulate, groupby
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
+from sharetune.spaces.recipe import Recipe
 from sharetune.trainers.training.micro_batches import SPARE
 
 LONGEST = timedelta(days=1)
@@ -26,9 +28,6 @@ LONGEST = timedelta(days=1)
 
 MEETING = timedelta(minutes=10)
 """Time within which all members must have connected, which covers loading the libraries."""
-
-BUCKET = 2**24
-"""Elements that are averaged at once, 64 MiB in fp32: few messages, little extra memory."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,48 @@ def joined(team: Team | None) -> Iterator[None]:
         backend, store=team.store, rank=team.rank, world_size=team.size, timeout=LONGEST
     )
     try:
-        yield
+        with _seen_by_the_library(team):
+            yield
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def _seen_by_the_library(team: Team) -> Iterator[None]:
+    """Set inside what accelerate reads of a process that `torchrun` has started.
+
+    A worker of a trial sees one GPU, its own. Without a number of threads accelerate sets one.
+    """
+    given = {
+        "RANK": team.rank,
+        "WORLD_SIZE": team.size,
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 1,
+        "MASTER_ADDR": team.store.host,
+        "MASTER_PORT": team.store.port,
+        "OMP_NUM_THREADS": torch.get_num_threads(),
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update({name: str(value) for name, value in given.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def settings_together() -> dict[str, Any]:
+    """Return the settings of a `Trainer` that a team needs; none for a process alone."""
+    if members() == 1:
+        return {}
+    return {
+        "ddp_backend": None if torch.cuda.is_available() else "gloo",
+        "accelerator_config": {"even_batches": False},
+    }
 
 
 def members() -> int:
@@ -74,11 +112,16 @@ def members() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def leads() -> bool:
+    """Return whether this process leads those that train together, or trains alone."""
+    return members() == 1 or distributed.get_rank() == 0
+
+
 def led(compute: Callable[[], float]) -> float:
     """Return the leader's result of `compute`, which no other member computes, to all members."""
     if members() == 1:
         return compute()
-    result = torch.tensor([compute() if distributed.get_rank() == 0 else 0.0], dtype=torch.float64)
+    result = torch.tensor([compute() if leads() else 0.0], dtype=torch.float64)
     distributed.broadcast(result, 0)
     return result.item()
 
@@ -120,37 +163,75 @@ def part_collate(rows: Any, collate: Callable[[list[Any]], Any]) -> Callable[[li
     return together
 
 
-def start_alike_(model: nn.Module, seed: int) -> None:
-    """Copy the leader's weights to all members, in place, and seed each member differently."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        distributed.broadcast(tensor.data, 0)
-    torch.manual_seed(seed + distributed.get_rank())
+def whole_batches(loader: Any) -> Any:
+    """Return the library's `loader` of a team so that each member gets every batch's numbers."""
+    loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
+    return loader
 
 
-def average_(loss: Tensor) -> Tensor:
-    """Average the loss over members, in place."""
-    distributed.all_reduce(loss)
-    return loss.div_(members())
+def random_parts(model: PreTrainedModel, recipe: Recipe) -> str | None:
+    """Name what of `model` takes part in a training step or not, as chance or the batch decides.
 
-
-def average_gradients_(parameters: Iterable[nn.Parameter]) -> None:
-    """Average all gradients over members, in place.
-
-    A gradient that a member does not have counts as zero; one that none has stays None.
+    None if the same parameters do in every step.
     """
-    for bucket in _buckets([p for p in parameters if p.requires_grad]):
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in bucket]
-        present = [float(p.grad is not None) for p in bucket]
-        flags = torch.tensor(present, dtype=bucket[0].dtype, device=bucket[0].device)
-        averaged = average_(torch.cat([flags, *(g.flatten() for g in gradients)]))
-        flags, *parts = averaged.split([len(bucket), *(p.numel() for p in bucket)])
-        for parameter, used, mean in zip(bucket, flags.tolist(), parts, strict=True):
-            parameter.grad = mean.view_as(parameter) if used else None
+    if recipe.soften == "replace":
+        return "layers replaced at random (soften: replace)"
+    for name, module in model.named_modules():
+        settings = vars(module.config).items() if isinstance(module, PreTrainedModel) else ()
+        if any(key.endswith("layerdrop") and value for key, value in settings):
+            return "layers dropped at random (layerdrop)"
+        if isinstance(module, nn.ModuleList) and "expert" in name:
+            return f"experts that a batch may not meet ({name})"
+    return None
 
 
-def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Split `parameters`, in order, into lists of about `BUCKET` elements of one dtype."""
-    ends = accumulate(parameter.numel() for parameter in parameters)
-    kinds = [(end // BUCKET, p.dtype, p.device) for end, p in zip(ends, parameters, strict=True)]
-    numbered = zip(kinds, parameters, strict=True)
-    return [[p for _, p in bucket] for _, bucket in groupby(numbered, key=lambda pair: pair[0])]
+def is_static(model: PreTrainedModel, recipe: Recipe) -> bool:
+    """Return whether all steps of a training use the same parameters.
+
+    While a model goes from soft to hard, layers' own weights leave it.
+    """
+    return recipe.soften is None and random_parts(model, recipe) is None
+
+
+class Learner(nn.Module):
+    """A model whose output is the whole loss of a batch, terms that read weights alone included.
+
+    What is around it thus sees all that a step computes.
+    """
+
+    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, dict[str, Any]], Tensor]):
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the loss of a batch, a scalar.
+
+        Of a mixed precision only the model's own pass is, as for a process alone.
+        """
+        with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
+            return self._loss(self.model, dict(inputs))
+
+
+class Reduction:
+    """Decides which backward passes of `parallel` average gradients over members.
+
+    One that does not leaves its gradients to the next that does. The first always does: a static
+    graph is recorded in it.
+    """
+
+    def __init__(self, parallel: nn.Module) -> None:
+        self.parallel, self._begun = parallel, False
+
+    @contextmanager
+    def during(self, last: bool) -> Iterator[None]:
+        """Average in passes inside if they are the `last` of a step."""
+        if not isinstance(self.parallel, DistributedDataParallel):
+            yield
+            return
+        before = self.parallel.require_backward_grad_sync
+        self.parallel.require_backward_grad_sync = last or not self._begun
+        self._begun = True
+        try:
+            yield
+        finally:
+            self.parallel.require_backward_grad_sync = before

@@ -21,6 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sharetune.spaces.whole_files import sync, sync_tree
 from sharetune.trainers.models.softening import harden_, soft_layers
+from sharetune.trainers.training.data_parallel import leads, led
 
 OURS = "training.pt"
 """File of a checkpoint that holds weights and callbacks' states, next to the library's files."""
@@ -58,7 +59,8 @@ class Remembering(TrainerCallback):
 class Checkpoints(Remembering):
     """A callback that writes a checkpoint in `folder` once `every_s` seconds passed since the last.
 
-    Only at steps whose loss is logged: the library forgets the sum since the last log.
+    Only at steps whose loss is logged: the library forgets the sum since the last log. In a team
+    the leader decides; all members read and write the same folder.
     """
 
     def __init__(self, folder: Path, every_s: float) -> None:
@@ -73,16 +75,20 @@ class Checkpoints(Remembering):
 
         Later ones are put aside, and their steps are noted in `unreadable`.
         """
+        step = int(led(self._latest_step))
+        return self.folder / f"checkpoint-{step}" if step else None
+
+    def _latest_step(self) -> int:
         found = {int(match[1]): path for path, match in _numbered(self.folder)}
         for step in sorted(found, reverse=True):
             if is_readable(found[step]):
-                return found[step]
+                return step
             logger.warning("the checkpoint %s cannot be read and is put aside", found[step])
             self.unreadable.append(step)
             aside = self.folder / f"{ASIDE}{found[step].name}"
             shutil.rmtree(aside, ignore_errors=True)
             found[step].replace(aside)
-        return None
+        return 0
 
     @property
     def draft(self) -> Path:
@@ -108,7 +114,9 @@ class Checkpoints(Remembering):
         """Ask for a checkpoint when one is due. The Trainer calls this after every step."""
         now = time.monotonic()
         is_logged = state.global_step % int(args.logging_steps) == 0
-        if is_logged and state.global_step < state.max_steps and now - self._last >= self.every_s:
+        if not is_logged or state.global_step >= state.max_steps:
+            return
+        if led(lambda: now - self._last >= self.every_s):
             control.should_save = True
             self._last = now
 
@@ -120,18 +128,18 @@ class Checkpoints(Remembering):
         self._before_s = memory["seconds"]
         self.continued_at = memory["continued_at"]
 
-    def place(self) -> None:
-        """Make the `draft` the latest checkpoint, atomically, once it is on the disk.
+    def place(self, step: int) -> None:
+        """Make the draft of `step` the latest checkpoint, atomically, once it is on the disk.
 
         Of the others the latest stays.
         """
-        for path, match in _numbered(self.draft):
-            sync_tree(path)
-            path.replace(self.folder / path.name)
-            sync(self.folder)
-            others = {int(m[1]): p for p, m in _numbered(self.folder) if m[1] != match[1]}
-            for step in sorted(others)[: -(KEPT - 1)]:
-                shutil.rmtree(others[step])
+        name = f"checkpoint-{step}"
+        sync_tree(self.draft / name)
+        (self.draft / name).replace(self.folder / name)
+        sync(self.folder)
+        others = {int(m[1]): p for p, m in _numbered(self.folder) if int(m[1]) != step}
+        for other in sorted(others)[: -(KEPT - 1)]:
+            shutil.rmtree(others[other])
 
 
 def is_readable(checkpoint: Path) -> bool:
@@ -157,7 +165,12 @@ def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
 
 
 def write(model: nn.Module, callbacks: Sequence[TrainerCallback], folder: Path) -> None:
-    """Write the weights as they are, soft layers' own included, and the callbacks' states."""
+    """Write the weights as they are, soft layers' own included, and the callbacks' states.
+
+    In a team the leader does.
+    """
+    if not leads():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     kept = {
         "weights": model.state_dict(),

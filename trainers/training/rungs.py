@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -38,7 +39,8 @@ class Rungs(Remembering):
         steps = {max(1, round(f * state.max_steps)): i for i, f in enumerate(self.fractions)}
         self.reached = {step: rung for step, rung in steps.items() if step < state.max_steps}
         for rung, metrics in self.reported:
-            _stop_unless(self.report(rung, metrics), rung, int(metrics["step"]))
+            goes_on = led(partial(self.report, rung, metrics))
+            _stop_unless(goes_on, rung, int(metrics["step"]))
 
     def on_step_end(
         self,

@@ -7,8 +7,8 @@ nothing else; each has a file of its own.
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,15 @@ from sharetune.trainers.training.adversarial import ATTACKS, Perturbed, Step, em
 from sharetune.trainers.training.arguments import arguments, trained_in_place
 from sharetune.trainers.training.cached_answers import ANSWERS, Taught, taught_collate
 from sharetune.trainers.training.data_parallel import (
+    Learner,
     Numbers,
-    average_,
-    average_gradients_,
+    Reduction,
+    is_static,
+    leads,
+    least,
     members,
     part_collate,
-    start_alike_,
+    whole_batches,
 )
 from sharetune.trainers.training.distillation import Distiller, Lesson
 from sharetune.trainers.training.dropout import set_dropout_
@@ -132,7 +135,22 @@ class CandidateTrainer(Trainer):
         collate = self._get_collator_with_removed_columns(self.data_collator)
         self.data_collator: Any = part_collate(rows, collate)
         self.train_dataset: Any = Numbers(len(rows))
-        start_alike_(self.model, self.recipe.seed)
+        torch.manual_seed(self.recipe.seed + self.args.process_index)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the library's loader, of which each member of a team gets every batch."""
+        loader = super().get_train_dataloader()
+        return whole_batches(loader) if self.in_team else loader
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        """Put the whole loss inside what averages gradients over a team."""
+        if not self.in_team:
+            wrapped: nn.Module = super()._wrap_model(model, *args, **kwargs)
+            return wrapped
+        inner = self.accelerator.prepare_model(model, evaluation_mode=True)
+        parallel: nn.Module = self.accelerator.prepare_model(Learner(inner, self._whole_loss))
+        self.reduction = Reduction(parallel)
+        return parallel
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -148,15 +166,17 @@ class CandidateTrainer(Trainer):
     ) -> Tensor:
         """Run the forward and backward passes of one batch; return the loss to report."""
         adversary = self.recipe.adversary
-        if adversary is None:
+        if adversary is not None:
+            return self._adversarial_step(adversary, model, inputs)
+        with self._pass(last=True):
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        else:
-            loss = self._adversarial_step(adversary, model, inputs)
+        return loss
+
+    def _pass(self, last: bool) -> AbstractContextManager[None]:
+        """Return the context of a forward and a backward pass, the `last` of a part or not."""
         if not self.in_team:
-            return loss
-        if self.accelerator.sync_gradients:
-            average_gradients_(self.model.parameters())
-        return average_(loss)
+            return nullcontext()
+        return self.reduction.during(last and self.accelerator.sync_gradients)
 
     def _adversarial_step(
         self, adversary: Adversary, model: nn.Module, inputs: dict[str, Any]
@@ -171,10 +191,18 @@ class CandidateTrainer(Trainer):
                 loss: Tensor = self.compute_loss(model, dict(inputs))
                 return loss / self.current_gradient_accumulation_steps
 
-            step = Step(loss_under, self.accelerator.backward, zeros, mask)
+            step = Step(loss_under, self.accelerator.backward, zeros, mask, self._pass)
             return ATTACKS[adversary.name](adversary, step)
 
     def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: object, **kw: object
+    ) -> Any:
+        """Compute the whole loss of a batch or a part of one; the wrapped model's in a team."""
+        if self.in_team and model is self.model_wrapped:
+            return model(inputs)
+        return self._whole_loss(model, inputs, *args, **kw)
+
+    def _whole_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: object, **kw: object
     ) -> Any:
         """Compute the task's loss plus the recipe's terms, weighted by the part's shares."""
@@ -214,13 +242,22 @@ class CandidateTrainer(Trainer):
         checkpointing.write(self.model, self.callback_handler.callbacks, Path(str(output_dir)))
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        """Save a checkpoint as the library does; if that fails, warn and train on."""
+        """Save a checkpoint as the library does; if that fails, warn and train on.
+
+        A team's counts once all members have written their part of it.
+        """
         assert self.checkpoints is not None, "nobody else asks for one"
+        written = self._tried(super()._save_checkpoint, model, trial)
+        if least(written) and leads():
+            self._tried(self.checkpoints.place, self.state.global_step)
+
+    def _tried(self, write: Callable[..., None], *given: object) -> bool:
         try:
-            super()._save_checkpoint(model, trial)
-            self.checkpoints.place()
+            write(*given)
         except (OSError, RuntimeError) as error:
             logger.warning("no checkpoint at step %d: %s", self.state.global_step, error)
+            return False
+        return True
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: object = None) -> None:
         """Do nothing yet: the optimiser first takes the parameters of the model at the start."""
@@ -302,7 +339,7 @@ def _fit(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> None
 
 
 def micro_batch(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> int:
-    """Return the most examples of a batch that may pass through `model` at once.
+    """Return the most examples that may pass through `model` at once in each process.
 
     That is what the recipe says, or what fits into free memory.
     """
@@ -320,9 +357,10 @@ def _most_that_fit(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInput
     free = free_memory(device)
 
     def rise(examples: int) -> float:
-        tried = recipe.model_copy(update=TRIED | {"batch_size": examples})
-        rows = torch.utils.data.Subset(inputs.data, longest(inputs.data, 2 * examples))
-        short = TrainingInputs(rows, inputs.collate, 2, inputs.lesson, micro_batch=examples)
+        batch = examples * members()
+        tried = recipe.model_copy(update=TRIED | {"batch_size": batch})
+        rows = torch.utils.data.Subset(inputs.data, longest(inputs.data, 2 * batch))
+        short = TrainingInputs(rows, inputs.collate, 2, inputs.lesson, micro_batch=batch)
         return memory_rise(device, lambda: _fit(model, tried, short))
 
     with torch.random.fork_rng(), memory_watched(), frozen(inputs.frozen):
@@ -353,12 +391,15 @@ def _trainer(
 ) -> CandidateTrainer:
     checkpoints = inputs.checkpoints
     folder = scratch if checkpoints is None else str(checkpoints.draft)
+    args = arguments(recipe, folder, inputs.total_steps, _parts(recipe, inputs))
+    args.ddp_static_graph = is_static(model, recipe)
+    args.ddp_find_unused_parameters = not args.ddp_static_graph
     trainer = CandidateTrainer(
         recipe=recipe,
         lesson=inputs.lesson,
         checkpoints=checkpoints,
         model=model,
-        args=arguments(recipe, folder, inputs.total_steps, _parts(recipe, inputs)),
+        args=args,
         train_dataset=inputs.data,
         data_collator=inputs.collate,
         callbacks=[*inputs.callbacks, *([] if checkpoints is None else [checkpoints])],

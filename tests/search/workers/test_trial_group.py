@@ -12,7 +12,7 @@ from sharetune.search.run import run
 from sharetune.search.workers import ray_tune as tune
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
-from sharetune.trainers.training import trainer as training
+from sharetune.trainers.training.trainer import CandidateTrainer
 from tests.checkpoint import write_study_data
 from tests.search.test_run import trials
 
@@ -86,29 +86,29 @@ def test_two_workers_have_the_loss_curve_of_one_with_the_whole_batch(folder, tmp
 
 @dataclass(frozen=True)
 class Mortal(CandidateEvaluator):
-    """Its first assistant is killed at the third step, once the file `killed` is not there."""
+    """Its first assistant is killed at the sixth step, once the file `killed` is not there."""
 
     def assist(self, *args, **kwargs):
-        killed, steps, average = self.task.cache / "killed", [], training.average_gradients_
+        killed, steps, real = self.task.cache / "killed", [], CandidateTrainer.training_step
 
-        def deadly(parameters):
+        def deadly(*given):
             steps.append(1)
-            if len(steps) == 3 and not killed.exists():
+            if len(steps) == 6 and not killed.exists():
                 killed.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            average(parameters)
+            return real(*given)
 
-        training.average_gradients_ = deadly
+        CandidateTrainer.training_step = deadly
         try:
             super().assist(*args, **kwargs)
         finally:
-            training.average_gradients_ = average
+            CandidateTrainer.training_step = real
 
 
-def test_a_team_that_loses_a_worker_is_replaced_and_its_trial_is_trained(folder, tmp_path):
+def test_a_team_that_loses_a_worker_goes_on_from_its_checkpoint_with_another(folder, tmp_path):
     config = study(
         folder,
-        resources={"workers": 1, "workers_per_trial": 2},
+        resources={"workers": 1, "workers_per_trial": 2, "checkpoint_s": 0},
         early_stopping={"rungs": [0.25, 0.5]},
     )
     cache = tmp_path / "cache"
@@ -118,3 +118,5 @@ def test_a_team_that_loses_a_worker_is_replaced_and_its_trial_is_trained(folder,
     assert (tmp_path / "cache" / "killed").exists()
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 2
     assert [len(trial.user_attrs["curve"]) for trial in found] == [12] * 2
+    went_on = [trial.user_attrs["circumstances"].get("continued_at") for trial in found]
+    assert went_on == [[5], None]

@@ -1,6 +1,8 @@
 """Several processes train one candidate as one process does with the whole batch."""
 
 import multiprocessing
+import os
+import signal
 import traceback
 from dataclasses import replace
 
@@ -14,10 +16,14 @@ from sharetune.spaces.evaluator import Job, JobResources
 from sharetune.spaces.run_folder import RunFolder
 from sharetune.trainers.loading import load_shared
 from sharetune.trainers.training.data_parallel import follow, lead
+from sharetune.trainers.training.trainer import CandidateTrainer
 from tests.trainers.conftest import Listening, candidate, saved
 
+pytestmark = pytest.mark.slow
 HOST = "127.0.0.1"
-fork = multiprocessing.get_context("fork")  # what is loaded here need not be loaded again
+# one that loads the libraries once: a process that has trained cannot be forked
+servers = multiprocessing.get_context("forkserver")
+servers.set_forkserver_preload([__name__])
 
 
 def given(evaluator, compression=None, **part):
@@ -28,7 +34,22 @@ def given(evaluator, compression=None, **part):
     return found.model_copy(update={"compression": compression or Compression()})
 
 
-def assist(evaluator, job, resources, rank, size, port, told):
+def die_at(step):
+    """Let this process be killed when it begins a step of a training, counted from 1."""
+    begun, real = [], CandidateTrainer.training_step
+
+    def deadly(*given):
+        begun.append(1)
+        if len(begun) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given)
+
+    CandidateTrainer.training_step = deadly
+
+
+def assist(evaluator, job, resources, rank, size, port, told, dies):
+    if dies:
+        die_at(dies)
     try:
         team = follow(size, rank, HOST, port)
         evaluator.assist(job, replace(resources, team=team))
@@ -37,22 +58,22 @@ def assist(evaluator, job, resources, rank, size, port, told):
         told.put(traceback.format_exc())
 
 
-def trained(evaluator, what, folder, *, size=2, rungs=(), report=None, accumulation=1):
+def trained(evaluator, what, folder, *, size=2, rungs=(), report=None, dies=None, **given):
     """What a leader of `size` finds, or raises, and what the others said at their end."""
-    told, resources = fork.Queue(), JobResources(accumulation=accumulation)
+    told, resources = servers.Queue(), JobResources(**given)
     job = Job(0, what, RunFolder(folder).trial(0), rungs)
     team = lead(size, HOST) if size > 1 else None
     others = []
     for rank in range(1, size):
-        asked = (evaluator, job, resources, rank, size, team.store.port, told)
-        others.append(fork.Process(target=assist, args=asked))
+        asked = (evaluator, job, resources, rank, size, team.store.port, told, dies)
+        others.append(servers.Process(target=assist, args=asked))
         others[-1].start()
     try:
         leading = replace(resources, team=team)
         found = evaluator.evaluate(job, leading, Listening(report))
     except StoppedAtRung as stop:
         found = stop
-    return found, [told.get(timeout=60) for _ in others]
+    return found, [told.get(timeout=300) for _ in others]
 
 
 def losses(found):
@@ -80,7 +101,6 @@ def test_two_processes_learn_as_one_with_the_whole_batch(evaluator, tmp_path):
     assert_alike(evaluator, what, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [
@@ -95,7 +115,6 @@ def test_every_part_is_trained_together(evaluator, tmp_path, part):
     assert_alike(evaluator, given(evaluator, **part), tmp_path)
 
 
-@pytest.mark.slow
 def test_three_prune_and_recover_together(evaluator, tmp_path):
     what = given(evaluator, Compression(heads=0.5, magnitude=0.2, recover=0.5), bank_lr_rule="sqrt")
     assert_alike(evaluator, what, tmp_path, size=3)
@@ -114,7 +133,6 @@ def test_all_stop_at_the_rung_where_the_leader_is_stopped(evaluator, tmp_path):
     assert said[0].strip().endswith("StoppedAtRung: stopped at rung 1, step 4")
 
 
-@pytest.mark.slow
 def test_batches_in_parts_are_the_same(evaluator, tmp_path):
     whole, _ = trained(evaluator, given(evaluator), tmp_path / "1", size=1)
     parts, said = trained(evaluator, given(evaluator), tmp_path / "2", accumulation=2)
@@ -122,9 +140,32 @@ def test_batches_in_parts_are_the_same(evaluator, tmp_path):
     assert losses(parts)[0] == pytest.approx(losses(whole)[0], abs=1e-4)
 
 
-@pytest.mark.slow
 def test_members_draw_different_dropout(evaluator, tmp_path):
     what = given(evaluator, dropout=0.5, steps=2)
     one, two = (trained(evaluator, what, tmp_path / name)[0] for name in "ab")
     alone, _ = trained(evaluator, what, tmp_path / "c", size=1)
     assert losses(one) == losses(two) != losses(alone)
+
+
+@pytest.mark.parametrize("part", [{}, {"patience": 9, "dropout": 0.1}], ids=str)
+def test_a_team_that_lost_a_member_goes_on_from_its_checkpoint(evaluator, tmp_path, part):
+    """Bit for bit as one that lost none, rungs told again and each member's dropout included."""
+    seen = []
+
+    def report(rung, metrics):
+        seen.append((rung, metrics["step"]))
+        return True
+
+    what, told = given(evaluator, **part), {"rungs": (0.25,), "report": report}
+    whole, _ = trained(evaluator, what, tmp_path / "whole", **told)
+    kept = told | {"checkpoint_s": 0.0}
+    with pytest.raises(RuntimeError):
+        trained(evaluator, what, tmp_path / "cut", dies=6, **kept)
+    again, said = trained(evaluator, what, tmp_path / "cut", **kept)
+    assert said == [""]
+    assert again.circumstances["continued_at"] == [5]
+    assert (again.scores, again.curve) == (whole.scores, whole.curve)
+    assert seen == [(0, 2)] * 3
+    models = [load_shared(saved(tmp_path / name)) for name in ("whole", "cut")]
+    weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in models]
+    assert torch.equal(*weights)

@@ -1,0 +1,91 @@
+"""Two processes have the loss curve of one with the whole batch, whatever a plan shares."""
+
+import multiprocessing
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from sharetune.spaces import Recipe, SharingPlan
+from sharetune.spaces.forms import LowRank
+from sharetune.spaces.plan import Group
+from sharetune.trainers.training.data_parallel import follow, joined, lead
+from sharetune.trainers.training.trainer import TrainingInputs, train
+from tests.trainers.training.gradients import padded, shared, texts
+
+pytestmark = pytest.mark.slow
+
+HOST = "127.0.0.1"
+ENGINES = ["copies"]
+WHOLE = SharingPlan.range(0, 3, 1.0)
+LOW_RANK = SharingPlan(groups=(Group(layers="0..3", form=LowRank(rank=2)),))
+CASES = {
+    "tie": (WHOLE, {}),
+    "bank": (SharingPlan.range(0, 3, 0.5), {}),
+    "lowrank": (LOW_RANK, {"bank_l2": 0.01}),
+    "pull": (WHOLE, {"soften": "pull", "pull": 1.0, "soften_until": 0.5}),
+    "adversary": (SharingPlan.range(0, 3, 0.5), {"adversary": "pgd", "micro_batch": 4}),
+    "parts": (LOW_RANK, {"r_drop": 1.0, "micro_batch": 2}),
+}
+
+
+@dataclass
+class Losses(TrainerCallback):
+    """Keeps the loss of every step, unrounded."""
+
+    seen: list[float] = field(default_factory=list)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.seen += [logs["loss"]] if "loss" in (logs or {}) else []
+
+
+def losses(case):
+    """The losses of a causal model on texts of unlike numbers of tokens that count, one none."""
+    plan, part = CASES[case]
+    settings = {"steps": 8, "batch_size": 4, "learning_rate": 3e-4, "warmup_ratio": 0.0}
+    recipe = Recipe.model_validate(settings | {"dropout": 0.0} | part)
+    torch.manual_seed(0)
+    model, kept = shared("llama", plan, schedule=recipe.soften), Losses()
+    rows = texts(labelled=False)[:5]  # an epoch's second batch has one, and a member none
+    train(model, recipe, TrainingInputs(rows, padded, recipe.steps, callbacks=[kept]))
+    return kept.seen
+
+
+def run(rank, port, told):
+    torch.set_num_threads(1)
+    for case in CASES:
+        for engine in ENGINES:
+            team = lead(2, HOST) if rank == 0 else follow(2, rank, HOST, port.get(timeout=300))
+            if rank == 0:
+                port.put(team.store.port)
+            with joined(team):
+                told.put((case, engine, rank, losses(case)))
+
+
+@pytest.fixture(scope="module")
+def together():
+    """The losses of both processes by case and engine."""
+    spawn = multiprocessing.get_context("spawn")
+    port, told = spawn.Queue(), spawn.Queue()
+    members = [spawn.Process(target=run, args=(rank, port, told)) for rank in range(2)]
+    for member in members:
+        member.start()
+    found = {}
+    for _ in range(2 * len(CASES) * len(ENGINES)):
+        case, engine, rank, curve = told.get(timeout=300)
+        found[case, engine, rank] = curve
+    for member in members:
+        member.join(60)
+    assert [member.exitcode for member in members] == [0, 0]
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_curve_of_one(together, case, engine):
+    alone = losses(case)
+    assert len(alone) == 8
+    assert max(alone) - min(alone) > 0.01
+    assert together[case, engine, 0] == together[case, engine, 1]
+    assert together[case, engine, 0] == pytest.approx(alone, abs=1e-5)
