@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -358,10 +358,12 @@ def writing(family: str, form: Any = "tie", **rule: Any) -> None:
 def _caches(model: PreTrainedModel) -> bool:
     """Return whether a model writes the same with its cache as without.
 
-    Words whose logits are equal but for rounding count as the same.
+    Words whose logits are equal but for rounding count as the same. Padding is not written: without
+    a cache some families mask it.
     """
     ids = samples(model)[0]["input_ids"][:1, :5]
     settings: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    settings["suppress_tokens"] = [0]
     settings |= {"pad_token_id": 0, "output_logits": True, "return_dict_in_generate": True}
     with torch.no_grad():
         one, two = (model.generate(ids, **settings, use_cache=cache) for cache in (True, False))
@@ -382,7 +384,8 @@ def looping(family: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         compare(answer(load_shared(folder)), answer(model), "outputs after loading")
-    writing(family, layers=[1, 2], times=2, assign="each") if model.can_generate() else None
+    with suppress(Skip):
+        writing(family, layers=[1, 2], times=2, assign="each")
 
 
 def reusing(family: str) -> None:
@@ -399,7 +402,8 @@ def reusing(family: str) -> None:
                 elif set(slot.roles) & {"k", "v"}:
                     raise Skip
     compare(answer(model), answer(whole))
-    writing(family, KV, layers=[1, 2], units="first") if model.can_generate() else None
+    with suppress(Skip):
+        writing(family, KV, layers=[1, 2], units="first")
 
 
 def _lend(owner: nn.Module, reader: nn.Module) -> None:

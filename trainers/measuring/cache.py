@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -47,7 +48,13 @@ def _kept(cache: Any) -> Iterator[Kept]:
         for one, crossed in zip(own, _kept(cache.cross_attention_cache), strict=True):
             yield Kept(one.all + crossed.all, one.shared + crossed.shared)
         return
-    for layer in getattr(cache, "layers", ()):
-        tensors = [leaf for leaf in tree_leaves(vars(layer)) if isinstance(leaf, Tensor)]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        yield Kept(size, size if type(layer) is DynamicLayer else 0)
+    lists = [own for own in getattr(cache, "__dict__", {}).values() if isinstance(own, list)]
+    for layers in zip_longest(*lists, fillvalue=()):
+        size = sum(map(_bytes, layers))
+        yield Kept(size, size if type(layers[0]) is DynamicLayer else 0)
+
+
+def _bytes(layer: Any) -> int:
+    """Return the bytes of what a cache holds for a layer: an object with tensors, or a tensor."""
+    leaves = tree_leaves(layer if isinstance(layer, Tensor | list | tuple) else vars(layer))
+    return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))

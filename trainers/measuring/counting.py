@@ -460,10 +460,14 @@ def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
 def _by_stack(
     model: PreTrainedModel, kept: Sequence[Kept], stacks: Mapping[str, Stack]
 ) -> dict[str, list[Kept]]:
-    """Return what each layer of each stack keeps: only one list of layers does, the decoder's."""
+    """Return what each layer of each stack keeps: only one list of layers does, the decoder's.
+
+    Some families call another module `decoder`, such as the one that gives logits.
+    """
     decoder = set(model.get_decoder().modules()) if kept else set()
     lists = dict.fromkeys(s.path for s in stacks.values() if s.length == len(kept))
-    path = next((path for path in lists if model.get_submodule(path) in decoder), None)
+    own = (path for path in lists if model.get_submodule(path) in decoder)
+    path = next(own, next(reversed(lists), None))
     return {
         name: [kept[place] if stack.path == path else Kept() for place in stack.places]
         for name, stack in stacks.items()

@@ -32,18 +32,25 @@ class SharedLayer(DynamicLayer):
 
     def __init__(self, owner: DynamicLayer) -> None:
         self.owner = owner
+        self.length = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Return the owner's keys and values, which hold those of this pass already."""
+        self._follow()
         return self.owner.keys, self.owner.values  # type: ignore[return-value]
 
-    def _leave(self, *args: object, **kwargs: object) -> None:
-        """Leave to the owner what is done to every layer of a cache."""
+    def get_seq_length(self) -> int:
+        """Return the number of tokens that this layer has read; the owner may be a pass ahead."""
+        return self.length
 
-    offload = prefetch = reset = crop = reorder_cache = _leave
-    batch_repeat_interleave = batch_select_indices = _leave
+    def _follow(self, *args: object, **kwargs: object) -> None:
+        """Leave to the owner what is done to every layer of a cache, and take on its length."""
+        self.length = self.owner.get_seq_length()
+
+    offload = prefetch = reset = crop = reorder_cache = _follow
+    batch_repeat_interleave = batch_select_indices = _follow
 
 
 class ReadCacheOf:

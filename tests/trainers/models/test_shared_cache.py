@@ -11,7 +11,9 @@ from transformers import (
     LlamaConfig,
     PreTrainedConfig,
     Qwen3Config,
+    SmolLM3Config,
     T5Config,
+    UMT5Config,
 )
 
 from sharetune.spaces import SharingPlan
@@ -28,13 +30,22 @@ LLAMA = {
     "intermediate_size": 64,
     "max_position_embeddings": 64,
 }
+T5 = {
+    "vocab_size": 64,
+    "d_model": 48,
+    "d_kv": 12,
+    "num_heads": 4,
+    "num_layers": 4,
+    "d_ff": 64,
+    "bos_token_id": 0,
+}
 SIZES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**LLAMA),
     "gpt2": GPT2Config(vocab_size=64, n_embd=48, n_layer=4, n_head=4, n_positions=64),
     "qwen3": Qwen3Config(**LLAMA, head_dim=12),
-    "t5": T5Config(
-        vocab_size=64, d_model=48, d_kv=12, num_heads=4, num_layers=4, d_ff=64, bos_token_id=0
-    ),
+    "smollm3": SmolLM3Config(**LLAMA, no_rope_layers=[1, 0, 1, 0], pad_token_id=0),
+    "t5": T5Config(**T5),
+    "umt5": UMT5Config(**T5, decoder_start_token_id=0),
 }
 FULL = {"llama": 2 * 4 * 24, "gpt2": 2 * 4 * 48, "qwen3": 2 * 4 * 24}
 """Bytes that a layer keeps of one token: keys and values, 4 bytes each, 24 or 48 wide."""
@@ -43,7 +54,7 @@ IDS = torch.arange(5, 19).reshape(2, 7)
 
 
 def model_of(family, *groups, meta=False):
-    kind = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
+    kind = AutoModelForSeq2SeqLM if "t5" in family else AutoModelForCausalLM
     torch.manual_seed(0)
     with torch.device("meta" if meta else "cpu"):
         model = kind.from_config(copy.deepcopy(SIZES[family])).eval()
@@ -84,9 +95,25 @@ def test_writing_with_the_shared_cache_is_writing_without(family, settings):
     assert torch.equal(written(model, **settings), written(model, use_cache=False, **uncached))
 
 
-def test_keys_that_each_layer_norms_are_kept_by_each():
-    cache = model_of("qwen3", KV)(IDS).past_key_values
-    assert len({id(layer.keys) for layer in cache.layers}) == 4
+@pytest.mark.parametrize(("family", "kept"), [("qwen3", 4), ("smollm3", 3)])
+def test_keys_that_layers_treat_otherwise_are_kept_by_each(family, kept):
+    """Qwen3's are normed by each; two of SmolLM3's layers turn them by their positions."""
+    model = model_of(family, KV)
+    assert len({id(layer.keys) for layer in model(IDS).past_key_values.layers}) == kept
+    assert torch.equal(written(model), written(model, use_cache=False))
+
+
+def test_a_reader_has_read_no_more_than_its_owner_before_the_pass():
+    """UMT5's layers ask the cache how many tokens they have read, for their positions."""
+    model = model_of("umt5", KV | {"stack": "decoder"})
+    inputs = {"input_ids": IDS, "decoder_input_ids": IDS[:, 2:6]}
+    with torch.no_grad():
+        whole = model(**inputs, use_cache=False).logits
+        begun = model(**inputs | {"decoder_input_ids": IDS[:, 2:5]}, use_cache=True)
+        going_on = inputs | {"decoder_input_ids": IDS[:, 5:6]}
+        ended = model(**going_on, past_key_values=begun.past_key_values).logits
+    parts = torch.cat([begun.logits, ended], 1)
+    assert torch.allclose(parts, whole, atol=1e-5)
 
 
 @pytest.mark.parametrize(
