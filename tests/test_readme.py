@@ -232,7 +232,9 @@ def test_links_lead_somewhere():
 
 
 @pytest.mark.parametrize(
-    "study", sorted(ROOT.glob("examples/*/study.yaml")), ids=lambda p: p.parent.name
+    "study",
+    sorted(ROOT.glob("examples/*/study*.yaml")),
+    ids=lambda path: f"{path.parent.name}/{path.name}",
 )
 def test_examples_are_studies(study):
     assert load_config(study).space.plan
