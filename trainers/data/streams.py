@@ -133,10 +133,16 @@ def write_parts(parts: Iterator[pd.DataFrame], file: Path) -> int:
 
 def read_parts(file: Path) -> Iterator[pd.DataFrame]:
     """Yield the table in a Parquet file in parts."""
-    with pq.ParquetFile(file) as table:
-        rows = (row for batch in table.iter_batches(PART_ROWS) for row in batch.to_pylist())
-        for first in rows:
-            yield _part(chain([first], rows))
+    rows = rows_of(file)
+    for first in rows:
+        yield _part(chain([first], rows))
+
+
+def rows_of(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, of which a part is in memory at a time."""
+    with pq.ParquetFile(file, pre_buffer=False) as table:  # buffers are kept until the file's end
+        for batch in table.iter_batches(PART_ROWS):
+            yield from batch.to_pylist()
 
 
 def _part(rows: Iterator[dict[str, Any]]) -> pd.DataFrame:

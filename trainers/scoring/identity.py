@@ -4,14 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
 from sharetune.spaces.paths import expanded
 from sharetune.trainers.data.new_models import is_configuration_only
+from sharetune.trainers.data.streams import rows_of
 from sharetune.trainers.tasks.base import PreparedTask
-
-ROWS = 1000
-"""Rows of a table that are read at once."""
 
 WEIGHTS = ("*.safetensors", "*.bin")
 """Files of a checkpoint that hold weights."""
@@ -44,9 +40,8 @@ def rows_digest(task: PreparedTask, splits: Sequence[str]) -> str:
     """Return the digest of the rows of these splits, whatever version has written them."""
     found = hashlib.sha256()
     for split in splits:
-        for batch in pq.ParquetFile(task.cache / f"{split}.parquet").iter_batches(ROWS):
-            for row in batch.to_pylist():
-                found.update(repr(row).encode())
+        for row in rows_of(task.cache / f"{split}.parquet"):
+            found.update(repr(row).encode())
     return found.hexdigest()[:16]
 
 

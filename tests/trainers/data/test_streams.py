@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import random
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from sharetune.spaces.errors import DataError
@@ -13,6 +15,7 @@ from sharetune.trainers.data.streams import (
     checked,
     read_parts,
     remaining,
+    rows_of,
     streamed,
     write_parts,
 )
@@ -80,6 +83,19 @@ def test_what_is_written_in_parts_comes_back(tmp_path):
     parts = [pd.DataFrame({"text": CELLS[:3]}), pd.DataFrame({"text": CELLS[3:]})]
     assert write_parts(iter(parts), tmp_path / "t.parquet") == len(CELLS)
     assert pd.concat([*read_parts(tmp_path / "t.parquet")])["text"].tolist() == CELLS
+
+
+def test_what_was_read_of_a_file_does_not_stay_in_memory(tmp_path):
+    draw = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    texts = ["".join(draw.choices(letters, k=1000)) for _ in range(100)]
+    parts = (pd.DataFrame({"text": texts}) for _ in range(40))  # 4 MB in 40 groups of 0.1 MB
+    file = tmp_path / "t.parquet"
+    write_parts(parts, file)
+    assert file.stat().st_size > 2 * 2**20
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in rows_of(file)]
+    assert len(held) == 4000 and max(held) < 2 * 2**20
 
 
 def test_rows_that_are_held_out_are_the_ones_that_do_not_remain():
