@@ -1,11 +1,12 @@
 """Load `code` exports of real models where only torch and transformers are installed.
 
-    python benchmarks/code_exports.py SMOLLM2 MINILM T5 VIT [--only smollm2 ...]
+    python benchmarks/code_exports.py SMOLLM2 MINILM T5 VIT [--only smollm2 ...] [--python PYTHON]
 
 Folders of models; one that holds no weights (T5 and ViT of the examples) gets random ones. Each
-model is shared by six plans, exported, and loaded in a new environment: the largest difference of
-the logits, 32 tokens generated with a cache and without, a pipeline's answer, and the error where
-a tensor is missing.
+model is shared by six plans, exported, and loaded in a new environment, whose packages are links to
+those installed here, or by PYTHON, an interpreter of another: the largest difference of the
+logits, 32 tokens generated with a cache and without, a pipeline's answer, and the error where a
+tensor is missing.
 """
 
 import argparse
@@ -45,7 +46,7 @@ PLANS: dict[str, dict[str, Any]] = {
 """The rule of each plan, for the second and third layer of each stack."""
 
 
-def main(folders: dict[str, Path], only: list[str]) -> None:
+def main(folders: dict[str, Path], only: list[str], python: Path | None) -> None:
     """Print one line for each model and plan."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -54,7 +55,7 @@ def main(folders: dict[str, Path], only: list[str]) -> None:
     )
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
-        python = bare_python(Path(scratch) / "bare")
+        python = python or bare_python(Path(scratch) / "bare")
         for name in only:
             for plan in PLANS:
                 print("|", " | ".join(_cells(name, plan, folders[name], python)), "|", flush=True)
@@ -111,6 +112,7 @@ if __name__ == "__main__":
     for name in MODELS:
         parser.add_argument(name, type=Path)
     parser.add_argument("--only", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--python", type=Path)
     asked = vars(parser.parse_args())
-    only = asked.pop("only")
-    main(asked, only)
+    only, python = asked.pop("only"), asked.pop("python")
+    main(asked, only, python)

