@@ -256,12 +256,28 @@ class LatencyProtocol(Section):
         ge=2,
         description="Examples of a batch that is timed as well; `null` is none.",
     )
-    onnx: bool = Field(
-        False, description="Whether each model is also exported to ONNX and timed in onnxruntime."
+    forms: tuple[str, ...] = Field(
+        (),
+        description="Export formats, one or a list, that each model is also timed in, by the "
+        "runtime that the format is for.",
     )
     graphs: bool = Field(
         False, description="Whether a GPU replays CUDA graphs of the forward pass."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _onnx_by_its_old_key(cls, given: Any) -> Any:
+        """Read `onnx: true`, which studies had before there were `forms`."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("onnx"), bool):
+            return given
+        rest = {key: value for key, value in given.items() if key != "onnx"}
+        return {"forms": ["onnx"]} | rest if given["onnx"] else rest
+
+    @field_validator("forms", mode="before")
+    @classmethod
+    def _one_form(cls, names: object) -> Any:
+        return (names,) if isinstance(names, str) else names
 
 
 class Finalists(Section):

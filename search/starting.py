@@ -199,7 +199,7 @@ def _note_places(config: StudyConfig, run: Path, writer: StudyWriter) -> None:
 def real_evaluator(config: StudyConfig, run: RunFolder, live: Live = NOTHING_LIVE) -> Evaluator:
     """Prepare the study's model and task; see `trainers/evaluation/`."""
     from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
-    from sharetune.trainers.exports.onnx import check_packages
+    from sharetune.trainers.exports.base import check_packages
     from sharetune.trainers.tasks.base import read_task
 
     task = read_task(config.task).with_collate(live.collate)
@@ -217,8 +217,9 @@ def real_evaluator(config: StudyConfig, run: RunFolder, live: Live = NOTHING_LIV
                 f"it measures {', '.join(task.metrics)}; "
                 f"for example objectives: [{task.metrics[0]}, parameters, flops]",
             )
-    if config.latency.onnx and config.latency.rounds:
-        check_packages()
+    if config.latency.rounds:
+        for form in config.latency.forms:
+            check_packages(form)
     recipe = config.space.reference_recipe()
     return CandidateEvaluator.prepare(
         config.model,

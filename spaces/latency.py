@@ -8,15 +8,16 @@ from typing import Any
 class LatencyRequest:
     """A latency protocol: one example of `max_length` tokens, in turns with the unshared model.
 
-    There are `rounds` turns. `throughput` also times a batch of that many examples, `onnx` also
-    times the exported model in onnxruntime, `graphs` replays CUDA graphs on a GPU.
+    There are `rounds` turns. `throughput` also times a batch of that many examples, `forms` are
+    formats in which the exported model is timed as well, each in its runtime, and `graphs` replays
+    CUDA graphs on a GPU.
     """
 
     max_length: int
     rounds: int
     threads: int = 1
     throughput: int | None = None
-    onnx: bool = False
+    forms: tuple[str, ...] = ()
     graphs: bool = False
 
 
@@ -59,12 +60,25 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class InRuntime:
+    """Latency of one use of an export in its runtime, in turns with the unshared model's there,
+    whose median is `unshared_ms`."""
+
+    latency: Latency
+    unshared_ms: float
+
+    def written(self) -> dict[str, float]:
+        """Return the same as plain data."""
+        return self.latency.written() | {"unshared_ms": round(self.unshared_ms, 5)}
+
+
+@dataclass(frozen=True)
 class Latencies:
     """Latencies of one model on a quiet device, and how they were measured.
 
-    `single` is of one example, `throughput` of a batch of `throughput_batch`, `onnx` that of
-    onnxruntime with the unshared model's median there; `quiet` holds the numbers of further quiet
-    objectives by name.
+    `single` is of one example, `throughput` of a batch of `throughput_batch`; `runtimes` holds
+    those of exports by format and use ("pass", or "prefill" and "decode"), `refused` why a format
+    cannot hold the model, and `quiet` the numbers of further quiet objectives by name.
     """
 
     single: Compared
@@ -73,16 +87,20 @@ class Latencies:
     request: LatencyRequest
     device: str
     throughput: Compared | None = None
-    onnx: Latency | None = None
-    onnx_unshared_ms: float | None = None
+    runtimes: dict[str, dict[str, InRuntime]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     quiet: dict[str, float] = field(default_factory=dict)
 
     def written(self) -> dict[str, Any]:
         """Return the same as the study's attribute (`results/reading/attributes.py`)."""
         found = self.single.written()
-        if self.onnx is not None:
-            found["forms"]["onnx"] = self.onnx.written()
-            found["onnx_unshared_ms"] = self.onnx_unshared_ms
+        if self.runtimes:
+            found["runtimes"] = {
+                form: {use: timed.written() for use, timed in uses.items()}
+                for form, uses in self.runtimes.items()
+            }
+        if self.refused:
+            found["refused"] = self.refused
         if self.written_tokens:
             found["written_tokens"] = self.written_tokens
         if self.quiet:

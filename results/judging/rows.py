@@ -86,6 +86,7 @@ class Row:
     test: dict[str, Any] = field(default_factory=dict)
     circumstances: dict[str, Any] = field(default_factory=dict)
     latency_conditions: dict[str, Any] = field(default_factory=dict)
+    latency_refused: dict[str, str] = field(default_factory=dict)
     final: Final | None = None
     cells: Mapping[str, Any] = field(default_factory=dict)
 
@@ -141,6 +142,7 @@ def _row(cells: Mapping[str, Any]) -> Row:
         test=_dict(cells[record.TEST]),
         circumstances=_dict(cells[record.CIRCUMSTANCES]),
         latency_conditions=_dict(cells["latency_conditions"]),
+        latency_refused=_dict(cells.get("latency_refused")),
         final=final if isinstance(final, Final) else None,
         cells=cells,
     )

@@ -47,16 +47,15 @@ from sharetune.spaces.plan import SharingPlan
 MATERIALISED = Objective("materialised_latency_ms", "latency, materialised", "minimize", "ms")
 """Latency of the dense model of the same function; shown, never searched by."""
 
-ONNX = Objective("onnx_latency_ms", "latency, ONNX Runtime", "minimize", "ms")
-"""Latency of the exported model; shown, never searched by."""
-
 SHOWN_COSTS = (
     *(OBJECTIVES[name] for name in ("parameters", "stack_parameters", "bytes", "flops")),
     OBJECTIVES["latency_ms"],
     MATERIALISED,
-    ONNX,
 )
 """Sizes and latencies of a card, in the order they are shown."""
+
+WRITING = ("_prefill", "_decode")
+"""Ends of the columns' names for what writes text: the two uses of such an export."""
 
 HEADLINE = ("parameters", "latency")
 """Titles of the measures that a small card shows besides the quality."""
@@ -298,6 +297,7 @@ def _measures(study: StudyRecord, trial: Row, unshared: Row | None) -> Iterator[
         if isfinite(trial.value(objective)):
             yield _measure(study, objective, trial, unshared)
             yield from _on_test_data(study, objective, trial)
+    yield from _in_runtimes(study, trial)
     if tokens := trial.latency_conditions.get("written_tokens"):
         yield _rate(trial, "tokens written with a cache", tokens, "latency")
     if isfinite(trial.value("batch_latency_ms")):
@@ -308,8 +308,8 @@ def _measures(study: StudyRecord, trial: Row, unshared: Row | None) -> Iterator[
 
 
 def _measure(study: StudyRecord, objective: Objective, trial: Row, unshared: Row | None) -> Measure:
-    if objective.name in ("latency_ms", MATERIALISED.name, ONNX.name):
-        return _latency(objective, trial)
+    if objective.name in ("latency_ms", MATERIALISED.name):
+        return _latency(objective, trial, trial.value("latency_unshared_ms"))
     value = trial.value(objective)
     title, text = short_title(objective), quantity(objective, value)
     sure = _interval(*_certain(study, objective, trial), partial(bare, objective))
@@ -337,11 +337,22 @@ def _certain(study: StudyRecord, objective: Objective, trial: Row) -> tuple[floa
     return found or (float("nan"), float("nan"))
 
 
-def _latency(objective: Objective, trial: Row) -> Measure:
-    """Compare a latency with the unshared model's, measured in turns with it."""
+def _in_runtimes(study: StudyRecord, trial: Row) -> Iterator[Measure]:
+    """Yield the latencies of the trial's exports, and why others could not hold the model."""
+    for column in map(str, study.frame):
+        name, found, _ = column.partition("_latency_unshared_ms")
+        if found and isfinite(base := trial.value(column)):
+            form, use = name.rsplit("_", 1) if name.endswith(WRITING) else (name, "")
+            title = f"latency, {form}" + (f", {use}" if use else "")
+            yield _latency(Objective(f"{name}_latency_ms", title, "minimize", "ms"), trial, base)
+    for form, reason in trial.latency_refused.items():
+        yield Measure(f"latency, {form}", f"not exported: {reason}")
+
+
+def _latency(objective: Objective, trial: Row, base: float) -> Measure:
+    """Compare a latency with `base`, the unshared model's, measured in turns with it."""
     form = objective.name.removesuffix("ms")
-    reference = "onnx_latency_unshared_ms" if objective is ONNX else "latency_unshared_ms"
-    value, base = trial.value(objective), trial.value(reference)
+    value = trial.value(objective)
     low, high = trial.value(f"{form}low_ms"), trial.value(f"{form}high_ms")
     times, least, most = (trial.value(f"{form}ratio{end}") for end in ("", "_low", "_high"))
     return Measure(

@@ -39,16 +39,20 @@ Attributes of the study
                     the same of an untrained plan with its compression, where the study limits
                     latency
     latency:<n>     latency of trial n, measured after the search or by its architecture:
-                    {"forms": {"stored": L, "materialised": L, "onnx": L}, "unshared_ms",
-                    "onnx_unshared_ms", "use", "written_tokens" where there are any, "batch_size",
-                    "max_length", "rounds", "device", "threads", "timed_by", "rounds_taken",
-                    "drift", "preempted", "throughput", "quiet"}
+                    {"forms": {"stored": L, "materialised": L}, "unshared_ms", "use",
+                    "written_tokens" where there are any, "batch_size", "max_length", "rounds",
+                    "device", "threads", "timed_by", "rounds_taken", "drift", "preempted",
+                    "throughput", "runtimes", "refused", "quiet"}
                     with L = {"median_ms", "low_ms", "high_ms", "ratio", "ratio_low",
                     "ratio_high"} (95 % bootstrap intervals; ratio to unshared);
                     drift: change of the unshared median from the first third of the rounds to
                     the last; preempted: preemptions by the system for each timed pass;
                     throughput: {"forms", "unshared_ms", "drift", "preempted", "timed_by",
-                    "batch_size"} of a batch, and onnx, where the study asks for it;
+                    "batch_size"} of a batch, where the study asks for it;
+                    runtimes: {format: {use: L and "unshared_ms"}} of exports, where the study asks
+                    for it, each against the unshared model's, with the uses "pass", or "prefill"
+                    and "decode"; refused: {format: why it cannot hold the model}; studies of before
+                    have onnxruntime's L as forms["onnx"], with "onnx_unshared_ms";
                     quiet: {objective: value}, what else was measured of the model as stored
 
 Attributes of a trial

@@ -30,18 +30,20 @@ from sharetune.spaces.objectives import OBJECTIVES, Objective, quality_of
 from sharetune.spaces.paths import relocated
 from sharetune.spaces.settings import one_door
 
+LATENCY_NUMBERS = ("ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
+"""Ends of the columns of one latency."""
+
 NUMBERS = (
     "effective_ratio",
     *(
         f"{form}latency_{number}"
-        for form in ("", "materialised_", "onnx_", "batch_")
-        for number in ("ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
+        for form in ("", "materialised_", "batch_")
+        for number in LATENCY_NUMBERS
     ),
     "batch_size",
     "latency_drift",
     "latency_preempted",
     "latency_unshared_ms",
-    "onnx_latency_unshared_ms",
     "train_s",
     "evaluate_s",
     "total_s",
@@ -132,8 +134,11 @@ def load(run: Path | str) -> pd.DataFrame:
       ``effective_ratio`` (0..1)
     - ``latency_ms`` as stored, ``latency_low_ms`` and ``latency_high_ms`` (95 % interval),
       ``latency_ratio`` (to unshared), ``latency_ratio_low``, ``latency_ratio_high``, and the
-      same six materialised, as ``materialised_latency_ms``, ..., and in onnxruntime against the
-      unshared model there, as ``onnx_latency_ms``, ..., ``onnx_latency_unshared_ms``
+      same six materialised, as ``materialised_latency_ms``, ...
+    - of each export that was timed in its runtime, such as ``onnx``, the same six against the
+      unshared model there: ``onnx_latency_ms``, ..., ``onnx_latency_unshared_ms``; of what writes
+      text ``onnx_prefill_latency_ms``, ..., and ``onnx_decode_latency_ms``, ...;
+      ``latency_refused``: by format why it cannot hold the model
     - what else was measured on a quiet device, such as ``peak_memory``
     - the same six of a batch of ``batch_size`` as stored, as ``batch_latency_ms``, ...
     - ``latency_drift`` (a fraction): how much the unshared model slowed down meanwhile;
@@ -302,14 +307,17 @@ def _earlier(source: Mapping[str, Any]) -> str | None:
 
 def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
     forms = measured.get("forms") or {}
-    prefixes = {"stored": "", "materialised": "materialised_", "onnx": "onnx_"}
+    prefixes = {"stored": "", "materialised": "materialised_"}
     numbers = {
         f"{prefix}latency_{key.removeprefix('median_')}": value
-        for form, prefix in prefixes.items()
-        for key, value in (forms.get(form) or {}).items()
+        for prefix, found in (
+            *((prefix, forms.get(form) or {}) for form, prefix in prefixes.items()),
+            *_in_runtimes(measured),
+        )
+        for key, value in found.items()
     }
     own = (
-        *("forms", "unshared_ms", "onnx_unshared_ms", "throughput"),
+        *("forms", "unshared_ms", "onnx_unshared_ms", "throughput", "runtimes", "refused"),
         *("rounds_taken", "drift", "preempted", "quiet"),
     )
     conditions = {key: measured[key] for key in measured if key not in own}
@@ -323,9 +331,18 @@ def _latency(measured: Mapping[str, Any]) -> dict[str, Any]:
         "latency_drift": measured.get("drift"),
         "latency_preempted": measured.get("preempted"),
         "latency_unshared_ms": measured.get("unshared_ms"),
-        "onnx_latency_unshared_ms": measured.get("onnx_unshared_ms"),
+        "latency_refused": measured.get("refused"),
         "latency_conditions": conditions or None,
     }
+
+
+def _in_runtimes(measured: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Yield the start of the columns' names, and the numbers, of each use of each export."""
+    if "onnx" in (measured.get("forms") or {}):  # as written before there were others
+        yield "onnx_", {**measured["forms"]["onnx"], "unshared_ms": measured["onnx_unshared_ms"]}
+    for form, uses in (measured.get("runtimes") or {}).items():
+        for use, found in uses.items():
+            yield f"{form}_" if use == "pass" else f"{form}_{use}_", found
 
 
 def _stacks(study: Mapping[str, Any]) -> dict[str, int]:
@@ -358,8 +375,9 @@ def _plan_text(candidate: Mapping[str, object]) -> str:
 
 
 def _frame(rows: list[dict[str, Any]], objectives: Sequence[Objective]) -> pd.DataFrame:
-    numbers = dict.fromkeys([*(objective.name for objective in objectives), *NUMBERS])
     keys = dict.fromkeys(key for row in rows for key in row)
+    timed = [k for k in keys if k.partition("_latency_")[2] in (*LATENCY_NUMBERS, "unshared_ms")]
+    numbers = dict.fromkeys([*(objective.name for objective in objectives), *NUMBERS, *timed])
     columns = [*dict.fromkeys([*_TEXTS, *numbers, *_DATA, *keys])]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     for name in numbers:

@@ -80,6 +80,22 @@ def test_overrides(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("written", "forms"),
+    [
+        ({"forms": ["onnx", "gguf-q8_0"]}, ("onnx", "gguf-q8_0")),
+        ({"forms": "openvino"}, ("openvino",)),
+        ({"onnx": True, "rounds": 3}, ("onnx",)),  # as studies had it before
+        ({"onnx": False}, ()),
+    ],
+    ids=str,
+)
+def test_the_formats_that_are_timed(tmp_path, written, forms):
+    config = load_config(write(tmp_path, GOOD | {"latency": written}))
+    assert config.latency.forms == forms
+    assert "onnx" not in config.latency.model_dump()
+
+
+@pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
         ({"modle": 1}, "modle: unknown key", "did you mean 'model'?"),

@@ -14,12 +14,11 @@ from transformers import PreTrainedModel
 
 from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import ModelError
-from sharetune.spaces.latency import Compared, Latencies, Latency, LatencyRequest
-from sharetune.trainers.exports.base import export
-from sharetune.trainers.exports.onnx import onnx_run
+from sharetune.spaces.latency import Compared, InRuntime, Latencies, LatencyRequest
+from sharetune.trainers.exports.base import Uses, export, needs_of
 from sharetune.trainers.measuring import latency
 from sharetune.trainers.measuring.quiet import quiet_numbers
-from sharetune.trainers.models.sharing import materialize_unchecked_
+from sharetune.trainers.models.sharing import is_shared, materialize_unchecked_
 from sharetune.trainers.tasks.base import PreparedTask
 
 FORMS = ("stored", "materialised")
@@ -39,8 +38,7 @@ def measured_latency(
 ) -> Latencies:
     """Time `stored`, as it is and materialised, in turns with the task's unshared model.
 
-    Where CUDA graphs cannot capture the use, or onnxruntime cannot hold the model, these parts of
-    `request` are left out.
+    Where CUDA graphs cannot capture the use, that part of `request` is left out.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     request = replace(request, graphs=request.graphs and device == "cuda")
@@ -50,7 +48,7 @@ def measured_latency(
         "materialised": materialize_unchecked_(copy.deepcopy(stored)),
     }
     single = _compared(task, models, 1, request, rounds=request.rounds)
-    onnx, onnx_unshared_ms = _in_onnxruntime(task, models, request)
+    runtimes, refused = _in_runtimes(task, models, request)
     return Latencies(
         single=single,
         use=task.task.used(stored, request.max_length),
@@ -58,8 +56,8 @@ def measured_latency(
         request=request,
         device=device_name(),
         throughput=_throughput(task, models, request),
-        onnx=onnx,
-        onnx_unshared_ms=onnx_unshared_ms,
+        runtimes=runtimes,
+        refused=refused,
         quiet=_quiet_numbers(task, models["stored"], request),
     )
 
@@ -109,29 +107,39 @@ def _compared(
     )
 
 
-def _in_onnxruntime(
+def _in_runtimes(
     task: PreparedTask, models: Models, request: LatencyRequest
-) -> tuple[Latency | None, float | None]:
-    """Time the stored and the unshared model in onnxruntime on the CPU, with torch's thread count.
+) -> tuple[dict[str, dict[str, InRuntime]], dict[str, str]]:
+    """Time the stored and the unshared model as exports, on the CPU.
 
-    Returns the stored model's latency and the unshared one's median in ms, or two None.
+    Returns latencies by format and use, and by format why it cannot hold the model.
     """
-    if not request.onnx:
-        return None, None
-    with suppress(ModelError):
-        return _exported(models, task.task.sample(models[UNSHARED], 1, request.max_length), request)
-    return None, None
+    sample = task.task.sample(models[UNSHARED], 1, request.max_length)
+    found, refused = {}, {}
+    for form in request.forms:
+        try:
+            found[form] = _in_runtime(models, sample, form, request)
+        except ModelError as error:
+            refused[form] = error.message
+    return found, refused
 
 
-def _exported(
-    models: Models, sample: dict[str, Tensor], request: LatencyRequest
-) -> tuple[Latency, float]:
+def _in_runtime(
+    models: Models, sample: dict[str, Tensor], form: str, request: LatencyRequest
+) -> dict[str, InRuntime]:
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
     with tempfile.TemporaryDirectory() as scratch:
-        runs = {}
+        uses: dict[str, Uses] = {}
         for name in (UNSHARED, "stored"):
-            folder = Path(scratch) / name
-            export(copy.deepcopy(models[name]).cpu(), folder, "onnx")
-            runs[name] = onnx_run(folder, sample, threads=torch.get_num_threads())
-        cpu = torch.device("cpu")
-        found = latency.compare(runs, UNSHARED, cpu, rounds=request.rounds).models
-    return found["stored"], round(found[UNSHARED].median_ms, 5)
+            model, folder = copy.deepcopy(models[name]).cpu(), Path(scratch) / name
+            alone = needs_of(form).sharing and not is_shared(model)
+            exported = export(model, folder, "dense" if alone else form)
+            if exported.uses is None:
+                raise ModelError("the format does not say what is timed of it", "leave it out")
+            uses[name] = exported.uses(folder, sample, threads)
+        latencies = {}
+        for use in uses[UNSHARED]:
+            runs = {name: own[use] for name, own in uses.items()}
+            timed = latency.compare(runs, UNSHARED, cpu, rounds=request.rounds).models
+            latencies[use] = InRuntime(timed["stored"], timed[UNSHARED].median_ms)
+    return latencies

@@ -8,19 +8,21 @@ A new format is one file here with one function registered in `EXPORTS`.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError, RunError
 from sharetune.spaces.registry import Registry
+from sharetune.trainers.measuring.latency import Run
 from sharetune.trainers.measuring.sizes import saved_bytes
 from sharetune.trainers.models.positions import most_tokens
 from sharetune.trainers.models.sample_inputs import Inputs, samples
@@ -43,8 +45,21 @@ def relative_difference(own: Tensor, other: Tensor) -> float:
     return float((own - other).square().mean().sqrt() / own.std())
 
 
-Greedy = Callable[[Sequence[int], int], list[int]]
-"""``(prompt, count) -> tokens``: at most `count` tokens, the most likely one after the other."""
+Greedy = Callable[[Inputs, int], list[int]]
+"""``(one example, count) -> tokens``: at most `count`, the most likely one after the other."""
+
+
+def of_texts(generate: Callable[[list[int], int], list[int]]) -> Greedy:
+    """Return the same for models that continue their own tokens, which `generate` takes."""
+    return lambda inputs, count: generate(inputs["input_ids"][0].tolist(), count)
+
+
+Uses = Mapping[str, Run]
+"""Uses of an export in its runtime, by name: ``pass``, or of what writes text by a cache
+``prefill`` (one pass over the whole input) and ``decode`` (one token more)."""
+
+Timed = Callable[[Path, Inputs, int], Uses]
+"""``(folder, one example, threads) -> uses``, to be timed."""
 
 FOLDER = "FOLDER"
 """The placeholder for the folder's name in `Written.load`."""
@@ -70,12 +85,13 @@ class Written:
     generates in the runtime, where the numbers are exact. `weights` is the pattern of the files
     with the weights, which the plan takes `planned` bytes of in this format (None: as many as its
     tensors have). Where the format `is_once`, as it stores shared weights once, the files may not
-    be larger.
+    be larger. `timed` gives what latency is measured of, None: nothing.
     """
 
     reload: Callable[[Path], Answer]
     load: str
     tolerance: float
+    timed: Timed | None = None
     note: str = ""
     compared: Callable[[Answer], Answer] = lambda answer: answer
     distance: Distance = largest_difference
@@ -91,7 +107,7 @@ class Exported:
 
     `difference` is that of its logits, `size` the bytes of its files, `weights` those of
     the files with the weights, `planned` those that the plan's weights have in this format, `note`
-    the format's.
+    the format's, `uses` what is timed of it.
     """
 
     difference: float
@@ -99,6 +115,7 @@ class Exported:
     weights: int
     planned: int
     note: str
+    uses: Timed | None
     _load: str
 
     def load(self, folder: str | Path) -> str:
@@ -158,6 +175,11 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
     What reads the data may lie there already. Raises :class:`ModelError` as :func:`export` does.
     """
     exporter = EXPORTS[format]
+    check_packages(format)
+    if needs_of(format).sharing and not isinstance(model, SharedModel):
+        raise ModelError(
+            f"{type(model).__name__} shares nothing", "call share_(model, plan) first, or use dense"
+        )
     if isinstance(model, SharedModel):
         refuse_compressed(model.sharing.compression, format)
     written = exporter(model.eval(), folder)
@@ -179,6 +201,7 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
         weights=sum(path.stat().st_size for path in folder.glob(written.weights)),
         planned=saved_bytes(model) if written.planned is None else written.planned,
         note=written.note,
+        uses=written.timed,
         _load=written.load,
     )
     if written.is_once and exported.weights > MOST_BYTES * exported.planned + SLACK_BYTES:
@@ -194,19 +217,20 @@ def check_greedy(
 ) -> None:
     """Raise :class:`ModelError` if `generate` writes other tokens than the model.
 
-    Where they part, both tokens must be as likely, within `tolerance`.
+    It gets the first example of `inputs`. Where they part, both tokens must be as likely, within
+    `tolerance`.
     """
-    prompt = inputs["input_ids"][0]
-    room = (most_tokens(model) or len(prompt) + GREEDY_TOKENS) - len(prompt)
-    settings = GenerationConfig(max_new_tokens=min(room, GREEDY_TOKENS), do_sample=False)
-    with torch.no_grad():
-        text = model.generate(prompt[None], generation_config=settings)[0]
-        own = text[len(prompt) :].tolist()
-        found = generate(prompt.tolist(), len(own))
-        part = next((i for i, token in enumerate(own) if found[i : i + 1] != [token]), len(own))
-        if part == len(found) >= len(own) - 1:  # the token that ends a text is not told
-            return
-        step = model(input_ids=text[None, : len(prompt) + part]).logits[0, -1]
+    prompt, name = _prompt(model, inputs)
+    begun = prompt[name].shape[1]
+    limits = (most_tokens(model), getattr(model.config, "max_target_positions", None))
+    room = next((limit - begun for limit in limits if limit), GREEDY_TOKENS)
+    text = _generated(model, prompt, min(room, GREEDY_TOKENS))
+    own = text[begun:].tolist()
+    found = generate(prompt, len(own))
+    part = next((i for i, token in enumerate(own) if found[i : i + 1] != [token]), len(own))
+    if part == len(found) >= len(own) - 1:  # the token that ends a text is not told
+        return
+    step = answering(model)(prompt | {name: text[None, : begun + part]})[0, -1]
     other = found[part] if part < len(found) else "none"
     gap = float(step[own[part]] - step[other]) if isinstance(other, int) else float("inf")
     if gap > tolerance:
@@ -217,12 +241,46 @@ def check_greedy(
         )
 
 
+def _prompt(model: PreTrainedModel, inputs: Inputs) -> tuple[Inputs, str]:
+    """Return what the first example is continued from, and the name of the tokens in it.
+
+    An encoder reads the example, and its decoder begins with the token that starts a text.
+    """
+    if not model.config.is_encoder_decoder:
+        return {"input_ids": inputs["input_ids"][:1]}, "input_ids"
+    name, settings = "decoder_input_ids", model.generation_config
+    starts = (settings.decoder_start_token_id, settings.bos_token_id, 0)
+    start = next(token for token in starts if token is not None)
+    return {key: x[:1] for key, x in inputs.items()} | {name: torch.tensor([[start]])}, name
+
+
+def _generated(model: PreTrainedModel, prompt: Inputs, most: int) -> Tensor:
+    """Return the tokens that `prompt` begins with and at most `most` others, the most likely ones.
+
+    What the model's own settings force, suppress or sample is left out.
+    """
+    own, start = model.generation_config, int(list(prompt.values())[-1][0, 0])
+    model.generation_config = GenerationConfig(
+        eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, bos_token_id=start
+    )
+    settings = GenerationConfig(max_new_tokens=most, do_sample=False)
+    try:
+        with torch.no_grad():  # of the base class: Whisper's own cuts sound into pieces
+            found: Tensor = GenerationMixin.generate(model, **prompt, generation_config=settings)
+    finally:
+        model.generation_config = own
+    return found[0]
+
+
 @dataclass(frozen=True)
 class Needs:
-    """Needs of a format: layers of equal width, matrices of floats."""
+    """Needs of a format: layers of equal width, matrices of floats, a model that shares something,
+    and packages, which the extra of its name (up to a hyphen) installs."""
 
     equal_layers: bool = False
     floats: bool = False
+    sharing: bool = False
+    packages: tuple[str, ...] = ()
 
     def __call__(self, exporter: Exporter) -> Exporter:
         """Decorates an exporter that has these needs."""
@@ -230,9 +288,25 @@ class Needs:
         return exporter
 
 
+def needs_of(format: str) -> Needs:
+    """Return the needs of a format. Raises :class:`ConfigError` for one that is not known."""
+    needs: Needs = getattr(EXPORTS[format], "needs", Needs())
+    return needs
+
+
+def check_packages(format: str) -> None:
+    """Raise :class:`ModelError` if a package that the `format` needs is not installed."""
+    missing = [name for name in needs_of(format).packages if find_spec(name) is None]
+    if missing:
+        extra = format.split("-")[0]
+        raise ModelError(
+            f"the {format} format needs {', '.join(missing)}", f"pip install 'sharetune[{extra}]'"
+        )
+
+
 def refuse_compressed(compression: Compression, format: str) -> None:
     """Raise :class:`ModelError` if the format cannot hold a model so compressed."""
-    needs: Needs = getattr(EXPORTS[format], "needs", Needs())
+    needs = needs_of(format)
     narrower = compression.removes_units and needs.equal_layers
     if narrower or (compression.bits is not None and needs.floats):
         what = f"{compression.bits}-bit matrices"

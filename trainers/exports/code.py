@@ -14,11 +14,11 @@ import transformers
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
-from sharetune.trainers.exports.base import EXPORTS, FOLDER, Written, answering
+from sharetune.trainers.exports.base import EXPORTS, FOLDER, Needs, Written
+from sharetune.trainers.exports.in_torch import in_torch
 from sharetune.trainers.exports.source import source_of
 from sharetune.trainers.models.layout import layout_of
 from sharetune.trainers.models.shared_model import unshared_class
-from sharetune.trainers.models.sharing import is_shared
 from sharetune.trainers.models.standalone import (
     NO_PLAIN_WEIGHTS,
     StandaloneConfig,
@@ -60,10 +60,9 @@ class Shared{model}(StandaloneModel, {model}):
 
 
 @EXPORTS.register("code")
+@Needs(sharing=True)
 def export_code(model: PreTrainedModel, folder: Path) -> Written:
     """each bank stored once, with the code that reads it: loads with transformers alone"""
-    if not is_shared(model):
-        raise ModelError(f"{type(model).__name__} shares nothing", "use dense")
     kind, autos = unshared_class(type(model)), _autos(model)
     layout, classes = layout_of(model)
     PreTrainedModel.save_pretrained(model, folder, save_original_format=False)
@@ -83,11 +82,10 @@ def export_code(model: PreTrainedModel, folder: Path) -> Written:
     }
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
     auto = next(auto for auto, own in autos.items() if own is kind)
-    return Written(
-        reload=lambda path: answering(load_with_code(path)),
-        load=f"from transformers import {auto}\n"
+    return in_torch(
+        load_with_code,
+        f"from transformers import {auto}\n"
         f'model = {auto}.from_pretrained("{FOLDER}", trust_remote_code=True)',
-        tolerance=1e-5,
     )
 
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.forms import Narrow
 from sharetune.spaces.plan import SharingPlan
-from sharetune.trainers.exports.base import EXPORTS, FOLDER, Needs, Written, answering
+from sharetune.trainers.exports.base import EXPORTS, FOLDER, Needs, Written
+from sharetune.trainers.exports.in_torch import in_torch
 from sharetune.trainers.models.narrowing import pad_
 from sharetune.trainers.models.sharing import is_shared, materialize_
 from sharetune.trainers.models.structure import find_stacks
@@ -50,10 +51,9 @@ def save_ordinary(model: PreTrainedModel, folder: Path, note: str = "") -> Writt
     """Save a model of a class of transformers."""
     model.save_pretrained(folder)
     kind: Any = type(model)
-    return Written(
-        reload=lambda path: answering(kind.from_pretrained(path).eval()),
-        load=f"from transformers import {kind.__name__}\n"
+    return in_torch(
+        lambda path: kind.from_pretrained(path).eval(),
+        f"from transformers import {kind.__name__}\n"
         f'model = {kind.__name__}.from_pretrained("{FOLDER}")',
-        tolerance=1e-5,
-        note=note,
+        note,
     )

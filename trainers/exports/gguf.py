@@ -7,7 +7,6 @@ family's own architecture.
 
 import copy
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from sharetune.trainers.exports.base import (
     Needs,
     Written,
     largest_difference,
+    of_texts,
     relative_difference,
 )
 from sharetune.trainers.exports.dense import widen
@@ -36,13 +36,13 @@ from sharetune.trainers.exports.gguf_writing import (
     planned_bytes,
     write_file,
 )
-from sharetune.trainers.exports.llama_cpp import LlamaCpp, last_log_probabilities
+from sharetune.trainers.exports.llama_cpp import LlamaCpp, Serving, last_log_probabilities
 from sharetune.trainers.models.sharing import is_shared, materialize_
 
 FILE_NAME = "model.gguf"
 """The name of the file in the export's folder."""
 
-NEEDED_PACKAGES = ("gguf", "xllamacpp")
+PACKAGES = ("gguf", "xllamacpp")
 """Packages that write the file and run it."""
 
 OWN = {torch.float32: F32, torch.float16: F16, torch.bfloat16: BF16}
@@ -50,35 +50,35 @@ OWN = {torch.float32: F32, torch.float16: F16, torch.bfloat16: BF16}
 
 
 @EXPORTS.register("gguf")
-@Needs(floats=True)
+@Needs(floats=True, packages=PACKAGES)
 def export_gguf(model: PreTrainedModel, folder: Path) -> Written:
     """a file for llama.cpp, in the model's own numbers; a stack that runs again is stored once"""
     return write_gguf(model, folder, OWN[model.dtype])
 
 
 @EXPORTS.register("gguf-f16")
-@Needs(floats=True)
+@Needs(floats=True, packages=PACKAGES)
 def export_f16(model: PreTrainedModel, folder: Path) -> Written:
     """as gguf, with matrices in 16 bits"""
     return write_gguf(model, folder, F16)
 
 
 @EXPORTS.register("gguf-bf16")
-@Needs(floats=True)
+@Needs(floats=True, packages=PACKAGES)
 def export_bf16(model: PreTrainedModel, folder: Path) -> Written:
     """as gguf, with matrices in 16 bits, of float32's range"""
     return write_gguf(model, folder, BF16)
 
 
 @EXPORTS.register("gguf-q8_0")
-@Needs(floats=True)
+@Needs(floats=True, packages=PACKAGES)
 def export_q8_0(model: PreTrainedModel, folder: Path) -> Written:
     """as gguf, with matrices in 8 bits and a scale for 32 numbers"""
     return write_gguf(model, folder, Q8_0)
 
 
 @EXPORTS.register("gguf-q4_0")
-@Needs(floats=True)
+@Needs(floats=True, packages=PACKAGES)
 def export_q4_0(model: PreTrainedModel, folder: Path) -> Written:
     """as gguf, with matrices in 4 bits and a scale for 32 numbers; embeddings in 8 bits"""
     return write_gguf(model, folder, Q4_0)
@@ -89,7 +89,6 @@ def write_gguf(model: PreTrainedModel, folder: Path, numbers: Numbers) -> Writte
 
     Raises :class:`ModelError` for a model that llama.cpp cannot run.
     """
-    _refuse_missing_packages()
     family = family_of(model)
     dense = _with_layers_apart(model)
     note = "" if family.is_llama or Layers.of(dense, family).are_equal else widen(dense)
@@ -110,20 +109,18 @@ def write_gguf(model: PreTrainedModel, folder: Path, numbers: Numbers) -> Writte
         tolerance=numbers.tolerance,
         note=note,
         compared=last_log_probabilities,
+        timed=lambda path, inputs, threads: LlamaCpp(
+            path / FILE_NAME,
+            vocabulary.size,
+            plain=vocabulary.plain,
+            serving=Serving.timed(inputs["input_ids"].shape[1], threads),
+        ).uses(inputs["input_ids"][0].tolist()),
         distance=largest_difference if numbers.is_exact else relative_difference,
-        greedy=(lambda path: running(path).greedy) if numbers.is_exact else None,
+        greedy=(lambda path: of_texts(running(path).greedy)) if numbers.is_exact else None,
         weights=FILE_NAME,
         planned=planned_bytes(model, numbers) + header_bytes(folder / FILE_NAME),
         is_once=count <= 1.01 * sum(p.numel() for p in model.parameters()),
     )
-
-
-def _refuse_missing_packages() -> None:
-    missing = [name for name in NEEDED_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"the gguf format needs {', '.join(missing)}", "pip install 'sharetune[gguf]'"
-        )
 
 
 def _with_layers_apart(model: PreTrainedModel) -> PreTrainedModel:

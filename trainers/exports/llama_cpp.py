@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sharetune.spaces.errors import ModelError
-from sharetune.trainers.exports.base import Answer
+from sharetune.trainers.exports.base import Answer, Uses
+from sharetune.trainers.measuring.latency import SelfTimed
 from sharetune.trainers.models.sample_inputs import Inputs
 
 CONTEXT = 512
@@ -21,8 +23,28 @@ CONTEXT = 512
 LEAST = -80.0
 """The least log-probability that is compared: llama.cpp's are of probabilities in float32."""
 
+TIMED_TOKENS = 8
+"""Tokens that are written to time one of them."""
+
 SERVER = Path(__file__).with_name("llama_cpp_server.py")
 """The program that serves a file."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Settings of llama.cpp: the most tokens, threads, and whether numbers are as exact as can be.
+
+    If not, they are those that it chooses: keys and values in 16 bits, fused attention.
+    """
+
+    context: int = CONTEXT
+    threads: int = 1
+    exact: bool = True
+
+    @classmethod
+    def timed(cls, tokens: int, threads: int) -> "Serving":
+        """Return the settings to time `tokens` and the next ones with."""
+        return cls(max(CONTEXT, tokens + 2 * TIMED_TOKENS), threads, exact=False)
 
 
 class LlamaCpp:
@@ -32,10 +54,12 @@ class LlamaCpp:
     server tells no probabilities. Raises :class:`ModelError` if llama.cpp cannot load it.
     """
 
-    def __init__(self, file: Path, vocabulary: int, *, plain: int, threads: int = 1) -> None:
+    def __init__(
+        self, file: Path, vocabulary: int, *, plain: int, serving: Serving = Serving()
+    ) -> None:
         self.file, self.vocabulary, self.plain = file, vocabulary, plain
         self.process = subprocess.Popen(
-            [sys.executable, SERVER, file, str(CONTEXT), str(threads)],
+            [sys.executable, SERVER, file, json.dumps(asdict(serving))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -72,6 +96,22 @@ class LlamaCpp:
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
         """Return the `count` most likely next tokens, one after the other."""
         return list(self._complete(tokens, n_predict=count)["tokens"])
+
+    def uses(self, tokens: Sequence[int]) -> Uses:
+        """Return the uses of the file after `tokens`, timed by llama.cpp itself."""
+        return {
+            "prefill": SelfTimed(lambda: self._timings(tokens, 1)["prompt_ms"]),
+            "decode": SelfTimed(lambda: self._ms_a_token(tokens)),
+        }
+
+    def _ms_a_token(self, tokens: Sequence[int]) -> float:
+        # the first token is already known from the prompt
+        return self._timings(tokens, TIMED_TOKENS + 1)["predicted_ms"] / TIMED_TOKENS
+
+    def _timings(self, tokens: Sequence[int], count: int) -> dict[str, float]:
+        """Return llama.cpp's times for reading `tokens`, and for `count` tokens more."""
+        settings = {"n_predict": count, "ignore_eos": True, "cache_prompt": count > 1}
+        return dict(self._complete(tokens, **settings)["timings"])
 
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a text, with those that start one."""

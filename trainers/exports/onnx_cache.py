@@ -9,6 +9,7 @@ no token; and ``logits``, ``present.N.key`` and ``present.N.value``.
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from sharetune.trainers.exports.base import Answer
+from sharetune.trainers.exports.base import Answer, Uses
 from sharetune.trainers.models.sample_inputs import Inputs, samples
 
 PAST = "past_key_values."
@@ -118,14 +119,25 @@ class Step(nn.Module):
         """Return the logits, and the keys and values of past and new tokens of each layer."""
         count = len(self.names)
         told, past = dict(zip(self.names, tensors[:count], strict=True)), tensors[count:]
-        cache = DynamicCache()
-        for keys, values in zip(past[::2], past[1::2], strict=True):
-            layer = DynamicLayer()  # filled by hand: its own way joins an empty tensor in front
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys, values
-            cache.layers.append(layer)
+        cache = filled(past)
         logits: Tensor = self.model(**told, past_key_values=cache, use_cache=True).logits
-        return logits, *(t for layer in cache.layers for t in (layer.keys, layer.values))
+        return logits, *of_layers(cache)
+
+
+def filled(past: Sequence[Tensor]) -> DynamicCache:
+    """Return a cache of these keys and values, by turns, of each layer."""
+    cache = DynamicCache()
+    for keys, values in zip(past[::2], past[1::2], strict=True):
+        layer = DynamicLayer()  # filled by hand: its own way joins an empty tensor in front
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
+
+
+def of_layers(cache: DynamicCache) -> list[Tensor]:
+    """Return the keys and values, by turns, of each layer of a cache."""
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,7 @@ class Steps:
 
     def answer(self, inputs: Inputs) -> Tensor:
         """Return the logits of all tokens: (batch, tokens, vocabulary)."""
-        empty = self.empty(len(inputs["input_ids"]))
+        empty = empty_cache(self.session, len(inputs["input_ids"]))
         return torch.from_numpy(self.run(inputs["input_ids"], inputs["attention_mask"], empty)[0])
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
@@ -146,13 +158,21 @@ class Steps:
 
     def steps(self, ids: Tensor) -> Iterator[Tensor]:
         """Yield the most likely next token of each row, again and again: (batch, 1)."""
-        cache, past = self.empty(len(ids)), 0
+        cache, past = empty_cache(self.session, len(ids)), 0
         while True:
             past += ids.shape[1]
             logits, *present = self.run(ids, torch.ones(len(ids), past, dtype=torch.int64), cache)
             ids = torch.from_numpy(logits[:, -1:].argmax(-1))
             yield ids
             cache = dict(zip(cache, present, strict=True))
+
+    def uses(self, inputs: Inputs) -> Uses:
+        """Return the uses of the file on one example."""
+        ids, empty = inputs["input_ids"].cpu(), empty_cache(self.session, 1)
+        mask = torch.ones(1, ids.shape[1] + 1, dtype=torch.int64)
+        prefill = partial(self.run, ids, mask[:, 1:], empty)
+        past = dict(zip(empty, prefill()[1:], strict=True))
+        return {"prefill": prefill, "decode": partial(self.run, ids[:, -1:], mask, past)}
 
     def run(self, ids: Tensor, mask: Tensor, cache: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Return the logits, and the keys and values of each layer in turn."""
@@ -161,13 +181,14 @@ class Steps:
             given[POSITIONS] = positions(ids, mask.shape[1] - ids.shape[1]).numpy()
         return list(self.session.run(None, given))
 
-    def empty(self, batch: int) -> dict[str, np.ndarray]:
-        """Return keys and values of no token, by the names of the inputs."""
-        return {
-            node.name: np.zeros((batch, node.shape[1], 0, node.shape[3]), _dtype(node))
-            for node in self.session.get_inputs()
-            if node.name.startswith(PAST)
-        }
+
+def empty_cache(session: Any, batch: int) -> dict[str, np.ndarray]:
+    """Return keys and values of no token, by the names of a session's inputs."""
+    return {
+        node.name: np.zeros((batch, node.shape[1], 0, node.shape[3]), _dtype(node))
+        for node in session.get_inputs()
+        if node.name.startswith(PAST)
+    }
 
 
 def _dtype(node: Any) -> Any:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from sharetune.trainers.exports.base import EXPORTS, FOLDER, Needs, Written
 from sharetune.trainers.exports.onnx import FILE_NAME as ONNX_NAME
-from sharetune.trainers.exports.onnx import check_packages, in_session, write_onnx
+from sharetune.trainers.exports.onnx import in_session, write_onnx
 
 FILE_NAME = "openvino_model.xml"
 """The name of the graph's file, which Optimum looks for; weights lie in one ending in ``.bin``."""
@@ -28,10 +28,9 @@ the processor multiplies in 16 bits."""
 
 
 @EXPORTS.register("openvino")
-@Needs(floats=True)
+@Needs(floats=True, packages=("onnx", "onnxscript", "openvino"))
 def export_openvino(model: PreTrainedModel, folder: Path) -> Written:
     """a file for OpenVINO, each shared tensor stored once; a decoder has a KV cache"""
-    check_packages("openvino", ("onnx", "onnxscript", "openvino"))
     import openvino
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -64,11 +63,15 @@ class Session:
     compiled: Any
 
     @classmethod
-    def of(cls, folder: Path) -> "Session":
-        """Compile the file in a folder, to compute in its own precision."""
+    def of(cls, folder: Path, threads: int | None = None) -> "Session":
+        """Compile the file in a folder, to compute in its own precision.
+
+        With `threads`, on so many and as precisely as OpenVINO chooses, for timing.
+        """
         import openvino
 
-        return cls(openvino.Core().compile_model(folder / FILE_NAME, DEVICE, EXACT))
+        settings = EXACT if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        return cls(openvino.Core().compile_model(folder / FILE_NAME, DEVICE, settings))
 
     def get_inputs(self) -> list[Node]:
         """Return the inputs in order."""

@@ -99,6 +99,23 @@ def test_a_drifting_clock_is_warned_of(make_run):
     assert len(warned) == 1 and "changed by −8.0\u202f% beside trial 1 (1 of 2" in warned[0]
 
 
+def test_exports_are_shown_as_timed_in_their_runtimes(make_run):
+    one = {"median_ms": 5.0, "low_ms": 4.5, "high_ms": 5.5}
+    one |= {"ratio": 0.5, "ratio_low": 0.48, "ratio_high": 0.53, "unshared_ms": 10.0}
+    uses = {"prefill": one | {"median_ms": 40.0}, "decode": one}
+    runtimes = {"runtimes": {"onnx": {"pass": one}, "gguf-q8_0": uses}}
+    refused = {"refused": {"albert": "layers are unequal"}}
+    run = make_run(complete(0.9, 1.0), latency={0: latency(1.0) | runtimes | refused})
+    (card,) = draw_cards(read_study(run))
+    shown = {m.title: m for m in card.measures}
+    decode = shown["latency, gguf-q8_0, decode"]
+    assert (decode.value, decode.ratio) == ("5\u202fms", "0.50×")
+    assert (decode.interval, decode.ratio_interval) == ("4.50–5.50", "0.48–0.53")
+    assert shown["latency, gguf-q8_0, prefill"].value == "40\u202fms"
+    assert shown["latency, onnx"].value == "5\u202fms"
+    assert shown["latency, albert"].value == "not exported: layers are unequal"
+
+
 def test_throughput_is_shown_against_the_unshared_model(make_run):
     form = latency(0.5, 100.0)["forms"]["stored"]
     batch = {"forms": {"stored": form}, "unshared_ms": 200.0, "batch_size": 32}

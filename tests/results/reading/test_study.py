@@ -46,6 +46,35 @@ def test_a_complete_trial_is_a_row_with_all_its_numbers(make_run):
     assert row["completed"] == pd.Timestamp("2026-01-01 12:00:09")
 
 
+def test_exports_timed_in_their_runtimes_have_columns(make_run):
+    one = {"median_ms": 5.0, "low_ms": 4.5, "high_ms": 5.5, **FORM, "unshared_ms": 6.0}
+    found = {
+        "runtimes": {
+            "onnx": {"pass": one},
+            "gguf-q8_0": {"prefill": one, "decode": one | {"median_ms": 2.0}},
+        },
+        "refused": {"albert": "no such layers"},
+    }
+    before = dict(one)
+    forms = LATENCY["forms"] | {"onnx": before}
+    old = LATENCY | {"forms": forms, "onnx_unshared_ms": before.pop("unshared_ms")}
+    run = make_run(
+        complete(0.9, 150.0),
+        complete(0.9, 150.0),
+        complete(0.9, 150.0),
+        latency={0: LATENCY | found, 1: old},
+    )
+    frame = results.load(run)
+    assert frame["onnx_latency_ms"].tolist()[:2] == [5.0, 5.0]
+    assert frame["onnx_latency_unshared_ms"].tolist()[:2] == [6.0, 6.0]
+    assert frame["gguf-q8_0_decode_latency_ms"].tolist()[0] == 2.0
+    assert frame["gguf-q8_0_prefill_latency_ratio_high"].tolist()[0] == 0.93
+    assert frame["gguf-q8_0_prefill_latency_ms"].isna().tolist() == [False, True, True]
+    assert frame["onnx_latency_ms"].dtype == "float64"
+    assert frame["latency_refused"].tolist()[0] == {"albert": "no such layers"}
+    assert frame["latency_conditions"].tolist()[0] == {"batch_size": 1, "threads": 2}
+
+
 def test_trials_without_a_result_say_why(make_run):
     error = {"kind": "OutOfMemory", "message": "no room", "traceback": "line 1"}
     run = make_run(

@@ -192,16 +192,25 @@ def test_latency_is_measured_against_the_unshared_model(evaluator, tmp_path):
 
 
 @pytest.mark.slow
-def test_latency_in_onnxruntime_is_against_the_unshared_model_there(evaluator, tmp_path):
+def test_latency_in_a_runtime_is_against_the_unshared_model_there(evaluator, tmp_path):
     dropped = candidate(evaluator, SharingPlan.drop([0, 1, 2]), steps=1)
     evaluated(evaluator, dropped, tmp_path)
-    found = latency(evaluator, saved(tmp_path), threads=1, rounds=20, onnx=True)
-    onnx = found["forms"]["onnx"]
-    assert onnx["ratio_low"] <= onnx["ratio"] <= onnx["ratio_high"] < 0.9
+    forms = ("onnx", "code", "gguf")
+    found = latency(evaluator, saved(tmp_path), threads=1, rounds=20, forms=forms)
+    assert list(found["runtimes"]) == ["onnx", "code"]
+    for uses in found["runtimes"].values():
+        assert list(uses) == ["pass"]
+        assert (
+            uses["pass"]["ratio_low"] <= uses["pass"]["ratio"] <= uses["pass"]["ratio_high"] < 0.9
+        )
+        assert uses["pass"]["median_ms"] < uses["pass"]["unshared_ms"]
     # tiny layers: what PyTorch spends on each of its calls is most of its time
+    onnx = found["runtimes"]["onnx"]["pass"]
     assert onnx["median_ms"] < found["forms"]["stored"]["median_ms"]
-    assert found["onnx_unshared_ms"] < found["unshared_ms"]
+    assert onnx["unshared_ms"] < found["unshared_ms"]
     assert found["timed_by"] == "wall clock"
+    assert list(found["refused"]) == ["gguf"]
+    assert "llama.cpp" in found["refused"]["gguf"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -34,10 +35,13 @@ from transformers import (
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.trainers import load_shared, share_, share_params
+from sharetune.trainers.exports import base
 from sharetune.trainers.exports import onnx as onnx_format
 from sharetune.trainers.exports.albert import arrange
 from sharetune.trainers.exports.base import EXPORTS, Written, answering, export
 from sharetune.trainers.exports.onnx_cache import Steps
+from sharetune.trainers.exports.onnx_encoder_decoder import DECODER, ENCODER, SIDES, EncoderDecoder
+from sharetune.trainers.exports.onnx_session import open_session
 from sharetune.trainers.models.modules import products_apart
 from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.structure import find_stacks
@@ -157,6 +161,12 @@ def test_onnx_of_other_families(tmp_path, family):
     share_(model, SharingPlan.model_validate({"groups": groups}))
     assert export(model, tmp_path / "out", "onnx").difference <= 1e-5
     # other lengths than those it was written with, the decoder's being its own
+    if family in BOTH:
+        given = inputs_of(model, batch=4)
+        assert torch.allclose(
+            both(tmp_path / "out").answer(given), answering(model)(given), atol=1e-5
+        )
+        return
     session = onnx_format.session(tmp_path / "out")
     if family in DECODERS:
         given = inputs(batch=4)
@@ -192,6 +202,89 @@ def test_onnx_writes_text_by_a_cache(tmp_path, rule):
     assert Steps(session).greedy(prompt[0].tolist(), 20) == text[0, 9:].tolist()
 
 
+def both(folder):
+    """The sessions of an encoder's and a decoder's files."""
+    return EncoderDecoder(*(open_session(folder / name) for name in (ENCODER, DECODER)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [{"form": "tie"}, {"times": 2, "assign": "each"}], ids=str)
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_onnx_of_an_encoder_and_a_decoder_writes_text_by_a_cache(tmp_path, family, rule):
+    model = tiny(family)
+    groups = [{"layers": [0, 1], "stack": stack} | rule for stack in find_stacks(model)]
+    share_(model, SharingPlan.model_validate({"groups": groups}))
+    export(model, tmp_path / "out", "onnx")
+    running = both(tmp_path / "out")
+    runs = len(find_stacks(model)["decoder"].layers) + (2 if "times" in rule else 0)
+    ends = [
+        f"{i}.{side}.{kind}" for i in range(runs) for side in SIDES for kind in ("key", "value")
+    ]
+    own = [f"past_key_values.{end}" for end in ends if ".decoder." in end]
+    others = [f"past_key_values.{end}" for end in ends if ".encoder." in end]
+    first = ["input_ids", "encoder_attention_mask", "encoder_hidden_states"]
+    names = [node.name for node in running.decoder.get_inputs()]
+    assert names == [*first, *own, "use_cache_branch", *others]
+    assert [n.name for n in running.decoder.get_outputs()] == [
+        "logits",
+        *map("present.{}".format, ends),
+    ]
+    # by the library, with its own cache, from an example with padding
+    given = inputs()
+    text = model.generate(
+        **given, max_new_tokens=20, do_sample=False, eos_token_id=None, decoder_start_token_id=3
+    )
+    starts = given | {"decoder_input_ids": torch.full((2, 1), 3)}
+    steps = running.steps(starts)
+    found = torch.cat([next(steps) for _ in range(20)], 1)
+    assert torch.equal(found, text[:, 1:])
+
+
+@pytest.mark.slow
+def test_onnx_does_not_read_a_cache_that_is_switched_off(tmp_path):
+    model = share_(
+        tiny("t5"), SharingPlan.model_validate({"groups": [{"layers": [0, 1], "stack": "decoder"}]})
+    )
+    export(model, tmp_path / "out", "onnx")
+    running, given = both(tmp_path / "out"), inputs_of(model)
+    encoded = running.encode(given)
+    logits, *present = running.run(given["decoder_input_ids"], encoded)
+    # Optimum fills the past of a first step with zeros
+    filled = {name: array * 0 for name, array in running.past(present).items()}
+    flag = {"use_cache_branch": np.array([False])}
+    ids = {"input_ids": given["decoder_input_ids"].numpy()}
+    again = running.decoder.run(["logits"], ids | encoded | filled | flag)[0]
+    assert np.array_equal(again, logits)
+    # what is given is read, not computed anew from the encoder's states
+    changed = {name: array + 1 if ".encoder." in name else array for name, array in filled.items()}
+    other = running.decoder.run(
+        ["logits"], ids | encoded | changed | {"use_cache_branch": ~np.array([False])}
+    )
+    assert not np.allclose(other[0], logits)
+
+
+@pytest.mark.slow
+def test_onnx_stores_what_encoder_and_decoder_share_once(tmp_path):
+    model = share_params(tiny("t5"), 0, 1, 1, stack="decoder")
+    export(model, tmp_path / "out", "onnx")
+    places = {
+        name: {
+            (entry.key, entry.value)
+            for tensor in onnx.load(
+                tmp_path / "out" / name, load_external_data=False
+            ).graph.initializer
+            if list(tensor.dims) == list(model.shared.weight.shape)
+            for entry in tensor.external_data
+        }
+        for name in (ENCODER, DECODER)
+    }
+    assert len(places[ENCODER]) == 3  # file, offset and length of one table
+    assert places[ENCODER] == places[DECODER]
+    assert (
+        tmp_path / "out" / "model.onnx.data"
+    ).stat().st_size <= 1.01 * 4 * model.num_parameters()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_openvino(tmp_path, family):
@@ -204,7 +297,7 @@ def test_openvino(tmp_path, family):
 
 
 def test_openvino_without_its_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_format, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="the openvino format needs onnx, onnxscript, openvino"):
         export(share_params(tiny("bert"), 1, 4, 0.7), tmp_path / "out", "openvino")
 
@@ -495,7 +588,7 @@ def test_an_onnx_file_has_each_tensor_once_and_no_paths(tmp_path):
 
 
 def test_onnx_without_its_packages(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_format, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="needs onnx, onnxruntime, onnxscript") as caught:
         export(share_params(tiny("bert"), 1, 4, 0.7), tmp_path / "out", "onnx")
     assert caught.value.hint == "pip install 'sharetune[onnx]'"

@@ -20,7 +20,6 @@ from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers import share_
 from sharetune.trainers.exports import base, gguf_writing
-from sharetune.trainers.exports import gguf as gguf_format
 from sharetune.trainers.exports.base import check_greedy, export
 from sharetune.trainers.exports.gguf_layers import FAMILIES
 from sharetune.trainers.exports.gguf_vocabulary import Vocabulary
@@ -216,7 +215,7 @@ def test_what_llama_cpp_does_not_run(tmp_path):
 
 
 def test_without_its_packages(tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_format, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="needs gguf, xllamacpp") as caught:
         export(shared("llama", "cycle"), tmp_path / "out", "gguf")
     assert caught.value.hint == "pip install 'sharetune[gguf]'"
@@ -234,12 +233,12 @@ def test_other_tokens_are_an_error():
     model = shared("llama", "drop")
     prompt = {"input_ids": torch.tensor([[5, 6, 7]])}
     own = model.generate(prompt["input_ids"], max_new_tokens=64, do_sample=False)[0, 3:].tolist()
-    check_greedy(model, lambda tokens, count: own[:count], prompt, 1e-3)
+    check_greedy(model, lambda example, count: own[:count], prompt, 1e-3)
     wrong = [*own[:9], (own[9] + 1) % 300, *own[10:]]
     with pytest.raises(ModelError, match="as token 9, the model"):
-        check_greedy(model, lambda tokens, count: wrong, prompt, 1e-3)
+        check_greedy(model, lambda example, count: wrong, prompt, 1e-3)
     with pytest.raises(ModelError, match="writes none as token 5"):
-        check_greedy(model, lambda tokens, count: own[:5], prompt, 1e-3)
+        check_greedy(model, lambda example, count: own[:5], prompt, 1e-3)
 
 
 def test_weights_that_are_stored_twice_are_an_error(tmp_path, monkeypatch):

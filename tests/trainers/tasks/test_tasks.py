@@ -204,6 +204,28 @@ def test_latency_of_writing(tmp_path, name, family):
     assert found["written_tokens"] == 16
 
 
+@pytest.mark.parametrize(
+    ("name", "family", "forms"),
+    [
+        slow("text-generation", "llama", ("onnx", "code", "gguf", "gguf-q8_0")),
+        slow("translation", "t5", ("onnx", "code")),
+    ],
+)
+def test_reading_and_writing_are_timed_apart_in_each_runtime(tmp_path, name, family, forms):
+    made = prepared(tmp_path, name, family)
+    stack = next(reversed(made.stacks))
+    half = SharingPlan.from_yaml(f"groups: [{{stack: {stack}, layers: 0..1, form: drop}}]")
+    candidate = Candidate(plan=half, recipe=RECIPE).bound(made.stacks)
+    evaluated(made, candidate, tmp_path)
+    found = latency(made, saved(tmp_path), max_length=24, rounds=6, forms=forms)
+    assert list(found["runtimes"]) == list(forms) and "refused" not in found
+    for uses in found["runtimes"].values():
+        assert list(uses) == ["prefill", "decode"]
+        for timed in uses.values():
+            assert 0 < timed["median_ms"] < timed["unshared_ms"]
+            assert timed["ratio_low"] <= timed["ratio"] <= timed["ratio_high"]
+
+
 LETTERS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
 LETTERS += [(f"\u2581{word}", -1.0) for word in WORDS]
 
