@@ -222,9 +222,7 @@ def check_greedy(
     """
     prompt, name = _prompt(model, inputs)
     begun = prompt[name].shape[1]
-    limits = (most_tokens(model), getattr(model.config, "max_target_positions", None))
-    room = next((limit - begun for limit in limits if limit), GREEDY_TOKENS)
-    text = _generated(model, prompt, min(room, GREEDY_TOKENS))
+    text = _generated(model, prompt, int(min(_most_written(model) - begun, GREEDY_TOKENS)))
     own = text[begun:].tolist()
     found = generate(prompt, len(own))
     part = next((i for i, token in enumerate(own) if found[i : i + 1] != [token]), len(own))
@@ -239,6 +237,14 @@ def check_greedy(
             f"larger by {gap:.3g}",
             "export as shared, and report the plan and the model's class",
         )
+
+
+def _most_written(model: PreTrainedModel) -> float:
+    """Return how many tokens the text may have that `model` writes, the prompt's among them."""
+    config = model.config.get_text_config(decoder=True)
+    names = ("max_target_positions", "max_position_embeddings")
+    limits = (most_tokens(model), *(getattr(config, name, None) for name in names))
+    return min((limit for limit in limits if limit), default=float("inf"))
 
 
 def _prompt(model: PreTrainedModel, inputs: Inputs) -> tuple[Inputs, str]:
