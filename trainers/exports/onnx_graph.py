@@ -64,8 +64,8 @@ def _replace(graph: Any, weight: Any, readers: list[Any], order: tuple[int, ...]
         onnx_ir.convenience.replace_all_uses_with(reader.outputs[0], stored)
 
 
-def add_cache_branch(model: Any, flag: str) -> None:
-    """Give a decoder's step an input `flag` (one truth value), in place.
+def add_cache_branch(model: Any, flag_name: str) -> None:
+    """Give a decoder's step an input `flag_name` (one truth value), in place.
 
     If it is false, past keys and values are not read: the decoder's own are cut to no token, and
     the encoder's, ``present.N.encoder.key`` and ``.value``, are computed; else these are inputs.
@@ -73,12 +73,12 @@ def add_cache_branch(model: Any, flag: str) -> None:
     import onnx_ir
 
     graph = model.graph
-    told = _input(graph, flag, onnx_ir.DataType.BOOL, [1])
-    _cut_own(graph, told)
+    flag = _input(graph, flag_name, onnx_ir.DataType.BOOL, [1])
+    _cut_own(graph, flag)
     for value in [out for out in graph.outputs if ".encoder." in out.name]:
         name = value.name.replace("present.", "past_key_values.")
         past = _input(graph, name, value.dtype, list(value.shape))
-        _compute_unless(graph, told, past, value)
+        _compute_unless(graph, flag, past, value)
 
 
 def _input(graph: Any, name: str, dtype: Any, shape: list[Any]) -> Any:
@@ -90,19 +90,19 @@ def _input(graph: Any, name: str, dtype: Any, shape: list[Any]) -> Any:
     return value
 
 
-def _cut_own(graph: Any, told: Any) -> None:
-    """Read the decoder's own past as far as `told` says: whole, or no token of it."""
+def _cut_own(graph: Any, flag: Any) -> None:
+    """Read the decoder's own past as far as `flag` says: whole, or no token of it."""
     import onnx_ir
 
     def constant(name: str, number: int) -> Any:
-        value = onnx_ir.Value(name=f"{told.name}.{name}")
+        value = onnx_ir.Value(name=f"{flag.name}.{name}")
         value.const_value = onnx_ir.tensor(np.array([number]), name=value.name)
         value.shape, value.type = onnx_ir.Shape([1]), onnx_ir.TensorType(onnx_ir.DataType.INT64)
         graph.register_initializer(value)
         return value
 
     first, axis, most = constant("first", 0), constant("axis", 2), constant("most", sys.maxsize)
-    cast = onnx_ir.node("Cast", [told], {"to": onnx_ir.DataType.INT64})
+    cast = onnx_ir.node("Cast", [flag], {"to": onnx_ir.DataType.INT64})
     ends = onnx_ir.node("Mul", [cast.outputs[0], most])
     cuts = []
     for past in [value for value in graph.inputs if ".decoder." in value.name]:
@@ -116,15 +116,15 @@ def _cut_own(graph: Any, told: Any) -> None:
     graph.insert_before(graph[0], [cast, ends, *(cut for _, cut in cuts)])
 
 
-def _compute_unless(graph: Any, told: Any, past: Any, value: Any) -> None:
-    """Make what reads `value` read `past` where `told` is true, and compute `value` only else."""
+def _compute_unless(graph: Any, flag: Any, past: Any, value: Any) -> None:
+    """Make what reads `value` read `past` where `flag` is true, and compute `value` only else."""
     import onnx_ir
 
     nodes = _only_for(graph, value)
     name, last = value.name, nodes[-1]
     same = onnx_ir.node("Identity", [past])
     same.outputs[0].name = f"{name}.past"
-    chosen = onnx_ir.node("If", [told])
+    chosen = onnx_ir.node("If", [flag])
     (out,) = chosen.outputs
     out.type, out.shape = value.type, value.shape
     graph.insert_after(last, chosen)

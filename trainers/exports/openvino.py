@@ -66,7 +66,7 @@ class Session:
     def of(cls, folder: Path, threads: int | None = None) -> "Session":
         """Compile the file in a folder, to compute in its own precision.
 
-        With `threads`, on so many and as precisely as OpenVINO chooses, for timing.
+        With `threads` it is for timing: on that many, and as precisely as OpenVINO chooses.
         """
         import openvino
 

@@ -212,6 +212,8 @@ def both(folder):
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_onnx_of_an_encoder_and_a_decoder_writes_text_by_a_cache(tmp_path, family, rule):
     model = tiny(family)
+    for parameter in (p for s in find_stacks(model).values() for p in s.layers.parameters()):
+        parameter.data *= 10 if parameter.dim() == 2 else 1  # else it says its last token again
     groups = [{"layers": [0, 1], "stack": stack} | rule for stack in find_stacks(model)]
     share_(model, SharingPlan.model_validate({"groups": groups}))
     export(model, tmp_path / "out", "onnx")
@@ -237,7 +239,8 @@ def test_onnx_of_an_encoder_and_a_decoder_writes_text_by_a_cache(tmp_path, famil
     starts = given | {"decoder_input_ids": torch.full((2, 1), 3)}
     steps = running.steps(starts)
     found = torch.cat([next(steps) for _ in range(20)], 1)
-    assert torch.equal(found, text[:, 1:])
+    assert torch.equal(found[:, :-1], text[:, 1:-1])  # BART forces the last one
+    assert len(text.unique()) > 4
 
 
 @pytest.mark.slow

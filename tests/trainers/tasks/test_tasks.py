@@ -214,7 +214,7 @@ def test_latency_of_writing(tmp_path, name, family):
 def test_reading_and_writing_are_timed_apart_in_each_runtime(tmp_path, name, family, forms):
     made = prepared(tmp_path, name, family)
     stack = next(reversed(made.stacks))
-    half = SharingPlan.from_yaml(f"groups: [{{stack: {stack}, layers: 0..1, form: drop}}]")
+    half = SharingPlan.from_yaml(f"groups: [{{stack: {stack}, layers: 1..2, form: drop}}]")
     candidate = Candidate(plan=half, recipe=RECIPE).bound(made.stacks)
     evaluated(made, candidate, tmp_path)
     found = latency(made, saved(tmp_path), max_length=24, rounds=6, forms=forms)
