@@ -151,7 +151,7 @@ def test_a_study_can_be_read_while_a_search_holds_the_storage(make_run):
 
 def test_an_objective_of_a_plugin_is_known_by_what_the_study_says_of_it(make_run):
     specs = [
-        {"name": "cache_bytes", "title": "KV cache", "direction": "minimize", "unit": "B"},
+        {"name": "scratch_bytes", "title": "scratch space", "direction": "minimize", "unit": "B"},
         {"name": "joules", "title": "energy", "direction": "minimize", "source": "quiet"},
         {"name": "accuracy", "title": "of an older version", "direction": "maximize"},
     ]
@@ -159,12 +159,12 @@ def test_an_objective_of_a_plugin_is_known_by_what_the_study_says_of_it(make_run
     run = make_run(
         complete(0.9, 150.0),
         complete(0.8, 150.0),
-        objectives=["accuracy", "cache_bytes"],
+        objectives=["accuracy", "scratch_bytes"],
         objective_specs=specs,
         latency={0: measured},
     )
     study = read_study(run)
-    assert [objective.title for objective in study.objectives] == ["accuracy", "KV cache"]
+    assert [objective.title for objective in study.objectives] == ["accuracy", "scratch space"]
     assert (study.objectives[1].unit, study.objectives[1].source) == ("B", "exact")
     assert [objective.name for objective in study.quiet] == ["peak_memory", "joules"]
     assert study.frame["joules"].tolist()[0] == 2.5
