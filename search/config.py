@@ -200,6 +200,11 @@ class Resources(Section):
         le=MOST_TOGETHER,
         description="Workers that divide each batch of one trial among them.",
     )
+    shard: bool = Field(
+        False,
+        description="Whether the workers of a trial also divide its weights, gradients and "
+        "optimiser state among them (FSDP2), for what does not fit one GPU.",
+    )
     cpu: int = Field(1, ge=1, le=MOST_TOGETHER, description="Cores of each worker.")
     gpu: float | None = Field(
         None,
@@ -238,6 +243,15 @@ class Resources(Section):
                 f"workers of one trial cannot share a GPU, but got gpu={gpu:g} and "
                 f"workers_per_trial={self.workers_per_trial}",
                 "write gpu: 1, or leave workers_per_trial out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _several_to_shard_over(self) -> "Resources":
+        if self.shard and self.workers_per_trial == 1:
+            raise ConfigError(
+                "shard divides a trial among its workers, but workers_per_trial is 1",
+                "write resources: {workers_per_trial: 2, shard: true}, or more",
             )
         return self
 

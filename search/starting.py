@@ -293,6 +293,8 @@ def refuse_unfit(config: StudyConfig, evaluator: Evaluator) -> None:
     with one_door("the space", ConfigError, "see docs/reference.md"):
         candidates = config.space.check(dict(evaluator.stacks))
     _check_batches(candidates, config.resources.workers_per_trial)
+    if config.resources.shard:
+        _check_sharded(candidates)
     _check_exports(candidates, config.exports)
     evaluator.refuse(candidates)
     for plan in config.plans:
@@ -311,6 +313,15 @@ def _check_batches(candidates: Sequence[Candidate], workers: int) -> None:
             f"a batch of {smallest} has no example for each of {workers} workers",
             f"set recipe.batch_size to at least {workers}: it is what all workers of a trial "
             "train on together",
+        )
+
+
+def _check_sharded(candidates: Sequence[Candidate]) -> None:
+    reason = next((c.unsharded for c in candidates if c.unsharded), None)
+    if reason is not None:
+        raise ConfigError(
+            f"resources.shard divides trainings among workers, which {reason} does not allow",
+            "leave it out of the space, or shard out of the resources",
         )
 
 

@@ -52,13 +52,15 @@ class JobResources:
     `threads` of the processor; each batch is trained in `accumulation` times as many equal parts as
     its recipe says, or the fewest more that divide it, which need less memory; a checkpoint is left
     every `checkpoint_s` seconds (None: never). `team` is this process's place among several that
-    train the job together (`data_parallel.py`), or None.
+    train the job together (`data_parallel.py`), or None; with `shard` these divide weights and
+    optimiser state among them (`sharding.py`).
     """
 
     threads: int = 1
     accumulation: int = 1
     checkpoint_s: float | None = None
     team: object | None = None
+    shard: bool = False
 
 
 class Listener(Protocol):

@@ -318,6 +318,18 @@ class Candidate(StrictModel):
             }
         )
 
+    @property
+    def unsharded(self) -> str | None:
+        """Name what of the training cannot be divided among workers; None if nothing.
+
+        Optimisers but AdamW combine rows and columns of a matrix, or store it in blocks.
+        """
+        if self.recipe.optimizer != "adamw":
+            return f"recipe.optimizer: {self.recipe.optimizer}"
+        if self.recipe.soften == "replace":
+            return "recipe.soften: replace"
+        return "compression.recover" if self.compression.recover else None
+
     def written(self) -> dict[str, Any]:
         """Return the candidate as plain data that ``Candidate.model_validate`` reads."""
         return {

@@ -310,7 +310,9 @@ class Worker(tune.Trainable):
         given = self.shared.resources
         watchdog = Watchdog(self.job, given)
         listener = Watched(report, None if given.heartbeat_s is None else watchdog)
-        resources = JobResources(threads=given.cpu, checkpoint_s=given.checkpoint_s)
+        resources = JobResources(
+            threads=given.cpu, checkpoint_s=given.checkpoint_s, shard=given.shard
+        )
         with watchdog:
             return attempt(self.evaluate, self.job, resources, listener)
 

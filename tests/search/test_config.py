@@ -149,6 +149,11 @@ def test_the_formats_that_are_timed(tmp_path, written, forms):
             "write gpu: 1, or leave workers_per_trial out",
         ),
         (
+            {"resources": {"shard": True}},
+            "shard divides a trial among its workers, but workers_per_trial is 1",
+            "write resources: {workers_per_trial: 2, shard: true}",
+        ),
+        (
             {"executor": "local", "resources": {"workers_per_trial": 2}},
             "executor: local is one process, but resources.workers_per_trial is 2",
             "leave executor out, or workers_per_trial",

@@ -23,6 +23,7 @@ from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.digest import digest
 from sharetune.spaces.distillation import Distillation
+from sharetune.spaces.errors import CandidateFault
 from sharetune.spaces.evaluator import (
     PREDICTIONS,
     Exchanged,
@@ -357,7 +358,10 @@ class CandidateEvaluator:
             lesson=self._lesson(recipe, split),
             callbacks=training.callbacks,
             checkpoints=training.checkpoints,
+            sharded=training.resources.shard,
         )
+        if inputs.sharded and candidate.unsharded:
+            raise CandidateFault(f"a training with {candidate.unsharded} cannot be sharded")
         start = time.perf_counter()
         set_seed(recipe.seed)
         model = self.task.load()
@@ -497,6 +501,7 @@ class Training:
             found["accumulation"] = recipe.batch_size // micro_batch
         if self.team is not None:
             found["workers"] = self.team.size
+            found |= {"sharded": True} if self.resources.shard else {}
         if self.checkpoints is not None and self.checkpoints.continued_at:
             found["continued_at"] = self.checkpoints.continued_at
         if self.checkpoints is not None and self.checkpoints.unreadable:

@@ -99,7 +99,7 @@ def _seen_by_the_library(team: Team) -> Iterator[None]:
 
 def settings_together() -> dict[str, Any]:
     """Return the settings of a `Trainer` that a team needs; none for a process alone."""
-    if members() == 1:
+    if not in_team():
         return {}
     return {
         "ddp_backend": None if torch.cuda.is_available() else "gloo",
@@ -107,9 +107,14 @@ def settings_together() -> dict[str, Any]:
     }
 
 
+def in_team() -> bool:
+    """Return whether this process is in a team, of one or more."""
+    return distributed.is_initialized()
+
+
 def members() -> int:
     """Return the number of processes that train together, this one included."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if in_team() else 1
 
 
 def leads() -> bool:

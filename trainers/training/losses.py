@@ -13,6 +13,7 @@ from torch.nn import functional
 from sharetune.spaces.registry import Registry
 from sharetune.trainers.models.parameters import bank_parameters
 from sharetune.trainers.models.softening import soft_layers
+from sharetune.trainers.training.sharding import whole
 
 Term = Callable[[], Tensor]
 LOSSES: Registry[Callable[[nn.Module, float], Term]] = Registry("loss")
@@ -31,7 +32,7 @@ def bank_l2(model: nn.Module, strength: float) -> Term:
 @LOSSES.register("bank_l2_start")
 def bank_l2_start(model: nn.Module, strength: float) -> Term:
     """strength / 2 * the sum of squares of shared weights less their start (L2-SP, 1802.01483)"""
-    starts = [parameter.detach().clone() for parameter in bank_parameters(model)]
+    starts = [whole(p.detach()).clone().to(p.device) for p in bank_parameters(model)]
 
     def term() -> Tensor:
         pairs = zip(bank_parameters(model), starts, strict=True)

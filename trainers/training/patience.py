@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from sharetune.trainers.models.softening import soft_layers
 from sharetune.trainers.training.data_parallel import led
 from sharetune.trainers.training.resuming import Remembering
+from sharetune.trainers.training.sharding import load_, takes_part
 
 HELD_OUT = 10
 """One of this many training examples is held out: enough to see the loss turn, little lost."""
@@ -74,7 +75,8 @@ class Patience(Remembering):
         last = state.global_step >= state.max_steps
         if soft_layers(model) or (state.global_step % every and not last):
             return
-        loss = led(lambda: held_out_loss(model, self.data, self.collate))
+        own = held_out_loss(model, self.data, self.collate) if takes_part(model) else 0.0
+        loss = led(lambda: own)
         if loss < self.best:
             self.best, self.since = loss, 0
             self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -94,7 +96,7 @@ class Patience(Remembering):
     ) -> None:
         """Restore the best weights. The Trainer calls this when training is over."""
         if self.weights:
-            model.load_state_dict(self.weights)
+            load_(model, self.weights)
 
     def memory(self) -> dict[str, Any]:
         return {"best": self.best, "since": self.since, "weights": self.weights}

@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from sharetune.spaces.whole_files import sync, sync_tree
 from sharetune.trainers.models.softening import harden_, soft_layers
 from sharetune.trainers.training.data_parallel import leads, led
+from sharetune.trainers.training.sharding import load_, whole
 
 OURS = "training.pt"
 """File of a checkpoint that holds weights and callbacks' states, next to the library's files."""
@@ -164,29 +165,33 @@ def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     return [(path, match) for path in paths if (match := NAME.match(path.name))]
 
 
-def write(model: nn.Module, callbacks: Sequence[TrainerCallback], folder: Path) -> None:
-    """Write the weights as they are, soft layers' own included, and the callbacks' states.
+def kept(model: nn.Module, callbacks: Sequence[TrainerCallback]) -> dict[str, Any]:
+    """Return the weights as they are, soft layers' own included, and the callbacks' states.
 
-    In a team the leader does.
+    Of a sharded model all members must call it, and the leader gets them.
     """
-    if not leads():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = {
+    found = {
         "weights": model.state_dict(),
         "is_soft": bool(soft_layers(model)),
         "memories": [callback.memory() for callback in _remembering(callbacks)],
     }
-    torch.save(kept, folder / OURS)
+    return whole(found, kept=leads())  # type: ignore[no-any-return]
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """Write what :func:`kept` found; in a team the leader does."""
+    if leads():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(found, folder / OURS)
 
 
 def read_(model: nn.Module, callbacks: Sequence[TrainerCallback], folder: Path) -> None:
     """Restore in place what :func:`write` wrote; `model` is built as it was at the start."""
-    kept = torch.load(folder / OURS, map_location="cpu", weights_only=True)
-    if not kept["is_soft"]:
+    found = torch.load(folder / OURS, map_location="cpu", weights_only=True)
+    if not found["is_soft"]:
         harden_(model)
-    model.load_state_dict(kept["weights"])
-    for callback, memory in zip(_remembering(callbacks), kept["memories"], strict=True):
+    load_(model, found["weights"])
+    for callback, memory in zip(_remembering(callbacks), found["memories"], strict=True):
         callback.recall(memory)
 
 

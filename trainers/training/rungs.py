@@ -11,6 +11,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from sharetune.spaces.errors import StoppedAtRung
 from sharetune.trainers.training.data_parallel import led
 from sharetune.trainers.training.resuming import Remembering
+from sharetune.trainers.training.sharding import takes_part
 
 Report = Callable[[int, dict[str, float]], bool]
 """Receives ``(rung, metrics)`` at each rung, counted from 0; returns whether to go on."""
@@ -54,9 +55,8 @@ class Rungs(Remembering):
         rung = self.reached.get(state.global_step)
         if rung is None or model is None:
             return
-        goes_on = led(
-            lambda: self._reported(rung, self.measure(model) | {"step": state.global_step})
-        )
+        found = self.measure(model) if takes_part(model) else {}
+        goes_on = led(lambda: self._reported(rung, found | {"step": state.global_step}))
         model.train()
         _stop_unless(goes_on, rung, state.global_step)
 

@@ -10,11 +10,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -39,6 +41,7 @@ from sharetune.trainers.training.data_parallel import (
     Learner,
     Numbers,
     Reduction,
+    in_team,
     is_static,
     leads,
     least,
@@ -61,6 +64,13 @@ from sharetune.trainers.training.parameter_groups import parameter_groups
 from sharetune.trainers.training.patience import Patience, hold_out
 from sharetune.trainers.training.resuming import Checkpoints, Remembering
 from sharetune.trainers.training.scattered import Scattered
+from sharetune.trainers.training.sharding import (
+    is_sharded,
+    placed_state,
+    shard_around_,
+    sharded,
+    whole,
+)
 from sharetune.trainers.training.touched import frozen
 
 TRIED: dict[str, Any] = {"learning_rate": 0.0, "soften": None, "patience": None}
@@ -125,7 +135,7 @@ class CandidateTrainer(Trainer):
         if lesson is not None and recipe.distill is not None:
             self.distiller = Distiller(recipe.distill, model, lesson)
         self.plain_loss = not (self.terms or self.distiller or recipe.r_drop)
-        self.in_team = members() > 1
+        self.in_team, self.sharded = in_team(), is_sharded(model)
         if self.in_team:
             self._take_part()
 
@@ -148,9 +158,16 @@ class CandidateTrainer(Trainer):
             wrapped: nn.Module = super()._wrap_model(model, *args, **kwargs)
             return wrapped
         inner = self.accelerator.prepare_model(model, evaluation_mode=True)
-        parallel: nn.Module = self.accelerator.prepare_model(Learner(inner, self._whole_loss))
+        learner = Learner(inner, self._whole_loss)
+        wrap = shard_around_ if self.sharded else self.accelerator.prepare_model
+        parallel: nn.Module = wrap(learner)
         self.reduction = Reduction(parallel)
         return parallel
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """Move the model as the library does, but not one whose parts lie where they should."""
+        if not is_sharded(model):
+            super()._move_model_to_device(model, device)
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -183,6 +200,8 @@ class CandidateTrainer(Trainer):
     ) -> Tensor:
         model.train()
         inputs = self._prepare_inputs(inputs)
+        if isinstance(self.model, FSDPModule):
+            self.model.unshard()
         zeros, mask = embedded_zeros(self.model, inputs)
         with Perturbed(self.model) as perturbed:
 
@@ -239,7 +258,15 @@ class CandidateTrainer(Trainer):
         return agreed + shares.examples * self.recipe.r_drop * apart, other
 
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:
-        checkpointing.write(self.model, self.callback_handler.callbacks, Path(str(output_dir)))
+        checkpointing.write(self.kept, Path(str(output_dir)))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif leads():
+            states = {"optimizer": self.kept_optimizer, "scheduler": self.lr_scheduler.state_dict()}
+            for name, state in states.items():
+                torch.save(state, Path(output_dir) / f"{name}.pt")
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Save a checkpoint as the library does; if that fails, warn and train on.
@@ -247,6 +274,9 @@ class CandidateTrainer(Trainer):
         A team's counts once all members have written their part of it.
         """
         assert self.checkpoints is not None, "nobody else asks for one"
+        self.kept = checkpointing.kept(self.model, self.callback_handler.callbacks)
+        if self.sharded:
+            self.kept_optimizer = whole(self.optimizer.state_dict(), kept=leads())
         written = self._tried(super()._save_checkpoint, model, trial)
         if least(written) and leads():
             self._tried(self.checkpoints.place, self.state.global_step)
@@ -263,9 +293,18 @@ class CandidateTrainer(Trainer):
         """Do nothing yet: the optimiser first takes the parameters of the model at the start."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.sharded:
+            self._load_sharded(Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             checkpointing.read_(self.model, self.callback_handler.callbacks, Path(checkpoint))
+
+    def _load_sharded(self, checkpoint: Path) -> None:
+        read = partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
+        state = placed_state(read(checkpoint / "optimizer.pt"), self.optimizer.param_groups)
+        self.optimizer.load_state_dict(state)
+        self.lr_scheduler.load_state_dict(read(checkpoint / "scheduler.pt"))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Draw rows as the library does, but of very many without a list of their numbers."""
@@ -290,7 +329,8 @@ class TrainingInputs:
     `total_steps` is the number of optimiser steps, `lesson` the teaching of a recipe that distils.
     At most `micro_batch` examples pass through the model at once (None: as the recipe says): the
     largest divisor of the batch up to that. Parameters that are `frozen` stay as they are. A
-    training continues from the latest of `checkpoints` that can be read, if there is one.
+    training continues from the latest of `checkpoints` that can be read, if there is one. With
+    `sharded` a team divides weights and optimiser state among its members.
     """
 
     data: Any
@@ -301,6 +341,7 @@ class TrainingInputs:
     micro_batch: int | None = None
     checkpoints: Checkpoints | None = None
     frozen: Sequence[nn.Parameter] = ()
+    sharded: bool = False
 
 
 def train(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> list[list[float]]:
@@ -331,6 +372,8 @@ def _fit(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInputs) -> None
         set_dropout_(model, recipe.dropout)
     latest = None if inputs.checkpoints is None else inputs.checkpoints.latest()
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as undone:
+        if inputs.sharded and in_team():
+            model = undone.enter_context(sharded(model, recipe))
         undone.enter_context(trained_in_place(model, recipe))
         trainer = _trainer(model, recipe, inputs, scratch)
         if trainer.distiller is not None:
@@ -360,7 +403,9 @@ def _most_that_fit(model: PreTrainedModel, recipe: Recipe, inputs: TrainingInput
         batch = examples * members()
         tried = recipe.model_copy(update=TRIED | {"batch_size": batch})
         rows = torch.utils.data.Subset(inputs.data, longest(inputs.data, 2 * batch))
-        short = TrainingInputs(rows, inputs.collate, 2, inputs.lesson, micro_batch=batch)
+        short = replace(
+            inputs, data=rows, total_steps=2, callbacks=(), micro_batch=batch, checkpoints=None
+        )
         return memory_rise(device, lambda: _fit(model, tried, short))
 
     with torch.random.fork_rng(), memory_watched(), frozen(inputs.frozen):

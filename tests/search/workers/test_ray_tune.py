@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sharetune.search.run import run
+from sharetune.search.starting import refuse_unfit
 from sharetune.search.workers import ray_tune as tune
 from sharetune.spaces.errors import ConfigError, RunError
 from tests.search.fakes import FakeEvaluator
@@ -100,6 +101,22 @@ def test_finalists_run_on_the_same_workers_once_the_search_is_over(tmp_path):
     assert min(t.datetime_start for t in again) >= max(ends)
     assert len(list(tmp_path.glob("*.json"))) == 6 + len(again)
     assert len({t.user_attrs["circumstances"]["pid"] for t in found}) <= 4
+
+
+@pytest.mark.parametrize(
+    ("space", "named"),
+    [
+        ({"recipe": {"optimizer": {"choices": ["adamw", "adafactor"]}}}, "optimizer: adafactor"),
+        ({"compression": {"magnitude": 0.2, "recover": 0.1}}, "compression.recover"),
+    ],
+    ids=["optimizer", "recover"],
+)
+def test_what_cannot_be_sharded_is_refused_before_any_is_trained(space, named):
+    resources = {"workers_per_trial": 2, "shard": True}
+    config = study(executor="ray", resources=resources, space={"recipe": {"steps": 1}} | space)
+    with pytest.raises(ConfigError, match=named) as caught:
+        refuse_unfit(config, FakeEvaluator())
+    assert caught.value.hint == "leave it out of the space, or shard out of the resources"
 
 
 @pytest.mark.slow

@@ -7,11 +7,12 @@ import traceback
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 
 from sharetune.spaces import Recipe, SharingPlan
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.errors import StoppedAtRung
+from sharetune.spaces.errors import CandidateFault, StoppedAtRung
 from sharetune.spaces.evaluator import Job, JobResources
 from sharetune.spaces.run_folder import RunFolder
 from sharetune.trainers.loading import load_shared
@@ -80,9 +81,9 @@ def losses(found):
     return [loss for _, loss in found.curve]
 
 
-def assert_alike(evaluator, what, folder, size=2):
+def assert_alike(evaluator, what, folder, size=2, **given):
     alone, _ = trained(evaluator, what, folder / "alone", size=1)
-    together, said = trained(evaluator, what, folder / "together", size=size)
+    together, said = trained(evaluator, what, folder / "together", size=size, **given)
     assert said == [""] * (size - 1)
     assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
     assert max(losses(alone)) - min(losses(alone)) > 0.005
@@ -147,8 +148,9 @@ def test_members_draw_different_dropout(evaluator, tmp_path):
     assert losses(one) == losses(two) != losses(alone)
 
 
+@pytest.mark.parametrize("shard", [False, True], ids=["copies", "shards"])
 @pytest.mark.parametrize("part", [{}, {"patience": 9, "dropout": 0.1}], ids=str)
-def test_a_team_that_lost_a_member_goes_on_from_its_checkpoint(evaluator, tmp_path, part):
+def test_a_team_that_lost_a_member_goes_on_from_its_checkpoint(evaluator, tmp_path, part, shard):
     """Bit for bit as one that lost none, rungs told again and each member's dropout included."""
     seen = []
 
@@ -156,7 +158,8 @@ def test_a_team_that_lost_a_member_goes_on_from_its_checkpoint(evaluator, tmp_pa
         seen.append((rung, metrics["step"]))
         return True
 
-    what, told = given(evaluator, **part), {"rungs": (0.25,), "report": report}
+    what = given(evaluator, **part)
+    told = {"rungs": (0.25,), "report": report, "shard": shard}
     whole, _ = trained(evaluator, what, tmp_path / "whole", **told)
     kept = told | {"checkpoint_s": 0.0}
     with pytest.raises(RuntimeError):
@@ -169,3 +172,38 @@ def test_a_team_that_lost_a_member_goes_on_from_its_checkpoint(evaluator, tmp_pa
     models = [load_shared(saved(tmp_path / name)) for name in ("whole", "cut")]
     weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in models]
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"distill": {"hidden": 1.0, "relations": 1.0}, "layer_lr_decay": 0.9},
+        {"adversary": {"freelb": {"start": 0.0}}, "gradient_checkpointing": True},
+        {"soften": "untie", "r_drop": 1.0},
+        {"soften": "interpolate", "bank_l2_start": 0.01, "patience": 2, "micro_batch": "auto"},
+    ],
+    ids=lambda part: "+".join(part),
+)
+def test_every_part_is_trained_sharded(evaluator, tmp_path, part):
+    assert_alike(evaluator, given(evaluator, **part), tmp_path, shard=True)
+
+
+def test_a_sharded_team_saves_each_bank_once(evaluator, tmp_path):
+    """The file has the names, shapes and size that one process writes, and no other copy."""
+    what = given(evaluator)
+    alone, _ = trained(evaluator, what, tmp_path / "alone", size=1)
+    together, _ = trained(evaluator, what, tmp_path / "together", shard=True)
+    files = [saved(tmp_path / name) / "model.safetensors" for name in ("alone", "together")]
+    one, two = (safetensors.torch.load_file(file) for file in files)
+    assert {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in two.items()}
+    banks = [name for name in two if name.startswith("banks.")]
+    assert len(banks) == 6  # of q, k, v, o and the FFN's two
+    assert files[0].stat().st_size == files[1].stat().st_size == evaluator.sizes(what)["bytes"]
+    assert "sharded" not in alone.circumstances
+    assert together.circumstances["sharded"] is True
+
+
+def test_what_cannot_be_sharded_is_the_candidates_fault(evaluator, tmp_path):
+    for part in ({"optimizer": "adafactor"}, {"soften": "replace"}):
+        with pytest.raises(CandidateFault, match="cannot be sharded"):
+            trained(evaluator, given(evaluator, **part), tmp_path, size=1, shard=True)

@@ -1,7 +1,7 @@
 """Two processes have the loss curve of one with the whole batch, whatever a plan shares."""
 
 import multiprocessing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -14,10 +14,8 @@ from sharetune.trainers.training.data_parallel import follow, joined, lead
 from sharetune.trainers.training.trainer import TrainingInputs, train
 from tests.trainers.training.gradients import padded, shared, texts
 
-pytestmark = pytest.mark.slow
-
 HOST = "127.0.0.1"
-ENGINES = ["copies"]
+ENGINES = ["copies", "shards"]
 WHOLE = SharingPlan.range(0, 3, 1.0)
 LOW_RANK = SharingPlan(groups=(Group(layers="0..3", form=LowRank(rank=2)),))
 CASES = {
@@ -40,7 +38,7 @@ class Losses(TrainerCallback):
         self.seen += [logs["loss"]] if "loss" in (logs or {}) else []
 
 
-def losses(case):
+def losses(case, engine="copies"):
     """The losses of a causal model on texts of unlike numbers of tokens that count, one none."""
     plan, part = CASES[case]
     settings = {"steps": 8, "batch_size": 4, "learning_rate": 3e-4, "warmup_ratio": 0.0}
@@ -48,7 +46,8 @@ def losses(case):
     torch.manual_seed(0)
     model, kept = shared("llama", plan, schedule=recipe.soften), Losses()
     rows = texts(labelled=False)[:5]  # an epoch's second batch has one, and a member none
-    train(model, recipe, TrainingInputs(rows, padded, recipe.steps, callbacks=[kept]))
+    inputs = TrainingInputs(rows, padded, recipe.steps, callbacks=[kept])
+    train(model, recipe, replace(inputs, sharded=engine == "shards"))
     return kept.seen
 
 
@@ -60,7 +59,24 @@ def run(rank, port, told):
             if rank == 0:
                 port.put(team.store.port)
             with joined(team):
-                told.put((case, engine, rank, losses(case)))
+                told.put((case, engine, rank, losses(case, engine)))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_team_of_one_has_the_curve_of_a_process_alone(engine):
+    """Through all that a larger team goes through, here and, below, on a GPU."""
+    with joined(lead(1, HOST)):
+        found = losses("lowrank", engine)
+    assert found == pytest.approx(losses("lowrank"), abs=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", CASES)
+def test_a_team_of_one_has_it_on_a_gpu(engine, case):
+    with joined(lead(1, HOST)):
+        found = losses(case, engine)
+    assert found == pytest.approx(losses(case), abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +97,7 @@ def together():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_have_the_curve_of_one(together, case, engine):
