@@ -18,6 +18,7 @@ from pydantic import (
 
 from sharetune.results.reading.location import checked_url
 from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.compression import known_quantisation
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import PREDICTIONS
 from sharetune.spaces.forms import FORMS
@@ -449,6 +450,11 @@ class StudyConfig(Section):
         description="Trials, besides the anchors, whose weights are kept: those on the `front`, "
         "`all` that complete, or `none`.",
     )
+    number_formats: tuple[str, ...] = Field(
+        (),
+        description="Quantisations, one or a list, in which each trained model is measured once "
+        "more: its loss by number format.",
+    )
     tracking: tuple[str, ...] = Field(
         (), description="Experiment trackers that trainings write to, one name or a list."
     )
@@ -599,10 +605,15 @@ class StudyConfig(Section):
             return plans
         return tuple(SharingPlan.preset(p) if isinstance(p, str) else p for p in plans)
 
-    @field_validator("tracking", "exports", mode="before")
+    @field_validator("tracking", "exports", "number_formats", mode="before")
     @classmethod
     def _one_name(cls, names: object) -> Any:
         return (names,) if isinstance(names, str) else names
+
+    @field_validator("number_formats")
+    @classmethod
+    def _known_formats(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(known_quantisation, names))
 
     @field_validator("storage")
     @classmethod

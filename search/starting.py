@@ -232,6 +232,7 @@ def real_evaluator(config: StudyConfig, run: RunFolder, live: Live = NOTHING_LIV
         teacher_recipe=recipe.plain() if config.space.distils else None,
         trackers=config.tracking,
         study=config.name,
+        number_formats=config.number_formats,
         predictions=PREDICTIONS if config.scores is None else config.scores.tokens,
     )
 

@@ -5,7 +5,7 @@ and a test's fake needs no torch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,13 +123,19 @@ class Scores:
         return {key: value for key, value in found.items() if value is not None}
 
 
+AS_TRAINED = "as trained"
+"""The number format in which a model was trained."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """Results of a finished training.
 
     `scores` are of the split that the search selects on, `test` those of the test split where that
     is another. `curve` holds ``[step, training loss]``, `seconds` the durations of "train",
-    "evaluate" and "total", `circumstances` where the numbers come from: seed, steps, device, ...
+    "evaluate" and "total", `circumstances` where the numbers come from: seed, steps, device, ...;
+    `by_format` the metrics of the same weights by number format, :data:`AS_TRAINED` being their
+    own.
     """
 
     scores: Scores
@@ -137,10 +143,12 @@ class Measured:
     seconds: dict[str, float]
     circumstances: dict[str, Any]
     test: Scores | None = None
+    by_format: dict[str, Metrics] = field(default_factory=dict)
 
     def written(self) -> dict[str, Any]:
         """Return the same as the attributes of a trial (`results/reading/attributes.py`)."""
         test = {} if self.test is None else {"test": self.test.written()}
+        test |= {"by_format": self.by_format} if self.by_format else {}
         own = {"curve": self.curve, "seconds": self.seconds, "circumstances": self.circumstances}
         return {**self.scores.written(), **own, **test}
 

@@ -84,6 +84,7 @@ class Row:
     curve: list[Any] = field(default_factory=list)
     rungs: list[Any] = field(default_factory=list)
     test: dict[str, Any] = field(default_factory=dict)
+    by_format: dict[str, Any] = field(default_factory=dict)
     circumstances: dict[str, Any] = field(default_factory=dict)
     latency_conditions: dict[str, Any] = field(default_factory=dict)
     latency_refused: dict[str, str] = field(default_factory=dict)
@@ -139,6 +140,7 @@ def _row(cells: Mapping[str, Any]) -> Row:
         confusion=_list(cells[record.CONFUSION]),
         curve=_list(cells[record.CURVE]),
         rungs=_list(cells[record.RUNGS]),
+        by_format=_dict(cells.get(record.BY_FORMAT)),
         test=_dict(cells[record.TEST]),
         circumstances=_dict(cells[record.CIRCUMSTANCES]),
         latency_conditions=_dict(cells["latency_conditions"]),

@@ -40,6 +40,7 @@ from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.results.page.trial_rows import STATES, note, plain
 from sharetune.results.reading.stored_plans import stored_plan
 from sharetune.results.reading.study import StudyRecord
+from sharetune.spaces.evaluator import AS_TRAINED
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.plan import SharingPlan
@@ -297,6 +298,7 @@ def _measures(study: StudyRecord, trial: Row, unshared: Row | None) -> Iterator[
         if isfinite(trial.value(objective)):
             yield _measure(study, objective, trial, unshared)
             yield from _on_test_data(study, objective, trial)
+    yield from _by_format(study, trial)
     yield from _in_runtimes(study, trial)
     if tokens := trial.latency_conditions.get("written_tokens"):
         yield _rate(trial, "tokens written with a cache", tokens, "latency")
@@ -317,6 +319,21 @@ def _measure(study: StudyRecord, objective: Objective, trial: Row, unshared: Row
         return Measure(title, text, interval=sure)
     base = unshared.value(objective)
     return Measure(title, text, difference(objective, value, base), ratio(value, base), sure)
+
+
+def _by_format(study: StudyRecord, trial: Row) -> Iterator[Measure]:
+    """Yield one training's quality in other number formats, against its own as trained."""
+    found = {name: metrics.get(study.quality.name) for name, metrics in trial.by_format.items()}
+    trained = found.pop(AS_TRAINED, None)
+    for name, value in found.items():
+        if value is not None and trained is not None:
+            base = quantity(study.quality, trained)
+            yield Measure(
+                f"{short_title(study.quality)}, {name} (as trained {base})",
+                quantity(study.quality, value),
+                difference(study.quality, value, trained),
+                ratio(value, trained),
+            )
 
 
 def _on_test_data(study: StudyRecord, objective: Objective, trial: Row) -> Iterator[Measure]:

@@ -71,6 +71,8 @@ Attributes of a trial
     per_class       {label: {"precision", "recall", "f1", "support"}}
     confusion       rows are true labels, columns predicted ones; of more than 30 labels
                     {"classes", "cells": [[row, column, count], ...]} of the counts that are not 0
+    by_format       {quantisation: metrics} of the same weights, where the study asks for it, and
+                    "as trained": theirs
     curve           [[step, training loss], ...]
     started         true once a worker was asked for; only such trials count in the budget,
                     and finalists do not have it
@@ -129,6 +131,7 @@ METRICS = "metrics"
 TEST = "test"
 PER_CLASS = "per_class"
 CONFUSION = "confusion"
+BY_FORMAT = "by_format"
 CURVE = "curve"
 STARTED = "started"
 SECONDS = "seconds"

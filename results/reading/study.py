@@ -53,7 +53,10 @@ NUMBERS = (
 LATENCY = "latency_ms"
 """The quiet objective that has columns of its own."""
 
-MEASURED_DATA = (record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS, record.TEST)
+MEASURED_DATA = (
+    *(record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS, record.TEST),
+    record.BY_FORMAT,
+)
 """Attributes of a trial that become columns of plain data."""
 
 
@@ -147,6 +150,7 @@ def load(run: Path | str) -> pd.DataFrame:
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
       ``confusion`` (of more than 30 labels ``{"classes", "cells"}``), ``curve``, ``rungs``,
+      ``by_format`` (metrics of the same weights, quantised),
       ``test`` and ``circumstances``
 
     Raises:

@@ -54,6 +54,7 @@ class Trial:
     curve: list[list[float]] | None = None
     rungs: Sequence[Metrics] | None = None
     test: dict[str, Any] | None = None
+    by_format: dict[str, Metrics] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     circumstances: dict[str, Any] | None = None
     ran: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class Trial:
             curve=stored.get(names.CURVE),
             rungs=stored.get(names.RUNGS),
             test=stored.get(names.TEST),
+            by_format=stored.get(names.BY_FORMAT),
             seconds=_mapping(stored, names.SECONDS),
             circumstances=stored.get(names.CIRCUMSTANCES),
             ran=_mapping(stored, names.RAN),

@@ -1,5 +1,6 @@
 """Make a trained model smaller: a fold over the methods that a compression asks for."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -33,6 +34,13 @@ def prune_(
     keepers = _apply(model, (c for c in chosen if c.method.prunes), batches)
     rounding = [c for c in chosen if c.method.quantizes] if compression.aware else []
     return [*keepers, *(compressor.rounding(model) for compressor in rounding)]
+
+
+def quantised_copy(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """Return a copy of the trained `model` whose matrices are stored as the method `name` does."""
+    copied = copy.deepcopy(model)
+    _apply(copied, compressors(Compression(quantize=name)), [])
+    return copied
 
 
 def finish_(model: PreTrainedModel, compression: Compression) -> PreTrainedModel:

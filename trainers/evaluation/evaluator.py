@@ -25,6 +25,7 @@ from sharetune.spaces.digest import digest
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import CandidateFault
 from sharetune.spaces.evaluator import (
+    AS_TRAINED,
     PREDICTIONS,
     Exchanged,
     Job,
@@ -43,7 +44,7 @@ from sharetune.spaces.latency import Latencies, LatencyRequest
 from sharetune.spaces.pace import Pace
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
-from sharetune.trainers.compression.steps import reshape_
+from sharetune.trainers.compression.steps import quantised_copy, reshape_
 from sharetune.trainers.data.text_augmentation import check_augmentation
 from sharetune.trainers.evaluation.candidate_latency import device_name, measured_latency
 from sharetune.trainers.evaluation.compressing import compress_
@@ -110,7 +111,7 @@ class CandidateEvaluator:
     `teacher_recipe` trains the unshared model where it becomes a teacher (None: the candidate's own
     recipe). `trackers` log the trials under the name `study`. Untrained plans are measured on about
     as many training examples as have `predictions`. Trained models also do the tasks of
-    `harness`.
+    `harness`, and are measured once more in each of `number_formats`.
     """
 
     task: PreparedTask
@@ -120,6 +121,7 @@ class CandidateEvaluator:
     study: str = ""
     predictions: int = PREDICTIONS
     harness: Harness | None = None
+    number_formats: tuple[str, ...] = ()
 
     @classmethod
     def prepare(
@@ -310,6 +312,8 @@ class CandidateEvaluator:
         scores = self.task.scores(model, judged)
         test = self._test_scores(model, recipe) if job.final else None
         numbers, details = self._done_tasks(model)
+        by_format = self._quantised(model, training.job.candidate, judged)
+        by_format |= {AS_TRAINED: scores.metrics} if by_format else {}
         scores = replace(scores, metrics=scores.metrics | numbers)
         if test is not None:
             test = replace(test, metrics=test.metrics | numbers)
@@ -326,7 +330,19 @@ class CandidateEvaluator:
             | self._dtypes
             | details,
             test,
+            by_format,
         )
+
+    def _quantised(
+        self, model: PreTrainedModel, candidate: Candidate, judged: Split
+    ) -> dict[str, Metrics]:
+        """Return the metrics of `model` in each number format, if it is not quantised already."""
+        if candidate.compression.quantize is not None:
+            return {}
+        return {
+            name: self.task.scores(quantised_copy(model, name), judged).metrics
+            for name in self.number_formats
+        }
 
     def _done_tasks(self, model: PreTrainedModel) -> tuple[Metrics, dict[str, Any]]:
         """Return the numbers of the harness's tasks, and the circumstances that they have."""

@@ -116,6 +116,15 @@ def test_exports_are_shown_as_timed_in_their_runtimes(make_run):
     assert shown["latency, albert"].value == "not exported: layers are unequal"
 
 
+def test_the_loss_by_number_format_is_against_the_same_training(make_run):
+    found = {"as trained": {"accuracy": 0.9}, "int8": {"accuracy": 0.9}, "int4": {"accuracy": 0.72}}
+    run = make_run(complete(0.9, 1.0, by_format=found), complete(0.8, 2.0))
+    shown = {m.title.split(" (")[0]: m for m in draw_cards(read_study(run))[0].measures}
+    assert shown["accuracy, int8"].difference == "0"
+    assert shown["accuracy, int4"].difference == "\N{MINUS SIGN}18.0\u202fpoints"
+    assert shown["accuracy, int4"].ratio == "0.80×"
+
+
 def test_throughput_is_shown_against_the_unshared_model(make_run):
     form = latency(0.5, 100.0)["forms"]["stored"]
     batch = {"forms": {"stored": form}, "unshared_ms": 200.0, "batch_size": 32}

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -176,6 +177,24 @@ def test_regularisation_goes_through_a_training(evaluator, tmp_path):
 )
 def test_steps_of_a_recipe(recipe, examples, steps):
     assert optimiser_steps(recipe, range(examples)) == steps
+
+
+def test_a_trained_model_is_measured_in_other_number_formats_too(evaluator, tmp_path):
+    in_formats = replace(evaluator, number_formats=("int8", "int4"))
+    wanted = candidate(evaluator, SharingPlan.range(0, 3, 1.0), steps=20)
+    measured = evaluated(in_formats, wanted, tmp_path)
+    found = measured.by_format
+    assert list(found) == ["int8", "int4", "as trained"]
+    assert found["as trained"] == measured.scores.metrics
+    moved = {
+        name: abs(found[name]["eval_loss"] - found["as trained"]["eval_loss"]) for name in found
+    }
+    assert 0 < moved["int8"] < moved["int4"]
+    assert measured.written()["by_format"] == found
+    # the kept weights are those of the training
+    assert load_shared(saved(tmp_path)).sharing.compression == Compression()
+    small = wanted.model_copy(update={"compression": Compression(quantize="int8")})
+    assert evaluated(in_formats, small, tmp_path / "small").by_format == {}
 
 
 @pytest.mark.slow
