@@ -220,8 +220,8 @@ class Learner(nn.Module):
 class Reduction:
     """Decides which backward passes of `parallel` average gradients over members.
 
-    One that does not leaves its gradients to the next that does. The first always does: a static
-    graph is recorded in it.
+    One that does not leaves its gradients to the next that does. The first of all always does: a
+    static graph is recorded in it.
     """
 
     def __init__(self, parallel: nn.Module) -> None:

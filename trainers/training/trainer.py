@@ -200,7 +200,7 @@ class CandidateTrainer(Trainer):
     ) -> Tensor:
         model.train()
         inputs = self._prepare_inputs(inputs)
-        if isinstance(self.model, FSDPModule):
+        if isinstance(self.model, FSDPModule):  # its embeddings are in parts outside a pass
             self.model.unshard()
         zeros, mask = embedded_zeros(self.model, inputs)
         with Perturbed(self.model) as perturbed:
@@ -280,6 +280,7 @@ class CandidateTrainer(Trainer):
         written = self._tried(super()._save_checkpoint, model, trial)
         if least(written) and leads():
             self._tried(self.checkpoints.place, self.state.global_step)
+        self.kept, self.kept_optimizer = {}, {}
 
     def _tried(self, write: Callable[..., None], *given: object) -> bool:
         try:

@@ -180,6 +180,7 @@ def test_a_team_that_lost_a_member_goes_on_from_its_checkpoint(evaluator, tmp_pa
         {"distill": {"hidden": 1.0, "relations": 1.0}, "layer_lr_decay": 0.9},
         {"adversary": {"freelb": {"start": 0.0}}, "gradient_checkpointing": True},
         {"soften": "untie", "r_drop": 1.0},
+        {"trains": "shared", "label_smoothing": 0.1},
         {"soften": "interpolate", "bank_l2_start": 0.01, "patience": 2, "micro_batch": "auto"},
     ],
     ids=lambda part: "+".join(part),
