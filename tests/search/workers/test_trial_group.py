@@ -65,10 +65,11 @@ def study(folder, **changes):
     return validate(data | changes, "study.yaml")
 
 
-def test_two_workers_have_the_loss_curve_of_one_with_the_whole_batch(folder, tmp_path):
+@pytest.mark.parametrize("shard", [False, True], ids=["copies", "shards"])
+def test_two_workers_have_the_loss_curve_of_one_with_the_whole_batch(folder, tmp_path, shard):
     for name, resources in (
         ("alone", {"workers": 1}),
-        ("together", {"workers": 1, "workers_per_trial": 2}),
+        ("together", {"workers": 1, "workers_per_trial": 2, "shard": shard}),
     ):
         run(study(folder, resources=resources), out=tmp_path / name)
     alone, together = (trials(tmp_path / name) for name in ("alone", "together"))
@@ -81,6 +82,7 @@ def test_two_workers_have_the_loss_curve_of_one_with_the_whole_batch(folder, tmp
         assert losses[1] == pytest.approx(losses[0], abs=5e-4)
         assert "workers" not in one.user_attrs["circumstances"]
         assert two.user_attrs["circumstances"]["workers"] == 2
+        assert two.user_attrs["circumstances"].get("sharded", False) is shard
     assert len({trial.user_attrs["circumstances"]["pid"] for trial in together}) == 1
 
 
