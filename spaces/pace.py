@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sharetune.spaces.recipe import Recipe
 
@@ -12,13 +12,21 @@ class Pace:
     """Seconds and bytes of training the unshared model by a study's recipe, on two batches.
 
     `load_s` seconds to load the model, `step_s` seconds of an optimiser step, `judge_s` seconds to
-    measure one example, and `memory`, the bytes that the process, or its GPU, held at most.
+    measure one example, and `memory`, the bytes that the process, or its GPU, held at most, of
+    which `held` are the same for batches of any size.
     """
 
     load_s: float
     step_s: float
     judge_s: float
     memory: int
+    held: int = 0
+
+    def of_batch(self, share: float) -> "Pace":
+        """Return the pace of batches of `share` (above 0) times the examples."""
+        varying = max(0, self.memory - self.held)
+        memory = self.memory - round((1 - share) * varying)
+        return replace(self, step_s=self.step_s * share, memory=memory)
 
     def trial_s(self, recipe: Recipe, rows: Mapping[str, int]) -> float:
         """Return the seconds of an unshared trial; `rows` count each split's examples."""

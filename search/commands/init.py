@@ -293,7 +293,7 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
             return proposed, expectation(config, evaluator, pace, out.parent)
         besides = pace.besides_s(evaluator.rows)
         size = proposed.size.fitting(hours, pace, besides, workers_of(config))
-        pace = replace(pace, step_s=pace.step_s * size.batch / proposed.size.batch)
+        pace = pace.of_batch(size.batch / proposed.size.batch)
         proposed = replace(proposed, size=size, hours=hours)
         out.write_text(proposed.text, "utf-8")
         return proposed, expectation(load_config(out), evaluator, pace, out.parent)

@@ -111,6 +111,7 @@ def test_a_study_without_a_reference_or_a_complete_trial_is_a_document_too(make_
     assert (study["hypervolume"], study["front"], study["choices"]) == (None, [], [])
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_document_and_nothing_else(make_run):
     runs = [str(make_run(complete(0.9, 1.0), folder=name, name=name)) for name in ("a", "b")]
     one = CliRunner().invoke(app, ["report", runs[0], "--json"])

@@ -50,6 +50,7 @@ def test_the_front_of_an_earlier_study_comes_after_the_anchors(first, tmp_path):
     assert frame["earlier"].dropna().iloc[0] == f"trial {origins[0]['number']} of first"
 
 
+@pytest.mark.slow
 def test_a_large_front_gives_its_most_spread_members(first):
     out, numbers = first
     space = study().space
@@ -60,6 +61,7 @@ def test_a_large_front_gives_its_most_spread_members(first):
     assert two[0]["number"] == best
 
 
+@pytest.mark.slow
 def test_what_is_not_searched_is_as_the_later_study_says(first):
     out, _ = first
     space = Space.model_validate(
@@ -92,6 +94,7 @@ def test_resuming_needs_no_earlier_run_and_repeats_none(first, tmp_path):
     assert sorted(origins) == numbers
 
 
+@pytest.mark.slow
 def test_a_front_of_a_deeper_model_is_refused(first):
     out, _ = first
     shallow = {"layers": StackShape(depth=2, heads=12, neurons=1536)}
@@ -119,6 +122,7 @@ def test_a_front_of_anchors_alone_is_refused(tmp_path):
         earlier_fronts(StartFrom(runs=(str(tmp_path / "first"),)), study().space, SHAPES)
 
 
+@pytest.mark.slow
 def test_other_runs_are_refused_on_resuming(first, tmp_path):
     out, _ = first
     run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())

@@ -12,6 +12,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 from datasets import Dataset
 from torch.utils.data import Subset
+from transformers import PreTrainedModel
 
 from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.errors import CandidateFault, ModelError, OutOfMemory, SharetuneError
@@ -19,6 +20,7 @@ from sharetune.spaces.pace import Pace
 from sharetune.spaces.recipe import Recipe
 from sharetune.trainers.data.lengths import CHECKED, TOKENS, has_tokens, longest
 from sharetune.trainers.data.reader_fit import vocabulary_size
+from sharetune.trainers.measuring.memory import memory_held
 from sharetune.trainers.tasks.base import PreparedTask, Split
 from sharetune.trainers.training.distillation import Lesson
 from sharetune.trainers.training.heartbeat import Heart
@@ -66,6 +68,7 @@ def _measured(task: PreparedTask, recipe: Recipe, split: Split, judged: Split) -
     task.task.refuse_model(model)
     load_s = time.perf_counter() - began
     lesson, watch = _lesson(task, recipe), _Stopwatch()
+    held = memory_held(model.device) + trained_bytes(model)
     for batch in (_longest(split, recipe.batch_size), _first(split, recipe.batch_size)):
         if watch.seconds > SLOW_S:
             break
@@ -80,7 +83,12 @@ def _measured(task: PreparedTask, recipe: Recipe, split: Split, judged: Split) -
     with memory_watched():
         task.task.predict(model, some)
     judge_s = (time.perf_counter() - began) / len(some.rows)
-    return Pace(load_s, watch.seconds, judge_s, _most_memory())
+    return Pace(load_s, watch.seconds, judge_s, _most_memory(), held)
+
+
+def trained_bytes(model: PreTrainedModel) -> int:
+    """Return the bytes of gradients and of AdamW's two moments."""
+    return 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
 @dataclass

@@ -27,6 +27,15 @@ def memory_rise(device: torch.device, use: Callable[[], object]) -> float:
     return _gpu_rise(device, use) if device.type == "cuda" else _resident_rise(use)
 
 
+def memory_held(device: torch.device) -> int:
+    """Return the bytes that this process holds now: of the GPU, else resident memory; else 0."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    with suppress(ModelError):
+        return _sizes("/proc/self/status")["VmRSS"]
+    return 0
+
+
 def free_memory(device: torch.device) -> float:
     """Return the free bytes of a GPU, or of this machine those for one worker.
 

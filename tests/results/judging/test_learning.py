@@ -82,6 +82,7 @@ def test_a_curve_without_a_fall_says_nothing():
     assert last_fall(Row(0, curve=[[0, 2.0], [1, 1.0]])) != last_fall(rising)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pretrained", "words"), [(True, "is pretrained"), (False, "trained from scratch")]
 )

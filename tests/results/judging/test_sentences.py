@@ -84,7 +84,7 @@ def studies(draw):
     return study_record("run", study)
 
 
-EXAMPLES = settings(max_examples=int(os.environ.get("SHARETUNE_EXAMPLES", "25")), deadline=None)
+EXAMPLES = settings(max_examples=int(os.environ.get("SHARETUNE_EXAMPLES", "8")), deadline=None)
 """Random studies a test, of which the environment may ask for more."""
 
 

@@ -173,6 +173,7 @@ def test_parts_that_no_plan_changes_are_named_wherever_a_plan_is_drawn(make_run)
     assert all(sentence in candidate.text for candidate in packed_pages(page).values())
 
 
+@pytest.mark.slow
 def test_the_report_asks_nothing_of_the_network(make_run):
     page = page_of(make_run(*ANCHORS))
     followed = [
@@ -205,7 +206,10 @@ def test_the_bundles_are_plotly_s_own_of_the_version_that_draws_the_figures():
     ],
     ids=["none", "only failed", "one", "two"],
 )
-@pytest.mark.parametrize("bare", [False, True], ids=["attributes", "bare"])
+@pytest.mark.parametrize(
+    "bare",
+    [pytest.param(False, id="attributes", marks=pytest.mark.slow), pytest.param(True, id="bare")],
+)
 def test_small_and_bare_studies_have_a_report(make_run, trials, bare):
     keys = ("objectives", "reference", "model", "circumstances", "config")
     page = page_of(make_run(*trials, **(dict.fromkeys(keys) if bare else {})))
@@ -241,6 +245,7 @@ def test_anchors_have_their_own_symbols_and_labels(make_run):
     assert anchors.marker.symbol == ("diamond", "square", "triangle-down", "triangle-down")
 
 
+@pytest.mark.slow
 def test_plans_from_the_literature_are_named_and_marked(make_run):
     stack = {"layers": "0..5", "stack": "layers", "form": "tie"}
     ffn = SharingPlan.model_validate({"groups": [{**stack, "parts": ["ffn", "biases"]}]})

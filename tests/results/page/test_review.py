@@ -143,6 +143,7 @@ def test_tokens_a_second_of_a_model_that_writes(make_run):
     assert (measure.value, measure.ratio) == ("320/s", "1.25×")
 
 
+@pytest.mark.slow
 def test_no_caveat_without_its_cause(make_run):
     many = {"per_class": {"no": {"support": 40_000}, "yes": {"support": 60_000}}}
     seeds = [Candidate(plan=HALF, recipe=Recipe(seed=seed)).written() for seed in range(20)]
@@ -157,6 +158,7 @@ def test_growth_is_over_the_last_quarter():
     assert last_growth(history) == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_the_cost_counts_threads_of_processors_and_no_repeats(make_run):
     device = {"circumstances": {"device": "x86_64", "threads": 2}}
     run = make_run(complete(0.9, 1.0, **device), complete(0.9, 1.0, same_as=0, **device))
@@ -182,6 +184,7 @@ def test_what_was_searched_is_read_off_the_candidates(make_run):
     assert layer_ranges(frame).to_dict("index") == {1: {"first": 1, "last": 4}}
 
 
+@pytest.mark.slow
 def test_importance_finds_what_moved_the_objective(make_run):
     def trial(number: int):
         plan = SharingPlan.range(0, 1 + number % 5, 0.5)

@@ -145,6 +145,7 @@ def test_a_study_without_scores_has_no_such_sections(make_run):
     assert "What single edits cost" not in page and "Rivals of equal size" not in page
 
 
+@pytest.mark.slow
 def test_damaged_scores_do_not_spoil_the_report(scored_run):
     (scored_run / "scores.jsonl").write_text("no JSON\n")
     assert "What single edits cost" in render(read_study(scored_run))  # the figures alone

@@ -64,6 +64,7 @@ def test_a_connection_that_asks_for_nothing_is_closed(make_run, monkeypatch):
         assert get(address, "/state")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_missing_run_and_a_taken_port_are_errors(make_run, tmp_path: Path):
     with pytest.raises(RunError, match="there is no"), serving(tmp_path, 0):
         pass

@@ -58,6 +58,7 @@ def run(make_run):
     )
 
 
+@pytest.mark.slow
 def test_a_report_holds_no_host_and_no_folders_unless_asked(run):
     page = write_report(run).read_text()
     assert not [word for word in SECRETS if word in page]

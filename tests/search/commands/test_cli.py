@@ -195,6 +195,7 @@ def test_a_run_without_a_completed_trial_says_so(study, tmp_path):
     assert "error: no trial was completed: 1 of 1 trial ended with the loss is nan" in result.stderr
 
 
+@pytest.mark.slow
 def test_set_overrides_the_study_file(study, tmp_path):
     path = study()
     assert call("search", path, "--out", tmp_path / "r", "--set", "budget.trials=1").exit_code == 0

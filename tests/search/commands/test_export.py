@@ -56,6 +56,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "load"),
     [
@@ -190,6 +191,7 @@ def test_the_search_learned_something(run):
     assert results.load(run)["accuracy"].max() > 0.5
 
 
+@pytest.mark.slow
 def test_the_model_card(run, tmp_path):
     assert call("export", run, HALF, tmp_path / "out").exit_code == 0
     card = (tmp_path / "out" / "README.md").read_text()
@@ -218,6 +220,7 @@ def test_the_model_card(run, tmp_path):
     assert "train: train.csv" in card and "torch: 2." in card and "seed: 0" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shared", "dense"])
 def test_nothing_names_this_machine(run, tmp_path, name):
     call("export", run, HALF, tmp_path / "out", "--format", name)
@@ -225,6 +228,7 @@ def test_nothing_names_this_machine(run, tmp_path, name):
         assert str(run.parent).encode() not in path.read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_repeated_trial_has_the_weights_of_the_first(run, tmp_path):
     assert results.load(run)["same_as"][REPEATED] == CYCLED
     assert call("export", run, REPEATED, tmp_path / "out").exit_code == 0
@@ -232,6 +236,7 @@ def test_a_repeated_trial_has_the_weights_of_the_first(run, tmp_path):
     assert weights == (run / "trials" / "3" / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_study_whose_model_is_gone(run, tmp_path):
     shutil.copytree(run.parent, tmp_path / "copy")
     copy = tmp_path / "copy" / "run"
@@ -255,6 +260,7 @@ def mistake(*arguments):
     return error, hint
 
 
+@pytest.mark.slow
 def test_mistakes_end_in_one_error_and_a_hint(run, tmp_path):
     out = tmp_path / "out"
     error, hint = mistake(run, 99, out)
@@ -267,6 +273,7 @@ def test_mistakes_end_in_one_error_and_a_hint(run, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_weights_that_were_not_kept(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -278,6 +285,7 @@ def test_weights_that_were_not_kept(run, tmp_path):
     assert mistake(copy, 3, tmp_path / "out")[0].endswith("were not kept; no trial has any")
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_read(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -55,6 +55,7 @@ def test_a_report_prints_names_as_text(run):
     assert found.exit_code == 0 and "\\x1b[2J" in found.stdout
 
 
+@pytest.mark.slow
 def test_so_do_its_json_and_a_comparison(run, tmp_path):
     studies = json.loads(told("report", run, "--json").stdout)["studies"]
     assert studies[0]["name"] == EVIL  # a program is told the name as it is

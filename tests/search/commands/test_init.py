@@ -42,6 +42,7 @@ def test_a_written_study_runs(tmp_path):
     assert "exists already" in call("init", *asked).output
 
 
+@pytest.mark.slow
 def test_a_group_for_each_stack(tmp_path):
     model, task = configured(tmp_path, "translation", "t5")
     out = tmp_path / "study.yaml"
@@ -61,6 +62,7 @@ def test_a_group_for_each_stack(tmp_path):
     assert config.objectives[0] == "bleu"
 
 
+@pytest.mark.slow
 def test_from_scratch_layers_are_tied_in_cycles_and_looped(tmp_path):
     model, task = configured(tmp_path, "image-classification", "vit")
     out = tmp_path / "study.yaml"
@@ -87,6 +89,7 @@ def test_a_pretrained_model_is_cut_before_it_is_shared(tmp_path):
     assert forms == ["narrow", "drop", "merge", "lowrank", "bank"]
 
 
+@pytest.mark.slow
 def test_what_a_model_cannot_have_is_not_proposed(tmp_path):
     """T5's position biases count on every head, and its first layers cannot be looped."""
     model, task = configured(tmp_path, "translation", "t5")
@@ -118,7 +121,14 @@ def test_every_task_is_known_here():
     assert {*FITTING, "tensors"} == set(TASKS)  # whose examples are a model's inputs
 
 
-@pytest.mark.parametrize("name", FITTING)
+QUICK = ("text-classification", "translation")
+"""Tasks that the quick suite writes a study for: a pretrained encoder's, and one of two stacks."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in FITTING],
+)
 def test_a_study_for_every_task(tmp_path, name):
     family, length = FITTING[name]
     keys = KEYS.get(name, {})
@@ -144,6 +154,7 @@ def test_keys_of_the_task(tmp_path):
     assert "objectives: [spearman, parameters, flops]" in result.output
 
 
+@pytest.mark.slow
 def test_recordings_of_another_sampling_rate(tmp_path):
     made = prepared(tmp_path, "audio-classification", "hubert", 1600)
     data = tones(tmp_path / "other", rate=800)
@@ -195,6 +206,12 @@ def test_trials_and_steps_that_fit_into_hours(hours, size):
     assert Size(24, 50).fitting(hours, PACE, besides=20.0, workers=2) == size
     seconds = size.trials * (20.0 + size.steps * 2.0 * size.batch / 16)
     assert seconds <= 0.6 * 2 * 3600 * hours
+
+
+def test_a_smaller_batch_takes_less_time_and_less_of_what_batches_hold():
+    pace = Pace(load_s=1.0, step_s=2.0, judge_s=0.2, memory=5_700, held=2_900)
+    assert pace.of_batch(0.25) == Pace(1.0, 0.5, 0.2, memory=3_600, held=2_900)
+    assert pace.of_batch(1.0) == pace
 
 
 def test_hours_in_which_nothing_is_trained():

@@ -77,6 +77,7 @@ def searched(home, frames, model):
     return run, told
 
 
+@pytest.mark.slow
 def test_a_metric_s_numbers_become_objectives(searched):
     run, told = searched
     assert told == [0, 1]
@@ -92,6 +93,7 @@ def test_a_metric_s_numbers_become_objectives(searched):
     }
 
 
+@pytest.mark.slow
 def test_what_was_live_lies_in_the_run_folder_as_files(searched):
     run, _ = searched
     inputs = {path.name for path in (run.path / "inputs").iterdir()}
@@ -101,6 +103,7 @@ def test_what_was_live_lies_in_the_run_folder_as_files(searched):
     assert weights.config.num_labels == 3
 
 
+@pytest.mark.slow
 def test_a_run_says_what_was_found(searched, tmp_path):
     run, _ = searched
     assert list(run.front.columns) == ["number", "anchor", "plan", "right", "parameters", "flops"]
@@ -119,6 +122,7 @@ def test_a_run_says_what_was_found(searched, tmp_path):
         Run(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_shows_itself_in_a_notebook(searched):
     run, _ = searched
     shown = run._repr_html_()
@@ -127,6 +131,7 @@ def test_a_run_shows_itself_in_a_notebook(searched):
     assert "<svg" in run.trial(1)._repr_html_()
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_the_same_objects_only(searched, frames, model):
     run, _ = searched
     asked = SMALL | {"out": run.path, "resume": True, "metric": right_and_wrong}
@@ -139,6 +144,7 @@ def test_a_run_is_resumed_with_the_same_objects_only(searched, frames, model):
     assert caught.value.hint.startswith("continue it with resume=True")
 
 
+@pytest.mark.slow
 def test_a_data_set_dict_and_a_folder(home, frames, tmp_path):
     data = DatasetDict({"train": Dataset.from_pandas(frames["train"]),
                         "validation": Dataset.from_pandas(frames["test"])})  # fmt: skip
@@ -225,6 +231,7 @@ def test_a_mistake_is_one_sentence(model, frames, tmp_path, arguments, error, me
     assert not (tmp_path / "run/study.db").exists()
 
 
+@pytest.mark.slow
 def test_a_metric_of_a_notebook_is_asked_for_where_it_is_not_known(searched):
     run, _ = searched
     config = dict(run.study.config)

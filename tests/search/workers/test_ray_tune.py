@@ -33,6 +33,7 @@ def keep_cluster(monkeypatch):
     monkeypatch.setattr(tune, "disconnect", lambda: None)
 
 
+@pytest.mark.slow
 def test_workers_train_the_whole_budget_and_stay_warm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
