@@ -53,6 +53,7 @@ from sharetune.trainers.evaluation.recordings import kept_recording
 from sharetune.trainers.evaluation.rehearsal import rehearse
 from sharetune.trainers.loading import load_shared
 from sharetune.trainers.measuring.counting import Counting
+from sharetune.trainers.measuring.memory import return_free_memory
 from sharetune.trainers.models.calibration import (
     MOMENT_TOKENS,
     Activations,
@@ -255,6 +256,7 @@ class CandidateEvaluator:
         runs out, and :class:`StoppedAtRung` if `listener` says to stop.
         """
         _begin(resources)
+        return_free_memory()
         keeping = _checkpoints(job, resources)
         tracked = Tracked(
             self.study, str(job.number), job.candidate.written(), job.folder.run.tracking
@@ -270,6 +272,7 @@ class CandidateEvaluator:
     def assist(self, job: Job, resources: JobResources) -> None:
         """Train the job as a member of `resources.team`, whose leader evaluates it."""
         _begin(resources)
+        return_free_memory()
         with memory_watched():
             rungs, keeping = self._rungs(job, _Assistant()), _checkpoints(job, resources)
             self._trained(Training(job, resources, rungs, keeping))
@@ -388,6 +391,7 @@ class CandidateEvaluator:
             inputs = replace(inputs, frozen=untouched(model, before))
         if recipe.start is not None:
             start_locally_(model, self.task, activations, recipe.start, recipe.max_length)
+        del activations  # a mapped file that would stay in memory
         steps = inputs.total_steps
         with joined(training.team):
             at_once = training.at_once(micro_batch(model, recipe, inputs))
@@ -446,11 +450,7 @@ class CandidateEvaluator:
         model = self.task.load()
         return Scorer(model, batches, self._recorded(max_length, MOMENT_TOKENS))
 
-    @cached_property
-    def _recorded(self) -> Any:
-        return lru_cache(maxsize=1)(self._new_recorded)
-
-    def _new_recorded(self, max_length: int, moment_tokens: int) -> Activations:
+    def _recorded(self, max_length: int, moment_tokens: int) -> Activations:
         def record() -> Recorded:
             batches = self._calibration_batches(max_length)
             return record_activations(self.task.load(), batches, moment_tokens=moment_tokens)

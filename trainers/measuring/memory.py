@@ -70,7 +70,7 @@ def _gpu_rise(device: torch.device, use: Callable[[], object]) -> float:
 
 
 def _resident_rise(use: Callable[[], object]) -> float:
-    _return_free_memory()
+    return_free_memory()
     try:
         Path("/proc/self/clear_refs").write_text(RESET_PEAK)
         before = _sizes("/proc/self/status")["VmRSS"]
@@ -83,8 +83,9 @@ def _resident_rise(use: Callable[[], object]) -> float:
     return float(max(0, _sizes("/proc/self/status")["VmHWM"] - before))
 
 
-def _return_free_memory() -> None:
-    """Give what the allocator keeps back to the system, so that a use has to ask for it again."""
+def return_free_memory() -> None:
+    """Give what the allocator keeps back to the system; threads that have ended leave much."""
+    gc.collect()
     with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 
