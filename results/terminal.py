@@ -1,5 +1,6 @@
 """Print the front of a run to a terminal, and the commands that may follow a search."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -90,20 +91,26 @@ def _off_the_front(row: Row) -> int:
     return ORDER.index(row.final.standing.word) if row.final else 0
 
 
-def next_steps(run: Path, resume: str) -> dict[str, str]:
-    """List commands that may follow a search, by what they do; `resume` continues it."""
+def next_steps(run: Path, resume: Callable[[Sequence[str]], str]) -> dict[str, str]:
+    """List commands that may follow a search, by what they do.
+
+    `resume` gives the command that continues it with settings changed, such as `budget.trials=20`.
+    Where hours were limited they are doubled, too.
+    """
     study = read_study(run)
     first = opened_first(study)
     nearest = _nearest(study, first)
     exported = first if nearest is None else nearest
     export = "" if exported is None else delivery(study, exported).export
-    seeds = "" if retrainings(study.frame) else f"{resume} --set finalists.seeds=3"
-    asked = (study.config.get("budget") or {}).get("trials", 0)
-    twice = 2 * max(asked, Counts.of(study.frame).trained)
+    budget = study.config.get("budget") or {}
+    hours = budget.get("wall_hours")
+    time = [] if hours is None else [f"budget.wall_hours={2 * hours:g}"]
+    seeds = "" if retrainings(study.frame) else resume(["finalists.seeds=3", *time])
+    twice = 2 * max(budget.get("trials", 0), Counts.of(study.frame).trained)
     steps = {
         EXPORT if nearest is None else NEAREST: export,
         SEEDS: seeds,
-        FURTHER: f"{resume} --set budget.trials={twice}",
+        FURTHER: resume([f"budget.trials={twice}", *time]),
     }
     return {what: command for what, command in steps.items() if command}
 

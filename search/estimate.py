@@ -20,7 +20,7 @@ GB = 1e9
 def seconds_to_come(search: Search) -> float | None:
     """Estimate the seconds of all trials to come: by those that have ended, else by the rehearsal.
 
-    None where there is neither.
+    It is no more than what is left of the budget's hours. None where there is neither.
     """
     config = search.config
     ended = [trial.seconds["total"] for trial in search.ledger.complete if trial.seconds]
@@ -31,7 +31,11 @@ def seconds_to_come(search: Search) -> float | None:
     else:
         return None
     trials = max(0, config.budget.trials - search.ledger.started)
-    return each * math.ceil(trials / workers_of(config))
+    whole = each * math.ceil(trials / workers_of(config))
+    hours = config.budget.wall_hours
+    if hours is None:
+        return whole
+    return min(whole, max(0.0, 3600 * (hours - search.ledger.spending.wall)))
 
 
 def workers_of(config: StudyConfig) -> int:

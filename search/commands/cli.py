@@ -31,10 +31,6 @@ Cluster = Annotated[
     typer.Option(show_default="workers on this machine", help="a Ray cluster to join"),
 ]
 
-CHANGED = ("budget.trials=", "finalists.seeds=")
-"""Overrides that a suggested next command changes, and so does not repeat."""
-
-
 MOST_PLANS = 1_000_000
 """Plans that a command finds or measures at most."""
 
@@ -109,8 +105,7 @@ def search(
             raise continued(error) from error
         _print_front(folder)
         _refuse_nothing_completed(folder)
-        lasting = [override for override in set_ or [] if not override.startswith(CHANGED)]
-        _say_what_may_follow(folder, _resuming(study, folder, lasting, address))
+        _say_what_may_follow(study, folder, set_ or [], address)
 
 
 def _say_stopped(study: Path, folder: Path, overrides: list[str], address: str | None) -> None:
@@ -457,8 +452,15 @@ def _command(
     return shlex.join([*words, *joined, *settings])
 
 
-def _say_what_may_follow(folder: Path, resume: str) -> None:
+def _say_what_may_follow(
+    study: Path, folder: Path, overrides: list[str], address: str | None
+) -> None:
     from sharetune.results.terminal import next_steps
+
+    def resume(changes: Sequence[str]) -> str:
+        keys = tuple(f"{change.split('=')[0]}=" for change in changes)
+        lasting = [override for override in overrides if not override.startswith(keys)]
+        return _resuming(study, folder, [*lasting, *changes], address)
 
     for what, command in next_steps(folder, resume).items():
         say(f"{what}:\n  {command}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
@@ -146,6 +146,16 @@ class Proposal:
     size: Size
     examples: int
     hours: float | None = None
+
+    def too_short(self) -> Iterator[str]:
+        """Yield a warning if hours are so few that a trial does not see every example once."""
+        seen = self.size.steps * self.size.batch
+        if self.hours is not None and seen < self.examples and self.size.steps < FINE_TUNING.least:
+            enough = self.hours * min(self.examples, BATCH * FINE_TUNING.least) / seen
+            yield (
+                f"warning: a trial sees {seen} of {self.examples} training examples, of which "
+                f"models may learn little or nothing; give about {enough:.1g} hours"
+            )
 
     @property
     def text(self) -> str:
@@ -296,7 +306,8 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
         pace = pace.of_batch(size.batch / proposed.size.batch)
         proposed = replace(proposed, size=size, hours=hours)
         out.write_text(proposed.text, "utf-8")
-        return proposed, expectation(load_config(out), evaluator, pace, out.parent)
+        told = expectation(load_config(out), evaluator, pace, out.parent)
+        return proposed, "\n".join([told, *proposed.too_short()])
 
 
 def _check(text: str, out: Path) -> None:

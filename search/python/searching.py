@@ -7,6 +7,7 @@ Everything becomes a study as a file would describe it: `search/python/inputs.py
 live into the run folder, what is not given is as ``sharetune init`` proposes it.
 """
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def search(
         )
     folder = _run_folder(out, resume, settings.get("name"))
     asked = Asked(task, space, objectives, budget, settings)
+    print(f"run folder: {folder.path}", file=sys.stderr)
     try:
         check_folder(folder, resume=resume)
         new = missing_folders(folder)
@@ -116,6 +118,11 @@ def search(
         return Run(found)
     except RunError as error:
         raise _in_python(error) from error
+    except KeyboardInterrupt:
+        if folder.path.exists():
+            going_on = f'search(..., out="{folder.path}", resume=True)'
+            print(f"stopped; what is finished is kept; {going_on} continues", file=sys.stderr)
+        raise
 
 
 def _search_file(
@@ -173,8 +180,9 @@ def _study(
     data |= {"name": run.path.name, "model": model, "task": keys | splits}
     data |= asked.settings
     if asked.space is not None:
-        data["space"] = _with_length(asked.space, data["space"]["recipe"]["max_length"])
-        data["plans"] = asked.settings.get("plans", ())
+        proposed, data["space"] = data["space"], _completed(asked.space, data["space"])
+        if _draws_others(data["space"], proposed):
+            data["plans"] = asked.settings.get("plans", ())
     if asked.budget is not None:
         data["budget"] = {"trials": asked.budget} if isinstance(asked.budget, int) else asked.budget
     if metric is not None:
@@ -189,12 +197,21 @@ def _study(
     return config
 
 
-def _with_length(space: Space | Mapping[str, Any], length: int) -> Space | Mapping[str, Any]:
-    """Return a space whose recipe cuts examples to the `length` that fits, unless it says so."""
+def _completed(
+    space: Space | Mapping[str, Any], proposed: Mapping[str, Any]
+) -> Space | Mapping[str, Any]:
+    """Return a space with the plans that are `proposed`, and the length of examples that fits,
+    where it says nothing of them."""
     recipe = space.get("recipe") or {} if isinstance(space, Mapping) else None
     if not isinstance(recipe, Mapping) or isinstance(space, Space):
         return space
-    return {**space, "recipe": {"max_length": length, **recipe}}
+    plan = {"plan": proposed["plan"]} if "plan" in proposed else {}
+    return {**plan, **space, "recipe": {"max_length": proposed["recipe"]["max_length"], **recipe}}
+
+
+def _draws_others(space: object, proposed: Mapping[str, Any]) -> bool:
+    """Return whether a space draws other plans than the ones that are `proposed`."""
+    return not isinstance(space, Mapping) or space.get("plan") != proposed.get("plan")
 
 
 def _located(name: str) -> str:

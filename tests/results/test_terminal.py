@@ -5,7 +5,15 @@ from rich.table import Table
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.table_text import table_text
-from sharetune.results.terminal import EXPORT, NEAREST, front_table, next_steps, warning
+from sharetune.results.terminal import (
+    EXPORT,
+    FURTHER,
+    NEAREST,
+    SEEDS,
+    front_table,
+    next_steps,
+    warning,
+)
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.run_folder import RunFolder
 from tests.results.conftest import complete
@@ -72,11 +80,18 @@ def test_the_command_exports_a_model_that_is_smaller(make_run, accuracies, what,
         complete(other, 160, SharingPlan.range(1, 4, 0.5)),
     )
     keep_weights(run, 3)
-    first, *_ = next_steps(run, "sharetune search study.yaml --resume").items()
+    first, *_ = next_steps(run, " ".join).items()
     assert first == (what, f"sharetune export {run} {number} demo-{number}")
+
+
+def test_where_hours_were_limited_what_follows_has_more(make_run):
+    run = make_run(complete(0.9, 200), config={"budget": {"trials": 10, "wall_hours": 0.1}})
+    steps = next_steps(run, " ".join)
+    assert steps[SEEDS] == "finalists.seeds=3 budget.wall_hours=0.2"
+    assert steps[FURTHER] == "budget.trials=20 budget.wall_hours=0.2"
 
 
 def test_a_run_of_the_unshared_model_alone_exports_it(make_run):
     run = make_run(complete(0.9, 200, anchor="unshared"))
     keep_weights(run, 1)
-    assert next(iter(next_steps(run, ""))) == EXPORT
+    assert next(iter(next_steps(run, " ".join))) == EXPORT

@@ -5,7 +5,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sharetune.search.commands.cli import app
-from sharetune.search.commands.init import Size, write_study
+from sharetune.search.commands.init import Proposal, Size, write_study
 from sharetune.search.config import load_config
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.pace import Pace
@@ -212,6 +212,20 @@ def test_a_smaller_batch_takes_less_time_and_less_of_what_batches_hold():
     pace = Pace(load_s=1.0, step_s=2.0, judge_s=0.2, memory=5_700, held=2_900)
     assert pace.of_batch(0.25) == Pace(1.0, 0.5, 0.2, memory=3_600, held=2_900)
     assert pace.of_batch(1.0) == pace
+
+
+@pytest.mark.parametrize(
+    ("size", "hours", "warned"),
+    [
+        (Size(10, 19, 4), 0.1, ["give about 0.8 hours"]),  # 76 of 640 examples
+        (Size(10, 50, 4), 0.1, []),  # as many steps as `init` proposes at least
+        (Size(24, 19, 4), None, []),
+    ],
+)
+def test_a_trial_that_sees_few_examples_is_warned_of(size, hours, warned):
+    texts = list(Proposal({}, size, 640, hours).too_short())
+    assert len(texts) == len(warned)
+    assert all(text.endswith(end) for text, end in zip(texts, warned, strict=True))
 
 
 def test_hours_in_which_nothing_is_trained():

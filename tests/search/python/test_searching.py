@@ -17,6 +17,7 @@ from transformers import (
 import sharetune
 from sharetune import Run
 from sharetune.search.config import validate
+from sharetune.search.python.searching import _completed
 from sharetune.spaces.errors import ConfigError, DataError, ModelError, RunError
 from tests.checkpoint import write_checkpoint, write_rows
 
@@ -242,6 +243,14 @@ def test_a_metric_of_a_notebook_is_asked_for_where_it_is_not_known(searched):
     with pytest.raises(ConfigError, match="the function __main__:nowhere is not known") as caught:
         real_evaluator(validate(config, "study"), RunFolder(run.path))
     assert "sharetune.search(..., resume=True)" in caught.value.hint
+
+
+def test_a_space_without_plans_has_the_proposed_ones():
+    proposed = {"plan": [{"form": "tie"}], "recipe": {"max_length": 32, "steps": 50}}
+    completed = _completed({"recipe": {"steps": 12}}, proposed)
+    assert completed == {"plan": [{"form": "tie"}], "recipe": {"max_length": 32, "steps": 12}}
+    own = {"plan": [], "recipe": {"max_length": 8}}
+    assert _completed(own, proposed) == own
 
 
 def test_a_study_file_gives_a_run(home, tmp_path):
