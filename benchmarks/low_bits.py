@@ -1,4 +1,4 @@
-"""What fewer bits cost a shared model, with training aware of the rounding and without.
+"""Measure the loss of a shared model in 8 and 4 bits, trained with and without rounded weights.
 
     python examples/bbc-news/prepare.py
     python benchmarks/planning/materials.py MATERIALS

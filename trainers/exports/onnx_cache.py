@@ -117,11 +117,14 @@ class Step(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the logits, and the keys and values of past and new tokens of each layer."""
-        count = len(self.names)
-        told, past = dict(zip(self.names, tensors[:count], strict=True)), tensors[count:]
-        cache = filled(past)
+        told, cache = self.given(tensors)
         logits: Tensor = self.model(**told, past_key_values=cache, use_cache=True).logits
         return logits, *of_layers(cache)
+
+    def given(self, tensors: Sequence[Tensor]) -> tuple[dict[str, Tensor], DynamicCache]:
+        """Return the inputs by name, and a cache of the past keys and values after them."""
+        count = len(self.names)
+        return dict(zip(self.names, tensors[:count], strict=True)), filled(tensors[count:])
 
 
 def filled(past: Sequence[Tensor]) -> DynamicCache:

@@ -29,8 +29,8 @@ from sharetune.trainers.exports.onnx_cache import (
     PAST,
     PAST_TOKENS,
     PRESENT,
+    Step,
     empty_cache,
-    filled,
     of_layers,
 )
 from sharetune.trainers.exports.onnx_graph import add_cache_branch, save_together
@@ -115,19 +115,13 @@ class EncoderPass(nn.Module):
         return states
 
 
-class DecoderStep(nn.Module):
+class DecoderStep(Step):
     """A model's decoder as a function of the unnamed tensors of a step, in the order of `names`."""
-
-    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = [name for name in names if not name.startswith(PAST)]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the logits, then each layer's keys and values: the decoder's, the encoder's."""
-        count = len(self.names)
-        told, past = dict(zip(self.names, tensors[:count], strict=True)), tensors[count:]
-        cache = EncoderDecoderCache(filled(past), DynamicCache())
+        told, own_cache = self.given(tensors)
+        cache = EncoderDecoderCache(own_cache, DynamicCache())
         masks = {"attention_mask": told[MASK]} if MASK in told else {}
         logits: Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=told[STATES]),
