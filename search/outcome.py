@@ -16,6 +16,9 @@ DISK_FULL = "disk full"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk and of a used-up quota."""
 
+NO_SPACE_WORDS = ("os error 28", "database or disk is full")
+"""What safetensors and SQLite say of a full disk."""
+
 State = Literal["complete", "pruned", "failed"]
 """Measured; the candidate's own fault or stopped; the machinery's fault."""
 
@@ -56,9 +59,11 @@ def describe(error: BaseException) -> dict[str, str]:
     }
 
 
-def is_disk_full(error: Exception) -> bool:
-    """Say whether an error means a full disk; safetensors says so in its message only."""
-    return getattr(error, "errno", None) in NO_SPACE or "os error 28" in str(error)
+def is_disk_full(error: BaseException) -> bool:
+    """Say whether an error means a full disk; some libraries say so in their message only."""
+    return getattr(error, "errno", None) in NO_SPACE or any(
+        words in str(error) for words in NO_SPACE_WORDS
+    )
 
 
 def unreached(metrics: Mapping[str, Any], limits: Mapping[str, float]) -> str | None:

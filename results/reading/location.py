@@ -220,7 +220,20 @@ def _connect(storage: Path) -> sqlite3.Connection:
     return connection
 
 
+def database_error(error: BaseException) -> BaseException:
+    """Return the database's own error, which Optuna and Ray Tune wrap in errors of theirs."""
+    chain = list(_causes(error))
+    return next((own for cause in chain if (own := getattr(cause, "orig", None))), chain[-1])
+
+
 def first_line(error: BaseException) -> str:
     """Return the database's own message, without the SQL statement that caused it."""
-    cause = error.__cause__ or error
-    return str(getattr(cause, "orig", None) or cause).strip().split("\n")[0]
+    return str(database_error(error)).strip().split("\n")[0]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from, innermost last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from sharetune.results.reading import attributes as record
-from sharetune.results.reading.location import Location, first_line, rdb_storage
+from sharetune.results.reading.location import Location, database_error, first_line, rdb_storage
 from sharetune.results.reading.servers import name_server
 from sharetune.results.reading.trial import Draw, Trial
 from sharetune.search.outcome import is_disk_full
@@ -312,6 +312,8 @@ def one_error(run: Path) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
+        if is_disk_full(database_error(error)):
+            raise disk_full(run) from error
         raise RunError(
             f"the storage of {run} failed: {first_line(error)}", f"put it right; {KEPT}"
         ) from error
@@ -323,7 +325,7 @@ def one_error(run: Path) -> Iterator[None]:
 
 def disk_full(run: Path) -> RunError:
     """Return the error for a disk with no space left."""
-    return RunError(f"no space is left on the device of {run}", f"make some; {KEPT}")
+    return RunError(f"no space is left on the disk for {run}", f"make some; {KEPT}")
 
 
 def require_study(run: Path) -> None:

@@ -12,10 +12,14 @@ from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
 
 class Kept(NamedTuple):
-    """Bytes that a layer keeps of a pass, and those of them that layers with its keys share."""
+    """Bytes that a layer keeps of a pass, and those of them that layers with its keys share.
+
+    `crossed` are shared bytes of what the layer reads of an encoder, `shared` all others.
+    """
 
     all: int = 0
     shared: int = 0
+    crossed: int = 0
 
 
 @contextmanager
@@ -46,7 +50,7 @@ def _kept(cache: Any) -> Iterator[Kept]:
     if isinstance(cache, EncoderDecoderCache):
         own = list(_kept(cache.self_attention_cache))
         for one, crossed in zip(own, _kept(cache.cross_attention_cache), strict=True):
-            yield Kept(one.all + crossed.all, one.shared + crossed.shared)
+            yield Kept(one.all + crossed.all, one.shared, crossed.shared)
         return
     lists = [own for own in getattr(cache, "__dict__", {}).values() if isinstance(own, list)]
     for layers in zip_longest(*lists, fillvalue=()):

@@ -8,7 +8,7 @@ make for one matrix at a time, and of products that became cheaper. The numbers 
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.compression import Compression
@@ -44,7 +45,6 @@ from sharetune.trainers.models.structure import (
     Slot,
     Stack,
     are_experts,
-    attention_path,
     find_stacks,
     is_norm,
     weight_out_in,
@@ -423,13 +423,14 @@ class Bank:
         """Return the bytes of keys and values that readers find in the first one's cache."""
         if not (isinstance(self.form, Reuse) and self.form.what == "kv"):
             return 0
-        path = attention_path(self.slots[0].path)
-        owner, *readers = [self.stack.layers[i].get_submodule(path) for i in self.layers]
-        return sum(
-            seen.kept.shared
-            for reader, seen in zip(readers, self.seen[1:], strict=True)
-            if keys_alike(owner, reader)
-        )
+        kv = (slot.path for slot in self.slots if set(slot.roles) & {"k", "v"})
+        attentions = dict.fromkeys(path.rpartition(".")[0] for path in kv)
+        twice = 0
+        for path, number in zip(attentions, ("shared", "crossed"), strict=False):
+            owner, *readers = [self.stack.layers[i].get_submodule(path) for i in self.layers]
+            for reader, seen in zip(readers, self.seen[1:], strict=True):
+                twice += getattr(seen.kept, number) if keys_alike(owner, reader) else 0
+        return twice
 
 
 def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
@@ -437,9 +438,13 @@ def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
     stacks, entries = find_stacks(model), _entries(model)
     flops = {name: [0] * len(stack.layers) for name, stack in stacks.items()}
     uses: dict[tuple[str, int, str], MatrixUse] = {}
+    caching: set[str] = set()
     counter = sizes.flop_counter()
     with ExitStack() as watching:
         for name, stack in stacks.items():
+            noted = partial(_note_cache, caching, stack.path)
+            first = stack.layers[0].register_forward_pre_hook(noted, with_kwargs=True)
+            watching.callback(first.remove)
             for index, layer in enumerate(stack.layers):
                 for hook in _flop_hooks(counter, layer, flops[name], index):
                     watching.callback(hook.remove)
@@ -452,26 +457,29 @@ def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
         name: [_pop_prefix(entries, f"{stack.layer_path(i)}.") for i in range(len(stack.layers))]
         for name, stack in stacks.items()
     }
-    found = _by_stack(model, kept, stacks)
+    found = _by_stack(kept, stacks, caching)
     elsewhere = sum(k.all for k in kept) - sum(k.all for own in found.values() for k in own)
     return View(stacks, whole, flops, found, elsewhere, layers, uses)
 
 
 def _by_stack(
-    model: PreTrainedModel, kept: Sequence[Kept], stacks: Mapping[str, Stack]
+    kept: Sequence[Kept], stacks: Mapping[str, Stack], caching: Collection[str]
 ) -> dict[str, list[Kept]]:
     """Return what each layer of each stack keeps: only one list of layers does, the decoder's.
 
-    Some families call another module `decoder`, such as the one that gives logits.
+    `caching` are the paths of lists whose layers were given a cache of the library's kind.
     """
-    decoder = set(model.get_decoder().modules()) if kept else set()
     lists = dict.fromkeys(s.path for s in stacks.values() if s.length == len(kept))
-    own = (path for path in lists if model.get_submodule(path) in decoder)
-    path = next(own, next(reversed(lists), None))
+    path = next(filter(caching.__contains__, lists), next(reversed(lists), None))
     return {
         name: [kept[place] if stack.path == path else Kept() for place in stack.places]
         for name, stack in stacks.items()
     }
+
+
+def _note_cache(paths: set[str], path: str, _: nn.Module, args: Any, given: Any) -> None:
+    if any(isinstance(value, Cache) for value in (*args, *given.values())):
+        paths.add(path)
 
 
 def _forget(flops: dict[str, list[int]], uses: dict[tuple[str, int, str], MatrixUse]) -> None:

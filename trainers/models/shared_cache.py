@@ -15,6 +15,8 @@ from sharetune.trainers.models.activation_reuse import Borrower, Lend
 CROSSED = ("key_value_states", "encoder_hidden_states")
 """Arguments of an attention that reads an encoder's output."""
 
+OF_FSMT = "encoder_decoder_attention"
+"""Attribute by which FSMT tells the same, whose arguments do not."""
 
 PLACE = "layer_idx"
 """Attribute that says which place of the cache an attention uses."""
@@ -59,10 +61,13 @@ class ReadCacheOf:
     def __init__(self, owner: int) -> None:
         self.owner = owner
 
-    def __call__(self, attention: nn.Module, _: object, given: dict[str, Any]) -> None:
-        cache = given.get("past_key_values")
+    def __call__(self, attention: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        # families name this argument differently
+        arguments = (*args, *given.values())
+        cache = next((value for value in arguments if isinstance(value, Cache)), None)
         if isinstance(cache, EncoderDecoderCache):
             crosses = any(given.get(name) is not None for name in CROSSED)
+            crosses |= getattr(attention, OF_FSMT, False)
             cache = cache.cross_attention_cache if crosses else cache.self_attention_cache
         if not isinstance(cache, Cache) or type(cache.layers[self.owner]) is not DynamicLayer:
             return  # layers that forget, or have places set aside, stay as they are

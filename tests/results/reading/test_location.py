@@ -1,8 +1,12 @@
 """Where a study is, without a server: what the URL may say, and what the folder says."""
 
-import pytest
+import sqlite3
 
-from sharetune.results.reading.location import Location, checked_url
+import pytest
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
+
+from sharetune.results.reading.location import Location, checked_url, first_line
 from sharetune.search.config import validate
 from sharetune.spaces.errors import ConfigError, RunError
 
@@ -58,3 +62,12 @@ def test_a_broken_pointer_is_one_error(tmp_path, text):
     (tmp_path / "storage.yaml").write_text(text)
     with pytest.raises(RunError, match=r"storage.yaml does not say where the study is"):
         Location.of(tmp_path)
+
+
+def test_the_database_is_quoted_however_often_its_error_was_wrapped():
+    own = sqlite3.OperationalError("database or disk is full\n[SQL: UPDATE]")
+    wrapped = OperationalError("UPDATE", {}, own)
+    wrapped.__cause__ = own
+    optunas, rays = StorageInternalError("during the commit"), StorageInternalError("a callback")
+    optunas.__cause__, rays.__context__ = wrapped, optunas
+    assert first_line(rays) == "database or disk is full"

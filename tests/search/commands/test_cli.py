@@ -120,7 +120,7 @@ def test_finalists_and_a_limit_on_latency_in_a_real_search(study, tmp_path):
     supports = {sum(row["support"] for row in test["per_class"].values()) for test in again["test"]}
     assert supports == {30}
     further = result.stderr.rstrip().split("\n")[-1]
-    assert further.endswith("--resume --set seed=0 --set budget.trials=8")
+    assert further.endswith("--resume --set finalists.seeds=2 --set seed=0 --set budget.trials=8")
 
 
 @pytest.mark.slow
