@@ -17,7 +17,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk and of a used-up quota."""
 
 NO_SPACE_WORDS = ("os error 28", "database or disk is full")
-"""What safetensors and SQLite say of a full disk."""
+"""Words by which safetensors and SQLite tell that a disk is full."""
 
 State = Literal["complete", "pruned", "failed"]
 """Measured; the candidate's own fault or stopped; the machinery's fault."""
