@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from attack import KINDS, attack
 from round_trips import count_outcomes
 
-QUICK = {"api": 60, "study text": 12, "set": 12}
+QUICK = {"api": 20, "study text": 12, "set": 12}
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def one_of_each(study, folder, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_new_task_is_searched(study, tmp_path):
     path = study_with_plugin(
         study,

@@ -47,6 +47,7 @@ def searched(tmp_path_factory):
     return run(study(folder), out=folder / "run")
 
 
+@pytest.mark.slow
 def test_report_and_export_read_no_pickle(searched, tmp_path):
     bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
     model = searched / "trials" / "0" / "model"

@@ -111,9 +111,16 @@ def test_a_candidate_over_budget_is_refused_before_training(tmp_path):
     ("fault", "state", "reason"),
     [
         ("nan", TrialState.PRUNED, "accuracy is nan"),
-        ("none", TrialState.PRUNED, "accuracy is None"),
-        ("fault", TrialState.PRUNED, "the loss is nan at step 3"),
-        ("memory", TrialState.PRUNED, "out of memory: tried to allocate 2 GiB"),
+        pytest.param("none", TrialState.PRUNED, "accuracy is None", marks=pytest.mark.slow),
+        pytest.param(
+            "fault", TrialState.PRUNED, "the loss is nan at step 3", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "memory",
+            TrialState.PRUNED,
+            "out of memory: tried to allocate 2 GiB",
+            marks=pytest.mark.slow,
+        ),
         ("raise", TrialState.FAIL, None),
     ],
 )

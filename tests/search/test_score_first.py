@@ -182,6 +182,7 @@ def test_scoring_costs_a_fifth_of_the_trainings(tmp_path):
     assert (note["edits"], note["scores_a_training"]) == (4, 1.5)
 
 
+@pytest.mark.slow
 def test_a_merge_that_costs_what_its_drop_does_takes_nothing_of_the_limit(tmp_path):
     forms = {"choices": ["merge", {"narrow": {"keep": 0.5}}, "drop"]}
     space = {"plan": [{"layers": LAYERS, "form": forms}], "recipe": COSTLY}
@@ -203,6 +204,7 @@ def test_a_training_costs_three_forward_passes_a_step():
     assert scores_a_training(PlanScore(0.0), Recipe(steps=1), 0) is None
 
 
+@pytest.mark.slow
 def test_a_scoring_that_was_killed_goes_on_where_it_was(tmp_path):
     counted, folder = tmp_path / "counted", tmp_path / "run"
     counted.mkdir()
@@ -280,6 +282,7 @@ def test_a_plan_far_from_the_unshared_model_is_not_trained(tmp_path: Path):
     assert max(map(len, in_a_row)) <= 8
 
 
+@pytest.mark.slow
 def test_rivals_of_the_front_are_trained_at_the_end(tmp_path):
     """A quarter of 16 trials: the cheapest kind of each member first, with the member's recipe."""
     run(scored_study(budget={"trials": 16}), out=tmp_path / "run", evaluator=Scored())

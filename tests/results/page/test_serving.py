@@ -50,6 +50,7 @@ def test_only_local_names_and_two_paths_are_served(make_run):
         assert get(address, "/state", host="localhost:1")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_connection_that_asks_for_nothing_is_closed(make_run, monkeypatch):
     """Also one that stops half way through what it asks."""
     monkeypatch.setattr("sharetune.results.page.serving.IDLE_S", 0.3)

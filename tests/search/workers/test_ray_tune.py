@@ -104,6 +104,7 @@ def test_finalists_run_on_the_same_workers_once_the_search_is_over(tmp_path):
     assert len({t.user_attrs["circumstances"]["pid"] for t in found}) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "named"),
     [

@@ -336,11 +336,11 @@ def test_sizes_of_the_file(tmp_path, kind):
 @pytest.mark.parametrize(
     "compression",
     [
-        {"heads": 0.5, "neurons": 0.25},
-        {"quantize": "int8"},
-        {"quantize": "dynamic-int8"},
+        pytest.param({"heads": 0.5, "neurons": 0.25}, marks=pytest.mark.slow),
+        pytest.param({"quantize": "int8"}, marks=pytest.mark.slow),
+        pytest.param({"quantize": "dynamic-int8"}, marks=pytest.mark.slow),
         {"heads": 0.5, "quantize": "int8"},
-        {"heads": 0.5, "quantize": "dynamic-int8"},
+        pytest.param({"heads": 0.5, "quantize": "dynamic-int8"}, marks=pytest.mark.slow),
         {"quantize": "int4"},
     ],
 )

@@ -62,9 +62,15 @@ def test_equal_settings_give_equal_results_whatever_the_dtype(evaluator, narrow,
     assert wide.circumstances["saved_dtype"] == "float32"
 
 
-@pytest.mark.parametrize("compression", [Compression(), Compression(quantize="int8")], ids=str)
 @pytest.mark.parametrize(
-    "plan", [SharingPlan(), SharingPlan.range(1, 2, 0.5)], ids=["unshared", "shared"]
+    "compression",
+    [pytest.param(Compression(), marks=pytest.mark.slow), Compression(quantize="int8")],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "plan",
+    [pytest.param(SharingPlan(), marks=pytest.mark.slow), SharingPlan.range(1, 2, 0.5)],
+    ids=["unshared", "shared"],
 )
 def test_the_stored_file_has_the_saved_dtype_and_the_counted_bytes(
     narrow, plan, compression, tmp_path

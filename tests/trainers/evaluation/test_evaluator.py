@@ -49,6 +49,7 @@ def test_a_candidate_learns_and_its_saved_model_is_the_measured_one(evaluator, t
     assert accuracy == found.scores.metrics["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(evaluator, tmp_path):
     twice = [
         evaluated(evaluator, candidate(evaluator, steps=5), tmp_path / str(i)) for i in range(2)
@@ -58,7 +59,9 @@ def test_the_same_seed_gives_the_same_numbers(evaluator, tmp_path):
     assert twice[0].curve == twice[1].curve != other.curve
 
 
-@pytest.mark.parametrize(("until", "apart"), [(0.5, True), (1.0, False)])
+@pytest.mark.parametrize(
+    ("until", "apart"), [(0.5, True), pytest.param(1.0, False, marks=pytest.mark.slow)]
+)
 def test_layers_go_apart_from_the_step_on_that_unties_them(evaluator, tmp_path, until, apart):
     plan = SharingPlan.range(1, 2, 0.5)
     untied = candidate(evaluator, plan, steps=6, soften="untie", soften_until=until)
@@ -70,6 +73,7 @@ def test_layers_go_apart_from_the_step_on_that_unties_them(evaluator, tmp_path, 
     assert torch.equal(one, two) != apart
 
 
+@pytest.mark.slow
 def test_measuring_at_rungs_changes_nothing_and_stopping_stops(evaluator, tmp_path):
     seen = []
 
@@ -90,6 +94,7 @@ def test_measuring_at_rungs_changes_nothing_and_stopping_stops(evaluator, tmp_pa
     assert not (tmp_path / "2").exists()
 
 
+@pytest.mark.slow
 def test_batches_in_parts_train_the_same_and_memory_that_runs_out_is_told(
     evaluator, tmp_path, monkeypatch
 ):
@@ -109,6 +114,7 @@ def test_batches_in_parts_train_the_same_and_memory_that_runs_out_is_told(
         evaluated(evaluator, shared, tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_training_on_after_pruning_has_its_batches_in_parts_too(evaluator, tmp_path, monkeypatch):
     sizes, step = [], CandidateTrainer.training_step
 
@@ -150,6 +156,7 @@ def test_l2_on_shared_weights_shrinks_the_bank(evaluator, tmp_path):
     assert norms[1] < 0.5 * norms[0]
 
 
+@pytest.mark.slow
 def test_regularisation_goes_through_a_training(evaluator, tmp_path):
     changes = {
         "bank_l2_start": 1e-3,
@@ -179,6 +186,7 @@ def test_steps_of_a_recipe(recipe, examples, steps):
     assert optimiser_steps(recipe, range(examples)) == steps
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_measured_in_other_number_formats_too(evaluator, tmp_path):
     in_formats = replace(evaluator, number_formats=("int8", "int4"))
     wanted = candidate(evaluator, SharingPlan.range(0, 3, 1.0), steps=20)

@@ -13,7 +13,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MB = 2**20
 
 
-@pytest.mark.parametrize("megabytes", [48, 192])
+@pytest.mark.parametrize("megabytes", [48, pytest.param(192, marks=pytest.mark.slow)])
 def test_the_peak_is_what_a_use_takes_at_most_at_once(megabytes):
     def use():
         for _ in range(2):  # one after the other: they are not there at once

@@ -85,10 +85,25 @@ def test_enough_of_anything_is_the_unshared_model(form, calibrated):
     [
         # six matrices a layer, four of 48 x 48 and two of 48 x 96, in 4 of 6 layers
         ({"lowrank": {"rank": 8}}, 4 * 5_376 + 2 * 9_216, 0.366667),
-        ({"lowrank": {"rank": 8, "diagonal": True}}, 39_936 + 4 * 336, 0.352083),
-        ({"lowrank": {"rank": 0, "diagonal": True}}, 18_432 + 4 * 336, 0.585417),
+        pytest.param(
+            {"lowrank": {"rank": 8, "diagonal": True}},
+            39_936 + 4 * 336,
+            0.352083,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"lowrank": {"rank": 0, "diagonal": True}},
+            18_432 + 4 * 336,
+            0.585417,
+            marks=pytest.mark.slow,
+        ),
         # 4 x 4 numbers in front of o
-        ({"lowrank": {"rank": 8, "heads": True}}, 39_936 + 4 * 16, 0.365972),
+        pytest.param(
+            {"lowrank": {"rank": 8, "heads": True}},
+            39_936 + 4 * 16,
+            0.365972,
+            marks=pytest.mark.slow,
+        ),
         ({"basis": {"rank": 24}}, 4 * 5_760 + 2 * 10_368, 0.325),
         ({"atoms": {"count": 2}}, 2 * 18_432 + 4 * 2 * 6, 0.399479),
     ],

@@ -119,15 +119,20 @@ def test_a_reader_has_read_no_more_than_its_owner_before_the_pass():
 @pytest.mark.parametrize(
     ("family", "groups", "layers_kept"),
     [
-        ("llama", (), 4),
-        ("llama", ({"layers": "all", "form": "tie"},), 4),
-        ("llama", ({"layers": [1, 2], "form": "drop"},), 2),
-        ("llama", ({"layers": [1, 2], "form": {"narrow": {"keep": 0.5}}},), 3),
+        pytest.param("llama", (), 4, marks=pytest.mark.slow),
+        pytest.param("llama", ({"layers": "all", "form": "tie"},), 4, marks=pytest.mark.slow),
+        pytest.param("llama", ({"layers": [1, 2], "form": "drop"},), 2, marks=pytest.mark.slow),
+        pytest.param(
+            "llama",
+            ({"layers": [1, 2], "form": {"narrow": {"keep": 0.5}}},),
+            3,
+            marks=pytest.mark.slow,
+        ),
         ("llama", ({"layers": [0, 1], "form": "tie", "times": 2},), 6),
         ("llama", (KV,), 1),
         ("llama", (KV | {"layers": [1, 2, 3]},), 2),
         ("gpt2", (KV | {"layers": [0, 1]}, KV | {"layers": [2, 3]}), 2),
-        ("qwen3", (KV,), 4),
+        pytest.param("qwen3", (KV,), 4, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -71,6 +71,7 @@ def test_of_a_recommender_s_users_the_item_before_the_last_is_asked_for(tmp_path
     assert frames["validation"]["next"].tolist() == [4] * 3
 
 
+@pytest.mark.slow
 def test_only_a_finalist_is_measured_on_the_test_split(evaluator, tmp_path):
     made = prepared(evaluator, tmp_path, validation=0.2)
     one = candidate(made, steps=4)

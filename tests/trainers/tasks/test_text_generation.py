@@ -101,6 +101,7 @@ def test_documents_apart_do_not_see_each_other(family, attention):
     assert _keeps_apart(model)
 
 
+@pytest.mark.slow
 def test_the_loss_of_documents_apart_is_that_of_each_alone(tmp_path):
     made = prepared(tmp_path, "text-generation", "llama", documents="apart")
     model = made.task.load().eval()
@@ -144,6 +145,7 @@ def ids(split):
     return [list(row) for row in split.rows["input_ids"]]
 
 
+@pytest.mark.slow
 def test_a_stream_makes_the_blocks_of_the_whole_table(tmp_path, monkeypatch):
     data, test = tmp_path / "train.txt", tmp_path / "test.txt"
     data.write_text("\n".join(texts(300)))

@@ -113,6 +113,7 @@ def test_without_a_gpu_auto_is_float32_and_float16_a_mistake(evaluator):
         evaluator.rehearse(candidate(evaluator, precision="float16"), JobResources())
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_products_but_no_weights(evaluator, tmp_path):
     plan = SharingPlan.range(1, 2, 0.5)
     exact, rounded = (

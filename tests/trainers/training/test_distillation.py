@@ -144,7 +144,14 @@ def test_a_student_comes_near_its_teacher(evaluator, tmp_path):
     assert len(found.curve) == 4
 
 
-@pytest.mark.parametrize("adversary", ["fgm", {"pgd": {"steps": 2}}, {"freelb": {"steps": 2}}])
+@pytest.mark.parametrize(
+    "adversary",
+    [
+        "fgm",
+        pytest.param({"pgd": {"steps": 2}}, marks=pytest.mark.slow),
+        pytest.param({"freelb": {"steps": 2}}, marks=pytest.mark.slow),
+    ],
+)
 def test_perturbed_steps_train(evaluator, tmp_path, adversary):
     recipe = Recipe.model_validate(RECIPE.model_dump() | {"adversary": adversary, "steps": 12})
     found = evaluated(evaluator, Candidate(recipe=recipe), tmp_path)

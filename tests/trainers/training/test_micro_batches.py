@@ -104,6 +104,7 @@ def test_memory_rises_with_the_examples():
     assert most_that_fit(lambda _: 500.0, 100, 32) == 32
 
 
+@pytest.mark.slow
 def test_finding_the_parts_changes_nothing(evaluator, tmp_path, monkeypatch):
     """With dropout, a schedule and a tiny model, of which the whole batch fits."""
     plan, soft = SharingPlan.range(1, 2, 0.5), {"soften": "interpolate", "steps": 6}

@@ -74,6 +74,7 @@ def test_a_training_that_died_ends_as_if_it_had_not(evaluator, tmp_path, name):
     assert (again.scores, again.curve) == (whole.scores, whole.curve)
 
 
+@pytest.mark.slow
 def test_rungs_are_told_again_by_a_training_that_goes_on(evaluator, tmp_path):
     wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(evaluator.stacks)
     told = []

@@ -81,6 +81,7 @@ def run(rank, port, told):
                 told.put((case, engine, rank, kept.seen, kept.held))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_team_of_one_has_the_curve_of_a_process_alone(engine):
     """Through all that a larger team goes through, here and, below, on a GPU."""
