@@ -90,7 +90,8 @@ def test_a_finished_study_gets_them_later_and_goes_on_as_if_there_were_none(tmp_
     assert [t.user_attrs["candidate"] for t in first] == [t.user_attrs["candidate"] for t in second]
 
 
-@pytest.mark.parametrize("after", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 5)), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0, 1, 5])
 def test_interrupted_retrainings_are_run_again_and_no_other(tmp_path, after):
     class Dying(FakeEvaluator):
         def evaluate(self, job, resources, listener):

@@ -236,6 +236,7 @@ def test_a_real_model_is_scored(scored):
     assert found.plans[SharingPlan()].loss == pytest.approx(1.0986, abs=0.02)  # log 3: a new head
 
 
+@pytest.mark.slow
 @ONE_PROCESS
 def test_other_data_are_refused(scored):
     folder, _ = scored

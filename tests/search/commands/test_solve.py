@@ -123,6 +123,7 @@ def test_the_front_is_one_line_for_each_size(drops):
     ]
 
 
+@pytest.mark.slow
 def test_a_language_model_is_solved_in_well_under_a_second(language_model):
     call("solve", language_model, "--parameters", "99%")  # imports
     start = time.process_time()

@@ -133,6 +133,7 @@ def test_several_limits_equal_a_search_through_all_subsets(first):
                 solve(scored, limits, {"a": 100, "b": 100})
 
 
+@pytest.mark.slow
 def test_plans_that_are_to_lie_apart():
     for seed in range(20):
         scored = random_scores(seed, 10)

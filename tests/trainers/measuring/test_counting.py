@@ -107,7 +107,7 @@ CUT = space(
     ("drawn_from", "draws"),
     [
         pytest.param(FORMED, 14, marks=pytest.mark.slow),
-        (MIXED, 3),
+        pytest.param(MIXED, 3, marks=pytest.mark.slow),
         (CUT, 4),
         pytest.param(TIED_WHOLE, 4, marks=pytest.mark.slow),
     ],

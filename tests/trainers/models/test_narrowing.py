@@ -152,10 +152,8 @@ MIXTURES = {
 }
 
 
-@pytest.mark.parametrize(
-    "form",
-    [pytest.param(form, marks=[] if form == "tie" else pytest.mark.slow) for form in MIXTURES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", MIXTURES)
 def test_a_mixture_is_saved_counted_and_writes_with_its_cache(form, tmp_path):
     model = share_(llama(), plan(*REST, *MIXTURES[form]))
     model.save_pretrained(tmp_path)

@@ -25,8 +25,7 @@ RECIPES = {
     "batches in parts": {"accumulation": 2},
     "pruned afterwards": {"compression": Compression(magnitude=0.2, recover=0.2)},
 }
-# of those that keep more than weights, optimiser and random numbers from one step to the next
-QUICK = {"interpolate, soft still"}
+QUICK = {"plain"}
 
 
 class Died(BaseException):
@@ -92,6 +91,7 @@ def test_rungs_are_told_again_by_a_training_that_goes_on(evaluator, tmp_path):
     assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_being_written_does_not_count(evaluator, tmp_path):
     wanted = Candidate(recipe=RECIPE.model_copy(update={"steps": 12})).bound(evaluator.stacks)
     kept = {"checkpoint_s": 0.0}
