@@ -1,6 +1,6 @@
 """Load `code` exports of real models where only torch and transformers are installed.
 
-    python benchmarks/code_exports.py SMOLLM2 MINILM T5 VIT [--only smollm2 ...] [--python PYTHON]
+    python -m benchmarks.code_exports SMOLLM2 MINILM T5 VIT [--only smollm2 ...] [--python PYTHON]
 
 Folders of models; one that holds no weights (T5 and ViT of the examples) gets random ones. Each
 model is shared by six plans, exported, and loaded in a new environment, whose packages are links to
