@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import entropy
 
 from sharetune.results.judging.front import comparable
 from sharetune.results.judging.rows import Row, rows_of
@@ -22,6 +23,15 @@ STILL_FALLING = 0.1
 The learning rate falls to 0, which flattens a curve by itself; curves of trainings that twice the
 steps hardly helped were at 0.04 to 0.06.
 """
+
+HARDLY_LEARNED = 0.1
+"""McFadden's R² of a training loss, below which it has hardly fallen.
+
+A training with an accuracy of 36.9 % on five classes had 0.00, one with 75 % had 0.46.
+"""
+
+OF_LOSS = ("distill", "label_smoothing", "adversary", "r_drop")
+"""Settings of a recipe that add to a training loss, or change what it is of."""
 
 LEAST_POINTS = 10
 """Points of a curve below which its fifths say nothing."""
@@ -85,6 +95,31 @@ def learning_caveats(study: StudyRecord) -> Iterator[str]:
             "by, it fell in the last fifth of the steps. Smaller models learn sooner, so that they "
             "look better here than they are; train with more steps."
         )
+    elif unshared is not None and (share := explained(unshared)) < HARDLY_LEARNED:
+        yield (
+            f"The unshared model has hardly learned: its training loss ended {max(share, 0.0):.0%} "
+            "below that of guessing by how frequent each class is. What is better or smaller here "
+            "says little of models that have learned; train with more steps."
+        )
+
+
+def explained(trial: Row) -> float:
+    """Return how far, as a part, a classifier's last losses lie below its classes' entropy.
+
+    That is McFadden's R² (1974, "Conditional logit analysis of qualitative choice behavior"), with
+    the classes of the examples that the trial was measured on. NaN for other tasks, and for a loss
+    that is not that of labels alone.
+    """
+    losses = np.array([point[1] for point in trial.curve], dtype=float)
+    counts = np.array([row.get("support", 0) for row in trial.per_class.values()], dtype=float)
+    if (
+        len(losses) < LEAST_POINTS
+        or any(trial.recipe.get(name) for name in OF_LOSS)
+        or (counts > 0).sum() < 2
+    ):
+        return float("nan")
+    last = np.array_split(losses, LAST_FIFTH)[-1].mean()
+    return float(1 - last / entropy(counts))
 
 
 def last_fall(trial: Row) -> float:

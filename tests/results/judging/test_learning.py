@@ -1,10 +1,12 @@
 """Nothing is recommended where nothing was learned, and curves that still fall are named."""
 
+from math import isnan
+
 import pytest
 
 from sharetune.results.judging.caveats import caveats
 from sharetune.results.judging.choices import choices
-from sharetune.results.judging.learning import has_learned, last_fall
+from sharetune.results.judging.learning import explained, has_learned, last_fall
 from sharetune.results.judging.regime import expectation
 from sharetune.results.judging.rows import Row
 from sharetune.results.judging.summary import summarise, tiles
@@ -74,6 +76,21 @@ def test_a_loss_that_still_falls_at_the_end_is_named(make_run):
     flat = [[step, max(1.0, 3.0 - 0.05 * step)] for step in range(100)]
     study = read_study(make_run(*trials(0.8, 0.79, flat), folder="flat"))
     assert not any(text.startswith("The unshared model was still") for text in caveats(study))
+
+
+def test_a_loss_that_hardly_fell_is_named_though_the_accuracy_beats_chance(make_run):
+    level = [[step, 0.65 if step % 2 else 0.66] for step in range(100)]
+    study = read_study(make_run(*trials(0.6, 0.59, level)))
+    found = [text for text in caveats(study) if "has hardly learned" in text]
+    assert found and "its training loss ended 6% below" in found[0]  # 1 - 0.655 / ln 2
+
+
+def test_only_a_loss_of_labels_alone_is_held_against_their_entropy():
+    curve, classes = [[step, 0.3] for step in range(20)], EVEN[record.PER_CLASS]
+    assert explained(Row(0, curve=curve, per_class=classes)) == pytest.approx(0.567191)
+    smoothed = {"recipe": {"label_smoothing": 0.1}}
+    assert isnan(explained(Row(0, curve=curve, per_class=classes, candidate=smoothed)))
+    assert isnan(explained(Row(0, curve=curve)))
 
 
 def test_a_curve_without_a_fall_says_nothing():
