@@ -24,7 +24,7 @@ from sharetune.spaces.evaluator import PREDICTIONS
 from sharetune.spaces.forms import FORMS
 from sharetune.spaces.harness import HarnessSettings, harness_numbers
 from sharetune.spaces.objectives import OBJECTIVES, Direction, Objective
-from sharetune.spaces.paths import expanded
+from sharetune.spaces.paths import SUFFIXES, expanded
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.plugins import load_plugins
 from sharetune.spaces.recipe import SEEDS
@@ -780,10 +780,3 @@ def _absolute_paths(config: StudyConfig, folder: Path) -> dict[str, Any]:
     model = str(local.resolve()) if local.exists() else config.model
     harness = _looked_up(config.lm_eval, folder)
     return {"task": task, "model": model, "start_from": start, "lm_eval": harness}
-
-
-SUFFIXES = (
-    *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".txt"),
-    *(".gz", ".bz2", ".xz", ".zst"),
-)
-"""Endings by which a value of the task is a path even if no such file exists yet."""

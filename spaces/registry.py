@@ -59,10 +59,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def __getitem__(self, name: str) -> Entry:
         self.complete()
         if not isinstance(name, str) or name not in self._entries:
-            raise ConfigError(
-                f"unknown {self.kind}: {shown(name)}",
-                did_you_mean(name, list(self._entries)),
-            )
+            raise unknown(self.kind, name, list(self._entries))
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -85,6 +82,11 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         package = import_module(str(self.package))
         for module in pkgutil.iter_modules(package.__path__):
             import_module(f"{self.package}.{module.name}")
+
+
+def unknown(kind: str, name: object, available: list[str]) -> ConfigError:
+    """Return the error for a `name` that no entry of the registry of a `kind` has."""
+    return ConfigError(f"unknown {kind}: {shown(name)}", did_you_mean(str(name), available))
 
 
 def did_you_mean(name: str, available: list[str]) -> str:

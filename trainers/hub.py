@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from sharetune.spaces.errors import ModelError, RunError, SharetuneError
+from sharetune.spaces.paths import require_model
 from sharetune.spaces.texts import shortened
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -24,6 +25,7 @@ def local_folder(folder: str | Path, revision: str | None = None) -> Path:
     Raises :class:`ModelError` if it can be neither.
     """
     path = Path(folder)
+    require_model(str(folder))
     if path.exists() or not REPOSITORY.fullmatch(str(folder)):
         return path
     hint = "name a folder, or a model of the hub as user/name; `hf auth login` opens private ones"

@@ -300,7 +300,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"no model in {folder}", "name a folder with a config.json") from None
+        what = f"no model in {folder}" if folder.is_dir() else f"no such folder: {folder}"
+        raise ModelError(what, "name a folder with a config.json") from None
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} holds no settings", DAMAGED)
     if config.get("model_type") != MODEL_TYPE:

@@ -26,7 +26,7 @@ def nothing_completed(study: StudyRecord) -> RunError | None:
     frame = study.frame
     if frame.empty or frame["state"].isin(["COMPLETE", "RUNNING", "WAITING"]).any():
         return None
-    causes = [_cause(trial) for trial in rows_of(frame)]
+    causes = [cause_of(trial) for trial in rows_of(frame)]
     if all(cause.startswith(OVER_BUDGET) for cause in causes):
         return _all_over(frame, (study.config.get("budget") or {}))
     cause, count = Counter(causes).most_common(1)[0]
@@ -38,7 +38,8 @@ def nothing_completed(study: StudyRecord) -> RunError | None:
     )
 
 
-def _cause(trial: Row) -> str:
+def cause_of(trial: Row) -> str:
+    """Say in one line why a trial was pruned or failed."""
     lines = trial.error_message.strip().splitlines()
     return trial.reason or f"{trial.error_kind}: {lines[0] if lines else ''}"
 

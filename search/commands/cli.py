@@ -15,6 +15,7 @@ from sharetune.spaces.errors import CONTINUE, ClusterLost, RunError, SharetuneEr
 from sharetune.spaces.texts import printable
 
 if TYPE_CHECKING:
+    from sharetune.search.config import StudyConfig
     from sharetune.spaces.plan import SharingPlan
 
 app = typer.Typer(
@@ -84,6 +85,7 @@ def search(
         say(f"reading {study}", file=sys.stderr)
         config = load_config(study, tuple(set_ or ()))
         folder = out or Path("runs") / config.name
+        _refuse_wrong_names(config, folder)
         task = config.task.get("name", "a task")
         say(f"preparing {config.model} for {task}", file=sys.stderr)
         from sharetune.results.reading.location import Location
@@ -106,6 +108,18 @@ def search(
         _print_front(folder)
         _refuse_nothing_completed(folder)
         _say_what_may_follow(study, folder, set_ or [], address)
+
+
+def _refuse_wrong_names(config: "StudyConfig", folder: Path) -> None:
+    """Raise :class:`SharetuneError` for names that are wrong, before anything heavy is imported.
+
+    A run that was begun has copies of its own.
+    """
+    from sharetune.search.commands.plain_checks import refuse_wrong_names
+    from sharetune.spaces.run_folder import RunFolder as Places
+
+    if not Places(folder).cache.exists():
+        refuse_wrong_names(config)
 
 
 def _say_stopped(study: Path, folder: Path, overrides: list[str], address: str | None) -> None:
@@ -141,6 +155,7 @@ def score(
     with user_errors():
         config = load_config(study, tuple(set_ or ()))
         folder = out or Path("runs") / config.name
+        _refuse_wrong_names(config, folder)
         from sharetune.search.commands.score import score_table
         from sharetune.search.scoring import score_study
 
@@ -299,9 +314,14 @@ def show(
 ) -> None:
     """Draw a plan's layers and count what it stores on a model. Trains nothing."""
     with user_errors():
+        from sharetune.spaces.paths import require_model
+        from sharetune.spaces.plan import SharingPlan, presets
+
+        read = SharingPlan.preset(plan) if plan in presets() else SharingPlan.load(Path(plan))
+        require_model(model)
         from sharetune.search.commands.show import describe_plan
 
-        say(describe_plan(plan, model, max_length))
+        say(describe_plan(read, model, max_length))
 
 
 @app.command()
@@ -328,6 +348,7 @@ def export(
     with user_errors():
         _name_servers(storage)
         _name_plugins(plugin)
+        _refuse_wrong_export(run, trial, format_)
         from sharetune.search.commands.export import export_trial
 
         exported = export_trial(run, trial, out, format_)
@@ -337,6 +358,19 @@ def export(
             from sharetune.trainers.hub import push as upload
 
             say(f"uploaded to {upload(out, push, private=private)}", file=sys.stderr)
+
+
+def _refuse_wrong_export(run: Path, trial: int, format_: str) -> None:
+    """Raise :class:`SharetuneError` for what cannot be exported, before torch is imported."""
+    from sharetune.results.reading.study import read_study
+    from sharetune.search.commands.kept_weights import kept_weights
+    from sharetune.search.commands.plain_checks import EXPORTS, require_extra
+
+    study = read_study(run)
+    if not study.config.get("plugins"):
+        EXPORTS.refuse_unknown(format_)
+    require_extra(f"the {format_} format", format_)
+    kept_weights(study, trial)
 
 
 @app.command(name="list")

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from sharetune.results.card import ExportText, model_card, plan_picture
 from sharetune.results.reading.servers import require_named_plugins
 from sharetune.results.reading.study import StudyRecord, read_study
+from sharetune.search.commands.kept_weights import kept_weights
 from sharetune.spaces.errors import RunError, SharetuneError
-from sharetune.spaces.layers import runs
 from sharetune.spaces.plugins import load_plugins
 from sharetune.spaces.settings import one_door
 from sharetune.trainers import load_shared
@@ -43,7 +43,7 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     """
     EXPORTS[format]
     study = read_study(run)
-    _weights(study, number)
+    kept_weights(study, number)
     check_free(out)
     model = trained_model(study, number)
     with one_door(f"trial {number} of {run}", RunError, UNEXPORTED), placed(out) as folder:
@@ -67,33 +67,10 @@ def trained_model(study: StudyRecord, number: int) -> PreTrainedModel:
     plugins = study.config.get("plugins") or ()
     require_named_plugins(plugins, study.path)
     load_plugins(plugins)
-    weights = _weights(study, number)
+    weights = kept_weights(study, number)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return _load(weights)
-
-
-def _weights(study: StudyRecord, number: int) -> Path:
-    """Return the folder of the trial's weights, or of the equal trial that it repeats."""
-    trials = study.frame.set_index("number")
-    if number not in trials.index:
-        last = "no trials" if trials.empty else f"trials 0 to {trials.index.max()}"
-        raise RunError(f"no trial {number} in {study.path}", f"the run has {last}")
-    for owner in (number, *trials["same_as"].loc[[number]].dropna()):
-        folder = study.path / "trials" / str(owner) / "model"
-        if folder.is_dir():
-            return folder
-    raise _not_kept(study.path, number, str(trials["state"][number]))
-
-
-def _not_kept(run: Path, number: int, state: str) -> RunError:
-    kept = sorted(int(folder.parent.name) for folder in run.glob("trials/*/model"))
-    why = "were not kept" if state == "COMPLETE" else f"do not exist, for it is {state}"
-    others = f"of {runs(kept)} they are there" if kept else "no trial has any"
-    return RunError(
-        f"the weights of trial {number} {why}; {others}",
-        "`keep: all` in the study file keeps the weights of every trial that completes",
-    )
 
 
 def _load(weights: Path) -> PreTrainedModel:

@@ -9,8 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from sharetune.search.commands.plain_checks import refuse_wrong_task
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.pace import Pace
+from sharetune.spaces.paths import require_model
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.run_folder import RunFolder
 
@@ -187,11 +189,13 @@ def write_study(
     :class:`SharetuneError` for data or a model that does not fit, and :class:`RunError` if there
     is such a file already.
     """
-    from sharetune.trainers.tasks.base import read_task
-
     if out.exists():
         raise RunError(f"{out} exists already", "name another with --out, or remove it")
     keys = _task_keys(overrides)
+    refuse_wrong_task(task | keys)
+    require_model(model)
+    from sharetune.trainers.tasks.base import read_task
+
     made = read_task(task | keys)
     texts = {"name": out.resolve().parent.name if out.stem == "study" else out.stem}
     texts |= {"model": _beside(model, out), "data": _beside(task["train"], out)}

@@ -1,7 +1,6 @@
 """Draw a plan on a model's layers and count its stored parameters, from the configuration alone."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -9,7 +8,7 @@ from transformers import PreTrainedModel
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import Sizes
 from sharetune.spaces.layer_text import layers_as_text, stacks_text, unchanged_text
-from sharetune.spaces.plan import SharingPlan, lacking_parts, presets
+from sharetune.spaces.plan import SharingPlan, lacking_parts
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.positions import most_tokens, refuse_beyond_positions
 from sharetune.trainers.models.pretrained import ByArchitecture, skeleton
@@ -23,16 +22,15 @@ TOKENS = 128
 """Tokens of the forward pass whose FLOPs are counted, if the model reads as many."""
 
 
-def describe_plan(plan: str, model: str, max_length: int | None = None) -> str:
+def describe_plan(plan: SharingPlan, model: str, max_length: int | None = None) -> str:
     """Return the layers' drawing, and stored parameters, bytes, FLOPs and effective ratio.
 
-    `plan` is a file or a preset's name. FLOPs are of `max_length` tokens; None: of `TOKENS`, or as
+    FLOPs are of `max_length` tokens; None: of `TOKENS`, or as
     many as the model reads. Raises :class:`SharetuneError` if it does not fit.
     """
-    read = SharingPlan.preset(plan) if plan in presets() else SharingPlan.load(Path(plan))
     unshared = skeleton(ByArchitecture(), model)
     shapes = stack_shapes(unshared)
-    bound = read.bound(shapes)
+    bound = plan.bound(shapes)
     depths = {name: shape.depth for name, shape in shapes.items()}
     unchanged = unchanged_text(lacking_parts(shapes))
     layers = layers_as_text(bound, depths, places_in_lists(unshared))

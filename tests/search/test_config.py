@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from sharetune.search.config import SUFFIXES, load_config
+from sharetune.search.config import load_config
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.paths import SUFFIXES
 from sharetune.trainers.data.files import DECOMPRESSORS, READERS
 
 GOOD = {

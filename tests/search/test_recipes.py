@@ -62,7 +62,7 @@ def test_a_teacher_that_is_not_there_is_told_before_a_run_folder_is_made(tmp_pat
     config = study(
         tmp_path, recipe={"max_length": 8, "distill": {"choices": [None, {"teacher": "/nowhere"}]}}
     )
-    with pytest.raises(ModelError, match="no model in folder /nowhere"):
+    with pytest.raises(ModelError, match="no such folder: /nowhere"):
         run(config, out=tmp_path / "run")
     assert not (tmp_path / "run" / "study.db").exists()
 

@@ -116,8 +116,10 @@ def test_an_ordinary_model_is_named_as_such(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(ModelError, match="no model in"):
+    with pytest.raises(ModelError, match="no such folder: "):
         load_shared(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="no model in "):
+        load_shared(tmp_path)
 
 
 def test_the_configuration_says_all(folder):

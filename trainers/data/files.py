@@ -18,6 +18,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.paths import require_data
 from sharetune.trainers.data.cells import is_unwritable
 
 DECOMPRESSORS: dict[str, Callable[[Path], bytes]] = {
@@ -49,8 +50,7 @@ def read_file(path: Path, content: Path | None = None) -> pd.DataFrame:
     Texts of CSV, TSV and text files stay as they are written; JSON and Parquet have types of their
     own. Raises :class:`DataError` for a missing, empty, undecodable or malformed file.
     """
-    if not (content or path).is_file():
-        raise DataError(f"no such data file: {path}", "paths are relative to the study file")
+    require_data(str(content or path))
     kind = kind_of(path) or ""
     try:
         frame = READERS[kind](content or path)

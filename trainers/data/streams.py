@@ -18,6 +18,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.paths import PATTERN, require_data
 from sharetune.trainers.data.files import (
     LONGEST_CELL,
     READERS,
@@ -25,7 +26,6 @@ from sharetune.trainers.data.files import (
     kind_of,
     refuse_unwritable,
 )
-from sharetune.trainers.data.tables import PATTERN
 
 PART_ROWS = 1000
 """Rows of a part at most."""
@@ -161,6 +161,7 @@ def _part(rows: Iterator[dict[str, Any]]) -> pd.DataFrame:
 def _rows(source: str, split: str) -> Iterator[dict[str, Any]]:
     import datasets
 
+    require_data(source)
     path = Path(source)
     named = PATTERN & set(source) and not path.exists()
     files = sorted(glob(source)) if named else [source]
@@ -169,7 +170,7 @@ def _rows(source: str, split: str) -> Iterator[dict[str, Any]]:
         if len(kinds) != 1 or None in kinds or not all(Path(file).is_file() for file in files):
             raise DataError(
                 f"no data files of one kind match {source}",
-                f"paths are relative to the study file; known kinds of file: {', '.join(READERS)}",
+                f"known kinds of file: {', '.join(READERS)}",
             )
         yield from _of_files(files, str(kinds.pop()))
         return

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.paths import PATTERN, require_data
 from sharetune.trainers.data.cells import (
     MISSING_SPELLINGS,
     as_number,
@@ -28,9 +29,6 @@ from sharetune.trainers.data.files import (
 NAMED_ROWS = 5
 """Rows that an error lists; it counts the others."""
 
-PATTERN = frozenset("*?[")
-"""Letters by which a name stands for several files."""
-
 
 def read_table(source: str, split: str) -> pd.DataFrame:
     """Return the rows of a file, of files by a pattern, or of one `split` of a data set of the hub.
@@ -38,6 +36,7 @@ def read_table(source: str, split: str) -> pd.DataFrame:
     Cells are objects as they are written. Raises :class:`DataError` for a missing, empty,
     undecodable or malformed file.
     """
+    require_data(source)
     path = Path(source)
     if PATTERN & set(source) and not path.exists():
         frame = _read_files(source)
@@ -59,8 +58,7 @@ def _read_files(pattern: str) -> pd.DataFrame:
     paths = [Path(name) for name in sorted(glob(pattern)) if kind_of(Path(name)) is not None]
     if not paths:
         raise DataError(
-            f"no data files match {pattern}",
-            f"paths are relative to the study file; known kinds of file: {', '.join(READERS)}",
+            f"no data files of a known kind match {pattern}", f"known kinds: {', '.join(READERS)}"
         )
     return _together(paths, paths)
 

@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from sharetune.spaces.errors import ModelError, SharetuneError
+from sharetune.spaces.paths import require_model
 from sharetune.trainers.models.dtypes import cast_, saved_dtype
 from sharetune.trainers.models.shared_model import SharedConfig, base_config, base_of
 from sharetune.trainers.models.structure import find_stacks
@@ -19,6 +20,7 @@ def from_library(auto: Any, model: str, **kwargs: Any) -> Any:
     A shared model could not be loaded again without such code. Raises :class:`ModelError` if there
     is no such model, or if it cannot be loaded without such code.
     """
+    require_model(str(model))
     try:
         return auto.from_pretrained(model, trust_remote_code=False, **kwargs)
     except (OSError, ValueError) as error:
@@ -133,8 +135,8 @@ def body_skeleton(model: str) -> PreTrainedModel:
 
 
 def _no_model(model: str, error: Exception) -> ModelError:
-    looks_local = model.startswith(("/", "./", "../", "~")) or Path(model).exists()
-    if looks_local and not (Path(model) / "config.json").exists():
+    folder = Path(model)
+    if folder.exists() and not (folder / "config.json").exists():
         return ModelError(f"no model in folder {model}", "the folder must hold a config.json")
     first = str(error).strip().splitlines()[0]
     if "trust_remote_code" in str(error):
@@ -142,7 +144,9 @@ def _no_model(model: str, error: Exception) -> ModelError:
             f"{model!r} needs code of its own to be run, which is never done",
             "use a model of an architecture that the library has",
         )
+    if folder.exists():
+        return ModelError(f"cannot load model {model!r}: {first}", "save it anew")
     return ModelError(
-        f"cannot load model {model!r}: {first}",
+        f"cannot load model {model!r}: there is no such folder, and from the hub: {first}",
         "name a folder with a saved model, or a model of the hub (needs network or its cache)",
     )

@@ -205,7 +205,7 @@ def test_set_overrides_the_study_file(study, tmp_path):
 MISTAKES = {
     "missing data file": ({"task.train": "nothing.csv"}, "no such data file"),
     "missing column": ({"task.text": "body"}, "no text column: looked for 'body'"),
-    "missing model": ({"model": "./nowhere"}, "no model in folder|cannot load model"),
+    "missing model": ({"model": "./nowhere"}, "no such folder: ./nowhere"),
     "unknown key": ({"budget": {"trails": 3}}, "budget.trails: unknown key"),
     "unknown task": ({"task.name": "text-clasification"}, "unknown task"),
     "unknown task key": ({"task.txt": "a"}, "unknown key"),

@@ -134,11 +134,11 @@ def test_errors_count_rows_from_the_part_s_first():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.csv", None, "no data files of one kind match"),
+        ("none.csv", None, "no such data file: "),
         ("t.csv", "", "is empty"),
         ("t.csv", "a,b\n1,2\n1,2,3\n", "cannot be read as a stream: "),
         ("t.jsonl", '{"a": 1}\n{"a": \n', "cannot be read as a stream: "),
-        ("folder", None, "cannot be read as a stream: "),
+        ("folder", None, "no such data file or folder: "),
     ],
 )
 def test_what_cannot_be_read_is_one_error(tmp_path, name, content, message):

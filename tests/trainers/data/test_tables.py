@@ -33,7 +33,7 @@ def test_every_kind_of_file(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("content", "message", "hint"),
     [
-        (None, "no such data file", "relative to the study file"),
+        (None, "no such data file", "relative to that file"),
         (b"", "is empty", "header and rows"),
         (b"text,label\n", "has no rows", "at least one row"),
         ("text,label\ncafé,a\n".encode("latin1"), "is not UTF-8: line 2 cannot", "iconv"),

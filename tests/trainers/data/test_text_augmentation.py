@@ -123,7 +123,7 @@ def test_what_is_missing_is_told():
     with pytest.raises(ConfigError, match="no WordNet database in /nowhere") as caught:
         check_augmentation(Augmentation(synonyms=0.1, wordnet="/nowhere"))
     assert "wordnet-base" in caught.value.hint
-    with pytest.raises(ValueError, match="no model in folder /nowhere"):
+    with pytest.raises(ValueError, match="no such folder: /nowhere"):
         check_augmentation(Augmentation(through=("/nowhere", "/nowhere")))
 
 

@@ -192,7 +192,7 @@ def test_a_teacher_that_names_the_student_s_labels_fits():
 
 
 def test_a_missing_teacher_is_told_before_anything_is_trained(evaluator):
-    with pytest.raises(ModelError, match="no model in folder /nowhere"):
+    with pytest.raises(ModelError, match="no such folder: /nowhere"):
         evaluator.refuse([candidate(evaluator, distill=Distillation(teacher="/nowhere"))])
 
 
