@@ -36,7 +36,7 @@ from sharetune.spaces import Recipe
 from sharetune.trainers.models.dtypes import TRAINED, cast_
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import stack_shapes
-from sharetune.trainers.tasks.prediction import mean_loss
+from sharetune.trainers.tasks.prediction import losses
 from sharetune.trainers.training.arguments import trained_in_place
 from sharetune.trainers.training.trainer import TrainingInputs, train
 
@@ -96,10 +96,10 @@ def curves(steps: int) -> Iterator[tuple[str, Callable[[], Row]]]:
 
             def trained(seed: int = seed, precision: str = precision) -> Row:
                 model = shared()
-                losses = curve(model, steps, seed=seed, precision=precision)
+                points = curve(model, steps, seed=seed, precision=precision)
                 judged = texts("test", [TOKENS] * JUDGED)
-                after = mean_loss(model, data=judged, collate=padded, batch_size=4)
-                return {"precision": precision, "seed": seed, "losses": losses, "test": after}
+                after = losses(model, data=judged, collate=padded, batch_size=4).mean
+                return {"precision": precision, "seed": seed, "losses": points, "test": after}
 
             yield f"curves {precision} {seed} {steps}", trained
 

@@ -5,6 +5,7 @@ docs/report.md lists the keys. A key keeps its meaning as long as the version st
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
@@ -14,10 +15,11 @@ import pandas as pd
 
 from sharetune.results.judging.caveats import caveats
 from sharetune.results.judging.choices import choices
+from sharetune.results.judging.examples import example_interval
 from sharetune.results.judging.finals import final_study
 from sharetune.results.judging.front import hypervolume, pareto_front
 from sharetune.results.judging.rows import Final, Row, rows_of
-from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads, test_examples
+from sharetune.results.judging.seeds import Spread, spreads
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.page.candidate_pages import delivery
 from sharetune.results.reading.privacy import published
@@ -115,11 +117,8 @@ def _interval(quality: Objective, trial: Row, spread: Spread | None) -> dict[str
     if spread is not None:
         seeds = len(spread.numbers)
         return {"low": spread.low, "high": spread.high, "over": "seeds", "count": seeds}
-    found = accuracy_interval(trial) if quality.name == "accuracy" else None
-    if found is None:
-        return None
-    low, high = found
-    return {"low": low, "high": high, "over": "examples", "count": test_examples(trial)}
+    found = example_interval(trial, quality)
+    return None if found is None else asdict(found)
 
 
 def _export(study: StudyRecord, number: int) -> dict[str, Any]:

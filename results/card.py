@@ -13,8 +13,9 @@ import yaml
 
 from sharetune.results.formatting import difference, quantity, ratio, short_title
 from sharetune.results.judging.choices import interval_text
+from sharetune.results.judging.examples import example_interval
 from sharetune.results.judging.rows import Row, rows_of
-from sharetune.results.judging.seeds import accuracy_interval, reported, spreads
+from sharetune.results.judging.seeds import reported, spreads
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.results.reading.study import StudyRecord
@@ -211,10 +212,10 @@ def _results(study: StudyRecord, trial: Row, task: str) -> dict[str, Any]:
 
 def _title(trial: Row, objective: Objective) -> str:
     """Return a metric's title, with the interval of its value where that is known."""
-    interval = accuracy_interval(trial) if objective.name == "accuracy" else None
+    interval = example_interval(trial, objective)
     if interval is None:
         return objective.title
-    low, high = (quantity(objective, value) for value in interval)
+    low, high = (quantity(objective, end) for end in (interval.low, interval.high))
     return f"{objective.title} (95 % interval {low} to {high})"
 
 

@@ -124,6 +124,7 @@ def repeat_of(twin: Trial) -> Answer:
         record.METRICS: twin.metrics or None,
         record.PER_CLASS: twin.per_class,
         record.CONFUSION: twin.confusion,
+        record.PART_SUMS: twin.part_sums,
         record.REASON: twin.reason,
     }
     known = {key: value for key, value in found.items() if value is not None}

@@ -6,6 +6,7 @@ and a test's fake needs no torch.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,17 +102,46 @@ def stored_confusion(matrix: list[list[int]]) -> list[list[int]] | dict[str, Any
     return {"classes": len(matrix), "cells": cells}
 
 
+MOST_PARTS = 100
+"""Parts of a split whose sums are kept: an interval over more is hardly another."""
+
+PartSums = dict[str, list[float]]
+"""Sums over each of some consecutive parts of a split, by what is summed: nats, predictions, ..."""
+
+
+def part_sums(**columns: Sequence[float]) -> PartSums | None:
+    """Sum numbers of examples (blocks, texts) over consecutive parts of a split, at most 100.
+
+    Each column has one number an example, in order. None for fewer than two examples.
+    """
+    examples = min(len(column) for column in columns.values())
+    if examples < 2:
+        return None
+    parts = min(examples, MOST_PARTS)
+    cuts = [examples * part // parts for part in range(parts + 1)]
+    return {
+        name: [round(float(sum(column[a:b])), SUM_DIGITS) for a, b in pairwise(cuts)]
+        for name, column in columns.items()
+    }
+
+
+SUM_DIGITS = 4
+"""Decimals of a part's sums: far below what two parts differ by."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """A model's metrics on one split.
 
     A classification also has the report by class, and the confusion matrix, whose rows are true
-    labels and whose columns are predicted ones.
+    labels and whose columns are predicted ones. `part_sums` has what the metrics are made of
+    (`Objective.ratio`), by which it is known how sure they are.
     """
 
     metrics: Metrics
     per_class: dict[str, dict[str, float]] | None = None
     confusion: list[list[int]] | None = None
+    part_sums: PartSums | None = None
 
     def written(self) -> dict[str, Any]:
         """Return the same as plain data, without missing parts.

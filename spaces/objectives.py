@@ -1,7 +1,8 @@
 """Objectives: the measured numbers a study can compare, with unit, direction and scale."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from math import exp, log
 from typing import Any, Literal
 
 from sharetune.spaces.registry import Registry
@@ -13,6 +14,35 @@ Direction = Literal["maximize", "minimize"]
 """Which values of an objective are better, in Optuna's words."""
 
 
+MOST_NATS = 700.0
+"""Largest loss in nats whose exponential is still a float."""
+
+
+@dataclass(frozen=True)
+class SumRatio:
+    """How an objective follows from two sums over what it was measured on.
+
+    `total` and `count` name the sums (`Scores.part_sums`), such as ``nats`` and ``predictions``.
+    The objective is their quotient, or e to its power (``exp``), or a quotient of nats in ``bits``.
+    """
+
+    total: str
+    count: str
+    link: Literal["same", "exp", "bits"] = "same"
+
+    def value(self, quotient: float) -> float:
+        """Return the objective's value for a quotient of the sums."""
+        if self.link == "exp":
+            return exp(min(quotient, MOST_NATS))
+        return quotient / log(2) if self.link == "bits" else quotient
+
+    def quotient(self, value: float) -> float:
+        """Return the quotient of the sums for a value of the objective, above 0 for ``exp``."""
+        if self.link == "exp":
+            return log(value)
+        return value * log(2) if self.link == "bits" else value
+
+
 @dataclass(frozen=True)
 class Objective:
     """A measured number: name, unit, direction, scale, and when it is known.
@@ -21,7 +51,8 @@ class Objective:
     measuring on an otherwise idle device after the search. The hypervolume spans `worst` to
     `best`; by default 0 to 1, or 1 to 0 where less is better. `point` is the difference that
     people call one point (0.01 for accuracy); None: the objective is not given in points. With
-    `in_percent` values in 0..1 are shown as 0..100 %.
+    `in_percent` values in 0..1 are shown as 0..100 %. `ratio` says of which sums the objective is
+    made, if of any; from them follow the intervals that reports show.
     """
 
     name: str
@@ -33,20 +64,24 @@ class Objective:
     worst: float | None = None
     point: float | None = None
     in_percent: bool = False
+    ratio: SumRatio | None = None
 
     def written(self) -> dict[str, Any]:
         """Return the objective as plain data, defaults left out."""
         return {
-            field.name: value
-            for field in fields(self)
-            if (value := getattr(self, field.name)) != field.default
+            name: value
+            for name, value in asdict(self).items()
+            if value != getattr(type(self), name, None)
         }
 
     @classmethod
     def read(cls, written: Mapping[str, Any]) -> "Objective":
         """Read what :meth:`written` gives, also of a version that knows more keys."""
         known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in written.items() if key in known})
+        own = {key: value for key, value in written.items() if key in known}
+        if own.get("ratio"):
+            own["ratio"] = SumRatio(**own["ratio"])
+        return cls(**own)
 
     @property
     def sign(self) -> float:
@@ -80,12 +115,25 @@ OBJECTIVES: Registry[Objective] = Registry("objective")
 """Objectives by name."""
 
 
-def _trained(name: str, title: str, direction: Direction = "maximize", **scale: float) -> Objective:
-    return Objective(name, title, direction, source="trained", **scale)  # type: ignore[arg-type]
+NATS_A_PREDICTION = SumRatio("nats", "predictions")
+"""The mean loss of what was predicted, examples or tokens."""
 
 
-def _fraction(name: str, title: str, direction: Direction = "maximize") -> Objective:
-    return _trained(name, title, direction, point=0.01, in_percent=True)
+def _trained(name: str, title: str, direction: Direction = "maximize", **more: Any) -> Objective:
+    return Objective(name, title, direction, source="trained", **more)
+
+
+def _fraction(
+    name: str, title: str, direction: Direction = "maximize", ratio: SumRatio | None = None
+) -> Objective:
+    return _trained(name, title, direction, point=0.01, in_percent=True, ratio=ratio)
+
+
+def _loss(name: str, title: str, count: str, link: str, worst: float) -> Objective:
+    """Return an objective made of the nats of a loss."""
+    ratio = SumRatio("nats", count, link)  # type: ignore[arg-type]
+    best = ratio.value(0.0)
+    return _trained(name, title, "minimize", best=best, worst=worst, ratio=ratio)
 
 
 for _objective in (
@@ -93,20 +141,38 @@ for _objective in (
     _fraction("macro_f1", "macro-F1"),
     _trained("matthews", "Matthews correlation", point=0.01),
     _trained("spearman", "Spearman correlation", point=0.01),
-    _trained("mean_squared_error", "mean squared error", "minimize", worst=10.0),
+    _trained(
+        "mean_squared_error",
+        "mean squared error",
+        "minimize",
+        worst=10.0,
+        ratio=SumRatio("squares", "predictions"),
+    ),
     _trained("bleu", "BLEU", best=100.0, point=1.0),
     _trained("chrf", "chrF", best=100.0, point=1.0),
-    _trained("perplexity", "perplexity", "minimize", best=1.0, worst=1000.0),
-    _trained("byte_perplexity", "perplexity by byte", "minimize", best=1.0, worst=256.0),
-    _trained("bits_per_byte", "bits per byte", "minimize", best=0.0, worst=8.0),
+    _loss("perplexity", "perplexity", "predictions", "exp", 1000.0),
+    _loss("byte_perplexity", "perplexity by byte", "bytes", "exp", 256.0),
+    _loss("bits_per_byte", "bits per byte", "bytes", "bits", 8.0),
     _fraction("entity_f1", "entity F1"),
-    _fraction("exact_match", "exact match"),
-    _fraction("answer_f1", "answer F1"),
-    _fraction("hit_rate_10", "hit rate at 10"),
-    _fraction("ndcg_10", "NDCG at 10"),
-    _fraction("word_error_rate", "word error rate", "minimize"),
-    _fraction("character_error_rate", "character error rate", "minimize"),
-    Objective("eval_loss", "evaluation loss", "minimize", "nats", source="trained", worst=10.0),
+    _fraction("exact_match", "exact match", ratio=SumRatio("matches", "answers")),
+    _fraction("answer_f1", "answer F1", ratio=SumRatio("word_f1", "answers")),
+    _fraction("hit_rate_10", "hit rate at 10", ratio=SumRatio("hits", "users")),
+    _fraction("ndcg_10", "NDCG at 10", ratio=SumRatio("gains", "users")),
+    _fraction("word_error_rate", "word error rate", "minimize", SumRatio("word_errors", "words")),
+    _fraction(
+        "character_error_rate",
+        "character error rate",
+        "minimize",
+        SumRatio("character_errors", "characters"),
+    ),
+    _trained(
+        "eval_loss",
+        "evaluation loss",
+        "minimize",
+        unit="nats",
+        worst=10.0,
+        ratio=NATS_A_PREDICTION,
+    ),
     _fraction("calibration_error", "calibration error", "minimize"),
     Objective("parameters", "parameters", "minimize"),
     Objective("stack_parameters", "parameters in the layer stack", "minimize"),

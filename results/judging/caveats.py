@@ -5,17 +5,26 @@ from math import inf, isfinite
 
 import pandas as pd
 
-from sharetune.results.formatting import POINT, THIN, distance, percent, percentage, plural
-from sharetune.results.judging.finals import final_study, lost_text
+from sharetune.results.formatting import (
+    POINT,
+    THIN,
+    distance,
+    margin,
+    percent,
+    percentage,
+    plural,
+)
+from sharetune.results.judging.examples import example_interval, ratio_interval
+from sharetune.results.judging.finals import final_study, has_finals, lost_text
 from sharetune.results.judging.front import comparable, hypervolume_over_trials, pareto_front
 from sharetune.results.judging.learning import learning_caveats
-from sharetune.results.judging.rows import rows_of
-from sharetune.results.judging.seeds import accuracy_interval, spreads
+from sharetune.results.judging.rows import Row, rows_of
+from sharetune.results.judging.seeds import spreads
 from sharetune.results.judging.summary import Rivalry, rivalries
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading.stored_plans import shares_only
 from sharetune.results.reading.study import StudyRecord
-from sharetune.spaces.objectives import Objective
+from sharetune.spaces.objectives import OBJECTIVES, Objective
 
 SAME_LATENCY = 0.05
 """Largest relative difference of two latencies that nobody would choose a model by."""
@@ -54,17 +63,49 @@ def caveats(study: StudyRecord) -> list[str]:
 
 
 def _noise(study: StudyRecord) -> Iterator[str]:
-    """Warn if an accuracy's 95 % interval is wider than one point to either side."""
-    unshared = unshared_trial(final_study(study).frame)
-    interval = accuracy_interval(unshared) if unshared else None
-    if study.quality.name != "accuracy" or interval is None:
+    """Warn if there are too few examples to tell qualities apart that differ by a point."""
+    final = final_study(study)
+    unshared = unshared_trial(final.frame)
+    if unshared is None:
         return
-    half = (interval[1] - interval[0]) / 2
-    if half > POINT:
+    if study.quality.name == "accuracy":
+        yield from _few_examples(unshared)
+    elif not has_finals(final):
+        yield from _few_parts(final, unshared)
+
+
+def _few_examples(unshared: Row) -> Iterator[str]:
+    """Warn if an accuracy's 95 % interval is wider than one point to either side."""
+    interval = example_interval(unshared, OBJECTIVES["accuracy"])
+    half = (interval.high - interval.low) / 2 if interval else 0.0
+    if interval and half > POINT:
         yield (
             f"Few test examples: accuracies closer than about {percent(half)} points cannot be "
             f"told apart (95{THIN}% interval of the unshared model: "
-            f"{percent(interval[0])}–{percent(interval[1])}{THIN}%)."
+            f"{percent(interval.low)}–{percent(interval.high)}{THIN}%)."
+        )
+
+
+def _few_parts(study: StudyRecord, unshared: Row) -> Iterator[str]:
+    """Warn if the front's model next to the unshared one in quality is more than a point unsure.
+
+    Its ratio to the unshared model over the same examples says so.
+    """
+    quality, base = study.quality, unshared.value(study.quality)
+    front = rows_of(pareto_front(study.frame, study.objectives))
+    others = [row for row in front if row.number != unshared.number]
+    nearest = min(others, key=lambda row: abs(row.value(quality) - base), default=None)
+    interval = ratio_interval(nearest, unshared, quality) if nearest else None
+    if nearest is None or interval is None:
+        return
+    half = (interval[1] - interval[0]) / 2
+    points = 100 * half if quality.point is None else half * base / quality.point
+    if points > 1:
+        yield (
+            f"Few test examples: models whose {quality.title} differs by less than about "
+            f"{margin(quality, round(points, 1))} cannot be told apart (95{THIN}% interval of "
+            f"trial {nearest.number}'s ratio to the unshared model on the same examples: "
+            f"{interval[0]:.3f}–{interval[1]:.3f})."
         )
 
 

@@ -6,12 +6,13 @@ from math import hypot, isfinite
 import numpy as np
 import pandas as pd
 
-from sharetune.results.formatting import bare, margin, percent, plural, quantity, ratio, short_title
+from sharetune.results.formatting import bare, margin, plural, quantity, ratio, short_title
+from sharetune.results.judging.examples import ExampleInterval, example_interval
 from sharetune.results.judging.finals import final_study
 from sharetune.results.judging.front import comparable, pareto_front, smallest_within
 from sharetune.results.judging.learning import has_standard, none_learned
 from sharetune.results.judging.rows import Row, rows_of
-from sharetune.results.judging.seeds import Spread, accuracy_interval, spreads
+from sharetune.results.judging.seeds import Spread, spreads
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import OBJECTIVES, PARAMETERS, Objective
@@ -166,17 +167,17 @@ def _choice(
 def how_sure(quality: Objective, trial: Row, spread: Spread | None) -> str:
     """Write the 95 % interval of a trial's quality; empty where there is none.
 
-    It is over seeds where there are several, else by the number of examples measured on.
+    It is over seeds where there are several, else by the examples measured on.
     """
     if spread is not None:
         return f"{interval_text(quality, spread)} over {plural(len(spread.numbers), 'seed')}"
-    interval = accuracy_interval(trial) if quality.name == "accuracy" else None
-    return f"{percent(interval[0])}–{percent(interval[1])}" if interval else ""
+    interval = example_interval(trial, quality)
+    return interval_text(quality, interval) if interval else ""
 
 
-def interval_text(quality: Objective, spread: Spread) -> str:
-    """Write the ends of an interval over seeds: ``91.0–93.4``."""
-    return f"{bare(quality, spread.low)}–{bare(quality, spread.high)}"
+def interval_text(quality: Objective, interval: Spread | ExampleInterval) -> str:
+    """Write the ends of an interval: ``91.0–93.4``."""
+    return f"{bare(quality, interval.low)}–{bare(quality, interval.high)}"
 
 
 def speed_text(trial: Row, unshared: Row | None) -> str:

@@ -150,6 +150,7 @@ def _final_columns(study: StudyRecord, runs: Sequence[Row]) -> dict[str, Any]:
         **{name: mean for name, mean in means.items() if isfinite(mean)},
         record.PER_CLASS: (middle.test or middle.cells).get(record.PER_CLASS),
         record.CONFUSION: (middle.test or middle.cells).get(record.CONFUSION),
+        record.PART_SUMS: (middle.test or middle.cells).get(record.PART_SUMS),
     }
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import entropy
 
+from sharetune.results.judging.examples import test_examples, wilson_interval
 from sharetune.results.judging.front import comparable
 from sharetune.results.judging.rows import Row, rows_of
-from sharetune.results.judging.seeds import test_examples, wilson_interval
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import StudyRecord

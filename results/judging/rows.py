@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sharetune.results.reading import attributes as record
+from sharetune.spaces.evaluator import PartSums
 from sharetune.spaces.objectives import Objective
 
 FINAL = "final"
@@ -81,6 +82,7 @@ class Row:
     candidate: dict[str, Any] = field(default_factory=dict)
     per_class: dict[str, Any] = field(default_factory=dict)
     confusion: list[Any] = field(default_factory=list)
+    part_sums: PartSums = field(default_factory=dict)
     curve: list[Any] = field(default_factory=list)
     rungs: list[Any] = field(default_factory=list)
     test: dict[str, Any] = field(default_factory=dict)
@@ -138,6 +140,7 @@ def _row(cells: Mapping[str, Any]) -> Row:
         candidate=_dict(cells[record.CANDIDATE]),
         per_class=_dict(cells[record.PER_CLASS]),
         confusion=_list(cells[record.CONFUSION]),
+        part_sums=_dict(cells.get(record.PART_SUMS)),
         curve=_list(cells[record.CURVE]),
         rungs=_list(cells[record.RUNGS]),
         by_format=_dict(cells.get(record.BY_FORMAT)),

@@ -1,10 +1,9 @@
-"""Compute 95 % intervals of a quality: by the number of test examples, and over seeds."""
+"""Compute the mean of a quality and its 95 % interval over seeds."""
 
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
 
 import numpy as np
 import pandas as pd
@@ -38,30 +37,6 @@ def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
     mean = float(np.mean(values))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
     return mean, mean - half, mean + half
-
-
-def wilson_interval(share: float, examples: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (0..1) of `examples`: Wilson 1927, equation (5).
-
-    The share is rounded to whole examples.
-
-    Unlike the normal approximation it keeps its width at 0 and at 1.
-    """
-    counted = stats.binomtest(round(share * examples), examples)
-    interval = counted.proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def test_examples(trial: Row) -> int | None:
-    """Return the number of examples a trial was measured on, by its per-class report, or None."""
-    rows = [row for row in trial.per_class.values() if isinstance(row, dict)]
-    return int(sum(row.get("support", 0) for row in rows)) or None
-
-
-def accuracy_interval(trial: Row) -> tuple[float, float] | None:
-    """Return the 95 % interval of a trial's accuracy; None if its examples are not known."""
-    examples, accuracy = test_examples(trial), trial.value("accuracy")
-    return None if examples is None or isnan(accuracy) else wilson_interval(accuracy, examples)
 
 
 def spreads(frame: pd.DataFrame, quality: Objective) -> dict[int, Spread]:

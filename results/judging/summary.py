@@ -10,18 +10,17 @@ from sharetune.results.formatting import (
     bare,
     difference,
     margin,
-    percent,
     plural,
     quantity,
     ratio,
     short_title,
 )
 from sharetune.results.judging.cost import hours_text, seconds_of_compute
+from sharetune.results.judging.examples import example_interval
 from sharetune.results.judging.finals import final_study, has_finals
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front, smallest_within
 from sharetune.results.judging.learning import has_standard
 from sharetune.results.judging.rows import BEATEN, ON_FRONT, OPEN, Row, rows_of
-from sharetune.results.judging.seeds import accuracy_interval, test_examples
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading.stored_plans import drops_only, shares_only
 from sharetune.results.reading.study import StudyRecord
@@ -192,11 +191,12 @@ def _doubt(trial: Row, quality: Objective, split: str) -> str:
             f" That is the mean of {final.seeds} seeds, with a 95{THIN}% interval of "
             f"{bare(quality, final.low)}–{bare(quality, final.high)} by Student's t."
         )
-    interval = accuracy_interval(trial) if quality.name == "accuracy" else None
+    interval = example_interval(trial, quality)
     if interval is None:
         return ""
-    low, high = map(percent, interval)
-    return f" On {test_examples(trial):,} {split} examples its 95{THIN}% interval is {low}–{high}."
+    low, high = bare(quality, interval.low), bare(quality, interval.high)
+    on = f"{split} examples" if interval.over == "examples" else f"parts of the {split} split"
+    return f" On {interval.count:,} {on} its 95{THIN}% interval is {low}–{high}."
 
 
 def _smallest(study: StudyRecord, quality: Objective) -> str:

@@ -16,23 +16,17 @@ from markupsafe import Markup
 from sharetune.results.formatting import (
     bare,
     difference,
-    percent,
     quantity,
     ratio,
     short_title,
     three_digits,
 )
-from sharetune.results.judging.choices import how_sure
+from sharetune.results.judging.choices import how_sure, interval_text
+from sharetune.results.judging.examples import example_interval, ratio_interval
 from sharetune.results.judging.finals import final_study, middle_run
 from sharetune.results.judging.front import pareto_front
 from sharetune.results.judging.rows import Row, rows_of
-from sharetune.results.judging.seeds import (
-    Spread,
-    accuracy_interval,
-    reported,
-    spreads,
-    test_examples,
-)
+from sharetune.results.judging.seeds import Spread, reported, spreads
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.page.class_scores import ClassRow, Confusion, class_rows, confusion_of
 from sharetune.results.page.learning_curve import draw_curve
@@ -199,10 +193,10 @@ class _CardMaker:
         others = ", ".join(str(number) for number in spread.numbers)
         mean = bare(quality, spread.mean)
         parts = [f"{text}, mean {mean} (95 % interval by Student's t; trials {others})"]
-        interval = accuracy_interval(trial) if quality.name == "accuracy" else None
+        interval = example_interval(trial, quality)
         if interval is not None:
-            low, high = map(percent, interval)
-            parts.append(f"one training by its {test_examples(trial):,} examples: {low}–{high}")
+            ends = interval_text(quality, interval)
+            parts.append(f"one training by its {interval.count:,} {interval.over}: {ends}")
         return "; ".join(parts)
 
     def delivery(self, trial: Row) -> Delivery:
@@ -318,7 +312,15 @@ def _measure(study: StudyRecord, objective: Objective, trial: Row, unshared: Row
     if unshared is None or unshared.number == trial.number:
         return Measure(title, text, interval=sure)
     base = unshared.value(objective)
-    return Measure(title, text, difference(objective, value, base), ratio(value, base), sure)
+    paired = None if trial.final else ratio_interval(trial, unshared, objective)
+    return Measure(
+        title,
+        text,
+        difference(objective, value, base),
+        ratio(value, base),
+        sure,
+        _interval(*paired, "{:.3f}".format) if paired else "",
+    )
 
 
 def _by_format(study: StudyRecord, trial: Row) -> Iterator[Measure]:
@@ -346,12 +348,11 @@ def _on_test_data(study: StudyRecord, objective: Objective, trial: Row) -> Itera
 def _certain(study: StudyRecord, objective: Objective, trial: Row) -> tuple[float, float]:
     """Return the ends of a value's 95 % interval; NaN where there is none.
 
-    A finalist's quality has one over seeds, another trial's accuracy one by its examples.
+    A finalist's quality has one over seeds, what is measured on examples one by these.
     """
-    if objective == study.quality and trial.final:
-        return trial.final.low, trial.final.high
-    found = accuracy_interval(trial) if objective.name == "accuracy" else None
-    return found or (float("nan"), float("nan"))
+    over_seeds = trial.final if objective == study.quality else None
+    found = over_seeds or example_interval(trial, objective)
+    return (float("nan"), float("nan")) if found is None else (found.low, found.high)
 
 
 def _in_runtimes(study: StudyRecord, trial: Row) -> Iterator[Measure]:

@@ -9,9 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sharetune.results.formatting import difference, plural, quantity, short_title
+from sharetune.results.judging.examples import differ
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front
 from sharetune.results.judging.rows import Row, rows_of
-from sharetune.results.judging.seeds import accuracy_interval
 from sharetune.results.judging.summary import Counts, objectives_text
 from sharetune.results.page.figures import LAYOUT, Drawing, axis_of, safe, sentence, x_axes
 from sharetune.results.page.hover import hover_text
@@ -254,11 +254,10 @@ def _match(quality: Objective, name: str, first: Row, other: Row) -> Match:
 
 
 def _overlap(quality: Objective, first: Row, other: Row) -> str:
-    intervals = [accuracy_interval(trial) for trial in (first, other)]
-    if quality.name != "accuracy" or None in intervals:
+    beyond = differ(first, other, quality)
+    if beyond is None:
         return ""
-    (low, high), (least, most) = (i for i in intervals if i)
-    return "within the intervals" if low <= most and least <= high else "beyond the intervals"
+    return "beyond the intervals" if beyond else "within the intervals"
 
 
 def _reference_text(studies: Sequence[StudyRecord]) -> str:

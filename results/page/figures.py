@@ -19,10 +19,10 @@ from sharetune.results.judging.cost import (
     hours_unit,
     seconds_of_compute,
 )
+from sharetune.results.judging.examples import example_interval
 from sharetune.results.judging.finals import final_study, has_finals
 from sharetune.results.judging.front import comparable, hypervolume_over_trials, pareto_front
 from sharetune.results.judging.rows import BEATEN, FINAL, ON_FRONT, OPEN, Row, rows_of
-from sharetune.results.judging.seeds import accuracy_interval, test_examples
 from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.objectives import OBJECTIVES, Objective
@@ -255,25 +255,27 @@ class FrontPlot:
         }
 
     def _quality_interval(self, rows: pd.DataFrame, look: Look) -> dict[str, Any] | None:
-        by_seeds = has_finals(self.study)
-        if look in (DOMINATED_LOOK, SEARCHED_LOOK) or not (by_seeds or self.y.name == "accuracy"):
+        if look in (DOMINATED_LOOK, SEARCHED_LOOK):
+            return None
+        ends = [self._ends(row) for row in rows_of(rows)]
+        if not has_finals(self.study) and not any(ends):
             return None
         values = rows[self.y.name].tolist()
-        ends = [
-            (row.final.low, row.final.high)
-            if row.final
-            else accuracy_interval(row) or (row.value("accuracy"),) * 2
-            for row in rows_of(rows)
-        ]
+        known = [pair or (value, value) for pair, value in zip(ends, values, strict=True)]
         return {
             "type": "data",
             "symmetric": False,
-            "array": [high - value for (_, high), value in zip(ends, values, strict=True)],
-            "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
+            "array": [high - value for (_, high), value in zip(known, values, strict=True)],
+            "arrayminus": [value - low for (low, _), value in zip(known, values, strict=True)],
             "color": _faded(look.colour),
             "thickness": 1.2,
             "width": 0,
         }
+
+    def _ends(self, row: Row) -> tuple[float, float] | None:
+        """Return the ends of a trial's interval on the vertical axis; None without one."""
+        interval = row.final or example_interval(row, self.y)
+        return None if interval is None else (interval.low, interval.high)
 
     def _without_result(self) -> list[go.Scatter]:
         """Draw pruned and failed trials along the foot of the plot, at their exact objective."""
@@ -306,9 +308,12 @@ class FrontPlot:
         if has_finals(self.study):
             text += self._finals_note(count)
             return text + self._latency_note() if self.x.name == "latency_ms" else text
-        text += f"{count:,} trained trials."
-        if self.y.name == "accuracy" and any(map(test_examples, rows_of(self.study.frame))):
-            text += f" Vertical bars: 95{THIN}% intervals by the number of test examples."
+        text, on = text + f"{count:,} trained trials.", self.study.selected_on
+        found = (example_interval(row, self.y) for row in rows_of(self.study.frame))
+        if interval := next(filter(None, found), None):
+            by = "by the number of test examples"
+            by = by if interval.over == "examples" else f"by the parts of the {on} split"
+            text += f" Vertical bars: 95{THIN}% intervals {by}."
         return text + self._latency_note() if self.x.name == "latency_ms" else text
 
     def _finals_note(self, count: int) -> str:

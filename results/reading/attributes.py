@@ -66,11 +66,13 @@ Attributes of a trial
                     "distance" from the unshared model, untrained, and its "predicted_distance", the
                     sum of its edits' scores
     metrics         measured: {"accuracy", "macro_f1", "eval_loss", "calibration_error", ...}
-    test            the same three of the test split, of a finalist where the study selects on a
-                    validation split: {"metrics", "per_class", "confusion"}
+    test            the same four of the test split, of a finalist where the study selects on a
+                    validation split: {"metrics", "per_class", "confusion", "part_sums"}
     per_class       {label: {"precision", "recall", "f1", "support"}}
     confusion       rows are true labels, columns predicted ones; of more than 30 labels
                     {"classes", "cells": [[row, column, count], ...]} of the counts that are not 0
+    part_sums       {"nats": [...], "predictions": [...], "bytes": [...], ...}: sums over at most
+                    100 consecutive parts of the split measured on, of which metrics are made
     by_format       {quantisation: metrics} of the same weights, where the study asks for it, and
                     "as trained": theirs
     curve           [[step, training loss], ...]
@@ -131,6 +133,7 @@ METRICS = "metrics"
 TEST = "test"
 PER_CLASS = "per_class"
 CONFUSION = "confusion"
+PART_SUMS = "part_sums"
 BY_FORMAT = "by_format"
 CURVE = "curve"
 STARTED = "started"

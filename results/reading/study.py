@@ -55,7 +55,7 @@ LATENCY = "latency_ms"
 
 MEASURED_DATA = (
     *(record.PER_CLASS, record.CONFUSION, record.CURVE, record.RUNGS, record.TEST),
-    record.BY_FORMAT,
+    *(record.BY_FORMAT, record.PART_SUMS),
 )
 """Attributes of a trial that become columns of plain data."""
 
@@ -150,8 +150,8 @@ def load(run: Path | str) -> pd.DataFrame:
     - ``train_s``, ``evaluate_s``, ``total_s``, ``started``, ``completed``
     - ``recipe.<key>``, ``compression.<key>``, and as plain data ``candidate``, ``per_class``,
       ``confusion`` (of more than 30 labels ``{"classes", "cells"}``), ``curve``, ``rungs``,
-      ``by_format`` (metrics of the same weights, quantised),
-      ``test`` and ``circumstances``
+      ``by_format`` (metrics of the same weights, quantised), ``part_sums`` (what metrics are made
+      of, summed over parts of the split), ``test`` and ``circumstances``
 
     Raises:
         RunError: if `run` holds no study, or one that cannot be read.

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from sharetune.results.reading import attributes as names
-from sharetune.spaces.evaluator import Metrics, Sizes
+from sharetune.spaces.evaluator import Metrics, PartSums, Sizes
 from sharetune.spaces.recipe import Candidate
 
 
@@ -51,6 +51,7 @@ class Trial:
     metrics: Metrics = field(default_factory=dict)
     per_class: dict[str, dict[str, float]] | None = None
     confusion: list[list[int]] | dict[str, Any] | None = None
+    part_sums: PartSums | None = None
     curve: list[list[float]] | None = None
     rungs: Sequence[Metrics] | None = None
     test: dict[str, Any] | None = None
@@ -83,6 +84,7 @@ class Trial:
             metrics=_mapping(stored, names.METRICS),
             per_class=stored.get(names.PER_CLASS),
             confusion=stored.get(names.CONFUSION),
+            part_sums=_mapping(stored, names.PART_SUMS) or None,
             curve=stored.get(names.CURVE),
             rungs=stored.get(names.RUNGS),
             test=stored.get(names.TEST),
@@ -132,6 +134,7 @@ class Trial:
             draw=NO_DRAW,
             per_class=None,
             confusion=None,
+            part_sums=None,
             curve=None,
             rungs=None,
             test=None,

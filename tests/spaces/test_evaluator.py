@@ -4,7 +4,7 @@ import json
 import random
 
 from sharetune.results.page.class_scores import confusion_of
-from sharetune.spaces.evaluator import Scores, stored_confusion
+from sharetune.spaces.evaluator import Scores, part_sums, stored_confusion
 
 
 def test_a_small_confusion_matrix_is_stored_whole():
@@ -30,3 +30,15 @@ def test_a_thousand_labels_take_kilobytes():
         matrix[draw.randrange(1000)][draw.randrange(1000)] += 1
     assert len(json.dumps(matrix)) > 3_000_000
     assert len(json.dumps(stored_confusion(matrix))) < 35_000
+
+
+def test_examples_are_summed_over_at_most_100_parts():
+    assert part_sums(nats=[1.0, 2.0, 4.0], words=[1, 1, 2]) == {
+        "nats": [1.0, 2.0, 4.0],
+        "words": [1, 1, 2],
+    }
+    many = part_sums(nats=[1.0] * 250, words=range(250))
+    assert {len(column) for column in many.values()} == {100}
+    assert many["nats"][:4] == [2, 3, 2, 3] and sum(many["words"]) == 31125
+    assert part_sums(nats=[1.0], words=[1]) is None
+    assert "part_sums" not in Scores({"perplexity": 2.0}).written()

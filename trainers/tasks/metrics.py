@@ -56,10 +56,13 @@ def span_f1(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]])
     return 2 * right / (found + true) if found + true else 0.0
 
 
-def ranking_metrics(ranks: Tensor, k: int = 10) -> tuple[float, float]:
-    """Return hit rate and NDCG at `k`, given the rank (1 is first) of each user's right item."""
+def ranking_gains(ranks: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
+    """Return each user's hit (0 or 1) and discounted gain (0..1) at `k`.
+
+    `ranks` are those of the users' right items, 1 is first. The means are hit rate and NDCG.
+    """
     hits = (ranks <= k).double()
-    return float(hits.mean()), float((hits / (ranks.double() + 1).log2()).mean())
+    return hits, hits / (ranks.double() + 1).log2()
 
 
 def by_class(

@@ -1,10 +1,17 @@
-"""Run a model over a split: its logits, and its mean loss."""
+"""Run a model over a split: its logits, and its loss."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
+
+from sharetune.trainers.data.blocks import UNCOUNTED
+
+SAME_LOSS = 1e-2
+"""Relative difference of two losses that rounding makes, of 16 bits at the most."""
 
 LOGITS = 2**26
 """Most logits over a vocabulary that are computed at once: 256 MiB in float32, and a loss takes
@@ -39,10 +46,23 @@ def predict_rows(
         return [row for batch in batches for row in model(**batch).logits.float().cpu()]
 
 
-def mean_loss(
+@dataclass(frozen=True)
+class Losses:
+    """A model's own loss over a split, in nats: the mean over labels that count, and by row.
+
+    `nats` are the sums of each row's, `counts` how many of its labels count. `nats` is None where
+    the model's own loss is not the cross-entropy of its logits, so that nothing is known by row.
+    """
+
+    mean: float
+    nats: list[float] | None
+    counts: list[int]
+
+
+def losses(
     model: PreTrainedModel, *, data: object, collate: object, batch_size: int = 32
-) -> float:
-    """Return the model's own loss over `data` in nats, the mean over labels other than -100.
+) -> Losses:
+    """Return the model's own loss over `data` in nats, over labels other than -100.
 
     The model is left in eval mode. A causal model's first label does not count, since nothing is
     predicted before it.
@@ -50,16 +70,29 @@ def mean_loss(
     loader = torch.utils.data.DataLoader(data, batch_size=batch_size, collate_fn=collate)
     device = next(model.parameters()).device
     model.eval()
-    total = count = 0.0
+    total, nats, counts, by_row = 0.0, [], [], True
     with torch.no_grad():
         for batch in (part for whole in loader for part in in_parts(whole, model)):
             labels = batch["labels"] if model.config.is_encoder_decoder else batch["labels"][:, 1:]
-            counted = int((labels != -100).sum())
-            if counted == 0:
+            counted = (labels != UNCOUNTED).sum(-1).tolist()
+            counts += counted
+            if sum(counted) == 0:
+                nats += [0.0] * len(counted)
                 continue
-            loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
-            total, count = total + float(loss) * counted, count + counted
-    return total / count
+            output = model(**{key: value.to(device) for key, value in batch.items()})
+            rows = _row_nats(output.logits, labels.to(device))
+            own = float(output.loss) * sum(counted)
+            by_row = by_row and abs(sum(rows) - own) <= SAME_LOSS * abs(own)
+            total, nats = total + own, nats + rows
+    return Losses(total / sum(counts), nats if by_row else None, counts)
+
+
+def _row_nats(logits: Tensor, labels: Tensor) -> list[float]:
+    """Return the sum of each row's cross-entropy, a row at a time, which needs least memory."""
+    return [
+        float(cross_entropy(row[: len(wanted)].float(), wanted, reduction="sum"))
+        for row, wanted in zip(logits, labels, strict=True)
+    ]
 
 
 def in_parts(batch: dict[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:

@@ -5,6 +5,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from statistics import mean
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from sharetune.spaces.errors import DataError
-from sharetune.spaces.evaluator import Scores
+from sharetune.spaces.evaluator import Scores, part_sums
 from sharetune.trainers.data.cells import as_text, is_null, written_value
 from sharetune.trainers.data.reader_fit import with_places
 from sharetune.trainers.data.tables import column, filled
@@ -117,13 +118,16 @@ class QuestionAnswering(Task):
         return found
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
-        exact = partly = 0.0
+        exact, partly = [], []
         for (starts, ends), written in zip(predictions, labels, strict=True):
             row = json.loads(written)
             answer = best_answer(starts, ends, row["offsets"], row["context"])
-            exact += max(float(normal(answer) == normal(text)) for text in row["texts"])
-            partly += max(words_f1(answer, text) for text in row["texts"])
-        return Scores({"answer_f1": partly / len(labels), "exact_match": exact / len(labels)})
+            exact.append(max(float(normal(answer) == normal(text)) for text in row["texts"]))
+            partly.append(max(words_f1(answer, text) for text in row["texts"]))
+        return Scores(
+            {"answer_f1": mean(partly), "exact_match": mean(exact)},
+            part_sums=part_sums(matches=exact, word_f1=partly, answers=[1] * len(labels)),
+        )
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         context = filled(

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sharetune.spaces.errors import DataError
-from sharetune.spaces.evaluator import Scores
+from sharetune.spaces.evaluator import Scores, part_sums
 from sharetune.trainers.data.tables import column, named_values, read_table, times
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
-from sharetune.trainers.tasks.metrics import ranking_metrics
+from sharetune.trainers.tasks.metrics import ranking_gains
 
 USER_COLUMNS = ("user", "user_id", "userId", "session", "session_id")
 """Names by which the column of users is found, the first that the table has."""
@@ -151,8 +151,11 @@ class NextItem(Task):
         return torch.cat(found)
 
     def score(self, predictions: Tensor, labels: Sequence[Any], facts: DataFacts) -> Scores:
-        hit, ndcg = ranking_metrics(ranks(predictions, labels))
-        return Scores({"ndcg_10": ndcg, "hit_rate_10": hit})
+        hits, gains = ranking_gains(ranks(predictions, labels))
+        return Scores(
+            {"ndcg_10": float(gains.mean()), "hit_rate_10": float(hits.mean())},
+            part_sums=part_sums(hits=hits.tolist(), gains=gains.tolist(), users=[1] * len(labels)),
+        )
 
     def _columns(self, frame: pd.DataFrame) -> pd.DataFrame:
         user = frame[column(frame, self.train, self.user, USER_COLUMNS, "user")]

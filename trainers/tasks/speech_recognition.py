@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from sharetune.spaces.errors import DataError
-from sharetune.spaces.evaluator import Scores
+from sharetune.spaces.evaluator import Scores, part_sums
 from sharetune.trainers.data.blocks import UNCOUNTED
 from sharetune.trainers.data.dummy_inputs import full_length
 from sharetune.trainers.data.new_models import new_tokenizer
@@ -201,11 +201,19 @@ class SpeechRecognition(Task):
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         jiwer = audio_library("jiwer")
         wanted, heard = list(labels), list(predictions)
+        by_word, by_letter = jiwer.process_words, jiwer.process_characters
+        words, letters = _errors(by_word, wanted, heard), _errors(by_letter, wanted, heard)
         return Scores(
             {
                 "word_error_rate": float(jiwer.wer(wanted, heard)),
                 "character_error_rate": float(jiwer.cer(wanted, heard)),
-            }
+            },
+            part_sums=part_sums(
+                word_errors=words[0],
+                words=words[1],
+                character_errors=letters[0],
+                characters=letters[1],
+            ),
         )
 
     def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
@@ -273,3 +281,12 @@ def _refuse_unknown(tokens: Sequence[Sequence[int]], tokenizer: Any, texts: pd.S
         f"most letters of the texts are unknown to the model's tokenizer, as in {texts.iloc[0]!r}",
         f"it writes {''.join(known[:60])}",
     )
+
+
+def _errors(
+    process: Callable[[str, str], Any], wanted: Sequence[str], heard: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Return the errors of each text, and its length, by one of jiwer's functions."""
+    found = [process(*pair) for pair in zip(wanted, heard, strict=True)]
+    errors = [one.substitutions + one.deletions + one.insertions for one in found]
+    return errors, [one.hits + one.substitutions + one.deletions for one in found]

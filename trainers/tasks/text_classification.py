@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from sharetune.spaces.augmentation import TEXTS, Augmentation
 from sharetune.spaces.errors import ConfigError, DataError
-from sharetune.spaces.evaluator import Scores
+from sharetune.spaces.evaluator import Scores, part_sums
 from sharetune.spaces.recipe import Recipe
 from sharetune.trainers.data.tables import column, filled, named_values, numbers
 from sharetune.trainers.data.text_augmentation import copies
@@ -125,7 +125,7 @@ class TextClassification(Task):
 
     def score(self, predictions: Tensor, labels: Sequence[Any], facts: DataFacts) -> Scores:
         if self.regression:
-            return Scores(regression_metrics(predictions[:, 0], labels))
+            return regression_scores(predictions[:, 0], labels)
         return classification_scores(predictions, labels, facts.labels)
 
     def _columns(self, frame: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -186,27 +186,32 @@ def classification_scores(logits: Tensor, labels: Sequence[int], names: Sequence
     """Return metrics, report by class and confusion matrix of `logits` (examples, classes)."""
     truth, predicted = torch.tensor(labels), logits.argmax(-1)
     per_class, confusion = by_class(truth, predicted, names)
+    nats = functional.cross_entropy(logits, truth, reduction="none")
     return Scores(
         {
             "accuracy": float((predicted == truth).float().mean()),
             "macro_f1": mean(row["f1"] for row in per_class.values()),
             "matthews": float(matthews_corrcoef(truth, predicted)),
-            "eval_loss": float(functional.cross_entropy(logits, truth)),
+            "eval_loss": float(nats.mean()),
             "calibration_error": calibration_error(logits, truth),
         },
         per_class,
         confusion,
+        part_sums(nats=nats.tolist(), predictions=[1] * len(truth)),
     )
 
 
-def regression_metrics(predicted: Tensor, truth: Sequence[float]) -> dict[str, float]:
+def regression_scores(predicted: Tensor, truth: Sequence[float]) -> Scores:
     """Return Spearman's rank correlation, -1..1, and the mean squared error.
 
     The correlation is 0 where all predictions are equal.
     """
     wanted = torch.tensor(truth, dtype=torch.float32)
     constant = bool((predicted == predicted[0]).all())
-    return {
+    squares = (predicted - wanted).square()
+    metrics = {
         "spearman": 0.0 if constant else float(spearmanr(predicted, wanted).statistic),
-        "mean_squared_error": float((predicted - wanted).square().mean()),
+        "mean_squared_error": float(squares.mean()),
     }
+    sums = part_sums(squares=squares.tolist(), predictions=[1] * len(wanted))
+    return Scores(metrics, part_sums=sums)

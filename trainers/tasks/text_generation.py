@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, default_data_collator
 
 from sharetune.spaces.errors import ConfigError, DataError, ModelError
-from sharetune.spaces.evaluator import Scores
+from sharetune.spaces.evaluator import Scores, part_sums
+from sharetune.spaces.objectives import MOST_NATS
 from sharetune.trainers.data.blocks import UNCOUNTED, Blocks, Text, documents
 from sharetune.trainers.data.chats import chat_of, written_chat
 from sharetune.trainers.data.streams import (
@@ -29,7 +30,7 @@ from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.models.dtypes import TRAINED
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task, WrittenSplits
 from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
-from sharetune.trainers.tasks.prediction import mean_loss
+from sharetune.trainers.tasks.prediction import losses
 
 TEXT_COLUMNS = ("text", "content", "article", "document", "sentence")
 """Names by which the column of texts is found, the first that the table has."""
@@ -222,16 +223,22 @@ class TextGeneration(Task):
         return default_data_collator
 
     def predict(self, model: PreTrainedModel, split: Split) -> Any:
-        return mean_loss(model, data=split.rows, collate=split.collate)
+        return losses(model, data=split.rows, collate=split.collate)
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
-        """Score a mean loss in nats a token; `labels` are ``[tokens, bytes]`` of each block."""
-        metrics = {"perplexity": exp(min(predictions, 700)), "eval_loss": predictions}
+        """Score :class:`Losses` in nats; `labels` are ``[tokens, bytes]`` of each block."""
+        loss = predictions.mean
+        metrics = {"perplexity": exp(min(loss, MOST_NATS)), "eval_loss": loss}
+        sums: dict[str, Sequence[float]] = {"predictions": predictions.counts}
         tokens, size = (sum(column) for column in zip(*labels, strict=True)) if labels else (0, 0)
         if size:
-            nats = predictions * tokens / size
-            metrics |= {"byte_perplexity": exp(min(nats, 700)), "bits_per_byte": nats / log(2)}
-        return Scores(metrics)
+            nats = loss * tokens / size
+            metrics["byte_perplexity"] = exp(min(nats, MOST_NATS))
+            metrics["bits_per_byte"] = nats / log(2)
+            sums["bytes"] = [block_bytes for _, block_bytes in labels]
+        if predictions.nats is None:
+            return Scores(metrics)
+        return Scores(metrics, part_sums=part_sums(nats=predictions.nats, **sums))
 
     def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         return logits[:, :-1][(batch["labels"][:, 1:] != UNCOUNTED).to(logits.device)]

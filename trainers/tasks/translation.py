@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
 
 from sharetune.spaces.errors import ConfigError, DataError
-from sharetune.spaces.evaluator import Scores
+from sharetune.spaces.evaluator import Scores, part_sums
 from sharetune.trainers.data.blocks import UNCOUNTED
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.generation import NEW_TOKENS, generated, write_on
-from sharetune.trainers.tasks.prediction import mean_loss
+from sharetune.trainers.tasks.prediction import losses
 
 SOURCE_COLUMNS = ("source", "src", "en")
 """Names by which the column of texts to translate is found, the first that the table has."""
@@ -102,19 +102,20 @@ class Translation(Task):
             model, split, max(map(len, labels)), **self._beginning(tokenizer, labels[0])
         )
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return texts, mean_loss(model, data=split.rows, collate=split.collate)
+        return texts, losses(model, data=split.rows, collate=split.collate)
 
     def score(self, predictions: Any, labels: Sequence[Any], facts: DataFacts) -> Scores:
         import sacrebleu
 
         texts, loss = predictions
-        return Scores(
-            {
-                "bleu": sacrebleu.corpus_bleu(texts, [list(labels)]).score,
-                "chrf": sacrebleu.corpus_chrf(texts, [list(labels)]).score,
-                "eval_loss": loss,
-            }
-        )
+        metrics = {
+            "bleu": sacrebleu.corpus_bleu(texts, [list(labels)]).score,
+            "chrf": sacrebleu.corpus_chrf(texts, [list(labels)]).score,
+            "eval_loss": loss.mean,
+        }
+        if loss.nats is None:
+            return Scores(metrics)
+        return Scores(metrics, part_sums=part_sums(nats=loss.nats, predictions=loss.counts))
 
     def counted(self, model: PreTrainedModel, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         return logits[(batch["labels"] != UNCOUNTED).to(logits.device)]

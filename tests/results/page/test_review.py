@@ -6,9 +6,10 @@ import pytest
 from sharetune.results.judging.caveats import caveats, last_growth
 from sharetune.results.judging.choices import choices, knee
 from sharetune.results.judging.cost import hours_text, seconds_of_compute
+from sharetune.results.judging.examples import wilson_interval
 from sharetune.results.judging.rows import rows_of
 from sharetune.results.judging.searched import importances, layer_ranges, searched
-from sharetune.results.judging.seeds import spreads, wilson_interval
+from sharetune.results.judging.seeds import spreads
 from sharetune.results.judging.summary import summarise
 from sharetune.results.page.candidate_pages import draw_cards
 from sharetune.results.page.review import kind_of, review

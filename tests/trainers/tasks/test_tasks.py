@@ -19,6 +19,7 @@ from transformers import (
 
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.trainers import load_shared
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import TASKS, DataFacts, read_task
@@ -168,6 +169,15 @@ def prepared(folder, name, family, length=24, **keys):
     )
 
 
+def assert_made_of_sums(scores):
+    """The metrics that an interval is worked out for are what the sums over parts give."""
+    known = {name: OBJECTIVES[name].ratio for name in scores.metrics if OBJECTIVES[name].ratio}
+    for name, ratio in known.items():
+        total, count = (sum(scores.part_sums[each]) for each in (ratio.total, ratio.count))
+        assert len(scores.part_sums[ratio.total]) == len(scores.part_sums[ratio.count]) > 1
+        assert ratio.value(total / count) == pytest.approx(scores.metrics[name], rel=1e-3, abs=1e-4)
+
+
 def test_every_task_has_a_case():
     assert {getattr(case, "values", case)[0] for case in CASES} == set(TASKS) == set(DATA)
 
@@ -188,6 +198,8 @@ def test_a_task_from_a_configuration_to_its_metrics(tmp_path, name, family, keys
     found = evaluated(made, candidate, tmp_path)
     assert tuple(found.scores.metrics) == made.task.task.metrics
     assert all(isinstance(value, float) for value in found.scores.metrics.values())
+    if name != "tensors":  # whose loss is known by batch alone
+        assert_made_of_sums(found.scores)
     loaded = load_shared(saved(tmp_path))
     assert sum(p.numel() for p in loaded.parameters()) == exact["parameters"]
 

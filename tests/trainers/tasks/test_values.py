@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sharetune.trainers.tasks.base import DataFacts, read_task
-from sharetune.trainers.tasks.metrics import entities, ranking_metrics, span_f1
+from sharetune.trainers.tasks.metrics import entities, ranking_gains, span_f1
+from sharetune.trainers.tasks.prediction import Losses
 from sharetune.trainers.tasks.question_answering import best_answer, words_f1
 from sharetune.trainers.tasks.recommendation import ranks
 
@@ -20,7 +21,7 @@ def test_bleu_and_chrf():
     # corpus_bleu(...).score and corpus_chrf(...).score
     told = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
     wanted = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]
-    metrics = task("translation").score((told, 1.5), wanted, DataFacts()).metrics
+    metrics = task("translation").score((told, Losses(1.5, None, [9])), wanted, DataFacts()).metrics
     assert metrics == {
         "bleu": pytest.approx(45.0675, abs=1e-4),
         "chrf": pytest.approx(50.0431, abs=1e-4),
@@ -42,15 +43,21 @@ def test_accuracy_macro_f1_and_loss():
 
 def test_perplexity():
     # a model that finds 20 tokens equally likely has ln 20 nats a token
-    metrics = task("text-generation").score(2.995732, [], DataFacts()).metrics
+    metrics = task("text-generation").score(Losses(2.995732, None, [9]), [], DataFacts()).metrics
     assert metrics == {"perplexity": pytest.approx(20.0, abs=1e-4), "eval_loss": 2.995732}
 
 
 def test_perplexity_by_byte():
     # blocks of 3 and 5 tokens predicted that stand for 12 and 20 bytes: each token for 4 of them,
     # so ln 16 nats a token are ln 2 a byte
-    metrics = task("text-generation").score(2.772589, [[3, 12], [5, 20]], DataFacts()).metrics
-    assert metrics == {
+    losses = Losses(2.772589, [8.0, 14.180712], [3, 5])
+    found = task("text-generation").score(losses, [[3, 12], [5, 20]], DataFacts())
+    assert found.part_sums == {
+        "nats": [8.0, 14.1807],
+        "predictions": [3, 5],
+        "bytes": [12, 20],
+    }
+    assert found.metrics == {
         "perplexity": pytest.approx(16.0, abs=1e-4),
         "byte_perplexity": pytest.approx(2.0, abs=1e-6),
         "bits_per_byte": pytest.approx(1.0, abs=1e-6),
@@ -193,7 +200,8 @@ def test_word_and_character_error_rates():
 
 def test_hit_rate_and_ndcg_at_10():
     # ranks 1, 3 and 11: gains 1, 1 / log2(4) and none
-    assert ranking_metrics(torch.tensor([1, 3, 11])) == (pytest.approx(2 / 3), 0.5)
+    hits, gains = ranking_gains(torch.tensor([1, 3, 11]))
+    assert (hits.tolist(), gains.tolist()) == ([1, 1, 0], [1, 0.5, 0])
 
 
 def test_items_of_the_past_are_not_ranked():
