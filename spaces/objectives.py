@@ -181,6 +181,9 @@ for _objective in (
     Objective("cache_bytes", "keys and values of a full-length example", "minimize", "B"),
     Objective("latency_ms", "latency", "minimize", "ms", source="quiet"),
     Objective("peak_memory", "peak memory of a use", "minimize", "B", source="quiet"),
+    Objective("first_token_ms", "time to first token", "minimize", "ms", source="quiet"),
+    Objective("prefill_tokens_per_s", "prefill speed", "maximize", "tok/s", source="quiet"),
+    Objective("decode_tokens_per_s", "decode speed", "maximize", "tok/s", source="quiet"),
 ):
     OBJECTIVES.register(_objective.name)(_objective)
 

@@ -3,9 +3,10 @@
 import copy
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from sharetune.spaces.errors import ModelError
 from sharetune.spaces.latency import Compared, InRuntime, Latencies, LatencyRequest
 from sharetune.trainers.exports.base import Uses, export, needs_of
 from sharetune.trainers.measuring import latency
-from sharetune.trainers.measuring.quiet import quiet_numbers
+from sharetune.trainers.measuring.quiet import Usage, Writing, quiet_numbers
 from sharetune.trainers.models.sharing import is_shared, materialize_unchecked_
 from sharetune.trainers.tasks.base import PreparedTask
 
@@ -25,7 +26,7 @@ FORMS = ("stored", "materialised")
 """Layouts of a shared model in memory: each bank once, or every layer with its own matrices."""
 
 FEWEST_ROUNDS = 3
-"""Fewest rounds that time a batch, which gets a third of the rounds of one example."""
+"""Fewest rounds that time a batch or writing, which get a third of the rounds of one example."""
 
 BATCH_WARMUP = 2
 """Rounds of a batch that are not counted: its shapes are new to caches and kernels."""
@@ -67,8 +68,35 @@ def _quiet_numbers(
 ) -> dict[str, float]:
     """Further quiet objectives of the stored model, used on one example."""
     sample = task.task.sample(stored, 1, request.max_length)
-    (use,) = latency.uses({"stored": stored}, sample, task.task.use).values()
-    return quiet_numbers(stored, use)
+    inputs = {name: tensor.to(stored.device) for name, tensor in sample.items()}
+    run = partial(task.task.use, stored.eval(), inputs)
+    return quiet_numbers(stored, Usage(run, _writing(task, stored, inputs, request)))
+
+
+def _writing(
+    task: PreparedTask, stored: PreTrainedModel, inputs: dict[str, Tensor], request: LatencyRequest
+) -> Writing | None:
+    """Return how the stored model writes, to be timed; None for a task that writes nothing."""
+    tokens = task.task.written(stored)
+    if tokens < 2:
+        return None
+    first = partial(task.task.write, stored, inputs, 1)
+    whole = partial(task.task.write, stored, inputs, tokens)
+    try:
+        read = _tokens_read(stored, inputs, first)
+    except ModelError:  # a task that only says how it is used
+        return None
+    return Writing(whole, first, tokens, read, _few(request), stored.device.type == "cuda")
+
+
+def _tokens_read(
+    model: PreTrainedModel, inputs: dict[str, Tensor], first: Callable[[], Tensor]
+) -> int | None:
+    """Return how many tokens a model reads before it writes; None where it reads sound."""
+    if model.config.is_encoder_decoder:
+        return inputs["input_ids"].shape[-1] if model.main_input_name == "input_ids" else None
+    with torch.inference_mode():
+        return first().shape[-1] - 1
 
 
 def device_name() -> str:
@@ -79,9 +107,13 @@ def device_name() -> str:
 def _throughput(task: PreparedTask, models: Models, request: LatencyRequest) -> Compared | None:
     if request.throughput is None:
         return None
-    rounds = max(FEWEST_ROUNDS, request.rounds // 3)
-    turns = {"rounds": rounds, "warmup": BATCH_WARMUP}
+    turns = {"rounds": _few(request), "warmup": BATCH_WARMUP}
     return _compared(task, models, request.throughput, request, **turns)
+
+
+def _few(request: LatencyRequest) -> int:
+    """Return the rounds of what is timed besides single examples."""
+    return max(FEWEST_ROUNDS, request.rounds // 3)
 
 
 def _compared(

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from sharetune.spaces.augmentation import Augmentation
-from sharetune.spaces.errors import ConfigError, DataError
+from sharetune.spaces.errors import ConfigError, DataError, ModelError
 from sharetune.spaces.evaluator import Scores, plain_fields
 from sharetune.spaces.paths import expanded
 from sharetune.spaces.recipe import Recipe
@@ -302,7 +302,16 @@ class Task(StrictModel, ABC):
 
     def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
         """Run the model once on `inputs` as the task uses it; this call is what latency times."""
-        return model(**inputs)
+        tokens = self.written(model)
+        return self.write(model, inputs, tokens) if tokens else model(**inputs)
+
+    def write(self, model: PreTrainedModel, inputs: dict[str, Tensor], tokens: int) -> Tensor:
+        """Generate exactly that many tokens from `inputs`, and return the decoder's ids.
+
+        A decoder without an encoder has those that it reads in front. Raises :class:`ModelError`
+        for a task that does not say how.
+        """
+        raise ModelError(f"the task {self.name} does not say how it writes", "give it `write`")
 
     def used(self, model: PreTrainedModel, max_length: int) -> str:
         """Describe in one phrase what :meth:`use` does with `model`."""

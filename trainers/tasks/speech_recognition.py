@@ -235,10 +235,8 @@ class SpeechRecognition(Task):
             full["decoder_input_ids"] = full["decoder_input_ids"][:, :NEW_TOKENS]
         return full
 
-    def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
-        if not model.config.is_encoder_decoder:
-            return model(**inputs)
-        return write_on(model, inputs[model.main_input_name], NEW_TOKENS)
+    def write(self, model: PreTrainedModel, inputs: dict[str, Tensor], tokens: int) -> Tensor:
+        return write_on(model, inputs[model.main_input_name], tokens)
 
     def written(self, model: PreTrainedModel) -> int:
         return NEW_TOKENS if model.config.is_encoder_decoder else 0

@@ -248,8 +248,8 @@ class TextGeneration(Task):
         counts = [(part["labels"][:, 1:] != UNCOUNTED).sum(1) for part in parts]
         return np.concatenate(counts)
 
-    def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
-        return write_on(model, inputs["input_ids"][:, NEW_TOKENS:], NEW_TOKENS)
+    def write(self, model: PreTrainedModel, inputs: dict[str, Tensor], tokens: int) -> Tensor:
+        return write_on(model, inputs["input_ids"][:, NEW_TOKENS:], tokens)
 
     def written(self, model: PreTrainedModel) -> int:
         return NEW_TOKENS

@@ -123,8 +123,8 @@ class Translation(Task):
     def predictions_of(self, rows: Any) -> Any:
         return [len(row) for row in rows["labels"]]
 
-    def use(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
-        return write_on(model, inputs["input_ids"], NEW_TOKENS)
+    def write(self, model: PreTrainedModel, inputs: dict[str, Tensor], tokens: int) -> Tensor:
+        return write_on(model, inputs["input_ids"], tokens)
 
     def written(self, model: PreTrainedModel) -> int:
         return NEW_TOKENS

@@ -205,15 +205,29 @@ def test_a_task_from_a_configuration_to_its_metrics(tmp_path, name, family, keys
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [slow("text-generation", "gpt2"), slow("translation", "t5")]
+    ("name", "family", "read"),
+    [
+        slow("text-generation", "gpt2", 8),
+        slow("translation", "t5", 24),
+        slow("automatic-speech-recognition", "whisper-second", None),
+    ],
 )
-def test_latency_of_writing(tmp_path, name, family):
-    made = prepared(tmp_path, name, family)
-    candidate = Candidate(recipe=RECIPE).bound(made.stacks)
-    evaluated(made, candidate, tmp_path)
-    found = latency(made, saved(tmp_path), max_length=24, rounds=2)
+def test_latency_of_writing(tmp_path, name, family, read):
+    length, keys = LENGTHS.get(name, 24), {"resample": True} if read is None else {}
+    made = prepared(tmp_path, name, family, length, **keys)
+    recipe = RECIPE.model_copy(update={"max_length": length})
+    evaluated(made, Candidate(recipe=recipe).bound(made.stacks), tmp_path)
+    found = latency(made, saved(tmp_path), max_length=length, rounds=9)
     assert found["use"].startswith("generation of 16 tokens with cache")
     assert found["written_tokens"] == 16
+    quiet, whole = found["quiet"], found["forms"]["stored"]["median_ms"]
+    assert 0 < quiet["first_token_ms"] < whole
+    rest = 15_000 / quiet["decode_tokens_per_s"]
+    assert quiet["first_token_ms"] + rest == pytest.approx(whole, rel=0.5)
+    if read is not None:
+        speed = 1000 * read / quiet["first_token_ms"]
+        assert quiet["prefill_tokens_per_s"] == pytest.approx(speed)
+    assert ("prefill_tokens_per_s" in quiet) == (read is not None)
 
 
 @pytest.mark.parametrize(
