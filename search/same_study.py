@@ -10,10 +10,17 @@ from typing import Any
 
 from sharetune.results.reading import attributes as record
 from sharetune.search.config import StudyConfig
+from sharetune.spaces.errors import RunError
 from sharetune.spaces.paths import relocated
+from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.texts import shortened, shown
+from sharetune.spaces.yaml_text import write_yaml
 
 MOST_NAMED = 4
 """Differences that an error names; it counts the others."""
+
+MOST_CHARACTERS = 80
+"""Characters of a section that an error shows."""
 
 PLACED = ("model", "task", "start_from")
 """Keys of a study that hold paths."""
@@ -32,12 +39,27 @@ def differences(
 ) -> list[str]:
     """List what differs under `keys` between a study file and the stored study of a run.
 
-    Each difference is its place in the file, with the values of both.
+    Each difference is its place in the file, with the values of both, short.
     """
     now, then = places(config, run), attributes.get(record.PLACES) or {}
     given = _without_places(config.model_dump(mode="json"), now)
     stored = _without_places(_as_read_now(attributes[record.CONFIG]), now | then)
     return [text for key in keys for text in _differences(key, stored.get(key), given[key])]
+
+
+def other_study(run: Path, changed: list[str]) -> RunError:
+    """Return the error of resuming a run with a study that differs in what is `changed`."""
+    return RunError(
+        f"the study is not the one that {run} was started with: {named(changed)}",
+        f"give the values of the run, which are in {RunFolder(run).study_file}, or start a new run "
+        "with --out",
+    )
+
+
+def other_keys(section: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """List what differs between the `given` keys of a section and those of a stored study."""
+    pairs = ((key, stored.get(key), value) for key, value in given.items())
+    return [text for key, *both in pairs for text in _differences(f"{section}.{key}", *both)]
 
 
 def named(found: list[str]) -> str:
@@ -70,5 +92,19 @@ def _differences(place: str, stored: Any, given: Any) -> Iterator[str]:
     elif isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
         for i, (one, other) in enumerate(zip(stored, given, strict=True)):
             yield from _differences(f"{place}.{i}", one, other)
+    elif any(isinstance(each, dict) for value in (stored, given) for each in _entries(value)):
+        yield f"{place} had {len(_entries(stored))} and has {len(_entries(given))} entries"
     else:
-        yield f"{place} was {stored!r} and is {given!r}"
+        yield f"{place} was {_short(stored)} and is {_short(given)}"
+
+
+def _entries(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _short(value: Any) -> str:
+    """Write a value as Python does; a section as YAML, without what is null in it, cut."""
+    if not isinstance(value, dict):
+        return shown(value)
+    said = {key: each for key, each in value.items() if each is not None}
+    return shortened(" ".join(write_yaml(said, flow=True).split()), MOST_CHARACTERS)

@@ -16,7 +16,7 @@ from sharetune.search.config import FIXED, StudyConfig
 from sharetune.search.estimate import expectation
 from sharetune.search.live import Live
 from sharetune.search.progress_bars import stderr_console
-from sharetune.search.same_study import PLACED, differences, named, places
+from sharetune.search.same_study import PLACED, differences, named, other_study, places
 from sharetune.search.score_first import Scored, score_first
 from sharetune.search.search import Search
 from sharetune.search.solved import plans_from_scores
@@ -177,11 +177,7 @@ def _check_same_study(config: StudyConfig, run: Path, attributes: Mapping[str, A
     if config.start_from is not None and kept is None:
         changed.append("start_from is new")
     if changed:
-        raise RunError(
-            f"the study file is not the one this run was started with: {named(changed)}",
-            "undo the change, write the value of the run into the file if it is a new default, or "
-            "start a new run with --out",
-        )
+        raise other_study(run, changed)
 
 
 def _note_places(config: StudyConfig, run: Path, writer: StudyWriter) -> None:

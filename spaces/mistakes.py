@@ -65,12 +65,13 @@ def _section(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
     """Return the model of the section that `path` leads to, as far as it can be followed."""
     for step in path:
         field = model.model_fields.get(str(step))
-        inner = _inner_model(field.annotation) if field else None
+        inner = inner_model(field.annotation) if field else None
         model = inner or model
     return model
 
 
-def _inner_model(annotation: object) -> type[BaseModel] | None:
+def inner_model(annotation: object) -> type[BaseModel] | None:
+    """Return the first model of settings that a field's type holds; None: it holds none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(filter(None, map(_inner_model, getattr(annotation, "__args__", ()))), None)
+    return next(filter(None, map(inner_model, getattr(annotation, "__args__", ()))), None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional, TextIO
 
 import typer
 
+from sharetune.search.commands.unknown_option import Commands
 from sharetune.spaces.errors import CONTINUE, ClusterLost, RunError, SharetuneError
 from sharetune.spaces.texts import printable
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sharetune.spaces.plan import SharingPlan
 
 app = typer.Typer(
+    cls=Commands,
     help="AutoML search over cross-layer parameter-sharing plans for Transformers.",
     no_args_is_help=True,
     add_completion=False,

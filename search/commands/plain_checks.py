@@ -41,11 +41,15 @@ class Unloaded:
         base = sys.modules.get(f"sharetune.{self.room.replace('/', '.')}.base")
         if base is not None:
             return list(getattr(base, self.variable))
-        files = sorted((HOME / self.room).glob("*.py"))
-        return sorted({name for file in files for name in self._registered(file)})
+        return sorted({*self._registered()})
 
-    def _registered(self, file: Path) -> Iterator[str]:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    def nodes(self) -> Iterator[ast.AST]:
+        """Yield everything that the package's files say, as Python parses it."""
+        for file in sorted((HOME / self.room).glob("*.py")):
+            yield from ast.walk(ast.parse(file.read_text("utf-8")))
+
+    def _registered(self) -> Iterator[str]:
+        for node in self.nodes():
             match node:
                 case ast.Call(
                     func=ast.Attribute(value=ast.Name(id=self.variable), attr="register"),

@@ -18,15 +18,18 @@ from typing import Any
 
 import transformers
 
+from sharetune.results.reading.study import read_study
 from sharetune.results.reading.trial import Trial
 from sharetune.search.commands.init import proposal_of
 from sharetune.search.config import Budget, StudyConfig, load_config, validate
 from sharetune.search.live import Live
 from sharetune.search.python.inputs import Data, Inputs, Model, write_inputs
 from sharetune.search.python.run import Run
+from sharetune.search.python.words import in_python, names_of_files
 from sharetune.search.run import run as run_study
+from sharetune.search.same_study import other_keys, other_study
 from sharetune.search.starting import check_folder, left_without_study, missing_folders
-from sharetune.spaces.errors import ConfigError, RunError
+from sharetune.spaces.errors import ConfigError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Direction
 from sharetune.spaces.run_folder import RunFolder
 from sharetune.spaces.settings import one_door
@@ -107,8 +110,12 @@ def search(
     folder = _run_folder(out, resume, settings.get("name"))
     asked = Asked(task, space, objectives, budget, settings)
     print(f"run folder: {folder.path}", file=sys.stderr)
+    files: dict[str, str] = {}
     try:
         check_folder(folder, resume=resume)
+        files = names_of_files(data, folder)
+        if resume:
+            _refuse_other_task(task, folder)
         new = missing_folders(folder)
         with left_without_study(folder, new, partial(rmtree, folder.inputs, ignore_errors=True)):
             inputs = write_inputs(model, data, tokenizer, folder, resume)
@@ -116,13 +123,20 @@ def search(
             live = Live(metric, collate, tuple(callbacks))
             found = run_study(config, out=folder.path, resume=resume, address=address, live=live)
         return Run(found)
-    except RunError as error:
-        raise _in_python(error) from error
+    except SharetuneError as error:
+        raise in_python(error, files) from error
     except KeyboardInterrupt:
         if folder.path.exists():
             going_on = f'search(..., out="{folder.path}", resume=True)'
             print(f"stopped; what is finished is kept; {going_on} continues", file=sys.stderr)
         raise
+
+
+def _refuse_other_task(task: str | Mapping[str, Any] | None, run: RunFolder) -> None:
+    """Raise :class:`RunError` if a resumed run has another task: its data would not fit either."""
+    given = {"name": task} if isinstance(task, str) else dict(task or {})
+    if changed := other_keys("task", read_study(run.path).config.get("task") or {}, given):
+        raise other_study(run.path, changed)
 
 
 def _search_file(
@@ -154,12 +168,6 @@ def _run_folder(out: Path | str | None, resume: bool, name: object) -> RunFolder
     first = Path("runs") / str(name or "search")
     further = (first.with_name(f"{first.name}-{number}") for number in range(2, 100_000))
     return RunFolder(next(path for path in (first, *further) if not path.exists()))
-
-
-def _in_python(error: RunError) -> RunError:
-    """Return the error with arguments of a function in place of options of the command line."""
-    hint = error.hint.replace("--resume", "resume=True").replace("--out", "out=")
-    return RunError(error.message, hint)
 
 
 def _study(

@@ -10,7 +10,7 @@ from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import read_study
 from sharetune.search.config import load_config
 from sharetune.search.run import run
-from sharetune.search.same_study import differences, named, places
+from sharetune.search.same_study import differences, named, other_keys, places
 from sharetune.search.starting import FIXED
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.paths import relocated
@@ -98,6 +98,21 @@ def test_a_key_that_this_version_does_not_know_is_named(tmp_path):
     attributes = stored(config)
     attributes[record.CONFIG]["space"]["gone"] = 1
     assert found(config, attributes, tmp_path) == ["space.gone was 1 and is None"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "difference"),
+    [
+        ([{"layers": "all"}], [], "plan had 1 and has 0 entries"),
+        (["a"], ["a", "b"], "plan was ['a'] and is ['a', 'b']"),
+        (None, {"low": 1, "step": None}, "plan was None and is {low: 1}"),
+        (1, {"choices": list(range(99))}, None),
+    ],
+)
+def test_differences_are_short(before, now, difference):
+    (found,) = other_keys("space", {"plan": before}, {"plan": now})
+    assert len(found) < 150
+    assert difference is None or found == f"space.{difference}"
 
 
 def test_few_differences_are_named_and_the_others_counted():

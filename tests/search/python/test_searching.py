@@ -140,6 +140,27 @@ def test_a_run_is_resumed_with_the_same_objects_only(searched, frames, model):
     with pytest.raises(RunError, match="the model or the data are not those") as caught:
         sharetune.search(model, frames | {"test": frames["test"].head(9)}, **asked)
     assert caught.value.hint == "give the same ones, or start a new run with out="
+    others = {
+        "space.plan had 1 and has 2 entries; space.recipe.steps was 2 and is 3": {
+            "space": {
+                "plan": [{"layers": "0..1"}, {"layers": "2..3"}],
+                "recipe": {"steps": 3, "max_length": 8},
+            }
+        },
+        "anchors was ['unshared'] and is ['unshared', 'tied']": {"anchors": ["unshared", "tied"]},
+        "task.name was 'text-classification' and is 'token-classification'": {
+            "task": "token-classification"
+        },
+    }
+    for message, change in others.items():
+        with pytest.raises(RunError) as caught:
+            sharetune.search(model, frames, **(asked | change))
+        started = f"the study is not the one that {run.path} was started with: "
+        assert caught.value.message == started + message
+        assert caught.value.hint == (
+            f"give the values of the run, which are in {run.path}/study.yaml, or start a new run "
+            "with out="
+        )
     with pytest.raises(RunError, match="exists already") as caught:
         sharetune.search(model, frames, **(asked | {"resume": False}))
     assert caught.value.hint.startswith("continue it with resume=True")
@@ -221,6 +242,12 @@ def test_a_trained_head_keeps_its_labels(frames, tmp_path):
         ({"data": {"training": 1}}, DataError, "data need a split train"),
         ({"data": 3}, DataError, "a split is a frame"),
         ({"model": torch.nn.Linear(2, 2)}, ModelError, "but got Linear"),
+        ({"model": "./nothing"}, ModelError, "no such folder: ./nothing"),
+        (
+            {"task": {"name": "text-classification", "text": "body"}},
+            DataError,
+            "^the train frame has no text column: looked for 'body', and the table has 'text', 'l",
+        ),
         ({"data": None}, ConfigError, "search needs a model and data, or a study file"),
     ],
 )
