@@ -5,6 +5,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sharetune.search import run as running
+from sharetune.search.commands import plain_checks
 from sharetune.search.commands.cli import app
 from sharetune.search.config import load_config
 from sharetune.spaces.errors import ConfigError
@@ -123,6 +124,7 @@ AS_TEXT = {
 @pytest.fixture
 def refused(tmp_path, monkeypatch):
     """A function that gives the command a study file, and returns what it says."""
+    monkeypatch.setattr(plain_checks, "refuse_wrong_names", lambda _: None)
     monkeypatch.setattr(running, "real_evaluator", lambda *_: FakeEvaluator())
     monkeypatch.chdir(tmp_path)
 
@@ -159,6 +161,7 @@ def test_so_is_what_yaml_would_lose_or_read_as_no_number(refused, what):
 @pytest.mark.parametrize("command", ["search", "score"])
 def test_so_is_the_address_of_a_cluster_for_one_process(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plain_checks, "refuse_wrong_names", lambda _: None)
     (tmp_path / "study.yaml").write_text(written({}), "utf-8")
     line = [command, "study.yaml", "--out", "runs/new", "--address", "127.0.0.1:6379"]
     found = CliRunner().invoke(app, line)
