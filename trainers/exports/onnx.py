@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sharetune.trainers.exports.base import (
@@ -21,7 +21,6 @@ from sharetune.trainers.exports.base import (
     Needs,
     Uses,
     Written,
-    answering,
     of_texts,
 )
 from sharetune.trainers.exports.onnx_cache import (
@@ -41,7 +40,7 @@ from sharetune.trainers.exports.onnx_encoder_decoder import (
     write_encoder_decoder,
 )
 from sharetune.trainers.exports.onnx_session import load_lines, open_session
-from sharetune.trainers.exports.onnx_tracing import Graph, free_axes, traced
+from sharetune.trainers.exports.onnx_tracing import Graph, Logits, free_axes, traced
 from sharetune.trainers.measuring.sizes import parameters
 from sharetune.trainers.models.sample_inputs import Inputs, samples
 
@@ -54,19 +53,6 @@ where they are, and a protobuf message ends at 2 GiB."""
 
 PASS_TOLERANCE, STEPS_TOLERANCE = 1e-4, 1e-3
 """Largest difference of logits, without tokens to compare, and with 64 that must be the same."""
-
-
-class Logits(nn.Module):
-    """A model as a function of unnamed tensors, without a KV cache."""
-
-    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        """Return the logits for the tensors of `names`."""
-        return answering(self.model)(dict(zip(self.names, tensors, strict=True)))
 
 
 @EXPORTS.register("onnx")

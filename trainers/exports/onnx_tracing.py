@@ -15,12 +15,26 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
+from sharetune.trainers.exports.base import answering
 from sharetune.trainers.exports.onnx_graph import store_once
 from sharetune.trainers.models.modules import products_apart
 from sharetune.trainers.models.sample_inputs import Inputs
 
 AXIS_NAMES = {"decoder_input_ids": "decoder_sequence"}
 """Names for the dynamic text length of inputs that may differ in it from the others."""
+
+
+class Logits(nn.Module):
+    """A model as a function of unnamed tensors, without a KV cache."""
+
+    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Return the logits for the tensors of `names`."""
+        return answering(self.model)(dict(zip(self.names, tensors, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -39,12 +53,8 @@ def traced(model: PreTrainedModel, graph: Graph) -> Any:
 
     Raises :class:`ModelError` if it cannot be traced.
     """
-    plain = copy.deepcopy(model).eval()
-    plain.config.use_cache = False
-    # gives fewer nodes than fused attention, and is the only one with which T5 can be traced
-    plain.set_attn_implementation("eager")
     names = list(graph.inputs)
-    with products_apart(plain), _embeddings_read_as_they_are(plain), _without_warnings():
+    with plain_copy(model) as plain, _embeddings_read_as_they_are(plain), _without_warnings():
         try:
             program = torch.onnx.export(
                 graph.kind(plain, names).eval(),
@@ -57,11 +67,22 @@ def traced(model: PreTrainedModel, graph: Graph) -> Any:
             )
         except torch.onnx.OnnxExporterError as error:
             raise ModelError(
-                f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}",
+                f"{type(model).__name__} cannot be written as ONNX: {reason_of(error)}",
                 "export as dense, and convert that with optimum",
             ) from error
     store_once(program.model)
     return program
+
+
+@contextmanager
+def plain_copy(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Yield a copy of a model that can be traced: one pass without a cache, in plain products."""
+    plain = copy.deepcopy(model).eval()
+    plain.config.use_cache = False
+    # gives fewer nodes than fused attention, and is the only one with which T5 can be traced
+    plain.set_attn_implementation("eager")
+    with products_apart(plain):
+        yield plain
 
 
 def free_axes(name: str, tensor: Tensor) -> dict[int, str]:
@@ -109,7 +130,7 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the first line of the error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__

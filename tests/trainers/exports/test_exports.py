@@ -95,7 +95,7 @@ def test_the_formats():
     "name",
     [
         pytest.param(name, marks=[pytest.mark.slow] if name == "onnx" else [])
-        for name in sorted(set(EXPORTS) - {"albert", "openvino"})
+        for name in sorted(set(EXPORTS) - {"albert", "openvino", "executorch"})
         if not name.startswith("gguf")  # for decoders only
     ],
 )
@@ -297,6 +297,18 @@ def test_openvino(tmp_path, family):
     assert exported.difference <= 1e-5
     # constants once, besides some of the graph's own; the tables of rotary positions are no weights
     assert exported.weights <= 1.05 * 4 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "llama", "vit"])
+def test_executorch(tmp_path, family):
+    pytest.importorskip("executorch")
+    exported = export(share_params(tiny(family), 1, 2, 1), tmp_path / "out", "executorch")
+    apart = export(share_params(tiny(family), 1, 2, 0), tmp_path / "apart", "executorch")
+    assert exported.difference <= 1e-5
+    assert "one example at a time" in exported.note
+    saved = apart.weights - exported.weights
+    assert saved == pytest.approx(apart.planned - exported.planned, rel=0.05)
 
 
 def test_openvino_without_its_package(tmp_path, monkeypatch):
