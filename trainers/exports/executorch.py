@@ -25,7 +25,7 @@ FILE_NAME = "model.pte"
 """The name of the file in the export's folder."""
 
 MOST_TOKENS = 512
-"""Tokens of the longest text that a file takes, if the model reads so many."""
+"""Tokens of the longest text that a file takes, if the model does not read fewer."""
 
 TOLERANCE = 1e-4
 """Largest difference of logits: products are summed in another order."""
