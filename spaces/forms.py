@@ -43,6 +43,9 @@ class Form(Named):
     whole: ClassVar[bool] = False
     """Whether layers keep nothing private of what they share."""
 
+    adapts: ClassVar[bool] = False
+    """Whether each reader stores low-rank matrices of its own, which can be trained alone."""
+
     def roles(self) -> tuple[str, ...] | None:
         """Return the only roles it can share, always together; None for any choice of roles.
 
@@ -216,6 +219,7 @@ class LowRank(Form):
     """every layer adds a low-rank matrix of its own to the bank (RRT, arXiv 2410.20672)"""
 
     name: ClassVar[str] = "lowrank"
+    adapts: ClassVar[bool] = True
     group_rules: ClassVar[frozenset[str]] = frozenset({"init"})
     calibrated: ClassVar[bool] = True
     rank: int = Field(

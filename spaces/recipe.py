@@ -32,7 +32,7 @@ PLAIN = (
 
 YOUNG = (
     *("precision", "optimizer", "scheduler", "max_grad_norm", "tokens"),
-    *("gradient_checkpointing", "micro_batch", "trains"),
+    *("gradient_checkpointing", "micro_batch", "trains", "adapter_rank"),
 )
 """Keys of a recipe that older run folders do not have."""
 
@@ -180,10 +180,15 @@ class Recipe(StrictModel):
         description="Keep only the layers' inputs for the backward pass and compute the rest "
         "again: less memory, more time, equal gradients.",
     )
-    trains: Literal["all", "shared"] = Field(
+    trains: Literal["all", "shared", "adapters"] = Field(
         "all",
         description="The weights that are trained: all, or those alone that the plan has made or "
-        "changed, and a head that is new. Without such weights nothing is trained.",
+        "changed, or low-rank adapters; and a head that is new. Without such weights nothing is "
+        "trained. Adapters are those of a layer's own matrices, merged into them at the end, and "
+        "the low-rank matrices that each reader of the form `lowrank` has (package peft).",
+    )
+    adapter_rank: int = Field(
+        8, ge=1, description="Rank of the adapters that are merged, with `trains: adapters`."
     )
     optimizer: Literal["adamw", "adafactor", "adamw-8bit"] = Field(
         "adamw",
@@ -238,6 +243,16 @@ class Recipe(StrictModel):
                 "weights that start from local distillation are hard from the start, but got "
                 f"soften={self.soften}",
                 "leave out start, or soften",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_without_softening(self) -> "Recipe":
+        if self.trains == "adapters" and self.soften is not None:
+            raise ConfigError(
+                "adapters are of weights that are hard from the start, but got "
+                f"soften={self.soften}",
+                "leave out soften, or write trains: shared",
             )
         return self
 
@@ -299,6 +314,8 @@ class Candidate(StrictModel):
         inert: dict[str, Any] = {} if recipe.kept_top else {"kept_top_lr_scale": 1.0}
         if isinstance(recipe.micro_batch, int) and recipe.micro_batch >= recipe.batch_size:
             inert["micro_batch"] = None
+        if recipe.trains != "adapters":
+            inert["adapter_rank"] = Recipe.model_fields["adapter_rank"].default
         plan = self.plan.keeping_top(recipe.kept_top, stacks)
         shares = any(group.form.shares for group in plan.groups)
         if not shares:
@@ -319,11 +336,28 @@ class Candidate(StrictModel):
         )
 
     @property
+    def unadapted(self) -> str | None:
+        """Name what of the candidate cannot be trained by adapters alone; None if nothing.
+
+        A change of one reader has a place only in what is that reader's own, and a quantised or
+        pruned matrix is trained on whole.
+        """
+        if self.recipe.trains != "adapters":
+            return None
+        forms = (group.form for group in self.plan.groups)
+        form = next((form for form in forms if form.shares and not form.adapts), None)
+        if form is not None:
+            return f"the form {form.name}"
+        return "compression.recover" if self.compression.recover else None
+
+    @property
     def unsharded(self) -> str | None:
         """Name what of the training cannot be divided among workers; None if nothing.
 
         Optimisers but AdamW combine rows and columns of a matrix, or store it in blocks.
         """
+        if self.recipe.trains == "adapters":
+            return "recipe.trains: adapters"
         if self.recipe.optimizer != "adamw":
             return f"recipe.optimizer: {self.recipe.optimizer}"
         if self.recipe.soften == "replace":

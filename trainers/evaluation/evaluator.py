@@ -23,7 +23,7 @@ from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.digest import digest
 from sharetune.spaces.distillation import Distillation
-from sharetune.spaces.errors import CandidateFault
+from sharetune.spaces.errors import CandidateFault, ConfigError
 from sharetune.spaces.evaluator import (
     AS_TRAINED,
     PREDICTIONS,
@@ -77,6 +77,7 @@ from sharetune.trainers.scoring.scorer import Scorer
 from sharetune.trainers.tasks.base import PreparedTask, Split, Task
 from sharetune.trainers.tasks.harness import Harness
 from sharetune.trainers.tasks.own_metric import OwnMetric
+from sharetune.trainers.training.adapters import trained_alone
 from sharetune.trainers.training.arguments import refuse_untrainable, used_precision
 from sharetune.trainers.training.data_parallel import Team, joined, least
 from sharetune.trainers.training.distillation import Lesson, check_teacher
@@ -85,7 +86,7 @@ from sharetune.trainers.training.micro_batches import equal_part
 from sharetune.trainers.training.resuming import Checkpoints
 from sharetune.trainers.training.rungs import Rungs
 from sharetune.trainers.training.teachers import Teachers, check_tokens
-from sharetune.trainers.training.touched import known, untouched
+from sharetune.trainers.training.touched import known
 from sharetune.trainers.training.tracking import Tracked, check_trackers, tracking
 from sharetune.trainers.training.trainer import (
     TrainingInputs,
@@ -201,6 +202,7 @@ class CandidateEvaluator:
         check_trackers(self.trackers)
         for candidate in candidates:
             self.task.task.check(candidate.recipe)
+            _refuse_unadapted(candidate)
             refuse_untrainable(candidate.recipe, self.task.skeleton)
             if candidate.recipe.tokens is not None:
                 self._steps(candidate.recipe)
@@ -379,24 +381,23 @@ class CandidateEvaluator:
             checkpoints=training.checkpoints,
             sharded=training.resources.shard,
         )
-        if inputs.sharded and candidate.unsharded:
-            raise CandidateFault(f"a training with {candidate.unsharded} cannot be sharded")
+        training.check()
         start = time.perf_counter()
         set_seed(recipe.seed)
         model = self.task.load()
         activations = self._activations(candidate)
         before = known(model) if recipe.trains == "shared" else None
         share_(model, candidate.plan, activations, schedule=recipe.soften)
-        if before is not None:
-            inputs = replace(inputs, frozen=untouched(model, before))
         if recipe.start is not None:
             start_locally_(model, self.task, activations, recipe.start, recipe.max_length)
         del activations  # a mapped file that would stay in memory
         steps = inputs.total_steps
         with joined(training.team):
-            at_once = training.at_once(micro_batch(model, recipe, inputs))
-            inputs = replace(inputs, micro_batch=least(at_once))
-            curve = train(model, recipe, inputs)
+            with trained_alone(model, recipe, before) as left:
+                inputs = replace(inputs, frozen=left)
+                at_once = training.at_once(micro_batch(model, recipe, inputs))
+                inputs = replace(inputs, micro_batch=least(at_once))
+                curve = train(model, recipe, inputs)
             if candidate.compression != Compression():
                 batches = self._calibration_batches(recipe.max_length, labelled=True)
                 further = round(candidate.compression.recover * steps)
@@ -488,6 +489,14 @@ class Training:
     callbacks: Sequence[TrainerCallback]
     checkpoints: Checkpoints | None
 
+    def check(self) -> None:
+        """Raise :class:`CandidateFault` for a candidate that cannot be trained in this way."""
+        candidate = self.job.candidate
+        if self.resources.shard and candidate.unsharded:
+            raise CandidateFault(f"a training with {candidate.unsharded} cannot be sharded")
+        if candidate.unadapted:
+            raise CandidateFault(f"adapters have no place with {candidate.unadapted}")
+
     @property
     def team(self) -> Team | None:
         """This process's place among those that train together."""
@@ -551,6 +560,15 @@ def _checkpoints(job: Job, resources: JobResources) -> Checkpoints | None:
         return None
     folder = job.folder.checkpoints / str(resources.accumulation)
     return Checkpoints(folder, resources.checkpoint_s)
+
+
+def _refuse_unadapted(candidate: Candidate) -> None:
+    if candidate.unadapted:
+        raise ConfigError(
+            f"trains: adapters has no place for those of a layer with {candidate.unadapted}",
+            "share in the form lowrank, whose readers have low-rank matrices of their own, and do "
+            "not set compression.recover; or write trains: shared",
+        )
 
 
 def _begin(resources: JobResources) -> None:

@@ -103,6 +103,11 @@ def refuse_untrainable(recipe: Recipe, skeleton: PreTrainedModel) -> None:
             "pip install 'sharetune[bitsandbytes]', or write optimizer: adafactor, whose state is "
             "smaller still",
         )
+    if recipe.trains == "adapters" and find_spec("peft") is None:
+        raise ConfigError(
+            "trains: adapters needs the package peft",
+            "pip install 'sharetune[peft]', or write trains: shared",
+        )
     if recipe.gradient_checkpointing and not skeleton.supports_gradient_checkpointing:
         raise ModelError(
             f"{type(skeleton).__name__} cannot recompute its layers",
