@@ -60,7 +60,7 @@ def test_the_shared_layers_and_the_head_are_trained_alone(evaluator, tmp_path):
 @pytest.mark.slow
 def test_a_model_of_which_nothing_is_trained_is_measured_as_it_is(evaluator, tmp_path, monkeypatch):
     """An unshared model whose head comes with its checkpoint."""
-    where = "sharetune.trainers.evaluation.evaluator.untouched"
+    where = "sharetune.trainers.training.adapters.untouched"
     monkeypatch.setattr(where, lambda model, before: list(model.parameters()))
     same = candidate(evaluator, trains="shared", micro_batch="auto")
     found = evaluated(evaluator, same, tmp_path)
