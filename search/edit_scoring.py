@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
+from sharetune.results.formatting import plural
 from sharetune.search.config import StudyConfig
-from sharetune.search.progress_bars import Steps
+from sharetune.search.progress_bars import Steps, stderr_console
 from sharetune.search.solved import depends, refuse_other
 from sharetune.search.untrained import Untrained
 from sharetune.search.workers import in_process
@@ -160,7 +161,9 @@ def score_all(
     left = {plan: [e for e in own if not stored.is_known(e)] for plan, own in groups.items()}
     left = {plan: own for plan, own in left.items() if own}
     taken, began = len(groups) - len(left), inf
-    bar = Steps("scoring edits", len(groups), taken)
+    kinds = f"{plural(len(edits), 'edit')} to score, in {plural(len(groups), 'group')}"
+    stderr_console().print(f"{kinds}, each of which starts from the same weights", markup=False)
+    bar = Steps("groups of edits scored", len(groups), taken)
     unshared = stored.plans.get(SharingPlan())
     members = [*([] if unshared else [(SharingPlan(), [])]), *left.items()]
     candidates = [scoring.candidate(plan) for plan, _ in members]
@@ -176,8 +179,8 @@ def score_all(
                 unshared = found
             if unshared is not None:
                 most, seconds = allowed(unshared)
-                if most < len(groups):
-                    bar.limit(int(most))
+                if most < bar.total:
+                    bar.limit(int(most), "scoring may cost no more; scoring.seconds allows more")
                 if taken >= most or time.monotonic() - began > seconds:
                     return
 

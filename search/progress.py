@@ -60,6 +60,9 @@ class Progress:
             self.status.stop()
         if self.search.ended is not None and self.search.done:
             self.console.print(f"the search ends: {self.search.ended}", markup=False)
+        if self.search.untried and self.search.done:
+            names = ", ".join(self.search.untried)
+            self.console.print(f"left out, as the budget is spent: {names}", markup=False)
         if self.search.cut_short is not None and self.search.done:
             left = plural(len(self.search.ledger.finals.left), "training")
             self.console.print(

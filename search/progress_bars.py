@@ -86,9 +86,10 @@ class Steps:
         if self.terminal is not None:
             self.terminal.stop()
 
-    def limit(self, total: int) -> None:
-        """Expect `total` steps at most."""
+    def limit(self, total: int, why: str) -> None:
+        """Expect `total` steps at most, and say so once, with the reason."""
         if total < self.total:
+            self.console.print(f"at most {total} of {self.total}: {why}", markup=False)
             self.total = total
             if self.terminal is not None:
                 self.terminal.update(self.terminal.task_ids[0], total=total)

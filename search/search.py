@@ -115,6 +115,13 @@ class Search:
         return spent(self.config.budget, self.ledger.spending)
 
     @property
+    def untried(self) -> list[str]:
+        """Names of the anchors and given plans that no trial has begun with yet."""
+        return [
+            given.origin[record.ANCHOR] for given in self._given if record.ANCHOR in given.origin
+        ]
+
+    @property
     def searched(self) -> int:
         """Number of the budget's trials that have ended."""
         return self.ledger.started - sum(not job.final for job in self.running.values())

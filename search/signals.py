@@ -5,18 +5,36 @@ and abort the process; where a loop has safe places, it is raised there.
 """
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a search: Ctrl-C, and what cluster managers send."""
 
 
+AT_ONCE = (
+    "stopping: what runs is ended, and what is finished is kept; press Ctrl-C again to leave now"
+)
+"""Line that is printed as soon as a signal has come that ends a search at once."""
+
+WHEN_SAFE = (
+    "stopping: at the end of the step that runs, and what is finished is kept; press Ctrl-C again "
+    "to stop now"
+)
+"""The same for a signal that ends a search where it is safe to."""
+
+
 @contextmanager
 def stopped_at_once() -> Iterator[None]:
     """Raise ``KeyboardInterrupt`` inside as soon as either signal arrives."""
+    asked = False
 
     def interrupt(*_: object) -> None:
+        nonlocal asked
+        if not asked:
+            _say(AT_ONCE)
+        asked = True
         raise KeyboardInterrupt
 
     with _handled_by(interrupt):
@@ -36,6 +54,7 @@ def stopped_when_safe() -> Iterator[Callable[[], None]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+        _say(WHEN_SAFE)
 
     def stop_if_asked() -> None:
         if asked:
@@ -43,6 +62,12 @@ def stopped_when_safe() -> Iterator[Callable[[], None]]:
 
     with _handled_by(remember):
         yield stop_if_asked
+
+
+def _say(line: str) -> None:
+    """Print a line to stderr, unless the signal came in the middle of another one."""
+    with suppress(RuntimeError):
+        print(f"\n{line}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -5,10 +5,15 @@ a point and end in ``.part``.
 """
 
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+"""The file in which Linux tells a process of itself."""
 
 
 @contextmanager
@@ -21,6 +26,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield draft
+        follow_umask(draft)
         sync_tree(draft)
         draft.replace(path)
     except BaseException:
@@ -34,6 +40,31 @@ def write_whole(path: Path, text: str) -> Path:
     with written_whole(path) as draft:
         draft.write_text(text, "utf-8")
     return path
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file or a folder, with all in it, the rights that the umask leaves to new ones.
+
+    Only what its owner alone may read is changed: temporary files and folders are made so, and
+    some libraries write weights into such ones first.
+    """
+    allowed = ~_umask()
+    for each in [path, *(path.rglob("*") if path.is_dir() else ())]:
+        mode = each.lstat().st_mode
+        if stat.S_ISREG(mode) and stat.S_IMODE(mode) == 0o600:
+            each.chmod(0o666 & allowed)
+        elif stat.S_ISDIR(mode) and stat.S_IMODE(mode) == 0o700:
+            each.chmod(0o777 & allowed)
+
+
+def _umask() -> int:
+    """Return the umask; where the system has no file that says so, by setting it for a moment."""
+    with suppress(OSError):
+        found = re.search(r"^Umask:\s*([0-7]+)$", STATUS.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1], 8)
+    os.umask(mask := os.umask(0o077))
+    return mask
 
 
 def remove(path: Path) -> None:

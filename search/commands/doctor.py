@@ -56,7 +56,7 @@ def diagnosis(run_folder: Path) -> Iterator[str]:
     yield f"encoding      {sys.stdout.encoding}"
     for extra, missing in sorted(missing_of_extras().items()):
         what = f"missing {', '.join(missing)}: pip install 'sharetune[{extra}]'"
-        yield f"[{extra}]".ljust(14) + (what if missing else "installed")
+        yield f"[{extra}]".ljust(13) + " " + (what if missing else "installed")
 
 
 def _version(name: str) -> str:

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from sharetune.spaces.errors import DataError, ModelError, RunError
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.whole_files import follow_umask
 from sharetune.trainers.models.sharing import is_shared
 
 Model: TypeAlias = PreTrainedModel | Path | str
@@ -243,6 +244,7 @@ def _place(scratch: Path, run: RunFolder, resume: bool) -> None:
         return
     shutil.rmtree(run.inputs, ignore_errors=True)
     if any(scratch.iterdir()):
+        follow_umask(scratch)
         scratch.rename(run.inputs)
 
 

@@ -5,6 +5,7 @@
 """
 
 import os
+import sys
 import webbrowser
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sharetune.trainers.exports.base import Exported
+
+READ_FIRST = ("number", "state", "anchor")
+"""Columns of all trials that stand before the objectives."""
+
+READ_NEXT = ("plan", "reason", "error_message", "same_as")
+"""Columns of all trials that stand after the objectives."""
 
 SHOWN = ("number", "anchor", "plan")
 """Columns of the front that are no objectives."""
@@ -57,8 +64,15 @@ class Run(os.PathLike[str]):
 
     @property
     def trials(self) -> pd.DataFrame:
-        """All trials, one row each; :func:`sharetune.load` lists the columns."""
-        return self.study.frame
+        """All trials, one row each, as :func:`sharetune.load` gives them.
+
+        What is read most comes first: number, state, anchor, the objectives, parameters, plan and
+        the reason of a trial that is not complete. The other columns follow by name.
+        """
+        study = self.study
+        names = [*READ_FIRST, *(o.name for o in study.objectives), "parameters", *READ_NEXT]
+        first = list(dict.fromkeys(names))
+        return study.frame[[*first, *sorted(set(study.frame.columns) - set(first))]]
 
     @property
     def front(self) -> pd.DataFrame:
@@ -124,8 +138,12 @@ class Run(os.PathLike[str]):
         return export_trial(self.path, int(trial), Path(out), format)
 
     def report(self, *, open: bool = False) -> Path:
-        """Write the report, one HTML file, and return its path; with `open` show it."""
+        """Write the report, one HTML file, print where it is, and return its path.
+
+        With `open` it is shown in the browser.
+        """
         path = write_report(self.path)
+        print(f"report: {path}", file=sys.stderr)
         if open:
             webbrowser.open(path.resolve().as_uri())
         return path

@@ -35,6 +35,7 @@ from sharetune.spaces.run_folder import RunFolder
 from sharetune.spaces.settings import one_door
 from sharetune.spaces.space import Space
 from sharetune.spaces.yaml_text import read_yaml
+from sharetune.trainers.evaluation.evaluator import quiet_libraries
 from sharetune.trainers.models.pretrained import from_library
 from sharetune.trainers.tasks.base import TASKS, Task, read_task
 from sharetune.trainers.tasks.own_metric import ComputeMetrics, numbers, reference_of
@@ -111,6 +112,7 @@ def search(
     asked = Asked(task, space, objectives, budget, settings)
     print(f"run folder: {folder.path}", file=sys.stderr)
     files: dict[str, str] = {}
+    quiet_libraries()
     try:
         check_folder(folder, resume=resume)
         files = names_of_files(data, folder)

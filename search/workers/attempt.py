@@ -26,7 +26,7 @@ from sharetune.spaces.evaluator import (
     Measured,
     Metrics,
 )
-from sharetune.spaces.whole_files import sync_within
+from sharetune.spaces.whole_files import follow_umask, sync_within
 
 Evaluate = Callable[[Job, JobResources, Listener], Measured]
 """The `evaluate` of an evaluator, or of a trial group around one."""
@@ -92,6 +92,7 @@ def _attempt_once(
     try:
         measured = evaluate(job, resources, listener)
         if job.folder.model.exists():
+            follow_umask(job.folder.model)
             sync_within(job.folder.model, job.folder.run.path)
         return Outcome("complete", measured)
     except StoppedAtRung as stop:

@@ -43,12 +43,15 @@ def test_known_steps_take_no_time_and_the_end_has_none_left(now):
 
 
 def test_fewer_steps_than_were_expected(now):
-    steps = Steps("scoring edits", 100, 0, Console(file=io.StringIO()))
+    out = io.StringIO()
+    steps = Steps("scoring edits", 100, 0, Console(file=out))
     steps.advance()
     now[0] += 5
     steps.advance()
     assert steps.text() == "scoring edits: 2/100, about 8:10 left"
-    steps.limit(10)
+    steps.limit(10, "time is up")
+    steps.limit(10, "time is up")
+    assert out.getvalue() == "at most 10 of 100: time is up\n"
     assert steps.text() == "scoring edits: 2/10, about 0:40 left"
 
 

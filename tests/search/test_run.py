@@ -42,6 +42,16 @@ def test_anchors_come_first_and_the_budget_is_exact(tmp_path):
     assert (tmp_path / "run" / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.parametrize(
+    ("trials", "left_out"),
+    [(2, "left out, as the budget is spent: drop-third, drop-half"), (4, "")],
+)
+def test_anchors_that_the_budget_leaves_out_are_named(tmp_path, capsys, trials, left_out):
+    run(study(budget={"trials": trials}), out=tmp_path / "run", evaluator=FakeEvaluator())
+    said = capsys.readouterr().err
+    assert ("left out" in said) == bool(left_out) and left_out in said
+
+
 def test_every_trial_carries_what_was_found(tmp_path):
     run(study(), out=tmp_path / "run", evaluator=FakeEvaluator())
     frame = results.load(tmp_path / "run")

@@ -20,11 +20,15 @@ BOTH = pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 
 
 @BOTH
-def test_a_signal_stops_at_once(kind):
+def test_a_signal_stops_at_once(kind, capsys):
     before = signal.getsignal(kind)
     with pytest.raises(KeyboardInterrupt), stopped_at_once():
         os.kill(os.getpid(), kind)
     assert signal.getsignal(kind) is before
+    assert capsys.readouterr().err == (
+        "\nstopping: what runs is ended, and what is finished is kept; press Ctrl-C again to leave "
+        "now\n"
+    )
 
 
 @BOTH
@@ -39,10 +43,15 @@ def test_a_signal_waits_for_a_safe_place(kind):
     assert reached == ["after the signal"]
 
 
-def test_a_second_signal_does_not_wait():
+def test_a_second_signal_does_not_wait(capsys):
     with pytest.raises(KeyboardInterrupt), stopped_when_safe():
         os.kill(os.getpid(), signal.SIGTERM)
+        assert capsys.readouterr().err == (
+            "\nstopping: at the end of the step that runs, and what is finished is kept; press "
+            "Ctrl-C again to stop now\n"
+        )
         os.kill(os.getpid(), signal.SIGINT)
+    assert capsys.readouterr().err == ""
 
 
 def test_an_ignored_ctrl_c_stays_ignored():

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from sharetune.spaces.paths import expanded
+from sharetune.spaces.whole_files import follow_umask
 from sharetune.trainers.models.pretrained import built, from_library
 
 START_FOLDER = "start"
@@ -70,6 +71,7 @@ def started(
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         built(auto, config).save_pretrained(scratch)
+    follow_umask(scratch)
     scratch.rename(cache / START_FOLDER)
     return str(cache / START_FOLDER)
 

@@ -144,7 +144,7 @@ class CandidateEvaluator:
         further fields of the evaluator. Raises :class:`SharetuneError` for
         data or a model that do not fit.
         """
-        _quiet_library()
+        quiet_libraries()
         prepared = replace(task.prepare(model, cache, max_length), metric=metric)
         evaluator = cls(prepared, stack_shapes(prepared.skeleton), **settings)
         return evaluator._with_similarity(max_length) if similarity else evaluator
@@ -572,13 +572,14 @@ def _refuse_unadapted(candidate: Candidate) -> None:
 
 
 def _begin(resources: JobResources) -> None:
-    _quiet_library()
+    quiet_libraries()
     torch.set_num_threads(resources.threads)
     if resources.accumulation > 1 and torch.cuda.is_available():
         torch.cuda.empty_cache()  # what the attempt that ran out of memory left
 
 
-def _quiet_library() -> None:
+def quiet_libraries() -> None:
+    """Leave out the bars and reports of libraries below errors, as a search has its own."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     import datasets

@@ -22,6 +22,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError, RunError
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.whole_files import follow_umask
 from sharetune.trainers.measuring.latency import Run
 from sharetune.trainers.measuring.sizes import saved_bytes
 from sharetune.trainers.models.positions import most_tokens
@@ -335,6 +336,7 @@ def placed(out: Path) -> Iterator[Path]:
         raise RunError(f"cannot write {out}: {error.strerror}", "name another folder") from None
     try:
         yield folder
+        follow_umask(folder)
         folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

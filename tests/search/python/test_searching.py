@@ -105,7 +105,7 @@ def test_what_was_live_lies_in_the_run_folder_as_files(searched):
 
 
 @pytest.mark.slow
-def test_a_run_says_what_was_found(searched, tmp_path):
+def test_a_run_says_what_was_found(searched, tmp_path, capsys):
     run, _ = searched
     assert list(run.front.columns) == ["number", "anchor", "plan", "right", "parameters", "flops"]
     best = run.best(within=100)
@@ -116,6 +116,11 @@ def test_a_run_says_what_was_found(searched, tmp_path):
     assert best.export(tmp_path / "out").difference == 0
     assert (tmp_path / "out/tokenizer.json").exists()
     assert run.report() == run.path / "report.html"
+    assert capsys.readouterr().err == f"report: {run.path / 'report.html'}\n"
+    first = ["number", "state", "anchor", "right", "parameters", "flops", "plan", "reason"]
+    columns = list(run.trials.columns)
+    assert columns[:8] == first and columns[10:] == sorted(columns[10:])
+    assert set(columns) == set(run.study.frame.columns)
     assert "right" in repr(run) and "trial 1: right" in repr(best)
     with pytest.raises(RunError, match="no trial 7"):
         run.trial(7)
