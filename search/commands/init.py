@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
@@ -17,6 +18,9 @@ from sharetune.spaces.plan import StackShape
 from sharetune.spaces.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from sharetune.search.config import StudyConfig
+    from sharetune.search.live import Live
+    from sharetune.spaces.evaluator import Evaluator
     from sharetune.trainers.tasks.base import Task
 
 TRIALS = 24
@@ -135,9 +139,14 @@ class Size:
                 f"give at least {least:.1f} hours, less test data, or a smaller model",
             )
         steps = min(int(steps), self.steps)
-        trials = min(MOST_TRIALS, int(seconds / (besides + steps * a_step)))
+        trials = self.trials_in(seconds, besides + steps * a_step)
         rounds = TIMED * 3600 * hours / (MODELS * FORMS * pace.judge_s)
         return Size(trials, steps, batch, max(LEAST_ROUNDS, min(self.rounds, int(rounds))))
+
+    @staticmethod
+    def trials_in(seconds: float, each: float) -> int:
+        """Return the trials of `each` seconds that fit into `seconds` of trainings: 1 to 100."""
+        return max(1, min(MOST_TRIALS, int(seconds / each)))
 
 
 @dataclass(frozen=True)
@@ -292,15 +301,9 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
     """
     from sharetune.search.config import load_config
     from sharetune.search.estimate import expectation, workers_of
-    from sharetune.search.starting import real_evaluator, reference, refuse_unfit
-    from sharetune.spaces.evaluator import JobResources
 
     config = load_config(out)
-    with TemporaryDirectory() as scratch:
-        evaluator = real_evaluator(config, RunFolder(Path(scratch)))
-        refuse_unfit(config, evaluator)
-        resources = JobResources(threads=config.resources.cpu)
-        pace = evaluator.rehearse(reference(config), resources)
+    with rehearsed(config) as (evaluator, pace):
         if pace is None:
             return proposed, "a batch needs more memory than this process can have"
         if hours is None:
@@ -312,6 +315,25 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
         out.write_text(proposed.text, "utf-8")
         told = expectation(load_config(out), evaluator, pace, out.parent)
         return proposed, "\n".join([told, *proposed.too_short()])
+
+
+@contextmanager
+def rehearsed(
+    config: "StudyConfig", live: "Live | None" = None
+) -> Iterator[tuple["Evaluator", Pace | None]]:
+    """Prepare a study in a folder that is gone at the end, and try its first batch.
+
+    `live` are functions of the caller that the study names. Yields the evaluator and the pace; None
+    where a batch needs more memory than there is. Raises :class:`SharetuneError` if a search would.
+    """
+    from sharetune.search.starting import NOTHING_LIVE, real_evaluator, reference, refuse_unfit
+    from sharetune.spaces.evaluator import JobResources
+
+    with TemporaryDirectory() as scratch:
+        evaluator = real_evaluator(config, RunFolder(Path(scratch)), live or NOTHING_LIVE)
+        refuse_unfit(config, evaluator)
+        resources = JobResources(threads=config.resources.cpu)
+        yield evaluator, evaluator.rehearse(reference(config), resources)
 
 
 def _check(text: str, out: Path) -> None:

@@ -23,6 +23,7 @@ from sharetune.results.reading.trial import Trial
 from sharetune.search.commands.init import proposal_of
 from sharetune.search.config import Budget, StudyConfig, load_config, validate
 from sharetune.search.live import Live
+from sharetune.search.python.fitting import as_before, in_hours, is_fitted
 from sharetune.search.python.inputs import Data, Inputs, Model, write_inputs
 from sharetune.search.python.run import Run
 from sharetune.search.python.words import in_python, names_of_files
@@ -91,10 +92,11 @@ def search(
     `task` is a task's name, or a mapping with its keys; by default it follows from the model's
     class. `space`, `objectives` and further keyword arguments are the keys of a study file
     (`docs/reference.md`), `budget` its section or a number of trials; what is left out is as
-    ``sharetune init`` proposes. `metric` is a function as the Trainer's `compute_metrics`: its
-    numbers become objectives, and the search goes by the first where `objectives` names none;
-    a mapping such as ``{"f2": "maximize"}`` says which is better. Each of `callbacks` is called
-    with every trial that ends.
+    ``sharetune init`` proposes. A budget of ``{"wall_hours": 2}`` alone makes trials and steps fit
+    into that time here, as ``init --hours`` does. `metric` is a function as the Trainer's
+    `compute_metrics`: its numbers become objectives, and the search goes by the first where
+    `objectives` names none; a mapping such as ``{"f2": "maximize"}`` says which is better.
+    Each of `callbacks` is called with every trial that ends.
 
     `out` is the run folder, by default a new one in ``runs/``; `resume` continues the one there,
     with the same model and data; `address` joins a Ray cluster.
@@ -123,6 +125,12 @@ def search(
             inputs = write_inputs(model, data, tokenizer, folder, resume)
             config = _study(asked, inputs, folder, metric, collate)
             live = Live(metric, collate, tuple(callbacks))
+            if is_fitted(budget):
+                given = {"space": space, **settings}
+                if resume:
+                    config = as_before(config, given, read_study(folder.path).config)
+                else:
+                    config = in_hours(config, given, live)
             found = run_study(config, out=folder.path, resume=resume, address=address, live=live)
         return Run(found)
     except SharetuneError as error:
