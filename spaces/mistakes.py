@@ -1,10 +1,11 @@
 """Describe the mistakes that pydantic finds in one sentence each, in the words of a study file."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sharetune.spaces.errors import ConfigError, SharetuneError
+from sharetune.spaces.errors import ConfigError, DataError, SharetuneError
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.texts import shortened, shown
 
@@ -27,6 +28,18 @@ def described(
         hints.append(cause.hint if isinstance(cause, SharetuneError) else _hint(mistake, model))
     head = lines[0] if len(lines) == 1 else "; ".join(lines)
     return kind(f"{source}: {head}", next(filter(None, hints), "see docs/reference.md"))
+
+
+def missing_column(source: str, what: str, asked: str, columns: Iterable[str]) -> DataError:
+    """Return the error for a table, read from `source`, that has no column of `what`.
+
+    `what` is the task's key for it, `asked` what was looked for.
+    """
+    return DataError(
+        f"{source} has no {what} column: looked for {asked}, and the table has "
+        f"{', '.join(map(repr, columns))}",
+        f"set task.{what} to the column's name; on the command line by --set task.{what}=NAME",
+    )
 
 
 def kind_of(error: ValidationError) -> type[SharetuneError]:

@@ -5,6 +5,7 @@ shared model.
 """
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -409,8 +410,22 @@ def _changed_settings(folder: str | Path, config: SharedConfig | None) -> set[st
     return {k for k, v in given.items() if v != saved.get(k) and k not in SET_BY_LOADING}
 
 
+NOT_SUPPORTED = re.compile(r"The model 'Shared(\w+)' is not supported for .*\[(.*)\]\.", re.DOTALL)
+"""The report of transformers' pipelines of a class that they do not list."""
+
+
+def _is_news(report: logging.LogRecord) -> bool:
+    """Return False for the report of a shared model whose unshared class a pipeline lists."""
+    found = NOT_SUPPORTED.fullmatch(report.getMessage())
+    return found is None or f"'{found[1]}'" not in found[2]
+
+
 def register_auto_classes() -> None:
-    """Register the model type ``sharetune`` with the auto classes of transformers."""
+    """Register the model type ``sharetune`` with the auto classes of transformers.
+
+    Their pipelines, too, take a shared model for what it is unshared.
+    """
+    logging.getLogger("transformers.pipelines.base").addFilter(_is_news)
     SharedModel.rebuild = staticmethod(_skeleton)
     AutoConfig.register(MODEL_TYPE, SharedConfig, exist_ok=True)
     for name in dir(transformers):

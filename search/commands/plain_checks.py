@@ -1,8 +1,10 @@
 """Find mistakes in names and paths within a second, before anything of torch is imported."""
 
 import ast
+import csv
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 from sharetune.search.commands.doctor import missing_of_extras
 from sharetune.search.config import StudyConfig
 from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.mistakes import missing_column
 from sharetune.spaces.paths import require_data, require_model
 from sharetune.spaces.registry import unknown
 
@@ -64,6 +67,9 @@ TASKS = Unloaded("task", "trainers/tasks", "TASKS")
 EXPORTS = Unloaded("export format", "trainers/exports", "EXPORTS")
 """Formats of exports."""
 
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""Separators of the tables whose first line names the columns."""
+
 SPLITS = ("train", "validation", "test")
 """Keys of a task that name data."""
 
@@ -87,9 +93,43 @@ def refuse_wrong_task(task: Mapping[str, Any], folder: Path | None = None) -> No
     """
     if "name" in task:
         TASKS.refuse_unknown(task["name"])
-    for key in SPLITS:
-        if isinstance(source := task.get(key), str):
+    asked = {key: task[key] for key in _keys_of_columns() & set(task)}
+    for split in SPLITS:
+        if isinstance(source := task.get(split), str):
             require_data(source, folder)
+            _refuse_wrong_columns(source, folder, asked)
+
+
+def _refuse_wrong_columns(source: str, folder: Path | None, asked: Mapping[str, Any]) -> None:
+    """Raise :class:`DataError` if a table has not the columns that are `asked` of it by key.
+
+    Tables whose columns are not to be had at once are left for later.
+    """
+    columns = _columns((folder or Path()) / source) if asked else []
+    for key, name in asked.items():
+        if columns and isinstance(name, str) and name not in columns:
+            raise missing_column(source, key, repr(name), columns)
+
+
+def _columns(path: Path) -> list[str]:
+    """Return the columns that a file of comma- or tab-separated values begins with; else none."""
+    delimiter = DELIMITERS.get(path.suffix.lower())
+    if delimiter is None or not path.is_file():
+        return []
+    with suppress(UnicodeDecodeError, csv.Error, OSError), path.open(encoding="utf-8-sig") as file:
+        return next(csv.reader(file, delimiter=delimiter), [])
+    return []
+
+
+def _keys_of_columns() -> set[str]:
+    """Return the keys of tasks that name a column, which their descriptions begin with."""
+    found = set()
+    for node in TASKS.nodes():
+        match node:
+            case ast.AnnAssign(target=ast.Name(id=key), value=ast.Call(keywords=keywords)):
+                texts = [ast.unparse(each.value) for each in keywords if each.arg == "description"]
+                found |= {key for text in texts if text.strip("'\"").startswith("column of ")}
+    return found
 
 
 def require_extra(what: str, name: str) -> None:

@@ -1,6 +1,7 @@
 """Shared models on disk: small, loud where they must be, loaded in one line."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -151,3 +152,24 @@ def test_numbers_of_large_language_models_are_no_sign_of_damage(tmp_path, sizes,
     )
     share_params(LlamaForCausalLM(config), 0, 1, 1.0, units="first").save_pretrained(tmp_path)
     assert load_shared(tmp_path).config.vocab_size == sizes["vocab_size"]
+
+
+@pytest.mark.parametrize(
+    ("name", "supported", "is_news"),
+    [
+        ("SharedBertForSequenceClassification", "BertForSequenceClassification", False),
+        ("SharedBertModel", "BertForSequenceClassification", True),
+        ("OtherModel", "BertForSequenceClassification", True),
+    ],
+)
+def test_pipelines_report_a_shared_model_only_where_they_cannot_take_it(
+    caplog, name, supported, is_news
+):
+    report = (
+        f"The model '{name}' is not supported for a-task. Supported models are ['{supported}']."
+    )
+    logger = logging.getLogger("transformers.pipelines.base")
+    logger.addHandler(caplog.handler)
+    logger.error(report)
+    logger.removeHandler(caplog.handler)
+    assert (report in caplog.text) is is_news

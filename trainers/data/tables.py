@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sharetune.spaces.errors import DataError
+from sharetune.spaces.mistakes import missing_column
 from sharetune.spaces.paths import PATTERN, require_data
 from sharetune.trainers.data.cells import (
     MISSING_SPELLINGS,
@@ -190,11 +191,7 @@ def column(
         if name in frame.columns:
             return str(name)
     asked = repr(given) if given else f"among {', '.join(usual)}"
-    raise DataError(
-        f"{source} has no {what} column: looked for {asked}, and the table has "
-        f"{', '.join(map(repr, frame.columns))}",
-        f"set task.{what} to the column's name; on the command line by --set task.{what}=NAME",
-    )
+    raise missing_column(source, what, asked, frame.columns)
 
 
 def filled(values: pd.Series, source: str, what: str) -> pd.Series:

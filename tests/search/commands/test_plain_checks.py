@@ -49,6 +49,7 @@ def folder(tmp_path_factory):
         "model": {"model": "./modle"},
         "owner": {"model": "a/b/c"},
         "export": {"exports": ["onx"]},
+        "column": {"task": STUDY["task"] | {"text": "body"}},
     }
     for name, change in changes.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(STUDY | change))
@@ -82,6 +83,10 @@ def test_each_is_one_error_without_torch(folder):
         f"'{folder}/model'? paths are relative to the study file's folder, {folder}",
         "score owner.yaml": "error: no such folder: a/b/c | hint: paths are relative to",
         "search export.yaml": "unknown export format: 'onx' | hint: did you mean 'onnx'?",
+        "search column.yaml": f"{folder}/train.csv has no text column: looked for 'body', and the "
+        "table has 'text', 'label' | hint: set task.text to the column's name",
+        "init --task text-classification --model model --data train.csv --set task.label=lable": ""
+        "error: train.csv has no label column: looked for 'lable', and the table has 'text', 'l",
         "init --task tensors --model model --data trian.csv": "error: no such data file: trian.csv "
         f"| hint: did you mean 'train.csv'? paths are relative to the working directory, {folder}",
         "init --task tensor --model model --data train.csv": "hint: did you mean 'tensors'?",
@@ -110,6 +115,17 @@ def test_names_read_from_files_are_those_that_are_registered(monkeypatch):
         monkeypatch.setattr(plain_checks.sys, "modules", {})
         assert set(unloaded.names()) <= registered and len(unloaded.names()) >= 10
         monkeypatch.undo()
+
+
+def test_keys_of_columns_are_those_of_the_tasks():
+    described = {
+        name
+        for task in TASKS.values()
+        for name, field in task.model_fields.items()
+        if (field.description or "").startswith("column of ")
+    }
+    assert plain_checks._keys_of_columns() == described
+    assert {"text", "pair", "label", "question", "audio"} <= described
 
 
 def test_extras_are_those_that_formats_and_trackers_need():
