@@ -13,6 +13,7 @@ from sharetune.search.config import StudyConfig
 from sharetune.search.latency_limit import measured
 from sharetune.search.live import Live
 from sharetune.search.progress import Progress
+from sharetune.search.progress_bars import Steps
 from sharetune.search.search import Search
 from sharetune.search.signals import stopped_at_once
 from sharetune.search.starting import (
@@ -128,12 +129,19 @@ def _measure_latency(searching: Search) -> None:
         return
     _note_measured(searching)
     wanted = {trial.number: trial for trial in [*ledger.front, *ledger.anchors]}
-    for number, trial in sorted(wanted.items()):
-        folder = searching.run.trial(number).model
-        if f"{record.LATENCY}{number}" in writer.attributes or not folder.exists():
-            continue
-        found = measured(config, searching.evaluator, folder, trial.candidate)
-        writer.note(f"{record.LATENCY}{number}", found)
+    left = [
+        (number, searching.run.trial(number).model)
+        for number in sorted(wanted)
+        if f"{record.LATENCY}{number}" not in writer.attributes
+        and searching.run.trial(number).model.exists()
+    ]
+    if not left:
+        return
+    with Steps("measuring latency", len(left)) as steps:
+        for number, folder in left:
+            found = measured(config, searching.evaluator, folder, wanted[number].candidate)
+            writer.note(f"{record.LATENCY}{number}", found)
+            steps.advance()
 
 
 def _note_measured(searching: Search) -> None:

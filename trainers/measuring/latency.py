@@ -40,6 +40,12 @@ TARGET_WIDTH = 0.02
 MAX_ROUNDS_FACTOR = 4
 """Most rounds, as a multiple of the number asked for, before measuring stops anyhow."""
 
+MOST_S = 60.0
+"""Seconds of rounds after which none are added for the sake of precision."""
+
+WARM_S = 5.0
+"""Seconds of uncounted rounds after which no more are run: caches are warm by then."""
+
 CAPTURE_WARMUP = 3
 """Runs before capture, as PyTorch's documentation of CUDA graphs does."""
 
@@ -186,21 +192,34 @@ def compare(
     rounds: int = 40,
     warmup: int = 5,
 ) -> Comparison:
-    """Measure every run on `device` against ``runs[reference]``, in `rounds` or more."""
+    """Measure every run on `device` against ``runs[reference]``, in `rounds` or more.
+
+    At most `warmup` uncounted rounds come before. Rounds are added until ratios are precise, or a
+    minute has passed.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    taken, before = 0, times_preempted()
     with torch.inference_mode(), exclusive(device):
+        _warm_up(runs, warmup)
+        taken, before, began = 0, times_preempted(), time.monotonic()
         while True:
-            more = time_in_turns(
-                runs, rounds=rounds, warmup=0 if taken else warmup, cuda=device.type == "cuda"
-            )
+            more = time_in_turns(runs, rounds=rounds, warmup=0, cuda=device.type == "cuda")
             taken += rounds
             times = {name: own + more[name] for name, own in times.items()}
             found = {name: summarise(own, times[reference]) for name, own in times.items()}
-            if taken >= MAX_ROUNDS_FACTOR * rounds or all(map(_is_precise, found.values())):
+            enough = taken >= MAX_ROUNDS_FACTOR * rounds or time.monotonic() - began >= MOST_S
+            if enough or all(map(_is_precise, found.values())):
                 break
-    preempted = (times_preempted() - before) / (len(runs) * (taken + warmup))
+    preempted = (times_preempted() - before) / (len(runs) * taken)
     return Comparison(found, taken, drift(times[reference]), preempted)
+
+
+def _warm_up(runs: Mapping[str, Run], rounds: int) -> None:
+    began = time.monotonic()
+    for done in range(rounds):
+        if done and time.monotonic() - began >= WARM_S:
+            break
+        for run in runs.values():
+            run()
 
 
 def _is_precise(latency: Latency) -> bool:

@@ -11,6 +11,7 @@ import torch
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
+from sharetune.trainers.measuring import latency as measuring
 from sharetune.trainers.measuring.latency import (
     compare,
     drift,
@@ -60,6 +61,16 @@ def test_rounds_follow_until_the_ratio_is_narrow():
     uneven = iter([0.0, 0.004] * 6)
     runs = {"A": lambda: _work(0.002), "B": lambda: _work(0.002 + next(uneven))}
     assert compare(runs, "A", device, rounds=3, warmup=0).rounds == 12
+
+
+@pytest.mark.parametrize(("enough_s", "used"), [(0.0, 1 + 2), (60.0, 5 + 4 * 2)])
+def test_long_uses_are_warmed_up_once_and_no_rounds_are_added(monkeypatch, enough_s, used):
+    monkeypatch.setattr(measuring, "WARM_S", enough_s)
+    monkeypatch.setattr(measuring, "MOST_S", enough_s)
+    monkeypatch.setattr(measuring, "_is_precise", lambda found: False)
+    uses = []
+    found = compare({"A": lambda: uses.append(1)}, "A", torch.device("cpu"), rounds=2, warmup=5)
+    assert (len(uses), found.rounds) == (used, 2 if enough_s == 0 else 8)
 
 
 @pytest.mark.slow
