@@ -10,13 +10,15 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
-from sharetune.trainers.models.structure import find_stacks
 
 LOOPED, UNEQUAL = "nanbeige", "deci"
 """Architectures of llama.cpp for stacks that run again, and for layers of unequal width."""
 
 OTHER_FORMATS = "export as code, dense or onnx"
 """The hint for models that llama.cpp cannot run."""
+
+LAYERS = "model.layers"
+"""The path of the list of layers; a plan may leave one of them, which is no stack."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Layers:
         Layers of unequal width that run again are stored each time: no architecture has both. So
         are those with biases elsewhere than at q, k and v.
         """
-        modules = find_stacks(dense)["layers"].layers
+        modules = list(dense.get_submodule(LAYERS).children())
         tensors = [layer.state_dict() for layer in modules]
         size = int(modules[0].self_attn.head_dim)  # type: ignore[arg-type, union-attr]
         every = cls._at(family, tensors, size, len(tensors))

@@ -10,10 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from sharetune.trainers.exports.gguf_layers import Layers, rope_type
+from sharetune.trainers.exports.gguf_layers import LAYERS, Layers, rope_type
 from sharetune.trainers.exports.gguf_vocabulary import Vocabulary
 from sharetune.trainers.measuring.sizes import saved_tensors
-from sharetune.trainers.models.structure import find_stacks
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _add_sizes(writer: Any, config: Any, layers: Layers) -> None:
 
 def _tensors(dense: PreTrainedModel, layers: Layers) -> Iterator[tuple[str, Tensor]]:
     """Yield the names, as transformers has them, and tensors, as llama.cpp reads them."""
-    stack = f"{find_stacks(dense)['layers'].path}."
+    stack = f"{LAYERS}."
     for name, tensor in saved_tensors(dense):
         if not name.startswith(stack):
             yield name, _shifted(name, tensor, layers)

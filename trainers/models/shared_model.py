@@ -46,8 +46,9 @@ class Sharing:
 
     `plan` is bound to the model, `base` is the configuration before sharing and `settled` the one
     after, `orders` gives, by stack, the original layer that runs at each position, `shapes` the
-    stacks before sharing, and `compression` was applied after training. `places`, of a model with a
-    list of several kinds of layers, gives each stack's list and the places it now runs at.
+    stacks before sharing, and `compression` was applied after training. `places`, of a model whose
+    stacks cannot be found any more, as layers of other kinds are in their list or one layer is
+    left, gives each stack's list and the places it now runs at.
     """
 
     plan: SharingPlan

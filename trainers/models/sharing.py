@@ -100,9 +100,9 @@ def share_(
             positions = Positions(layers, order, readers, origin)
             model.banks.append(_share_bank(stack, group, positions, seen, schedule))
     share_caches_(model)
-    is_mixed = not all(stack.is_whole for stack in stacks.values())
+    is_found = all(stack.is_whole and len(places[name][1]) > 1 for name, stack in stacks.items())
     settled = copy.deepcopy(model.config.to_dict())
-    model.sharing = replace(sharing, settled=settled, places=places if is_mixed else {})
+    model.sharing = replace(sharing, settled=settled, places={} if is_found else places)
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
 

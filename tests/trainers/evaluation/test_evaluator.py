@@ -9,6 +9,7 @@ import torch
 
 from sharetune.spaces import Recipe, SharingPlan
 from sharetune.spaces.compression import Compression
+from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import (
     CandidateFault,
     DataError,
@@ -19,6 +20,7 @@ from sharetune.spaces.errors import (
 from sharetune.spaces.plan import StackShape
 from sharetune.trainers import load_shared
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
+from sharetune.trainers.measuring.sizes import parameters
 from sharetune.trainers.tasks.base import read_task
 from sharetune.trainers.tasks.prediction import predict
 from sharetune.trainers.training.trainer import CandidateTrainer, optimiser_steps
@@ -278,3 +280,26 @@ def test_a_fifth_is_held_out_where_no_test_split_is_given(evaluator, tmp_path):
 def test_a_model_that_is_not_there(evaluator, tmp_path, name):
     with pytest.raises(ModelError, match="missing-folder|cannot load model 'no-such-org"):
         CandidateEvaluator.prepare(name, evaluator.task.task, tmp_path, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer_lr_decay": 0.9},
+        {"distill": Distillation(hidden=1.0)},
+        {"distill": Distillation(relations=1.0)},
+        {"compression": Compression(magnitude=0.3)},
+        {"compression": Compression(heads=0.5, neurons=0.5, quantize="int8")},
+    ],
+    ids=str,
+)
+def test_what_looks_at_the_layers_looks_at_the_one_that_is_left(evaluator, tmp_path, changes):
+    plan = SharingPlan.model_validate({"groups": [{"layers": "1..3", "form": "drop"}]})
+    recipe = {name: value for name, value in changes.items() if name != "compression"}
+    wanted = candidate(evaluator, plan, steps=3, **recipe).model_copy(
+        update={name: value for name, value in changes.items() if name == "compression"}
+    )
+    found = evaluated(evaluator, wanted, tmp_path)
+    assert math.isfinite(found.scores.metrics["accuracy"])
+    assert parameters([load_shared(saved(tmp_path))]) == evaluator.sizes(wanted)["parameters"]

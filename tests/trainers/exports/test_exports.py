@@ -289,6 +289,21 @@ def test_onnx_stores_what_encoder_and_decoder_share_once(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "format"),
+    [
+        *[("bert", name) for name in ("shared", "dense", "code", "albert", "onnx")],
+        *[("llama", name) for name in ("dense", "code", "gguf", "onnx")],
+    ],
+)
+def test_a_plan_that_leaves_one_layer(tmp_path, family, format):
+    model = tiny(family)
+    layers = list(range(1, find_stacks(model)["layers"].length))
+    plan = SharingPlan.model_validate({"groups": [{"layers": layers, "form": "drop"}]})
+    assert export(share_(model, plan), tmp_path / "out", format).difference <= 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_openvino(tmp_path, family):
     pytest.importorskip("openvino")

@@ -11,7 +11,7 @@ from sharetune.spaces.errors import ModelError, PlanError
 from sharetune.trainers import is_shared, materialize_, share_, share_params
 from sharetune.trainers.measuring.sizes import parameters
 from sharetune.trainers.models.calibration import record_activations
-from sharetune.trainers.models.structure import weight_out_in
+from sharetune.trainers.models.structure import find_stacks, weight_out_in
 from tests.families import CONFIGS, SIZES, inputs, logits, tiny
 
 
@@ -180,6 +180,15 @@ def test_parts_that_a_model_lacks():
 def test_a_plan_must_leave_a_layer():
     with pytest.raises(PlanError, match="would lose all 6"):
         share_(tiny("bert"), SharingPlan.drop(range(6)))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "vit"])
+def test_a_single_layer_that_a_plan_leaves_is_the_stack_still(family):
+    name, stack = next(iter(find_stacks(tiny(family)).items()))
+    layers = list(range(1, stack.length))
+    groups = [{"stack": name, "layers": layers, "form": "drop"}]
+    left = share_(tiny(family), SharingPlan.model_validate({"groups": groups}))
+    assert {name: len(stack.layers) for name, stack in find_stacks(left).items()} == {name: 1}
 
 
 def test_a_single_layer_is_no_stack():
