@@ -177,10 +177,14 @@ def test_one_of_each_from_a_module_elsewhere_is_searched(study, tmp_path):
 @pytest.mark.xdist_group("ray")
 def test_one_of_each_is_searched_on_ray_workers(study, tmp_path):
     """In processes of their own, which know the module from the study file alone."""
-    path = one_of_each(study, tmp_path, executor="ray")
-    command = [sys.executable, "-m", "sharetune", "search", path, "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    path, module = one_of_each(study, tmp_path, executor="ray"), str(tmp_path / "one_of_each.py")
+    for words in (
+        ["search", path, "--out", "run"],
+        ["export", "run", "3", "out", "--format", "again", "--plugin", module],
+    ):
+        command = [sys.executable, "-m", "sharetune", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     frame = results.load(tmp_path / "run")
     assert (frame["state"] == "COMPLETE").all()
     assert frame["plan"].str.contains("gain").any()

@@ -41,8 +41,9 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     Raises :class:`SharetuneError` for an unknown format or trial, weights that were not kept, a
     model that the format cannot hold, and an `out` that is taken; `out` is then as it was.
     """
-    EXPORTS[format]
     study = read_study(run)
+    _load_plugins(study)
+    EXPORTS[format]
     kept_weights(study, number)
     check_free(out)
     model = trained_model(study, number)
@@ -64,13 +65,17 @@ def trained_model(study: StudyRecord, number: int) -> PreTrainedModel:
 
     Raises :class:`RunError` if there is no such trial, or its weights were not kept.
     """
-    plugins = study.config.get("plugins") or ()
-    require_named_plugins(plugins, study.path)
-    load_plugins(plugins)
+    _load_plugins(study)
     weights = kept_weights(study, number)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return _load(weights)
+
+
+def _load_plugins(study: StudyRecord) -> None:
+    plugins = study.config.get("plugins") or ()
+    require_named_plugins(plugins, study.path)
+    load_plugins(plugins)
 
 
 def _load(weights: Path) -> PreTrainedModel:
