@@ -77,7 +77,7 @@ from sharetune.trainers.scoring.scorer import Scorer
 from sharetune.trainers.tasks.base import PreparedTask, Split, Task
 from sharetune.trainers.tasks.harness import Harness
 from sharetune.trainers.tasks.own_metric import OwnMetric
-from sharetune.trainers.training.adapters import Before, trained_alone
+from sharetune.trainers.training.adapters import trained_alone
 from sharetune.trainers.training.arguments import refuse_untrainable, used_precision
 from sharetune.trainers.training.data_parallel import Team, joined, least
 from sharetune.trainers.training.distillation import Lesson, check_teacher
@@ -86,6 +86,7 @@ from sharetune.trainers.training.micro_batches import equal_part
 from sharetune.trainers.training.resuming import Checkpoints
 from sharetune.trainers.training.rungs import Rungs
 from sharetune.trainers.training.teachers import Teachers, check_tokens
+from sharetune.trainers.training.touched import known
 from sharetune.trainers.training.tracking import Tracked, check_trackers, tracking
 from sharetune.trainers.training.trainer import (
     TrainingInputs,
@@ -385,7 +386,7 @@ class CandidateEvaluator:
         set_seed(recipe.seed)
         model = self.task.load()
         activations = self._activations(candidate)
-        before = Before.of(model, recipe)
+        before = known(model) if recipe.trains == "shared" else None
         share_(model, candidate.plan, activations, schedule=recipe.soften)
         if recipe.start is not None:
             start_locally_(model, self.task, activations, recipe.start, recipe.max_length)

@@ -7,9 +7,8 @@ are its adapter. Other readers have no place where a change of theirs alone coul
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -21,45 +20,27 @@ from sharetune.trainers.models.forms.lowrank import LowRankLinear
 from sharetune.trainers.models.modules import BankReader
 from sharetune.trainers.models.parameters import head_parameters
 from sharetune.trainers.models.structure import find_stacks
-from sharetune.trainers.training.touched import Known, known, untouched
-
-
-@dataclass(frozen=True)
-class Before:
-    """A model before its plan, as far as a recipe that trains not all must know it.
-
-    `parameters` are for one that trains what is new, `lists` the paths of the lists of layers for
-    one that trains adapters: few layers may be left of them.
-    """
-
-    parameters: Known | None = None
-    lists: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, recipe: Recipe) -> "Before":
-        """Look at a model that has no plan yet."""
-        if recipe.trains == "adapters":
-            return cls(lists=tuple(stack.path for stack in find_stacks(model).values()))
-        return cls(known(model) if recipe.trains == "shared" else None)
+from sharetune.trainers.training.touched import Known, untouched
 
 
 @contextmanager
 def trained_alone(
-    model: PreTrainedModel, recipe: Recipe, before: Before
+    model: PreTrainedModel, recipe: Recipe, before: Known | None
 ) -> Iterator[list[nn.Parameter]]:
-    """Yield the parameters that `recipe` leaves as they are; adapters are there inside."""
+    """Yield the parameters that `recipe` leaves as they are; adapters are there inside.
+
+    `before` are those of the model without a plan, for a recipe that trains what is new.
+    """
     if recipe.trains == "adapters":
-        with adapted(model, before.lists, recipe.adapter_rank, recipe.seed) as left:
+        with adapted(model, recipe.adapter_rank, recipe.seed) as left:
             yield left
     else:
-        yield [] if before.parameters is None else untouched(model, before.parameters)
+        yield [] if before is None else untouched(model, before)
 
 
 @contextmanager
-def adapted(
-    model: PreTrainedModel, lists: Sequence[str], rank: int, seed: int = 0
-) -> Iterator[list[nn.Parameter]]:
-    """Give each matrix in `lists` of layers that no other layer reads an adapter of this rank.
+def adapted(model: PreTrainedModel, rank: int, seed: int = 0) -> Iterator[list[nn.Parameter]]:
+    """Give each matrix of a stack's layers that no other layer reads an adapter of this rank.
 
     Their start is drawn by `seed` alone, so that a training which goes on elsewhere has the same.
     Yields the parameters that are to be frozen: all but the adapters, the low-rank matrices,
@@ -68,7 +49,7 @@ def adapted(
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     free = {id(p) for p in (*_readers_own(model), *_new_head(model))}
-    names = _own_matrices(model, lists)
+    names = _own_matrices(model)
     if names:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -80,14 +61,15 @@ def adapted(
         _merge_(model)
 
 
-def _own_matrices(model: nn.Module, lists: Sequence[str]) -> list[str]:
-    """Return the names of matrices in the lists of layers that are ordinary modules."""
+def _own_matrices(model: PreTrainedModel) -> list[str]:
+    """Return the names of matrices in the stacks' lists of layers that are ordinary modules."""
+    lists = tuple(f"{stack.path}." for stack in find_stacks(model).values())
     readers = (module for module in model.modules() if isinstance(module, BankReader))
     parts = {id(part) for reader in readers for part in reader.modules()}
     return [
         name
         for name, module in model.named_modules()
-        if name.startswith(tuple(f"{path}." for path in lists))
+        if name.startswith(lists)
         and type(module) in (nn.Linear, Conv1D)
         and id(module) not in parts
     ]
@@ -111,9 +93,8 @@ def _inject_(model: PreTrainedModel, names: list[str], rank: int) -> None:
 
     exactly = "|".join(map(re.escape, names))
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # of GPT-2's transposed matrices, which it sees
+        # of GPT-2's transposed matrices, which it sees
+        warnings.simplefilter("ignore", UserWarning)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=exactly), model)
 
 

@@ -12,9 +12,9 @@ from sharetune.spaces.errors import CandidateFault, ConfigError
 from sharetune.trainers import load_shared
 from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.sharing import materialize_, share_
-from sharetune.trainers.models.structure import find_stacks, stack_shapes
+from sharetune.trainers.models.structure import stack_shapes
 from sharetune.trainers.training import arguments
-from sharetune.trainers.training.adapters import Before, adapted, trained_alone
+from sharetune.trainers.training.adapters import adapted, trained_alone
 from sharetune.trainers.training.data_parallel import follow, joined, lead
 from sharetune.trainers.training.trainer import TrainingInputs, train
 from tests.families import tiny
@@ -32,11 +32,11 @@ def test_merged_adapters_compute_the_same_and_leave_nothing_behind(family):
     pytest.importorskip("peft")
     torch.manual_seed(0)
     model = tiny(family).eval()
-    stack, lists = next(iter(stack_shapes(model))), [s.path for s in find_stacks(model).values()]
+    stack = next(iter(stack_shapes(model)))
     text = f"groups: [{{stack: {stack}, layers: 1..2, form: {{lowrank: {{rank: 2}}}}}}]"
     share_(model, SharingPlan.from_yaml(text).bound(stack_shapes(model)))
     attributes, start = set(vars(model)), state(model)
-    with adapted(model, lists, 3) as left:
+    with adapted(model, 3) as left:
         kept = {id(parameter) for parameter in left}
         for parameter in model.parameters():
             if id(parameter) not in kept:
@@ -151,7 +151,7 @@ def losses_of_adapters():
     recipe = Recipe.model_validate(settings | {"trains": "adapters"})
     torch.manual_seed(0)
     model, kept = shared("llama", LOWRANK), Losses()
-    with trained_alone(model, recipe, Before(lists=("model.layers",))) as left:
+    with trained_alone(model, recipe, None) as left:
         rows = texts(labelled=False)[:5]
         inputs = TrainingInputs(rows, padded, recipe.steps, callbacks=[kept], frozen=left)
         train(model, recipe, inputs)
