@@ -158,8 +158,8 @@ def test_of_each_finalist_the_middle_run_s_weights_are_kept(tmp_path):
 
 def test_the_last_lines_of_the_search_name_them(tmp_path, capsys):
     run(study(finalists={"seeds": 2}), out=tmp_path / "run", evaluator=FakeEvaluator())
-    lines = capsys.readouterr().err.splitlines()
-    assert ": trial 0 again, seed 1" in lines[11]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trial ")]
+    assert ": trial 0 again, seed 1" in lines[10]
     assert "10/10 trials, 0 running, front" in lines[-1]
     assert "of finalists to come" in lines[-2] and "of finalists to come" not in lines[-1]
 
