@@ -48,6 +48,7 @@ def test_groups_never_overlap_and_stay_in_their_region():
     assert counts == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_every_start_and_length_is_reachable():
     places = {group.layers for c, _ in draws(600) for group in c.plan.groups[:1]}
     assert (1, 2) in places

@@ -118,6 +118,7 @@ def test_an_objective_of_one_s_own_says_of_which_sums_it_is_made(run):
     assert (interval.low, interval.high) == pytest.approx((1.886486, 3.113514), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_everything_that_shows_a_front_shows_the_interval(run):
     path = run()
     study = read_study(path)

@@ -46,7 +46,8 @@ FILLED_BY = {
 }
 
 
-@pytest.mark.parametrize("what", ["weights", pytest.param("the storage", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", FILLED_BY)
 def test_a_full_disk_ends_the_search_with_one_error(disk, what):
     search_until_full(disk / "run", what, executor="local")
 

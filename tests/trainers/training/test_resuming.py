@@ -25,7 +25,6 @@ RECIPES = {
     "batches in parts": {"accumulation": 2},
     "pruned afterwards": {"compression": Compression(magnitude=0.2, recover=0.2)},
 }
-QUICK = {"plain"}
 
 
 class Died(BaseException):
@@ -47,10 +46,8 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_training_that_died_ends_as_if_it_had_not(evaluator, tmp_path, name):
     settings = dict(RECIPES[name])
     options = {"accumulation": settings.pop("accumulation", 1)}

@@ -38,6 +38,7 @@ def test_what_a_form_leaves_is_untouched_and_all_else_is_not(form):
     assert form == "drop" or len(same) < len(list(model.parameters()))
 
 
+@pytest.mark.slow
 def test_the_shared_layers_and_the_head_are_trained_alone(evaluator, tmp_path):
     plan = SharingPlan.range(1, 2, 0.5)
     wanted = candidate(evaluator, plan, trains="shared", steps=8)
