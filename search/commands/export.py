@@ -44,9 +44,9 @@ def export_trial(run: Path, number: int, out: Path, format: str) -> Exported:
     study = read_study(run)
     _load_plugins(study)
     EXPORTS[format]
-    kept_weights(study, number)
+    weights = kept_weights(study, number)
     check_free(out)
-    model = trained_model(study, number)
+    model = _load(weights)
     with one_door(f"trial {number} of {run}", RunError, UNEXPORTED), placed(out) as folder:
         missing = _copy_reader(study, folder)
         exported = write(model, folder, format)
@@ -66,10 +66,7 @@ def trained_model(study: StudyRecord, number: int) -> PreTrainedModel:
     Raises :class:`RunError` if there is no such trial, or its weights were not kept.
     """
     _load_plugins(study)
-    weights = kept_weights(study, number)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return _load(weights)
+    return _load(kept_weights(study, number))
 
 
 def _load_plugins(study: StudyRecord) -> None:
@@ -79,6 +76,8 @@ def _load_plugins(study: StudyRecord) -> None:
 
 
 def _load(weights: Path) -> PreTrainedModel:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         return load_shared(weights)
     except (OSError, SafetensorError) as error:
