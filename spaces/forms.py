@@ -180,7 +180,7 @@ class Merge(Form):
 
 @FORMS.register("narrow")
 class Narrow(Form):
-    """each layer keeps its most important heads and FFN neurons, the others are removed"""
+    """each layer keeps its most important heads, FFN neurons or experts, the others are removed"""
 
     name: ClassVar[str] = "narrow"
     shares: ClassVar[bool] = False
@@ -192,7 +192,8 @@ class Narrow(Form):
         allow_inf_nan=False,
         examples=[0.5],
         description="Fraction of units (attention heads or KV groups, FFN neurons in multiples of "
-        "8) that each layer keeps; one head and eight neurons are the least.",
+        "8, experts of a mixture) that each layer keeps; one head, eight neurons and as many "
+        "experts as a token is sent to are the least.",
     )
 
     def canonical(self) -> Form | None:

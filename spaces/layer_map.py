@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from sharetune.spaces.forms import Narrow
-from sharetune.spaces.plan import ATTENTION, EXPERTS, FFN, PARTS, SharingPlan
+from sharetune.spaces.plan import ATTENTION, EXPERTS, FFN, NARROWED, PARTS, SharingPlan
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Layer:
     """One layer of a stack: what its attention and its FFN read, and how many times it runs.
 
     `index` is its place (0-based) in the unshared model. An empty tuple: all private. A narrowed
-    layer keeps the fraction `kept` (0..1) of the units of ``attention`` and ``ffn``. A layer that
+    layer keeps the fraction `kept` (0..1) of the units of ``attention``, ``ffn`` and ``experts``,
+    which are drawn as its FFN. A layer that
     takes the place of others has all of them as its `span`; one whose place is taken is removed,
     and `merged_into` is the layer that does its work.
     """
@@ -44,7 +45,8 @@ class Layer:
 
     def keeps(self, part: str) -> float:
         """Return the fraction (0..1) of a part's units that the layer keeps."""
-        return dict(self.kept).get(part, 1.0)
+        kept = dict(self.kept)
+        return kept.get(part, kept.get(EXPERTS, 1.0) if part == "ffn" else 1.0)
 
 
 def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
@@ -55,7 +57,7 @@ def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:
     for group in plan.groups:
         if isinstance(group.form, Narrow):
             keep = group.form.keep
-            parts = [part for part, roles in PARTS.items() if set(roles) <= set(group.parts)]
+            parts = [part for part, roles in NARROWED.items() if set(roles) <= set(group.parts)]
             for layer in group.layers:
                 kept[group.stack or "", int(layer)] += [(part, keep) for part in parts]
     sharing = [group for group in plan.groups if group.form.shares]

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from sharetune.spaces.layer_map import Layer, Reading, layer_map
 from sharetune.spaces.layers import runs
-from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.plan import EXPERTS, SharingPlan
 
 BAR = 10
 """Width, in characters, of the bar for all units of one part of a layer."""
@@ -36,16 +36,18 @@ def _layer_line(layer: Layer, place: int | None) -> str:
     times = f"  runs {layer.times} times" if layer.times > 1 else ""
     span = f"  in place of {runs(layer.span)}" if layer.span else ""
     attention = _bar(layer.attention, layer.keeps("attention"))
-    return f"{name}  attention {attention}  ffn {_bar(layer.ffn, layer.keeps('ffn'))}{times}{span}"
+    units = " of experts" if EXPERTS in dict(layer.kept) else ""
+    ffn = _bar(layer.ffn, layer.keeps("ffn"), units)
+    return f"{name}  attention {attention}  ffn {ffn}{times}{span}"
 
 
-def _bar(readings: tuple[Reading, ...], keeps: float) -> str:
+def _bar(readings: tuple[Reading, ...], keeps: float, units: str = "") -> str:
     """Draw ``AAAAAAA... A 70 %``: letters for units read from a bank, dots for private ones.
 
-    The bar is as long as the fraction `keeps` of the part that the layer keeps.
+    The bar is as long as the fraction `keeps` of the part's `units` that the layer keeps.
     """
     width = max(1, round(BAR * keeps))
-    cells, labels = "", [] if keeps == 1 else [f"keeps {100 * keeps:.3g} %"]
+    cells, labels = "", [] if keeps == 1 else [f"keeps {100 * keeps:.3g} %{units}"]
     for reading in readings:
         whole = 1.0 if reading.roles is None else len(reading.roles) / 4
         cells += reading.bank[0] * round(width * reading.share * whole)
@@ -61,7 +63,8 @@ def unchanged_text(lacking: Mapping[str, Sequence[str]]) -> list[str]:
     """
     return [
         f"No plan shares or narrows the {' or the '.join(parts)} of stack {stack!r}, whose "
-        "matrices are of no known kind; a mixture's experts can be tied, as `parts: experts`."
+        "matrices are of no known kind; a mixture's experts can be tied or narrowed, as "
+        "`parts: experts`."
         for stack, parts in lacking.items()
         if parts
     ]

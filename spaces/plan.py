@@ -41,13 +41,16 @@ FFN = ("fc_in", "gate", "fc_out")
 """Roles of an FFN's matrices; models without a gated FFN have no `gate`."""
 
 EXPERTS = "experts"
-"""The role of all experts of a mixture, which layers share whole."""
+"""The role of all experts of a mixture, which layers share whole or keep a fraction of."""
 
 WHOLE = ("norms", EXPERTS)
 """Roles that layers share whole or not at all."""
 
 PARTS: dict[str, tuple[str, ...]] = {"attention": ATTENTION, "ffn": FFN}
 """Names for several roles at once."""
+
+NARROWED: dict[str, tuple[str, ...]] = {**PARTS, EXPERTS: (EXPERTS,)}
+"""Parts of whose units a layer may keep a fraction, with their roles."""
 
 ONLY_WHOLE = "layers"
 """The name of a model's only list of layers of one kind, which plans need not name."""
@@ -100,16 +103,17 @@ class StackShape:
     `depth` counts layers, `heads` the units of attention (KV groups under grouped-query
     attention), `neurons` the width of the FFN's intermediate layer: one number, or one for each
     layer where they differ. `similarity`, where it was measured, is the linear CKA (0..1) of each
-    two layers' outputs.
+    two layers' outputs. `experts` counts those of a mixture, 0 where there is none.
     """
 
     depth: int
     heads: int | tuple[int, ...]
     neurons: int | tuple[int, ...]
     similarity: tuple[tuple[float, ...], ...] | None = None
+    experts: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
-        for name in ("heads", "neurons"):
+        for name in ("heads", "neurons", "experts"):
             counts = getattr(self, name)
             if not isinstance(counts, int):
                 equal = len(set(counts)) == 1
@@ -118,7 +122,8 @@ class StackShape:
     @property
     def is_uniform(self) -> bool:
         """Whether all layers are of one width."""
-        return isinstance(self.heads, int) and isinstance(self.neurons, int)
+        counts = self.heads, self.neurons, self.experts
+        return all(isinstance(count, int) for count in counts)
 
     def heads_of(self, layer: int) -> int:
         """Return the units of attention in `layer`."""
@@ -128,11 +133,16 @@ class StackShape:
         """Return the width of the FFN in `layer`."""
         return self.neurons if isinstance(self.neurons, int) else self.neurons[layer]
 
+    def experts_of(self, layer: int) -> int:
+        """Return the number of experts in `layer`, 0 if it has no mixture."""
+        return self.experts if isinstance(self.experts, int) else self.experts[layer]
+
     def units(self, roles: Iterable[str], layer: int = 0) -> tuple[int, ...]:
-        """Return the numbers of units a ratio is rounded to: heads, and neurons in eights."""
+        """Return the numbers of units a ratio is rounded to: heads, neurons in eights, experts."""
         roles = set(roles)
         attention = (self.heads_of(layer),) if roles & set(ATTENTION) else ()
-        return attention + ((self.neurons_of(layer) // 8,) if roles & set(FFN) else ())
+        neurons = (self.neurons_of(layer) // 8,) if roles & set(FFN) else ()
+        return attention + neurons + ((self.experts_of(layer),) if EXPERTS in roles else ())
 
     def lacking_parts(self) -> list[str]:
         """Return the parts, `attention` or `ffn`, of which no layer has one of a known kind.
@@ -145,13 +155,15 @@ class StackShape:
 
     def at(self, order: Sequence[int]) -> "StackShape":
         """Return the shape of a stack in which these layers of it run."""
-        heads, neurons = map(self.heads_of, order), map(self.neurons_of, order)
-        return StackShape(len(order), tuple(heads), tuple(neurons))
+        counts = map(self.heads_of, order), map(self.neurons_of, order), map(self.experts_of, order)
+        heads, neurons, experts = map(tuple, counts)
+        return StackShape(len(order), heads, neurons, experts=experts)
 
     def narrowed(self, groups: "Iterable[Group]") -> "StackShape":
         """Return the shape that is left by `groups` of the stack, bound, whose form is narrow."""
         heads = [self.heads_of(layer) for layer in range(self.depth)]
         neurons = [self.neurons_of(layer) for layer in range(self.depth)]
+        experts = [self.experts_of(layer) for layer in range(self.depth)]
         for group in groups:
             for layer in cast(tuple[int, ...], group.layers):
                 form = cast(Narrow, group.form)
@@ -159,7 +171,10 @@ class StackShape:
                     heads[layer] = form.kept(heads[layer])
                 if set(FFN) <= set(group.parts):
                     neurons[layer] = 8 * form.kept(neurons[layer] // 8)
-        return replace(self, heads=tuple(heads), neurons=tuple(neurons))
+                if EXPERTS in group.parts:
+                    experts[layer] = form.kept(experts[layer])
+        widths = {"heads": tuple(heads), "neurons": tuple(neurons), "experts": tuple(experts)}
+        return replace(self, **widths)  # type: ignore[arg-type]
 
 
 def lacking_parts(stacks: Mapping[str, StackShape]) -> dict[str, list[str]]:
@@ -214,7 +229,8 @@ class Group(StrictModel):
     def _check(self) -> "Group":
         if isinstance(self.init, str):
             INITS[self.init]
-        whole = [role for role in WHOLE if role in self.parts]
+        kept = (EXPERTS,) if isinstance(self.form, Narrow) else ()
+        whole = [role for role in WHOLE if role in self.parts and role not in kept]
         if whole and not isinstance(self.form.canonical(), Tie | None):
             raise PlanError(
                 f"{whole[0]} can only be shared whole, but the form is {self.form.name}",
@@ -243,11 +259,12 @@ class Group(StrictModel):
 
     def _refuse_beside_width(self) -> None:
         """Refuse settings that a group that narrows its layers cannot have."""
-        whole = read_parts([part for part, roles in PARTS.items() if set(roles) & set(self.parts)])
+        named = [part for part, roles in NARROWED.items() if set(roles) & set(self.parts)]
+        whole = read_parts(named)
         if whole != self.parts:
             raise PlanError(
                 f"narrow takes whole parts, but got parts {write_parts(self.parts)}",
-                "write attention, ffn or both",
+                f"write {', '.join(NARROWED)}, or several of them",
             )
         if self.times > 1:
             raise PlanError(
@@ -363,6 +380,8 @@ class Group(StrictModel):
         """
         if self.form.removes_layers or (self.form.canonical() is None and self.times == 1):
             return self
+        if isinstance(self.form, Narrow) and EXPERTS in self.parts:
+            self._refuse_without_experts(shape)
         lacking = {role for part in shape.lacking_parts() for role in PARTS[part]}
         roles = tuple(role for role in self.parts if role not in lacking)
         if not set(roles) & {*ATTENTION, *FFN, EXPERTS}:
@@ -374,6 +393,15 @@ class Group(StrictModel):
                 "dropped or merged",
             )
         return self.model_copy(update={"parts": roles})
+
+    def _refuse_without_experts(self, shape: StackShape) -> None:
+        layers = cast(tuple[int, ...], self.layers)
+        without = [layer for layer in layers if not shape.experts_of(layer)]
+        if without:
+            raise PlanError(
+                f"layers {runs(without)} of stack {self.stack!r} have no experts of a known kind",
+                f"leave {EXPERTS} out of parts, or name other layers",
+            )
 
     def rounded(self, shape: StackShape) -> "list[Group]":
         """Return the bound group, one for each width, with knobs rounded to a stack of this shape.
@@ -396,7 +424,7 @@ class Group(StrictModel):
     def _rounded_widths(self, shape: StackShape) -> "list[Group]":
         """Return one group for each part and each fraction that its layers can keep."""
         layers: dict[tuple[tuple[str, ...], Form], list[int]] = defaultdict(list)
-        for roles in PARTS.values():
+        for roles in NARROWED.values():
             if set(roles) <= set(self.parts):
                 for layer in cast(tuple[int, ...], self.layers):
                     layers[roles, self.form.rounded(shape.units(roles, layer))].append(layer)
@@ -733,7 +761,8 @@ def _shapes_left(
 def _width_text(group: Group, shape: StackShape, layer: int) -> str:
     heads = f"{shape.heads_of(layer)} heads" if set(group.parts) & set(ATTENTION) else ""
     neurons = f"{shape.neurons_of(layer)} neurons" if set(group.parts) & set(FFN) else ""
-    return " and ".join(filter(None, (heads, neurons)))
+    experts = f"{shape.experts_of(layer)} experts" if EXPERTS in group.parts else ""
+    return " and ".join(filter(None, (heads, neurons, experts)))
 
 
 def _first_layers(group: Group, layers: tuple[Any, ...]) -> dict[str, Any]:
@@ -805,7 +834,7 @@ def _one_narrow_a_width(groups: list[Group]) -> list[Group]:
         if not isinstance(group.form, Narrow) or not is_absolute(group.layers):
             kept.append(group)
             continue
-        for part, roles in PARTS.items():
+        for part, roles in NARROWED.items():
             if set(roles) <= set(group.parts):
                 layers[group.stack, group.form, part] |= {int(layer) for layer in group.layers}
     parts: dict[tuple[str | None, Form, tuple[int, ...]], list[str]] = defaultdict(list)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.forms import Drop, Merge
-from sharetune.spaces.plan import PARTS, WHOLE, Group, SharingPlan, StackShape
+from sharetune.spaces.forms import Drop, Merge, Narrow
+from sharetune.spaces.plan import EXPERTS, FFN, PARTS, WHOLE, Group, SharingPlan, StackShape
 
 Slot = tuple[str, int, str]
 """Stack, layer, and ``attention`` or ``ffn``: at most one edit of a plan changes each."""
@@ -19,8 +19,8 @@ class Edit:
 
     `group` is bound and canonical: absolute layers of a named stack, knobs that whole units can
     reach, one bank. `slots` are the parts of layers it changes; an edit that removes or repeats
-    layers, or shares norms or biases, takes both parts. Raises :class:`PlanError` for any
-    other group.
+    layers, or shares norms, biases or experts, takes both parts; experts count as FFN. Raises
+    :class:`PlanError` for any other group.
     """
 
     group: Group
@@ -61,9 +61,11 @@ class Edit:
     def parts(self) -> tuple[str, ...]:
         """Parts of its layers that no other edit of the same plan may change."""
         group, roles = self.group, set(self.group.parts)
-        if group.form.removes_layers or group.times > 1 or roles & {*WHOLE, "biases"}:
+        whole = {*WHOLE, "biases"} - ({EXPERTS} if isinstance(group.form, Narrow) else set())
+        if group.form.removes_layers or group.times > 1 or roles & whole:
             return tuple(PARTS)
-        return tuple(part for part, members in PARTS.items() if roles & set(members))
+        members = {**PARTS, "ffn": (*FFN, EXPERTS)}
+        return tuple(part for part in PARTS if roles & set(members[part]))
 
     @property
     def removed(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.forms import Bank, Basis, Drop, Form, LowRank, Merge, Narrow, Tie, read_form
 from sharetune.spaces.layers import resolve_layers
-from sharetune.spaces.plan import PARTS, Group, StackShape, read_parts
+from sharetune.spaces.plan import EXPERTS, PARTS, Group, StackShape, read_parts
 from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.space import GroupTemplate, Region, Space, is_choice, is_each, is_range
 
@@ -22,8 +22,12 @@ Stacks = Mapping[str, StackShape]
 KINDS = ("drop", "narrow", "tie", "bank", "basis", "lowrank", "merge")
 """Forms in the default grid."""
 
-NARROW_KEEPS = {"ffn": (0.9, 0.8, 0.7, 0.55, 0.4, 0.25, 0.1), "attention": (0.75, 0.5, 0.25)}
-"""Fractions of its neurons, and of its heads or KV groups, that a layer keeps."""
+NARROW_KEEPS = {
+    "ffn": (0.9, 0.8, 0.7, 0.55, 0.4, 0.25, 0.1),
+    "attention": (0.75, 0.5, 0.25),
+    EXPERTS: (0.875, 0.75, 0.5, 0.25),
+}
+"""Fractions of its neurons, of its heads or KV groups and of its experts that a layer keeps."""
 
 BANK_RATIOS = (0.25, 0.5)
 """Fractions of the units of a pair that read the bank."""
@@ -53,11 +57,11 @@ def grid(
 ) -> tuple[Edit, ...]:
     """List the edits of a model that are scored by default, always in the same order.
 
-    Every layer dropped, and its FFN and its attention narrowed; of every two adjacent layers the
-    FFN or the attention tied, in a bank, on a basis (FFN alone) and with low-rank additions, and
-    both layers merged; and two whole layers tied. A tie and a merge start from the first layer
-    and from the last: "the second is replaced by the first", and the other way round. `kinds` are
-    the forms that are kept.
+    Every layer dropped, and its FFN, its attention and its experts narrowed; of every two adjacent
+    layers the FFN or the attention tied, in a bank, on a basis (FFN alone) and with low-rank
+    additions, and both layers merged; and two whole layers tied. A tie and a merge start from the
+    first layer and from the last: "the second is replaced by the first", and the other way round.
+    `kinds` are the forms that are kept.
     """
     edits: dict[Edit, None] = {}
     for stack, shape in stacks.items():

@@ -3,7 +3,7 @@
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.layer_map import Reading, bank_name, layer_map
 from sharetune.spaces.layer_text import layers_as_text, unchanged_text
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.plan import Group, StackShape
 
 STACKS = {"layers": StackShape(depth=4, heads=12, neurons=1536)}
 
@@ -61,9 +61,18 @@ def test_parts_that_no_plan_changes_are_named_by_stack():
     assert mixture.lacking_parts() == ["ffn"]
     assert unchanged_text({"encoder": [], "decoder": mixture.lacking_parts()}) == [
         "No plan shares or narrows the ffn of stack 'decoder', whose matrices are of no known "
-        "kind; a mixture's experts can be tied, as `parts: experts`."
+        "kind; a mixture's experts can be tied or narrowed, as `parts: experts`."
     ]
     assert unchanged_text({"layers": StackShape(4, 0, 0).lacking_parts()}) == [
         "No plan shares or narrows the attention or the ffn of stack 'layers', whose matrices are "
-        "of no known kind; a mixture's experts can be tied, as `parts: experts`."
+        "of no known kind; a mixture's experts can be tied or narrowed, as `parts: experts`."
     ]
+
+
+def test_narrowed_experts_are_drawn_as_the_ffn():
+    form = {"narrow": {"keep": 0.5}}
+    plan = SharingPlan(groups=(Group(layers=[0], stack="layers", parts="experts", form=form),))
+    (layer,) = layer_map(plan, {"layers": 1})
+    assert (layer.keeps("ffn"), layer.keeps("attention")) == (0.5, 1.0)
+    text = layers_as_text(plan, {"layers": 1})
+    assert text.endswith("ffn .....      keeps 50 % of experts")

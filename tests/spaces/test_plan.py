@@ -284,3 +284,20 @@ def test_overlap_that_shows_only_once_the_depth_is_known():
     overlapping = plan("{layers: 3..-1}, {layers: 0..3}")
     with pytest.raises(SharetuneError, match="attention and ffn 3 are in two groups"):
         overlapping.bound(MINILM)
+
+
+MIXED = {"layers": StackShape(depth=4, heads=4, neurons=0, experts=(8, 8, 6, 6))}
+
+
+def test_experts_are_narrowed_to_whole_ones():
+    bound = plan("{layers: 0..2, parts: experts, form: {narrow: {keep: 0.55}}}").bound(MIXED)
+    assert str(bound) == "layers 0..2 narrow 0.5 experts"
+    assert bound.shapes_left(MIXED)["layers"].experts == (4, 4, 3, 6)
+
+
+def test_layers_of_unlike_numbers_of_experts_tie_other_parts():
+    assert plan("{layers: 0..3, parts: attention}").bound(MIXED).groups
+    with pytest.raises(
+        PlanError, match="layer 1 of stack 'layers' has 8 experts and layer 2 6 exp"
+    ):
+        plan("{layers: 1..2, parts: experts}").bound(MIXED)

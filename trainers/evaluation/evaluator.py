@@ -456,7 +456,7 @@ class CandidateEvaluator:
             batches = self._calibration_batches(max_length)
             return record_activations(self.task.load(), batches, moment_tokens=moment_tokens)
 
-        name = digest([self.task.start, max_length, moment_tokens])
+        name = digest([self.task.start, max_length, moment_tokens, "experts"])
         return kept_recording(self.task.cache / "recorded" / f"{name}.pt", record)
 
     def _calibration_batches(

@@ -13,6 +13,7 @@ from sharetune.spaces.forms import Narrow
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.exports.base import EXPORTS, FOLDER, Needs, Written
 from sharetune.trainers.exports.in_torch import in_torch
+from sharetune.trainers.models.mixtures import counts_experts, find_mixtures
 from sharetune.trainers.models.narrowing import pad_
 from sharetune.trainers.models.sharing import is_shared, materialize_
 from sharetune.trainers.models.structure import find_stacks
@@ -40,11 +41,37 @@ def _is_narrow(model: PreTrainedModel) -> bool:
 
 
 def widen(model: PreTrainedModel) -> str:
-    """Make all layers of a dense model as wide as its configuration says; return a note."""
+    """Make all layers of a dense model as wide as its configuration says; return a note.
+
+    The configuration is given the number of experts that all layers have. Raises
+    :class:`ModelError` if they have unlike numbers.
+    """
+    _settle_experts_(model, _as_configured(model))
+    added = pad_(model, find_stacks(_as_configured(model)))
+    what = "heads and neurons that were removed are zeros: its class has one width only."
+    return f"{added} {what}" if added else ""
+
+
+def _as_configured(model: PreTrainedModel) -> PreTrainedModel:
     with torch.device("meta"):
-        whole: PreTrainedModel = type(model)._from_config(copy.deepcopy(model.config))
-    added = pad_(model, find_stacks(whole))
-    return f"{added} heads and neurons that were removed are zeros: its class has one width only."
+        return type(model)._from_config(copy.deepcopy(model.config))
+
+
+def _settle_experts_(model: PreTrainedModel, whole: PreTrainedModel) -> None:
+    """Write the number of experts of a dense model into its configuration, which makes `whole`."""
+    own, before = ({mixture.experts for mixture in find_mixtures(one)} for one in (model, whole))
+    if own == before:
+        return
+    if len(own | before) != 2 or len(own) != 1:
+        raise ModelError(
+            f"its layers have {' and '.join(map(str, sorted(own)))} experts, and a class of "
+            "transformers has as many in each",
+            "export as shared or code, or let all layers that have experts keep as many",
+        )
+    config, (count,), (once,) = model.config.get_text_config(), own, before
+    for name, number in list(vars(config).items()):
+        if number == once and type(number) is int and counts_experts(name):
+            setattr(config, name, count)
 
 
 def save_ordinary(model: PreTrainedModel, folder: Path, note: str = "") -> Written:

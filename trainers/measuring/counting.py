@@ -26,7 +26,7 @@ from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Drop, Form, Narrow, Reuse
 from sharetune.spaces.inits import start_of
-from sharetune.spaces.plan import EXPERTS, PARTS, Group, SharingPlan
+from sharetune.spaces.plan import EXPERTS, NARROWED, Group, SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.measuring.cache import Kept, cache_watched
@@ -36,6 +36,7 @@ from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.feasibility import check_feasible
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.layer_inputs import input_width
+from sharetune.trainers.models.mixtures import are_experts
 from sharetune.trainers.models.modules import SharedLinear
 from sharetune.trainers.models.narrowing import narrow_
 from sharetune.trainers.models.parameters import head_parameters
@@ -44,7 +45,6 @@ from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
-    are_experts,
     find_stacks,
     is_norm,
     weight_out_in,
@@ -285,15 +285,15 @@ class Counting:
         What a layer takes depends on its own width alone, and part by part, so that one layer of
         each kind is enough.
         """
-        for part in PARTS:
-            if set(PARTS[part]) <= set(group.parts):
+        for part, roles in NARROWED.items():
+            if set(roles) <= set(group.parts):
                 key = group.stack, part, group.form
                 if key not in self._narrowed:
                     model = copy.deepcopy(self._shallow.model)
                     stacks = find_stacks(model)
                     every = range(len(stacks[group.stack or ""].layers))
-                    rule = {"layers": tuple(every), "parts": PARTS[part]}
-                    narrow_(stacks, [group.model_copy(update=rule)], {})
+                    rule = {"layers": tuple(every), "parts": roles}
+                    narrow_(model, stacks, [group.model_copy(update=rule)], {})
                     self._narrowed[key] = _look(model, self.inputs)
                 yield self._narrowed[key]
 

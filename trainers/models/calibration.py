@@ -1,4 +1,5 @@
-"""Record the inputs of layers' matrices on real data, and compare layers by their outputs."""
+"""Record the inputs of layers' matrices on real data, and what each expert of a mixture gives; and
+compare layers by their outputs."""
 
 import inspect
 from collections import defaultdict
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sharetune.trainers.models.compensation import Key, Moments, Recorded
+from sharetune.trainers.models.mixtures import expert_norms
 from sharetune.trainers.models.structure import Slot, Stack, find_stacks
 
 Activations = Mapping[Key, Tensor]
-"""``(stack, layer, path of a matrix) -> (tokens, columns)``, the inputs of that matrix."""
+"""``(stack, layer, path of a matrix) -> (tokens, columns)``, the inputs of that matrix; at the path
+of a mixture (tokens, experts), the norm of what each expert gives to a token."""
 
 MAX_TOKENS = 2048
 """Tokens to record unless asked otherwise; BERT-base's inputs then take 0.5 GB in float32."""
@@ -30,7 +33,8 @@ def record_activations(
     max_tokens: int = MAX_TOKENS,
     moment_tokens: int = 0,
 ) -> Recorded:
-    """Run the unshared `model` over `batches` and record the inputs of its matrices.
+    """Run the unshared `model` over `batches` and record the inputs of its matrices, and the norm
+    of what each expert of its mixtures gives.
 
     Keeps at most `max_tokens` tokens, without padding where there is an ``attention_mask``.
     Matrices that read the same input, such as q, k and v, refer to the same tensor. Of matrices
@@ -85,7 +89,8 @@ def _few_logits(model: PreTrainedModel) -> dict[str, int]:
 
 @contextmanager
 def _recorded_inputs(model: PreTrainedModel) -> Iterator[dict[Key, Tensor]]:
-    """Yield a dictionary with the inputs of all matrices in the latest forward pass."""
+    """Yield a dictionary with the inputs of all matrices in the latest forward pass, and what the
+    experts of mixtures gave."""
     seen: dict[Key, Tensor] = {}
     handles = []
     for key, _, module in _matrices(find_stacks(model).values()):
@@ -94,6 +99,16 @@ def _recorded_inputs(model: PreTrainedModel) -> Iterator[dict[Key, Tensor]]:
             seen[key] = inputs[0]
 
         handles.append(module.register_forward_pre_hook(remember))
+    for key, experts, count in _mixtures(find_stacks(model).values()):
+
+        def weigh(
+            module: nn.Module, args: Any, kwargs: Any, output: Any, key: Any = key, n: int = count
+        ) -> None:
+            found = expert_norms(module, (*args, *kwargs.values()), output, n)
+            if found is not None:
+                seen[key] = found
+
+        handles.append(experts.register_forward_hook(weigh, with_kwargs=True))
     try:
         yield seen
     finally:
@@ -108,9 +123,21 @@ def _matrices(stacks: Iterable[Stack]) -> Iterator[tuple[Key, Slot, nn.Module]]:
                 yield (stack.name, index, slot.path), slot, layer.get_submodule(slot.path)
 
 
+def _mixtures(stacks: Iterable[Stack]) -> Iterator[tuple[Key, nn.Module, int]]:
+    """Yield, for each mixture whose experts are one module, this and their number."""
+    for stack in stacks:
+        for index, found in enumerate(stack.mixtures):
+            for mixture in found:
+                holders = {name.rpartition(".")[0] for name in mixture.own}
+                if len(holders) == 1:
+                    experts = stack.layers[index].get_submodule(holders.pop())
+                    yield (stack.name, index, mixture.path), experts, mixture.experts
+
+
 def _without_padding(values: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is not None and mask.shape == values.shape[:-1]:
-        return values[mask.bool()].float()
+    flat = mask is not None and values.dim() == 2 and len(values) == mask.numel()
+    if mask is not None and (flat or mask.shape == values.shape[:-1]):
+        return values[mask.bool().flatten() if flat else mask.bool()].float()
     return values.flatten(0, -2).float()
 
 

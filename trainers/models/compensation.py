@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from sharetune.trainers.models.mixtures import Mixture
 from sharetune.trainers.models.structure import Slot, weight_out_in
 
 Key = tuple[str, int, str]
@@ -57,12 +58,13 @@ class Recorded(dict[Key, Tensor]):
 
     Moments count as long as the inputs are those that were recorded. `movable` are the families
     (stack, path of an attention or empty for the FFN) of the recorded model whose units can be
-    permuted; None: not tried yet.
+    permuted; None: not tried yet. `losing` says of mixtures, by stack, if they can lose experts.
     """
 
     def __init__(self, inputs: Mapping[Key, Tensor], moments: Mapping[Key, Moments]) -> None:
         super().__init__(inputs)
         self.movable: set[tuple[str, str]] | None = None
+        self.losing: dict[tuple[str, Mixture], bool] = {}
         self.moments = dict(moments)
         self._recorded = {key: inputs[key] for key in moments}
 

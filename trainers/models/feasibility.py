@@ -20,6 +20,7 @@ from sharetune.trainers.models.arrangement import Arrangement, Orders, arrangeme
 from sharetune.trainers.models.kinds import REUSE, STORE, kv_sharing_modes
 from sharetune.trainers.models.layer_inputs import INPUT_BY_LAYER, can_lose_layers, input_width
 from sharetune.trainers.models.layer_settings import layer_lists
+from sharetune.trainers.models.mixtures import counts_experts
 from sharetune.trainers.models.structure import SIZE_ATTRIBUTES, Slot, Stack, matrices, source
 
 LAYER_INDICES = ("layer_idx", "layer_id", "layer_index")
@@ -65,7 +66,7 @@ def _refuse_group(stack: Stack, group: Group, config: PreTrainedConfig) -> None:
     roles = list(dict.fromkeys(role for slot in stack.slots for role in slot.roles))
     roles += [EXPERTS] if stack.experts else []
     if EXPERTS in group.parts:
-        _refuse_experts(stack, group)
+        (_refuse_experts if group.form.shares else _refuse_fewer_experts)(stack, group)
     if not set(roles) & set(group.parts):
         raise PlanError(
             f"stack {stack.name!r} has none of the parts {write_parts(group.parts)}",
@@ -188,6 +189,32 @@ def _refuse_experts(stack: Stack, group: Group) -> None:
                 f"layers {runs(own)} of stack {stack.name!r} cannot share experts, because {what}",
                 f"leave {EXPERTS} out of parts, or name other layers",
             )
+
+
+def _refuse_fewer_experts(stack: Stack, group: Group) -> None:
+    """Refuse to narrow mixtures of an unknown kind, or to fewer experts than their router needs."""
+    for layer in map(int, group.layers):
+        if len(stack.mixtures[layer]) != 1:
+            raise experts_error(stack, layer, "it has several mixtures of them")
+        (mixture,) = stack.mixtures[layer]
+        kept = group.form.kept(mixture.experts)  # type: ignore[attr-defined]
+        if kept < mixture.least or kept % mixture.step:
+            which = f"in {mixture.groups} groups of equal size, " if mixture.groups > 1 else ""
+            raise PlanError(
+                f"layer {layer} of stack {stack.name!r} would keep {kept} of {mixture.experts} "
+                f"experts, but its router chooses {which}{mixture.top_k} for each token",
+                f"keep {mixture.least} or more"
+                + (f", a multiple of {mixture.step}" if mixture.step > 1 else "")
+                + f": keep: {mixture.least / mixture.experts:.3g}",
+            )
+
+
+def experts_error(stack: Stack, layer: int, reason: str) -> PlanError:
+    """Return the error for a layer of whose mixture no experts can be removed."""
+    return PlanError(
+        f"layer {layer} of stack {stack.name!r} cannot lose experts, because {reason}",
+        f"leave {EXPERTS} out of parts, or share them with form: tie",
+    )
 
 
 def _expert_shapes(stack: Stack, layer: int) -> dict[str, Any]:
@@ -349,6 +376,7 @@ def _layer_kind(layer: nn.Module, *, attributes: bool) -> set[str]:
         for path, module in layer.named_modules()
         for name, value in vars(module).items()
         if attributes and path not in widths and name not in SIZE_ATTRIBUTES
+        if not counts_experts(name)
         if isinstance(value, int) and name not in NO_KIND
     }
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.models.activation_reuse import Handover, Lend
@@ -107,15 +107,20 @@ class _Describer:
         if isinstance(module, RepeatedModule):
             holder, name = module._holder[0], module._name_there
             return {"repeats": self.paths[id(holder)], "name": name}
-        if next(module.buffers(recurse=False), None) is not None:
+        if module._non_persistent_buffers_set:
             raise ModelError(
-                f"{path} is a {type(module).__name__} with buffers, which code cannot build",
+                f"{path} is a {type(module).__name__} with buffers that are not saved, which code "
+                "cannot build",
                 "export as shared or dense",
             )
         spec: Spec = {
             "class": self._named(type(module)),
-            "settings": {n: self._plain(f"{path}.{n}", v) for n, v in _settings(module).items()},
+            "settings": {
+                name: self._plain(f"{path}.{name}", value)
+                for name, value in (_settings(module) | _private_flags(module)).items()
+            },
             "tensors": {name: _shape(tensor) for name, tensor in module._parameters.items()},
+            "buffers": {name: _shape(tensor) for name, tensor in module._buffers.items()},
             "children": {
                 name: None if child is None else self._spec(f"{path}.{name}", child)
                 for name, child in module._modules.items()
@@ -144,6 +149,8 @@ class _Describer:
             return [self._plain(path, item) for item in value]
         if isinstance(value, Handover):
             return {"Handover": self._number(value)}
+        if isinstance(value, PreTrainedConfig) and (name := self._config_name(value)) is not None:
+            return {"Config": name}
         if is_dataclass(value):
             own = {f.name: self._plain(path, getattr(value, f.name)) for f in fields(value)}
             return {self._named(type(value)): own}
@@ -151,6 +158,12 @@ class _Describer:
             f"{path} is a {type(value).__name__}, which a configuration cannot hold",
             "export as shared or dense",
         )
+
+    def _config_name(self, config: PreTrainedConfig) -> str | None:
+        """Return the attribute of the model's configuration that is `config`, empty if it is it."""
+        whole = self.model.config
+        parts = {name: part for name, part in vars(whole).items() if part is config}
+        return "" if config is whole else next(iter(parts), None)
 
     def _number(self, handover: Handover) -> int:
         if not any(handover is other for other in self.handovers):
@@ -164,6 +177,9 @@ class _Describer:
                     yield path, self._number(hook.handover)
 
 
+COMMON_FLAGS = frozenset({*vars(nn.Module()), "_is_hf_initialized"})
+"""Private flags of modules of any class."""
+
 PLAIN = (bool, int, float, str, type(None), tuple)
 """Types of settings that are compared with a fresh model's."""
 
@@ -176,13 +192,27 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     }
 
 
+def _private_flags(module: nn.Module) -> dict[str, bool]:
+    """Return what a class of the library notes about its modules, not what every module has."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, bool) and name.startswith("_") and name not in COMMON_FLAGS
+    }
+
+
 def _is_alike(module: nn.Module, fresh: nn.Module) -> bool:
-    """Return whether both are of one class, with tensors of the same names and shapes."""
-    own = {name: _shape(tensor) for name, tensor in module._parameters.items()}
-    others = {name: _shape(tensor) for name, tensor in fresh._parameters.items()}
+    """Return whether both are of one class, with saved tensors of the same names and shapes."""
+    own, others = _saved_shapes(module), _saved_shapes(fresh)
     return type_before_parametrizations(module) is type_before_parametrizations(fresh) and (
         own == others
     )
+
+
+def _saved_shapes(module: nn.Module) -> dict[str, Any]:
+    tensors = module._parameters | module._buffers
+    unsaved = module._non_persistent_buffers_set
+    return {name: _shape(tensor) for name, tensor in tensors.items() if name not in unsaved}
 
 
 def _shape(tensor: Tensor | None) -> Any:
@@ -200,7 +230,7 @@ def build_(
     `classes` are those that the layout names. Paths lose `prefix`: the body of a model with a head
     has no such level.
     """
-    builder = Builder(layout, classes)
+    builder = Builder(layout, classes, getattr(model, "config", None))
     model.banks = builder.banks
     for path, settings in layout["settings"].items():
         for name, value in settings.items():
@@ -219,10 +249,15 @@ def build_(
 
 
 class Builder:
-    """Build modules from their descriptions; those that share a bank or a handover get the same."""
+    """Build modules from their descriptions; those that share a bank or a handover get the same.
 
-    def __init__(self, layout: Layout, classes: Mapping[str, type[Any]]) -> None:
-        self.classes = classes
+    Settings that are the model's configuration, or a part of it, are that of `config`.
+    """
+
+    def __init__(
+        self, layout: Layout, classes: Mapping[str, type[Any]], config: object = None
+    ) -> None:
+        self.classes, self.config = classes, config
         self.handovers: dict[int, Handover] = {}
         self.banks = nn.ModuleList(
             nn.ModuleDict({key: self.module(entry) for key, entry in bank.items()})
@@ -238,6 +273,8 @@ class Builder:
             setattr(module, name, self.decoded(value))
         for name, shape in spec.get("tensors", {}).items():
             module.register_parameter(name, None if shape is None else _empty(shape))
+        for name, shape in spec.get("buffers", {}).items():
+            module.register_buffer(name, None if shape is None else _empty(shape).data)
         for name, child in spec.get("children", {}).items():
             module.add_module(name, None if child is None else self.module(child))
         if "bank" in spec:
@@ -253,6 +290,8 @@ class Builder:
         ((name, own),) = value.items()
         if name == "Handover":
             return self.handover(own)
+        if name == "Config":
+            return getattr(self.config, own) if own else self.config
         return self.classes[name](**{key: self.decoded(item) for key, item in own.items()})
 
     def handover(self, number: int) -> Handover:

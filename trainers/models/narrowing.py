@@ -1,8 +1,9 @@
-"""Remove units of layers, heads (KV groups) and FFN neurons; restore the width with zeros.
+"""Remove units of layers: heads (KV groups), FFN neurons, experts; restore the width with zeros.
 
 A unit goes with all that is its own: rows of the matrices that make it, columns of the one that
-reads it, entries of biases. Which units stay is the caller's choice, or by the importance that
-banks go by (`alignment.py`).
+reads it, entries of biases, an expert's entries of its router. Which units stay is the caller's
+choice, or by the importance that banks go by (`alignment.py`); of experts, by the sum over tokens
+of the norm of what each gives (`mixtures.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +16,18 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.forms import Narrow
-from sharetune.spaces.plan import FFN, Group, StackShape
+from sharetune.spaces.plan import EXPERTS, FFN, Group, StackShape
 from sharetune.trainers.models.alignment import contributions
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.compensation import as_recorded, compensate_, unit_sizes
 from sharetune.trainers.models.forms.bank import BankLinear
+from sharetune.trainers.models.mixtures import (
+    Mixture,
+    keep_experts_,
+    layer_tensor,
+    weight_sizes,
+    whole_router_logits_,
+)
 from sharetune.trainers.models.modules import dense_layer, resolved
 from sharetune.trainers.models.structure import (
     SIZE_ATTRIBUTES,
@@ -39,13 +47,16 @@ Kept = Mapping[Place, Tensor]
 
 
 def narrow_(
-    stacks: Mapping[str, Stack], groups: Iterable[Group], activations: Activations
+    model: nn.Module,
+    stacks: Mapping[str, Stack],
+    groups: Iterable[Group],
+    activations: Activations,
 ) -> Activations:
     """Remove, in place, the least important units of the layers of `groups`, whose form is narrow.
 
-    The others take over what those gave as far as `activations` tell (`compensation.py`). Returns
-    those of `activations` whose columns are the units, less what was removed. On the meta device,
-    where nothing is important, the last units go.
+    `stacks` are those of `model`. The other heads and neurons take over what those gave as far as
+    `activations` tell (`compensation.py`). Returns those of `activations` whose columns are the
+    units, less what was removed. On the meta device, where nothing is important, the last units go.
     """
     left: dict[tuple[str, int, str], Tensor] = {}
     for group in groups:
@@ -54,6 +65,9 @@ def narrow_(
             for slots in stack.families(layer).values():
                 if slots[0].role in group.parts:
                     left |= _narrow_family(stack, layer, slots, group.form, activations)
+            for mixture in stack.mixtures[layer] if EXPERTS in group.parts else ():
+                left |= _narrow_mixture(stack, layer, mixture, group.form, activations)
+                whole_router_logits_(_holder(model, stack), mixture.experts)
     return left
 
 
@@ -76,9 +90,26 @@ def _narrow_family(
     return {} if seen is None else {key: seen[:, rows_of(out, kept).to(seen.device)]}
 
 
+def _narrow_mixture(
+    stack: Stack, number: int, mixture: Mixture, form: object, activations: Activations
+) -> Activations:
+    """Keep the experts that give most to their layer's output, or whose weights are largest."""
+    assert isinstance(form, Narrow)
+    layer, count = stack.layers[number], form.kept(mixture.experts)
+    key = stack.name, number, mixture.path
+    seen = activations.get(key)
+    if layer_tensor(layer, mixture.own[0]).is_meta:
+        importance = -torch.arange(float(mixture.experts))
+    else:
+        importance = weight_sizes(layer, mixture) if seen is None else seen.sum(0).cpu()
+    kept = mixture.most_important(importance, count)
+    keep_experts_(layer, mixture, kept)
+    return {} if seen is None else {key: seen[:, kept.to(seen.device)]}
+
+
 def fit_(model: PreTrainedModel, units: Mapping[str, Mapping[str, Any]]) -> None:
     """Remove, in place, the last units of layers that have more than `units` says: by stack,
-    `heads` and `neurons` as :class:`StackShape` has them."""
+    `heads`, `neurons` and `experts` as :class:`StackShape` has them; 0: not known."""
     for name, stack in find_stacks(model).items():
         saved = {"depth": len(stack.layers), **units[name]} if name in units else None
         shape = StackShape(**saved) if saved else stack.shape
@@ -88,6 +119,15 @@ def fit_(model: PreTrainedModel, units: Mapping[str, Mapping[str, Any]]) -> None
                 count = neurons if slots[0].role in FFN else heads
                 if count < slots[0].units:
                     keep_in_layer_(layer, slots, torch.arange(count), set())
+            for mixture in stack.mixtures[index]:
+                if 0 < shape.experts_of(index) < mixture.experts:
+                    keep_experts_(layer, mixture, torch.arange(shape.experts_of(index)))
+                    whole_router_logits_(_holder(model, stack), mixture.experts)
+
+
+def _holder(model: nn.Module, stack: Stack) -> nn.Module:
+    """Return the module that holds a stack's list of layers."""
+    return model.get_submodule(stack.path.rpartition(".")[0])
 
 
 def keep_units_(model: PreTrainedModel, kept: Kept) -> None:

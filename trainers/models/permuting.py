@@ -15,18 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sharetune.trainers.models.alignment import can_align, permute_
+from sharetune.trainers.models.mixtures import equal_but_for_rounding
 from sharetune.trainers.models.sample_inputs import fitting_sample
 from sharetune.trainers.models.structure import Slot, Stack, attention_path
 
 Family = tuple[str, str]
 """A stack's name, and the path of an attention in its layers; empty for the FFN."""
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
-"""The largest difference, relative to the largest output, that rounding makes. A wrong guess gives
-differences of the size of the output."""
-
-LOW_PRECISION_TOLERANCE = 0.1
-"""The same for types of 16 bits, whose rounding adds up over the layers."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +77,7 @@ def _are_close(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
     """Return whether the outputs of one matrix, at all its calls, are equal but for rounding."""
     if len(before) != len(after) or not before:
         return False
-    for one, two in zip(before, after, strict=True):
-        allowed = TOLERANCE.get(one.dtype, LOW_PRECISION_TOLERANCE) * float(one.abs().max())
-        if one.shape != two.shape or not float((one - two).abs().max()) <= allowed:
-            return False
-    return True
+    return all(map(equal_but_for_rounding, before, after))
 
 
 @contextmanager

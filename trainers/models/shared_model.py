@@ -138,6 +138,7 @@ class SharedModel(HandsOver):
             "plan": self.sharing.plan.written(),
             "units": {
                 name: {"heads": shape.heads, "neurons": shape.neurons}
+                | ({"experts": shape.experts} if shape.experts else {})
                 for name, shape in self.sharing.shapes.items()
             },
             "compression": self.sharing.compression.model_dump(exclude_defaults=True),

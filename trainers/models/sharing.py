@@ -26,12 +26,14 @@ from sharetune.trainers.models.compensation import Recorded, as_recorded
 from sharetune.trainers.models.feasibility import (
     LAYER_INDICES,
     check_feasible,
+    experts_error,
     removal_error,
 )
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.freezing import keep_frozen_
 from sharetune.trainers.models.layer_inputs import arrange_inputs_
 from sharetune.trainers.models.layer_settings import arrange_settings_
+from sharetune.trainers.models.mixtures import are_experts, loses_experts
 from sharetune.trainers.models.modules import (
     SharedExperts,
     SharedModule,
@@ -48,7 +50,6 @@ from sharetune.trainers.models.softening import SCHEDULES
 from sharetune.trainers.models.structure import (
     Slot,
     Stack,
-    are_experts,
     find_stacks,
     is_norm,
     weight_out_in,
@@ -133,7 +134,7 @@ def _change_layers(
             _start_from_mean(stacks[group.stack or ""], group, plan, seen, moving)
     narrowed = [group for group in plan.groups if isinstance(group.form, Narrow)]
     if narrowed:
-        seen |= narrow_(stacks, narrowed, seen)
+        seen |= narrow_(model, stacks, narrowed, seen)
         stacks = find_stacks(model)
     origins = {group: _origins(stacks[group.stack or ""], group, seen) for group in plan.groups}
     for group in with_weights:
@@ -286,10 +287,25 @@ def _movable(
     moving = recorded.movable
     for group in narrow:
         stack = stacks[group.stack or ""]
+        if EXPERTS in group.parts:
+            _refuse_bound_experts(stack, group, recorded)
         for prefix, slots in stack.families(int(group.layers[0])).items():
             if slots[0].role in group.parts and (stack.name, prefix) not in moving:
                 raise removal_error(stack, slots, "leave that part out of parts")
     return moving
+
+
+def _refuse_bound_experts(stack: Stack, group: Group, recorded: Recorded) -> None:
+    """Refuse to remove experts of a mixture that then computes something else."""
+    for layer in map(int, group.layers):
+        (mixture,) = stack.mixtures[layer]
+        key = stack.name, mixture
+        if key not in recorded.losing:
+            recorded.losing[key] = loses_experts(stack.layers[layer], mixture)
+        if not recorded.losing[key]:
+            raise experts_error(
+                stack, layer, f"its mixture {mixture.path} was tried without some, and was wrong"
+            )
 
 
 def _start_from_mean(

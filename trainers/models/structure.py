@@ -22,6 +22,7 @@ from sharetune.spaces.errors import ModelError
 from sharetune.spaces.plan import ONLY_WHOLE, StackShape
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.kinds import kind_names
+from sharetune.trainers.models.mixtures import Mixture, are_experts, find_mixtures
 from sharetune.trainers.models.modules import SharedLinear, resolved
 from sharetune.trainers.models.softening import SoftLinear
 
@@ -116,7 +117,8 @@ class Stack:
     A list of layers of several kinds holds a stack of each. `slots` are the first layer's
     matrices; the others have the same ones, of as many units or of others. `norms` are the paths at
     which at least one layer has a normalisation with weights, `experts` those of all experts of a
-    mixture. `beside` names lists that hold further parts of the same layers, as XLM's.
+    mixture, and `mixtures` each layer's of a known kind. `beside` names lists that hold further
+    parts of the same layers, as XLM's.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Stack:
     norms: tuple[str, ...]
     experts: tuple[str, ...]
     layer_slots: tuple[tuple[Slot, ...], ...]
+    mixtures: tuple[tuple[Mixture, ...], ...]
     places: tuple[int, ...]
     length: int
     beside: tuple[str, ...] = ()
@@ -148,7 +151,8 @@ class Stack:
         """Return the depth and the numbers of units, as plans need them."""
         heads = (_units(slots, ("q", "k", "v")) for slots in self.layer_slots)
         neurons = (_units(slots, ("fc_out",)) for slots in self.layer_slots)
-        return StackShape(len(self.layers), tuple(heads), tuple(neurons))
+        experts = (own[0].experts if own else 0 for own in self.mixtures)
+        return StackShape(len(self.layers), tuple(heads), tuple(neurons), experts=tuple(experts))
 
     def families(self, layer: int = 0) -> dict[str, list[Slot]]:
         """Return the matrices of `layer` by the path of their attention; empty for the FFN."""
@@ -232,13 +236,6 @@ def is_norm(path: str, module: nn.Module) -> bool:
     return bool(own) and NORM_WORD.search(path + type(module).__name__) is not None
 
 
-def are_experts(path: str, module: nn.Module) -> bool:
-    """Return whether `module`, at `path`, holds a mixture's experts in tensors of experts x out x
-    in."""
-    stacked = any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
-    return stacked and "expert" in (path + type(module).__name__).lower()
-
-
 def _refuse_shared_by_design(model: PreTrainedModel) -> None:
     """Raise if the configuration counts more layers than the longest list holds, as ALBERT's."""
     depth = getattr(model.config, "num_hidden_layers", None)
@@ -319,8 +316,11 @@ def _shapes(layer: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _frame(layer: nn.Module, model: PreTrainedModel) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Return the shapes of a layer's matrices without the sides along which units lie."""
-    axes = {slot.path: slot.axis for slot in _slots(layer, model)}
+    """Return the shapes of a layer's matrices without the sides along which units lie, experts
+    among them."""
+    routers = [one for mixture in find_mixtures(layer) for one in mixture.router]
+    axes = {name.removesuffix(".weight"): axis for name, axis in routers}
+    axes |= {slot.path: slot.axis for slot in _slots(layer, model)}
     return tuple(
         (path, (shape[1 - axes[path]],) if path in axes else shape)
         for path, shape in _shapes(layer)
@@ -343,6 +343,7 @@ def _stack(
         tuple(dict.fromkeys(p for p, m in found if is_norm(p, m))),
         tuple(dict.fromkeys(p for p, m in found if are_experts(p, m))),
         tuple(tuple(_slots(layer, model)) for layer in layers),
+        tuple(tuple(find_mixtures(layer)) for layer in layers),
         tuple(range(len(whole)) if places is None else places),
         len(whole),
         _beside(model, path) + (() if places is None else _numbers_kept(model, path)),

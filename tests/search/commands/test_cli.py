@@ -301,7 +301,7 @@ def test_show_names_the_parts_that_the_plan_does_not_change(tmp_path):
     assert result.exit_code == 0, result.output
     assert (
         "\nNo plan shares or narrows the ffn of stack 'layers', whose matrices are of no known "
-        "kind; a mixture's experts can be tied, as `parts: experts`.\n"
+        "kind; a mixture's experts can be tied or narrowed, as `parts: experts`.\n"
     ) in result.stdout
     assert "plan: layers 0..2 bank 0.3 attention from mean" in result.stdout
 

@@ -135,3 +135,12 @@ def test_disjoint_edits_of_the_grid_make_a_bound_plan():
 def test_a_group_that_cannot_be_is_no_edit():
     with pytest.raises(SharetuneError, match="narrow takes whole parts"):
         edit(layers=[1], parts=["q", "o"], form={"narrow": {"keep": 0.5}})
+
+
+def test_narrowed_experts_leave_the_attention_to_another_edit():
+    stacks = {"layers": StackShape(depth=2, heads=4, neurons=0, experts=8)}
+    group = Group(layers=[0], parts="experts", form={"narrow": {"keep": 0.5}})
+    (edit,) = Edit.of(group, stacks)
+    assert edit.parts == ("ffn",)
+    (tied,) = Edit.of(Group(layers="0..1", parts="experts"), stacks)
+    assert tied.parts == ("attention", "ffn")

@@ -162,3 +162,13 @@ def test_a_space_may_name_a_stack(stack):
     stacks = {"encoder": StackShape(2, 4, 64), "decoder": StackShape(2, 4, 64)}
     edits = grid_of(space({"layers": "0..1", "stack": stack, "form": "drop"}), stacks)
     assert {one.stack for one in edits} == ({"encoder"} if stack else {"encoder", "decoder"})
+
+
+def test_experts_are_narrowed_where_there_are_any():
+    stacks = {"layers": StackShape(depth=2, heads=4, neurons=0, experts=8)}
+    found = [str(edit) for edit in grid(stacks, kinds=["narrow"]) if "experts" in edit.group.parts]
+    assert found == [
+        f"layers {layer} narrow {keep} experts"
+        for keep in ("0.9", "0.8", "0.5", "0.2")
+        for layer in range(2)
+    ]

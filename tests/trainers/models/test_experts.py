@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sharetune.spaces import SharingPlan
-from sharetune.spaces.errors import ModelError, PlanError
+from sharetune.spaces.errors import PlanError
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.measuring.counting import Counting
@@ -87,10 +87,11 @@ def test_a_bank_gets_the_gradients_of_all_its_readers():
     assert torch.allclose(model.banks[0].mlp_experts.down_proj.grad, expected, atol=1e-6)
 
 
-def test_code_cannot_build_experts_that_hold_the_models_configuration(tmp_path):
-    model = share_(build("qwen3_moe"), plan("layers[moe]"))
-    with pytest.raises(ModelError, match=r"mlp_experts.config is a dict, which a configuration ca"):
-        export(model, tmp_path / "code", "code")
+@pytest.mark.slow
+@pytest.mark.parametrize("family", EXPERTS)
+def test_code_builds_tied_experts(family, tmp_path):
+    model = share_(build(family), plan(EXPERTS[family][0]))
+    assert export(model, tmp_path / "code", "code").difference == 0.0
 
 
 @pytest.mark.parametrize(
