@@ -278,19 +278,26 @@ def removal_error(stack: Stack, slots: Sequence[Slot], hint: str) -> PlanError:
 
 
 def _refuse_loop(stack: Stack, group: Group) -> None:
-    """Refuse to repeat a layer that holds tensors outside its innermost modules.
+    """Refuse to repeat a layer that holds tensors in a module beside other modules with tensors.
 
-    A repeated layer is run module by module, so every tensor must be in a module of its own.
+    A repeated layer is run module by module, so every tensor must be in a module of its own, which
+    may have others without any, as experts have an activation.
     """
     for index in group.layers:
         for path, module in stack.layers[int(index)].named_modules():
-            own = [name for name, _ in module.named_parameters(recurse=False)]
-            if own and (not path or list(module.children())):
+            own = _saved_names(module)
+            if own and (not path or any(map(_saved_names, list(module.modules())[1:]))):
                 raise PlanError(
                     f"layer {index} of stack {stack.name!r} cannot run {group.times} times, "
                     f"because {f'{path}.{own[0]}'.lstrip('.')} lies in no module of its own",
                     "leave out times for this model",
                 )
+
+
+def _saved_names(module: nn.Module) -> list[str]:
+    """Return the names of a module's own tensors that are saved."""
+    buffers = [n for n in module._buffers if n not in module._non_persistent_buffers_set]
+    return [name for name, _ in module.named_parameters(recurse=False)] + buffers
 
 
 def _refuse_reuse(stack: Stack, group: Group, config: PreTrainedConfig) -> None:

@@ -163,7 +163,7 @@ def _router_modules(
         whole = f"{path}.{inner}".rstrip(".")
         inside = any(f"{whole}.".startswith(f"{other}.") for other in experts)
         if not inside and not SHARED_WORD.search(inner):
-            yield whole, module
+            yield whole, resolved(module)
 
 
 def _tensors(module: nn.Module, *, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:

@@ -38,6 +38,12 @@ def dense_layer(weight: Tensor, bias: Tensor | None, *, transposed: bool) -> nn.
     return conv
 
 
+def copied(module: nn.Module) -> nn.Module:
+    """Return a copy of a module with the same configuration, which is the whole model's."""
+    configs = [inner.config for inner in module.modules() if hasattr(inner, "config")]
+    return deepcopy(module, {id(config): config for config in configs})
+
+
 def product(module: nn.Module, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``hidden @ weight.T + bias``, (..., in) -> (..., out), as `module` multiplies."""
     if not isinstance(module, Multiplier):
@@ -135,7 +141,7 @@ class RepeatedModule(nn.Module):
 
     def materialize(self) -> nn.Module:
         """Return a private copy of the module."""
-        return deepcopy(self.source)
+        return copied(self.source)
 
 
 class RepeatedLinear(RepeatedModule, nn.Linear):
@@ -192,7 +198,7 @@ class SharedModule(BankReader):
 
     def materialize(self) -> nn.Module:
         """Return a private copy of the bank's module."""
-        return deepcopy(self.entry)
+        return copied(self.entry)
 
 
 class SharedNorm(SharedModule):

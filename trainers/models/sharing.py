@@ -38,6 +38,7 @@ from sharetune.trainers.models.modules import (
     SharedExperts,
     SharedModule,
     SharedNorm,
+    copied,
     repeated,
     resolved,
 )
@@ -450,8 +451,7 @@ def _share_whole(
         modules = [module for module in standing if is_kind(path, module)]
         if len(modules) < 2:
             continue
-        configs = [m.config for m in modules[0].modules() if hasattr(m, "config")]
-        entry = copy.deepcopy(modules[0], {id(config): config for config in configs})
+        entry = copied(modules[0])
         for name, parameter in entry.named_parameters():
             sources = [module.get_parameter(name) for module in modules]
             parameter.data = positions.start([source.detach() for source in sources]).clone()

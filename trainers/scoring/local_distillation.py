@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sharetune.spaces.forms import Merge
+from sharetune.spaces.forms import Merge, Narrow
 from sharetune.spaces.local_start import LocalStart
-from sharetune.spaces.plan import WHOLE, Group, SharingPlan
+from sharetune.spaces.plan import EXPERTS, WHOLE, Group, SharingPlan
 from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.sharing import banks_of
 from sharetune.trainers.models.structure import BANKS, Stack, find_stacks
@@ -114,6 +114,8 @@ def _regions(stack: Stack, group: Group) -> Iterator[Region]:
 def _inner_path(stack: Stack, group: Group) -> str:
     """The submodule that holds all matrices of the group's parts and no others, as ``.mlp``; empty
     where only the whole layer does."""
+    if group.parts == (EXPERTS,) and isinstance(group.form, Narrow):
+        return f".{stack.mixtures[int(group.layers[0])][0].path}"
     own = [slot.path.split(".") for slot in stack.slots if set(slot.roles) & set(group.parts)]
     others = [slot.path for slot in stack.slots if not set(slot.roles) & set(group.parts)]
     if not own or {*WHOLE, "biases"} & set(group.parts):
@@ -210,8 +212,10 @@ def _learning(
     whole = isinstance(group.form, Merge)
     paths = {slot.path for slot in stack.slots if whole or set(slot.roles) & set(group.parts)}
     for place, layer in enumerate(stack.layers):
+        narrowed = EXPERTS in group.parts and isinstance(group.form, Narrow)
+        mixed = {n for m in stack.mixtures[place] if narrowed for n, _ in m.tensors}
         for name, parameter in layer.named_parameters():
-            in_part = whole or any(name.startswith(f"{path}.") for path in paths)
+            in_part = whole or name in mixed or any(name.startswith(f"{path}.") for path in paths)
             if id(parameter) in inside and in_part:
                 found[f"layer.{order[place]}.{name}"] = parameter
     return {name: p.requires_grad_() for name, p in found.items()}

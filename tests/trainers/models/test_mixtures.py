@@ -242,6 +242,44 @@ def test_narrowed_experts_are_tied():
     assert find_stacks(model)["layers[moe]"].shape.experts == 2
 
 
+def looped(stack="layers", **rule):
+    group = {"stack": stack, "layers": [1, 2], "times": 2, "assign": "each"} | rule
+    return SharingPlan.model_validate({"groups": [group]})
+
+
+def test_layers_with_experts_run_several_times():
+    model = share_(build("mixtral"), looped())
+    assert model.num_parameters() == build("mixtral").num_parameters()
+    assert find_stacks(model)["layers"].shape.experts == 4
+    before = answer(model)
+    assert close(answer(materialize_(model)), before)  # tried against a model of six layers, too
+    configs = {id(layer.mlp.experts.config) for layer in model.model.layers}
+    assert configs == {id(model.config)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["deepseek_v3", "granitemoe", "mixtral", "qwen3_moe"])
+def test_narrowed_and_tied_experts_run_several_times(family, tmp_path):
+    model = build(family)
+    name = next(name for name, stack in find_stacks(model).items() if stack.experts)
+    tied = looped(name, parts=["experts"], assign="one", init="first").groups
+    both = SharingPlan(groups=(*plan(name, [1, 2]).groups, *tied))
+    share_(model, both)
+    model.save_pretrained(tmp_path)
+    assert close(answer(load_shared(tmp_path)), answer(model))
+    assert written(model, use_cache=True) == written(model, use_cache=False)
+    skeleton = build(family).to("meta")
+    skeleton.config._experts_implementation = "batched_mm"
+    inputs = {key: value.to("meta") for key, value in samples(skeleton)[0].items()}
+    counted = Counting(skeleton, inputs).facts(both)
+    assert counted == facts(skeleton, share_(copy.deepcopy(skeleton), both), inputs)
+
+
+def test_a_layer_whose_mixture_has_a_saved_buffer_beside_experts_runs_once():
+    with pytest.raises(PlanError, match="because mlp.e_score_correction_bias lies in no module of"):
+        share_(build("minimax_m2"), looped())
+
+
 def test_the_loss_that_balances_experts_counts_all_of_them():
     model = share_(build("mixtral"), plan("layers", [0, 1]))
     inputs = samples(model)[0]

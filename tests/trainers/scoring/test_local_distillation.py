@@ -1,5 +1,7 @@
 """New weights of a group learn, alone, to do what they replace."""
 
+import sys
+
 import pytest
 import torch
 
@@ -11,6 +13,10 @@ from sharetune.trainers.scoring.local_distillation import (
 )
 from sharetune.trainers.scoring.scorer import Scorer
 from tests.families import tiny
+from tests.paths import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from tiny_models import build
 
 IDS = torch.randint(3, 90, (16, 2, 12), generator=torch.Generator().manual_seed(0))
 
@@ -95,3 +101,18 @@ def test_a_narrowed_ffn_and_a_merged_layer_come_nearer():
         recipe = LocalStart(local_steps=60, learning_rate=3e-3)
         taught = distil_locally(scorer, plan.groups, scorer.batches, recipe)
         assert distance(scorer, plan, taught) < 0.8 * scorer.score(plan).distance
+
+
+def test_experts_that_stay_learn_with_their_router():
+    given = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in IDS[:4]]
+    scorer = Scorer(build("mixtral"), given)
+    text = "groups: [{layers: [1], parts: experts, form: {narrow: {keep: 0.5}}}]"
+    plan = SharingPlan.from_yaml(text).bound({n: s.shape for n, s in scorer.stacks.items()})
+    recipe = LocalStart(local_steps=20, learning_rate=3e-3)
+    taught = distil_locally(scorer, plan.groups, scorer.batches, recipe)
+    assert sorted(taught[plan.groups[0]]) == [
+        "layer.1.mlp.experts.down_proj",
+        "layer.1.mlp.experts.gate_up_proj",
+        "layer.1.mlp.gate.weight",
+    ]
+    assert 0 < distance(scorer, plan, taught) < scorer.score(plan).distance
