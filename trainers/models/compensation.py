@@ -58,13 +58,14 @@ class Recorded(dict[Key, Tensor]):
 
     Moments count as long as the inputs are those that were recorded. `movable` are the families
     (stack, path of an attention or empty for the FFN) of the recorded model whose units can be
-    permuted; None: not tried yet. `losing` says of mixtures, by stack, if they can lose experts.
+    permuted; None: not tried yet. `keeping` says of mixtures, by stack, why they cannot lose
+    experts.
     """
 
     def __init__(self, inputs: Mapping[Key, Tensor], moments: Mapping[Key, Moments]) -> None:
         super().__init__(inputs)
         self.movable: set[tuple[str, str]] | None = None
-        self.losing: dict[tuple[str, Mixture], bool] = {}
+        self.keeping: dict[tuple[str, Mixture], str] = {}
         self.moments = dict(moments)
         self._recorded = {key: inputs[key] for key in moments}
 

@@ -278,7 +278,7 @@ def removal_error(stack: Stack, slots: Sequence[Slot], hint: str) -> PlanError:
 
 
 def _refuse_loop(stack: Stack, group: Group) -> None:
-    """Refuse to repeat a layer that holds tensors in a module beside other modules with tensors.
+    """Refuse to repeat a layer that holds tensors in a module next to other modules with tensors.
 
     A repeated layer is run module by module, so every tensor must be in a module of its own, which
     may have others without any, as experts have an activation.

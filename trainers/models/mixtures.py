@@ -3,11 +3,10 @@
 A mixture is a module that holds stacked experts and their router. What belongs to each expert is
 found by shape: every tensor of experts and router that has one dimension of as many entries as
 there are experts. Whether that is all is tried on a copy, before anything is changed
-(:func:`loses_experts`).
+(:func:`reason_to_keep`).
 """
 
 import copy
-import logging
 import math
 import re
 from collections import defaultdict
@@ -54,8 +53,6 @@ differences of the size of the output."""
 
 LOW_PRECISION_TOLERANCE = 0.1
 """The same for types of 16 bits, whose rounding adds up over the layers."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -286,11 +283,11 @@ def expert_norms(
     return norms[:, :count]
 
 
-def loses_experts(layer: nn.Module, mixture: Mixture) -> bool:
-    """Return whether a layer's mixture without some experts computes what it does if its router
-    never takes them.
+def reason_to_keep(layer: nn.Module, mixture: Mixture) -> str:
+    """Return why no experts of a layer's mixture can be removed; empty if they can.
 
-    It is tried on a few made-up tokens, without changing the layer.
+    Without some it must compute what it does if its router never takes them. It is tried on a few
+    made-up tokens, without changing the layer.
     """
     count = max(mixture.least, mixture.step * (mixture.experts // mixture.step // 2))
     kept = mixture.most_important(torch.arange(float(mixture.experts)), count)
@@ -299,10 +296,11 @@ def loses_experts(layer: nn.Module, mixture: Mixture) -> bool:
     cut = _alone(layer, mixture)
     keep_experts_(cut, mixture, kept)
     try:
-        return all(_same_without(layer, cut, mixture, goes, seed) for seed in range(TRIALS))
+        same = all(_same_without(layer, cut, mixture, goes, seed) for seed in range(TRIALS))
     except Exception as error:  # whatever a foreign module raises
-        logger.debug("the mixture at %s cannot be tried: %r", mixture.path, error)
-        return False
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"{mixture.path} does not run on a made-up token: {first}"
+    return "" if same else f"{mixture.path} computes something else with fewer"
 
 
 def _same_without(

@@ -33,7 +33,7 @@ from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.freezing import keep_frozen_
 from sharetune.trainers.models.layer_inputs import arrange_inputs_
 from sharetune.trainers.models.layer_settings import arrange_settings_
-from sharetune.trainers.models.mixtures import are_experts, loses_experts
+from sharetune.trainers.models.mixtures import are_experts, reason_to_keep
 from sharetune.trainers.models.modules import (
     SharedExperts,
     SharedModule,
@@ -301,12 +301,10 @@ def _refuse_bound_experts(stack: Stack, group: Group, recorded: Recorded) -> Non
     for layer in map(int, group.layers):
         (mixture,) = stack.mixtures[layer]
         key = stack.name, mixture
-        if key not in recorded.losing:
-            recorded.losing[key] = loses_experts(stack.layers[layer], mixture)
-        if not recorded.losing[key]:
-            raise experts_error(
-                stack, layer, f"its mixture {mixture.path} was tried without some, and was wrong"
-            )
+        if key not in recorded.keeping:
+            recorded.keeping[key] = reason_to_keep(stack.layers[layer], mixture)
+        if recorded.keeping[key]:
+            raise experts_error(stack, layer, recorded.keeping[key])
 
 
 def _start_from_mean(
