@@ -36,7 +36,7 @@ class Spending:
     @property
     def gpu(self) -> float:
         """Hours of GPUs; 0 where a study does not say how much of one a trial gets."""
-        return self.trials * self.resources.workers_per_trial * (self.resources.gpu or 0.0)
+        return self.trials * self.resources.workers_per_trial * self.resources.stated_gpu
 
     def add(self, trial: Trial) -> None:
         """Add a trial that ended after those before it."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from glob import glob
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -207,11 +207,11 @@ class Resources(Section):
         "optimiser state among them (FSDP2), for what does not fit one GPU.",
     )
     cpu: int = Field(1, ge=1, le=MOST_TOGETHER, description="Cores of each worker.")
-    gpu: float | None = Field(
+    gpu: Annotated[float, Field(ge=0)] | Literal["auto"] | None = Field(
         None,
-        ge=0,
-        description="GPUs of each worker, 0 to 1: a fraction shares one; `null`: one where the "
-        "cluster has any, else none.",
+        description="GPUs of each worker, 0 to 1: a fraction shares one; `auto`: as many workers "
+        "share one as the memory of a first training allows; `null`: one where the cluster has "
+        "any, else none.",
     )
     time_limit_s: float | None = Field(
         None,
@@ -231,9 +231,14 @@ class Resources(Section):
         "`null` is none.",
     )
 
+    @property
+    def stated_gpu(self) -> float:
+        """GPUs of each worker as far as a number says it, else 0."""
+        return self.gpu if isinstance(self.gpu, float) else 0.0
+
     @model_validator(mode="after")
     def _a_gpu_for_each(self) -> "Resources":
-        gpu = self.gpu or 0.0
+        gpu = self.stated_gpu
         if gpu > 1:
             raise ConfigError(
                 f"a worker uses one GPU at most, but got gpu={gpu:g}",
@@ -555,7 +560,7 @@ class StudyConfig(Section):
         if self.resources.gpu is not None:
             raise ConfigError(
                 "executor: local takes the GPU that its process sees, but resources.gpu is "
-                f"{self.resources.gpu:g}",
+                f"{self.resources.gpu}",
                 "leave gpu out and set CUDA_VISIBLE_DEVICES for the process, or leave executor out",
             )
         return self

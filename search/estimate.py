@@ -1,13 +1,13 @@
 """Say how long a study takes, and what memory and disk it needs, before its first trial ends."""
 
 import math
-import os
 import shutil
 from pathlib import Path
 from statistics import mean
 
 from sharetune.results.formatting import duration, plural
 from sharetune.search.config import StudyConfig
+from sharetune.search.gpus import processor_cores, workers_of
 from sharetune.search.search import Search
 from sharetune.spaces.evaluator import Evaluator
 from sharetune.spaces.pace import Pace, steps_of
@@ -31,19 +31,11 @@ def seconds_to_come(search: Search) -> float | None:
     else:
         return None
     trials = max(0, config.budget.trials - search.ledger.started)
-    whole = each * math.ceil(trials / workers_of(config))
+    whole = each * math.ceil(trials / workers_of(config, search.pace, processor_cores()))
     hours = config.budget.wall_hours
     if hours is None:
         return whole
     return min(whole, max(0.0, 3600 * (hours - search.ledger.spending.wall)))
-
-
-def workers_of(config: StudyConfig) -> int:
-    """Return how many trials run at once, on the processor cores of this machine."""
-    if config.executor == "local":
-        return 1
-    each = config.resources.cpu * config.resources.workers_per_trial
-    return config.resources.workers or max(1, (os.cpu_count() or 1) // each)
 
 
 def expectation(config: StudyConfig, evaluator: Evaluator, pace: Pace, folder: Path) -> str:
@@ -53,7 +45,7 @@ def expectation(config: StudyConfig, evaluator: Evaluator, pace: Pace, folder: P
     """
     recipe = config.space.reference_recipe()
     steps, each = steps_of(recipe, evaluator.rows), pace.trial_s(recipe, evaluator.rows)
-    trials, workers = config.budget.trials, workers_of(config)
+    trials, workers = config.budget.trials, workers_of(config, pace, processor_cores())
     whole = duration(each * math.ceil(trials / workers))
     of_steps = f"{plural(steps, 'step')} of {duration(pace.step_s)}"
     kept = 0 if config.keep == "none" else trials

@@ -273,6 +273,8 @@ def prepared_search(
         searching = Search(config, held, evaluator, run, code())
         _note_places(config, run.path, held)  # nothing is written before all was read
         held.end_interrupted()
+        if config.resources.gpu == "auto":
+            searching.pace = rehearse(evaluator, reference(config))
         return searching
     pace = rehearse(evaluator, reference(config))
     if pace is not None:

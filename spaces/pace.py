@@ -13,7 +13,8 @@ class Pace:
 
     `load_s` seconds to load the model, `step_s` seconds of an optimiser step, `judge_s` seconds to
     measure one example, and `memory`, the bytes that the process, or its GPU, held at most, of
-    which `held` are the same for batches of any size.
+    which `held` are the same for batches of any size. `gpus` GPUs of `gpu_memory` bytes each are
+    what trials can run on; none where they run on processors.
     """
 
     load_s: float
@@ -21,6 +22,8 @@ class Pace:
     judge_s: float
     memory: int
     held: int = 0
+    gpus: int = 0
+    gpu_memory: int = 0
 
     def of_batch(self, share: float) -> "Pace":
         """Return the pace of batches of `share` (above 0) times the examples."""

@@ -300,7 +300,8 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
     expect of it. Raises :class:`SharetuneError` if a search of it would.
     """
     from sharetune.search.config import load_config
-    from sharetune.search.estimate import expectation, workers_of
+    from sharetune.search.estimate import expectation
+    from sharetune.search.gpus import processor_cores, workers_of
 
     config = load_config(out)
     with rehearsed(config) as (evaluator, pace):
@@ -309,7 +310,8 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
         if hours is None:
             return proposed, expectation(config, evaluator, pace, out.parent)
         besides = pace.besides_s(evaluator.rows)
-        size = proposed.size.fitting(hours, pace, besides, workers_of(config))
+        workers = workers_of(config, pace, processor_cores())
+        size = proposed.size.fitting(hours, pace, besides, workers)
         pace = pace.of_batch(size.batch / proposed.size.batch)
         proposed = replace(proposed, size=size, hours=hours)
         out.write_text(proposed.text, "utf-8")

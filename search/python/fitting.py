@@ -6,7 +6,7 @@ from typing import Any
 
 from sharetune.search.commands.init import TRAINED, Proposal, Size, rehearsed
 from sharetune.search.config import Budget, StudyConfig, validate
-from sharetune.search.estimate import workers_of
+from sharetune.search.gpus import processor_cores, workers_of
 from sharetune.search.live import Live
 from sharetune.spaces.pace import steps_of
 
@@ -31,7 +31,8 @@ def in_hours(config: StudyConfig, given: Mapping[str, Any], live: Live) -> Study
     with rehearsed(config, live) as (evaluator, pace):
         if pace is None:
             return config
-        steps, workers = steps_of(recipe, evaluator.rows), workers_of(config)
+        steps = steps_of(recipe, evaluator.rows)
+        workers = workers_of(config, pace, processor_cores())
         size = Size(config.budget.trials, steps, recipe.batch_size, config.latency.rounds)
         besides, examples = pace.besides_s(evaluator.rows), evaluator.rows.get("train", 0)
     if _has_length(given.get("space")):

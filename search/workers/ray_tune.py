@@ -12,7 +12,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import (
 )
 
 from sharetune.search.config import Resources, StudyConfig
+from sharetune.search.gpus import gpu_of_each
 from sharetune.search.outcome import Outcome, Reached, stopped
 from sharetune.search.pinned.ray_internals import (
     addresses,
@@ -479,7 +480,7 @@ def rehearse(config: StudyConfig, evaluator: Evaluator, candidate: Candidate) ->
     found = ray.get(task.remote(evaluator, candidate, JobResources(threads=config.resources.cpu)))
     if isinstance(found, SharetuneError):
         raise found
-    return found
+    return found and replace(found, gpus=int(ray.cluster_resources().get("GPU", 0)))
 
 
 def _rehearsed(
@@ -495,7 +496,7 @@ def execute(search: Search) -> None:
     """Train on the connected cluster until the search has nothing more."""
     config = search.config
     require_run_folder(search.run.path)
-    resources, each = worker_resources(config), config.resources.workers_per_trial
+    resources, each = worker_resources(config, search.pace), config.resources.workers_per_trial
     workers = config.resources.workers or capacity(resources, each)
     shared = Shared(search.evaluator, config.resources, resources["GPU"])
     if config.metric is not None or "collate" in config.task:
@@ -558,11 +559,14 @@ def _error_of_the_search(searcher: JobSearcher) -> Iterator[None]:
         raise searcher.broken from None
 
 
-def worker_resources(config: StudyConfig) -> dict[str, float]:
-    """Return the CPUs and the fraction of a GPU that each worker gets on the connected cluster."""
-    gpu = config.resources.gpu
-    if gpu is None:
-        gpu = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+def worker_resources(config: StudyConfig, pace: Pace | None = None) -> dict[str, float]:
+    """Return the CPUs and the fraction of a GPU that each worker gets on the connected cluster.
+
+    Without a `pace`, which tells a training's memory, ``gpu: auto`` is a whole one.
+    """
+    found = ray.cluster_resources()
+    known = pace or Pace(0.0, 0.0, 0.0, 0, gpus=int(found.get("GPU", 0)))
+    gpu = gpu_of_each(config, known, int(found.get("CPU", 0)))
     return {"CPU": float(config.resources.cpu), "GPU": gpu}
 
 

@@ -83,7 +83,9 @@ def _measured(task: PreparedTask, recipe: Recipe, split: Split, judged: Split) -
     with memory_watched():
         task.task.predict(model, some)
     judge_s = (time.perf_counter() - began) / len(some.rows)
-    return Pace(load_s, watch.seconds, judge_s, _most_memory(), held)
+    gpus = torch.cuda.device_count() if model.device.type == "cuda" else 0
+    gpu_memory = torch.cuda.mem_get_info(model.device)[1] if gpus else 0
+    return Pace(load_s, watch.seconds, judge_s, _most_memory(), held, gpus, gpu_memory)
 
 
 def trained_bytes(model: PreTrainedModel) -> int:
@@ -107,9 +109,12 @@ class _Stopwatch:
 
 
 def _most_memory() -> int:
-    """Return the most bytes that this process has held, or its GPU if it has one."""
+    """Return the most bytes that this process has held, or of its GPU if it has one.
+
+    Of a GPU they are those that PyTorch has reserved, which no other process can use.
+    """
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_reserved()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

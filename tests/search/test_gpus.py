@@ -1,0 +1,88 @@
+"""How many trainings share a GPU."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import ray
+
+from sharetune.search.gpus import gpu_of_each, workers_of
+from sharetune.search.run import run
+from sharetune.search.workers import ray_tune
+from sharetune.spaces.errors import ConfigError
+from sharetune.spaces.pace import Pace
+from tests.search.fakes import FakeEvaluator
+from tests.search.studies import study
+from tests.search.test_run import trials
+
+GIB = 1024**3
+PACE = Pace(1.0, 0.5, 0.01, memory=7 * GIB, held=3 * GIB, gpus=2, gpu_memory=80 * GIB)
+"""Two GPUs of 80 GiB, of which a training held 7."""
+
+
+def settings(gpu="auto", batch_size=16, **resources):
+    space = {"recipe": {"steps": 1, "batch_size": batch_size}}
+    return study(executor="ray", resources={"gpu": gpu, **resources}, space=space)
+
+
+@pytest.mark.parametrize(
+    ("config", "pace", "each", "workers"),
+    [
+        (settings(), PACE, 0.1111, 18),  # 72 GiB for trainings of 7.6
+        (settings(cpu=4), PACE, 0.125, 16),  # 64 cores for 16 workers
+        (settings(workers=3), PACE, 0.5, 3),
+        (settings(batch_size={"choices": [64, 16]}), PACE, 0.3333, 6),  # 19 GiB with 64
+        (settings(), replace(PACE, memory=50 * GIB), 1.0, 2),
+        (settings(), replace(PACE, memory=90 * GIB), 1.0, 2),  # trained in parts
+        (settings(), replace(PACE, gpu_memory=0), 1.0, 2),
+        (settings(), replace(PACE, gpus=0), 0.0, 64),
+        (settings(workers_per_trial=2), PACE, 1.0, 1),
+        (settings(None), PACE, 1.0, 2),
+        (settings(0.5), PACE, 0.5, 4),
+        (settings(0), PACE, 0.0, 64),
+    ],
+)
+def test_parts_of_a_gpu(config, pace, each, workers):
+    assert gpu_of_each(config, pace, cores=64) == each
+    assert workers_of(config, pace, cores=64) == workers
+
+
+def test_without_a_rehearsal_cores_count():
+    assert workers_of(settings(), None, cores=64) == 64
+    assert workers_of(study(), None, cores=64) == 1
+
+
+@pytest.mark.parametrize("gpu", [-1, 1.5, "all"])
+def test_other_values_are_refused(gpu):
+    with pytest.raises(ConfigError, match="gpu"):
+        settings(gpu)
+
+
+class Weighed(FakeEvaluator):
+    """A training holds 20 of 80 GiB; each trial notes what Ray gave to its worker."""
+
+    def rehearse(self, candidate, resources):
+        return replace(PACE, memory=20 * GIB, held=20 * GIB)
+
+    def evaluate(self, job, resources, listener):
+        found = super().evaluate(job, resources, listener)
+        given = ray.get_runtime_context().get_assigned_resources()["GPU"]
+        return replace(found, circumstances={"gpu": given})
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("a cluster with a GPU")
+def test_ray_gives_each_worker_its_part(tmp_path, monkeypatch):
+    """The cluster counts one GPU, which it need not have."""
+    os.environ.update(ray_tune.QUIET)
+    monkeypatch.setattr(ray_tune, "disconnect", lambda: None)
+    ray.init(num_cpus=6, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    asked, out = {"executor": "ray", "resources": {"gpu": "auto"}}, tmp_path / "run"
+    try:
+        run(study(**asked, budget={"trials": 4}), out=out, evaluator=Weighed())
+        run(study(**asked, budget={"trials": 6}), out=out, evaluator=Weighed(), resume=True)
+        found = [t.user_attrs for t in trials(out) if "started" in t.user_attrs]
+        given = [each["circumstances"]["gpu"] for each in found]
+        assert given == [pytest.approx(1 / 3, abs=1e-3)] * 6
+    finally:
+        ray.shutdown()
