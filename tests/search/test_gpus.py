@@ -2,15 +2,18 @@
 
 import os
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import ray
 
+from sharetune.search.config import validate
 from sharetune.search.gpus import gpu_of_each, workers_of
 from sharetune.search.run import run
 from sharetune.search.workers import ray_tune
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.pace import Pace
+from tests.checkpoint import write_study_data
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
 from tests.search.test_run import trials
@@ -86,3 +89,25 @@ def test_ray_gives_each_worker_its_part(tmp_path, monkeypatch):
         assert given == [pytest.approx(1 / 3, abs=1e-3)] * 6
     finally:
         ray.shutdown()
+
+
+@pytest.mark.gpu
+def test_trials_share_a_gpu(tmp_path):
+    """Two trainings of a tiny model run on one GPU at a time."""
+    folder = write_study_data(tmp_path, 90)
+    splits = {split: str(folder / f"{split}.csv") for split in ("train", "test")}
+    asked = {
+        "name": "packed",
+        "model": str(folder / "model"),
+        "task": {"name": "text-classification", **splits},
+        "anchors": ["tied", "drop-half"],
+        "budget": {"trials": 4},
+        "resources": {"gpu": "auto", "workers": 2},
+        "latency": {"rounds": 0},
+        "space": {"plan": [{"layers": "1..2"}], "recipe": {"steps": 100, "batch_size": 8}},
+    }
+    run(validate(asked, "study.yaml"), out=tmp_path / "run")
+    found = [t for t in trials(tmp_path / "run") if t.datetime_complete is not None]
+    assert len(found) == 4
+    starts = sorted((t.datetime_start, t.datetime_complete) for t in found)
+    assert any(later[0] < earlier[1] for earlier, later in pairwise(starts))
