@@ -151,7 +151,7 @@ def test_layers_that_keep_unlike_numbers_are_saved_counted_exported_and_write(fa
     built = share_(copy.deepcopy(skeleton), model.sharing.plan)
     assert counted == facts(skeleton, built, inputs)
     assert counted["parameters"] == model.num_parameters()
-    with pytest.raises(ModelError, match="its layers have 2 and 4"):
+    with pytest.raises(ModelError, match="layers have unlike numbers of experts, 2, 4"):
         export(model, tmp_path / "dense", "dense")
 
 
