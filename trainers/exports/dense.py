@@ -64,8 +64,8 @@ def _settle_experts_(model: PreTrainedModel, whole: PreTrainedModel) -> None:
         return
     if len(own | before) != 2 or len(own) != 1:
         raise ModelError(
-            f"layers have unlike numbers of experts, {', '.join(map(str, sorted(own)))}, and a class "
-            "of transformers has as many in each",
+            f"layers have unlike numbers of experts, {', '.join(map(str, sorted(own)))}, and a "
+            "class of transformers has as many in each",
             "export as shared or code, or let all layers that have experts keep as many",
         )
     config, (count,), (once,) = model.config.get_text_config(), own, before
