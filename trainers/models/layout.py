@@ -9,7 +9,7 @@ needs no plan, so that a model can be built where only torch and transformers ar
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.errors import ModelError
 from sharetune.trainers.models.activation_reuse import Handover, Lend
+from sharetune.trainers.models.mixtures import WholeRouterLogits, whole_router_logits_
 from sharetune.trainers.models.modules import BankReader, RepeatedModule, repeated
 from sharetune.trainers.models.shared_cache import share_caches_
 from sharetune.trainers.models.structure import BANKS
@@ -28,7 +29,8 @@ Spec = dict[str, Any]
 """One module as plain data: class, settings, shapes of its tensors, children and references."""
 
 Layout = dict[str, Any]
-"""``banks``, ``modules`` and ``settings`` by path, and ``lends``: which outputs are reused."""
+"""``banks``, ``modules`` and ``settings`` by path, ``lends``: which outputs are reused, and
+``routed``: modules whose router logits are of so many experts."""
 
 UNDESCRIBED = frozenset({"training", "name_or_path", "gradient_checkpointing"})
 """Attributes of modules that say how a model is used, not what it computes."""
@@ -71,7 +73,8 @@ class _Describer:
             ],
             "modules": modules,
             "settings": settings,
-            "lends": dict(self._lenders()),
+            "lends": self._by_path(Lend, lambda hook: self._number(hook.handover)),
+            "routed": self._by_path(WholeRouterLogits, lambda hook: hook.experts),
         }
 
     def _compared(
@@ -170,11 +173,14 @@ class _Describer:
             self.handovers.append(handover)
         return next(i for i, other in enumerate(self.handovers) if other is handover)
 
-    def _lenders(self) -> Iterator[tuple[str, int]]:
-        for path, module in self.model.named_modules():
-            for hook in module._forward_hooks.values():
-                if isinstance(hook, Lend):
-                    yield path, self._number(hook.handover)
+    def _by_path(self, kind: type[Any], said: Callable[[Any], int]) -> dict[str, int]:
+        """Return what is `said` of the forward hooks of a kind, by the path of their module."""
+        return {
+            path: said(hook)
+            for path, module in self.model.named_modules()
+            for hook in module._forward_hooks.values()
+            if isinstance(hook, kind)
+        }
 
 
 COMMON_FLAGS = frozenset({*vars(nn.Module()), "_is_hf_initialized"})
@@ -232,19 +238,23 @@ def build_(
     """
     builder = Builder(layout, classes, getattr(model, "config", None))
     model.banks = builder.banks
+
+    def at(path: str) -> str:
+        return f"{path}.".removeprefix(prefix).rstrip(".")
+
     for path, settings in layout["settings"].items():
         for name, value in settings.items():
-            setattr(model.get_submodule(path.removeprefix(prefix)), name, builder.decoded(value))
+            setattr(model.get_submodule(at(path)), name, builder.decoded(value))
     for path, spec in layout["modules"].items():
         if "repeats" in spec:
-            holder = model.get_submodule(spec["repeats"].removeprefix(prefix))
-            module = repeated(holder, spec["name"])
+            module = repeated(model.get_submodule(at(spec["repeats"])), spec["name"])
         else:
             module = builder.module(spec)
-        model.set_submodule(path.removeprefix(prefix), module)
+        model.set_submodule(at(path), module)
     for path, number in layout["lends"].items():
-        lender = model.get_submodule(path.removeprefix(prefix))
-        lender.register_forward_hook(Lend(builder.handover(number)))
+        model.get_submodule(at(path)).register_forward_hook(Lend(builder.handover(number)))
+    for path, experts in layout["routed"].items():
+        whole_router_logits_(model.get_submodule(at(path)), experts)
     share_caches_(model)
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import ModelError, PlanError
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.exports.base import export
+from sharetune.trainers.exports.code import load_with_code
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.measuring.sizes import facts
 from sharetune.trainers.models.calibration import record_activations
@@ -184,6 +186,7 @@ def test_what_is_removed_is_gone():
     assert find_stacks(model)["layers[moe]"].shape.experts == 2
 
 
+@pytest.mark.slow
 def test_what_is_counted_is_what_is_built():
     model = build("qwen3_moe").to("meta")
     model.config._experts_implementation = "batched_mm"
@@ -193,12 +196,11 @@ def test_what_is_counted_is_what_is_built():
     assert counted == facts(model, share_(copy.deepcopy(model), one), inputs)
 
 
-def test_a_linear_router_of_fewer_rows_keeps_layers_in_one_stack(tmp_path):
+@pytest.mark.slow
+def test_a_linear_router_of_fewer_rows_keeps_layers_in_one_stack():
     model = share_(build("llama4_text"), plan(layers=[1]))
     assert find_stacks(model)["layers[moe]"].shape.experts == (4, 2, 4)
     assert model.model.layers[3].feed_forward.router.out_features == 2
-    model.save_pretrained(tmp_path)
-    assert torch.equal(answer(load_shared(tmp_path)), answer(model))
 
 
 def test_experts_that_give_most_on_real_text_stay():
@@ -290,6 +292,21 @@ def test_the_loss_that_balances_experts_counts_all_of_them():
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert model.model.layers[0].mlp.gate.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_exported_code_counts_all_experts_in_the_loss_that_balances_them(tmp_path):
+    model = build("mixtral")
+    model.config.output_router_logits = True
+    share_(model, plan("layers", [0, 1]))
+    assert export(model, tmp_path, "code").difference == 0.0
+    inputs = samples(model)[0]
+    expected = model.train()(**inputs, labels=inputs["input_ids"])
+    out = load_with_code(tmp_path).train()(**inputs, labels=inputs["input_ids"])
+    assert torch.equal(out.aux_loss, expected.aux_loss)
+    body = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    logits = body(**inputs, output_router_logits=True).router_logits
+    assert [found.shape[1] for found in logits] == [4, 4, 4, 4]
 
 
 def test_a_dense_model_of_equally_narrowed_layers_has_fewer_experts(tmp_path):
