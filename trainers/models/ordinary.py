@@ -17,7 +17,7 @@ SAME_OUTPUT = 1e-3
 
 
 def uniform(model: PreTrainedModel) -> bool:
-    """Return whether all layers of each stack are of one width, as the library builds them.
+    """Return whether all layers of each stack are of one width, that of the configuration.
 
     A model whose drops left one layer in each stack has no two layers that could differ.
     """
@@ -25,7 +25,16 @@ def uniform(model: PreTrainedModel) -> bool:
         stacks = find_stacks(model)
     except ModelError:
         return True
-    return all(stack.shape.is_uniform for stack in stacks.values())
+    if not all(stack.shape.is_uniform for stack in stacks.values()):
+        return False
+    with torch.device("meta"):
+        built = find_stacks(_fresh(model))
+    shapes = {name: stack.shape for name, stack in built.items() if stack.shape.is_uniform}
+    return all(
+        stack.shape.at([0]) == shapes[name].at([0])
+        for name, stack in stacks.items()
+        if name in shapes
+    )
 
 
 def ordinary(model: PreTrainedModel) -> PreTrainedModel:
@@ -33,11 +42,16 @@ def ordinary(model: PreTrainedModel) -> PreTrainedModel:
 
     Raises :class:`RuntimeError` if the tensors do not fit.
     """
-    kind: Any = type(model)
-    built: PreTrainedModel = kind._from_config(plain_class(model.config)(**_plain(model)))
+    built = _fresh(model)
     built.load_state_dict(model.state_dict(), strict=True, assign=True)
     built.tie_weights()
     return built.to(model.device).eval()
+
+
+def _fresh(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model built anew from the configuration of `model`."""
+    kind: Any = type(model)
+    return kind._from_config(plain_class(model.config)(**_plain(model)))  # type: ignore[no-any-return]
 
 
 def _plain(model: PreTrainedModel) -> dict[str, Any]:

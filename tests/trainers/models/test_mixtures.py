@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from sharetune.spaces import SharingPlan
+from sharetune.spaces import Group, SharingPlan
 from sharetune.spaces.errors import ModelError, PlanError
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.exports.base import export
@@ -315,6 +315,14 @@ def test_a_dense_model_of_equally_narrowed_layers_has_fewer_experts(tmp_path):
     assert (exported.difference, exported.note) == (0.0, "")
     dense = type(materialize_(model)).from_pretrained(tmp_path / "out")
     assert dense.config.num_local_experts == 2
+
+
+@pytest.mark.parametrize("parts", ["attention", "experts"])
+def test_a_dense_model_of_fewer_equally_narrowed_layers_is_written(parts, tmp_path):
+    narrowed = plan("layers", [0, 2, 3], parts=parts).groups
+    gone = Group.model_validate({"stack": "layers", "layers": [1], "form": "drop"})
+    model = share_(build("mixtral"), SharingPlan(groups=(*narrowed, gone)))
+    assert export(model, tmp_path, "dense").difference == 0.0
 
 
 def test_a_mixture_that_computes_something_else_with_fewer_experts_is_refused():
