@@ -30,7 +30,7 @@ Spec = dict[str, Any]
 
 Layout = dict[str, Any]
 """``banks``, ``modules`` and ``settings`` by path, ``lends``: which outputs are reused, and
-``routed``: modules whose router logits are of so many experts."""
+``routed``: the number of experts in a module's router logits."""
 
 UNDESCRIBED = frozenset({"training", "name_or_path", "gradient_checkpointing"})
 """Attributes of modules that say how a model is used, not what it computes."""
