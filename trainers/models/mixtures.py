@@ -7,6 +7,7 @@ there are experts. Whether that is all is tried on a copy, before anything is ch
 """
 
 import copy
+import inspect
 import math
 import re
 from collections import defaultdict
@@ -251,6 +252,16 @@ def whole_router_logits_(holder: nn.Module, experts: int) -> None:
     """Let `holder`, whose layers have fewer than `experts` experts, return logits of that many."""
     if not any(isinstance(hook, WholeRouterLogits) for hook in holder._forward_hooks.values()):
         holder.register_forward_hook(WholeRouterLogits(experts))
+
+
+def without_balancing(model: nn.Module) -> dict[str, bool]:
+    """Return the keywords of a model's pass with which its loss is that of its answers alone.
+
+    With ``output_router_logits`` in its configuration a loss that balances experts is added, which
+    says nothing of the answers, and which narrowed mixtures have more of.
+    """
+    name = "output_router_logits"
+    return {name: False} if name in inspect.signature(model.forward).parameters else {}
 
 
 def expert_norms(

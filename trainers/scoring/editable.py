@@ -12,6 +12,7 @@ from sharetune.spaces.errors import PlanError
 from sharetune.spaces.evaluator import Exchange
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.calibration import Activations
+from sharetune.trainers.models.mixtures import without_balancing
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import find_stacks
 
@@ -23,7 +24,8 @@ class EditableModel:
     """An unshared `model` in eval mode, which stays as it is, and the plans tried on it.
 
     `activations` tell which units matter, and what calibrated forms are made from. `options` are
-    keywords that keep a model that generates from filling a cache.
+    keywords that keep a model that generates from filling a cache, and one with experts from
+    adding the loss that balances them, which layers that answer from memory have no part in.
     """
 
     def __init__(self, model: PreTrainedModel, activations: Activations | None) -> None:
@@ -31,6 +33,7 @@ class EditableModel:
         self.stacks = find_stacks(model)
         keywords = inspect.signature(model.forward).parameters
         self.options: dict[str, Any] = {"use_cache": False} if "use_cache" in keywords else {}
+        self.options |= without_balancing(model)
 
     def shared(self, plan: SharingPlan) -> tuple[PreTrainedModel, dict[str, int]]:
         """Return the model shared by `plan`, which has only its changed layers for itself, and the

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from sharetune.trainers.data.blocks import UNCOUNTED
+from sharetune.trainers.models.mixtures import without_balancing
 
 SAME_LOSS = 1e-2
 """Relative difference of two losses that rounding makes, of 16 bits at the most."""
@@ -62,7 +63,8 @@ class Losses:
 def losses(
     model: PreTrainedModel, *, data: object, collate: object, batch_size: int = 32
 ) -> Losses:
-    """Return the model's own loss over `data` in nats, over labels other than -100.
+    """Return the model's own loss over `data` in nats, over labels other than -100, without what
+    balances experts.
 
     The model is left in eval mode. A causal model's first label does not count, since nothing is
     predicted before it.
@@ -79,7 +81,8 @@ def losses(
             if sum(counted) == 0:
                 nats += [0.0] * len(counted)
                 continue
-            output = model(**{key: value.to(device) for key, value in batch.items()})
+            inputs = {key: value.to(device) for key, value in batch.items()}
+            output = model(**inputs, **without_balancing(model))
             rows = _row_nats(output.logits, labels.to(device))
             own = float(output.loss) * sum(counted)
             by_row = by_row and abs(sum(rows) - own) <= SAME_LOSS * abs(own)

@@ -11,6 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel, default_data_collator
 
 from sharetune.spaces.errors import DataError
 from sharetune.spaces.evaluator import Scores
+from sharetune.trainers.models.mixtures import without_balancing
 from sharetune.trainers.models.pretrained import ByArchitecture
 from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task
 from sharetune.trainers.tasks.own_metric import function_at, predicted
@@ -98,7 +99,7 @@ class Tensors(Task):
         for batch in loader:
             here = {key: value.to(model.device) for key, value in batch.items()}
             with torch.no_grad():
-                loss = model(**here).loss
+                loss = model(**here, **without_balancing(model)).loss
             if loss is None:
                 raise DataError(
                     "the model has no loss on these examples",

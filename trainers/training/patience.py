@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from sharetune.trainers.models.mixtures import without_balancing
 from sharetune.trainers.models.softening import soft_layers
 from sharetune.trainers.training.data_parallel import led
 from sharetune.trainers.training.resuming import Remembering
@@ -115,6 +116,7 @@ def held_out_loss(model: Any, data: Sequence[Any], collate: Any) -> float:
     with torch.no_grad():
         for batch in loader:
             inputs = {key: value.to(device) for key, value in batch.items()}
-            total += float(model(**inputs).loss) * len(next(iter(inputs.values())))
+            loss = model(**inputs, **without_balancing(model)).loss
+            total += float(loss) * len(next(iter(inputs.values())))
     model.train(training)
     return total / len(data)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModel
+from transformers import AutoModel, default_data_collator
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sharetune.spaces import Group, SharingPlan
@@ -22,6 +22,9 @@ from sharetune.trainers.models.calibration import record_activations
 from sharetune.trainers.models.mixtures import find_mixtures, layer_tensor
 from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.structure import find_stacks
+from sharetune.trainers.scoring.scorer import Scorer
+from sharetune.trainers.tasks.prediction import losses
+from sharetune.trainers.training.patience import held_out_loss
 from tests.paths import ROOT
 from tests.trainers.models.comparing import close, written
 
@@ -292,6 +295,30 @@ def test_the_loss_that_balances_experts_counts_all_of_them():
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert model.model.layers[0].mlp.gate.weight.grad.abs().sum() > 0
+
+
+def test_the_loss_that_balances_experts_is_no_part_of_what_is_measured():
+    model = build("mixtral")
+    data = [{name: row[0] for name, row in samples(model)[0].items()}]
+    data[0]["labels"] = data[0]["input_ids"]
+    settings = {"data": data, "collate": default_data_collator}
+    expected, alone = losses(model, **settings), held_out_loss(model, data, default_data_collator)
+    model.config.output_router_logits = True
+    model.router_aux_loss_coef = 1.0
+    assert losses(model, **settings) == expected
+    assert expected.nats is not None
+    assert held_out_loss(model, data, default_data_collator) == alone
+
+
+def test_a_model_whose_loss_balances_experts_is_scored():
+    model = build("mixtral")
+    inputs = samples(model)[0]
+    batch = inputs | {"labels": inputs["input_ids"]}
+    expected = Scorer(model, [batch], {}).score(plan("layers", [3]))
+    model.config.output_router_logits = True
+    scorer = Scorer(model, [batch], {})
+    assert scorer.score(plan("layers", [3])) == expected
+    assert scorer.score(SharingPlan()).distance == 0.0
 
 
 @pytest.mark.slow
