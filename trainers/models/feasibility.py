@@ -285,8 +285,8 @@ def _refuse_loop(stack: Stack, group: Group) -> None:
     """
     for index in group.layers:
         for path, module in stack.layers[int(index)].named_modules():
-            own = _saved_names(module)
-            if own and (not path or any(map(_saved_names, list(module.modules())[1:]))):
+            own = saved_names(module)
+            if own and (not path or any(map(saved_names, list(module.modules())[1:]))):
                 raise PlanError(
                     f"layer {index} of stack {stack.name!r} cannot run {group.times} times, "
                     f"because {f'{path}.{own[0]}'.lstrip('.')} lies in no module of its own",
@@ -294,7 +294,7 @@ def _refuse_loop(stack: Stack, group: Group) -> None:
                 )
 
 
-def _saved_names(module: nn.Module) -> list[str]:
+def saved_names(module: nn.Module) -> list[str]:
     """Return the names of a module's own tensors that are saved."""
     buffers = [n for n in module._buffers if n not in module._non_persistent_buffers_set]
     return [name for name, _ in module.named_parameters(recurse=False)] + buffers

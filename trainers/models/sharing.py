@@ -28,6 +28,7 @@ from sharetune.trainers.models.feasibility import (
     check_feasible,
     experts_error,
     removal_error,
+    saved_names,
 )
 from sharetune.trainers.models.forms.base import BUILDERS, Matrices
 from sharetune.trainers.models.freezing import keep_frozen_
@@ -505,6 +506,6 @@ def _repeated(layer: nn.Module) -> nn.Module:
     kept = [*layer.parameters(), *(m.config for m in layer.modules() if hasattr(m, "config"))]
     again = copy.deepcopy(layer, {id(one): one for one in kept})
     for path, module in list(layer.named_modules()):
-        if next(module.parameters(recurse=False), None) is not None:
+        if saved_names(module):
             again.set_submodule(path, repeated(layer, path).train(layer.training))
     return again

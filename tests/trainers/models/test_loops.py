@@ -121,6 +121,28 @@ def test_tied_layers_and_their_norms_run_again():
     assert torch.allclose(logits(materialize_(model)), logits(model), atol=1e-6)
 
 
+class Seen(torch.nn.Module):
+    """An activation that counts its calls in a buffer that is saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, hidden):
+        self.count += 1
+        return hidden
+
+
+def test_a_saved_buffer_in_a_module_without_parameters_is_stored_once():
+    model = tiny("bert")
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.intermediate_act_fn = Seen()
+    model = share_(model, plan(**EACH))
+    logits(model)
+    counts = {name: int(t) for name, t in model.state_dict().items() if name.endswith("count")}
+    assert list(counts.values()) == [1, 2, 2, 1, 1, 1]
+
+
 def test_materialised_positions_are_layers(tmp_path):
     model = share_(tiny("bert"), plan(**EACH))
     export(model, tmp_path / "dense", "dense")
