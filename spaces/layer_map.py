@@ -45,8 +45,17 @@ class Layer:
 
     def keeps(self, part: str) -> float:
         """Return the fraction (0..1) of a part's units that the layer keeps."""
-        kept = dict(self.kept)
-        return kept.get(part, kept.get(EXPERTS, 1.0) if part == "ffn" else 1.0)
+        kept = self.kept_units(part)
+        return kept[0][0] if kept else 1.0
+
+    def kept_units(self, part: str) -> list[tuple[float, str]]:
+        """Return the fractions that a narrowed layer keeps, each with what it is a fraction of:
+        ``units`` of the part, and ``experts`` with those of ``ffn``."""
+        kept, names = (
+            dict(self.kept),
+            {part: "units"} | ({EXPERTS: EXPERTS} if part == "ffn" else {}),
+        )
+        return [(kept[name], units) for name, units in names.items() if name in kept]
 
 
 def layer_map(plan: SharingPlan, depths: Mapping[str, int]) -> list[Layer]:

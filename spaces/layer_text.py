@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from sharetune.spaces.layer_map import Layer, Reading, layer_map
 from sharetune.spaces.layers import runs
-from sharetune.spaces.plan import EXPERTS, SharingPlan
+from sharetune.spaces.plan import SharingPlan
 
 BAR = 10
 """Width, in characters, of the bar for all units of one part of a layer."""
@@ -35,19 +35,22 @@ def _layer_line(layer: Layer, place: int | None) -> str:
         return f"{name}  removed"
     times = f"  runs {layer.times} times" if layer.times > 1 else ""
     span = f"  in place of {runs(layer.span)}" if layer.span else ""
-    attention = _bar(layer.attention, layer.keeps("attention"))
-    units = " of experts" if EXPERTS in dict(layer.kept) else ""
-    ffn = _bar(layer.ffn, layer.keeps("ffn"), units)
+    attention = _bar(layer.attention, layer.kept_units("attention"))
+    ffn = _bar(layer.ffn, layer.kept_units("ffn"))
     return f"{name}  attention {attention}  ffn {ffn}{times}{span}"
 
 
-def _bar(readings: tuple[Reading, ...], keeps: float, units: str = "") -> str:
+def _bar(readings: tuple[Reading, ...], kept: Sequence[tuple[float, str]]) -> str:
     """Draw ``AAAAAAA... A 70 %``: letters for units read from a bank, dots for private ones.
 
-    The bar is as long as the fraction `keeps` of the part's `units` that the layer keeps.
+    The bar is as long as the first of the fractions `kept`, each with what it is a fraction of.
     """
-    width = max(1, round(BAR * keeps))
-    cells, labels = "", [] if keeps == 1 else [f"keeps {100 * keeps:.3g} %{units}"]
+    width = max(1, round(BAR * kept[0][0])) if kept else BAR
+    cells = ""
+    labels = [
+        f"keeps {100 * keeps:.3g} %" + ("" if units == "units" else f" of {units}")
+        for keeps, units in kept
+    ]
     for reading in readings:
         whole = 1.0 if reading.roles is None else len(reading.roles) / 4
         cells += reading.bank[0] * round(width * reading.share * whole)

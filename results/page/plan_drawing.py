@@ -155,7 +155,8 @@ def _draw_part(layer: Layer, part: str, readings: tuple[Reading, ...], x: float,
         letters.append(_letter(reading, at + width / 2, y, size=13 if width > 14 else 10))
         at += width
     what = ", ".join(f"{_what(part, r)} from bank {r.bank}" for r in readings)
-    kept = "" if keeps == 1 else f", which keeps {keeps:.3g} of its units"
+    fractions = [f"{kept:.3g} of its {units}" for kept, units in layer.kept_units(part.lower())]
+    kept = f", which keeps {' and '.join(fractions)}" if fractions else ""
     return (
         f"<g><title>layer {layer.index}: {escape((what or f'{part} is private') + kept)}</title>"
         f"<rect x='{x:g}' y='{y}' width='{block:g}' height='{BLOCK_HEIGHT}' rx='4' "

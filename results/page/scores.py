@@ -28,6 +28,7 @@ from sharetune.results.page.figures import (
 )
 from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import PARAMETERS
+from sharetune.spaces.plan import PARTS
 from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.planning.score_file import StoredScores
 from sharetune.spaces.planning.solving import Scored
@@ -126,7 +127,7 @@ def _label(edit: Edit) -> str:
     """Name a kind of edit: its form with knobs, parts, and the layer it starts from."""
     form = edit.group.form
     knobs = " ".join(f"{value:g}" for value in form.model_dump().values() if value is not False)
-    parts = "" if len(edit.parts) > 1 else edit.parts[0]
+    parts = "" if edit.named == "+".join(PARTS) else edit.named
     start = f"from {edit.group.init}" if edit.group.init in ("first", "last") else ""
     span = f"of {len(edit.layers)}" if len(edit.layers) > 2 else ""
     return " ".join(word for word in (edit.kind, knobs, parts, start, span) if word)

@@ -29,7 +29,7 @@ def score_table(found: StoredScores) -> str:
         table.add_column(title, justify="right")
     kinds: dict[str, list[Scored]] = {}
     for one in found.scored.values():
-        kinds.setdefault(f"{one.edit.kind} {'+'.join(one.edit.parts)}", []).append(one)
+        kinds.setdefault(f"{one.edit.kind} {one.edit.named}", []).append(one)
     rows = {kind: _prices(own, found.header.unshared) for kind, own in kinds.items()}
     for kind, prices in sorted(rows.items(), key=lambda row: min(row[1], default=0.0)):
         numbers = (min(prices), median(prices), max(prices)) if prices else ()

@@ -7,7 +7,16 @@ from typing import Any, cast
 
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Drop, Merge, Narrow
-from sharetune.spaces.plan import EXPERTS, FFN, PARTS, WHOLE, Group, SharingPlan, StackShape
+from sharetune.spaces.plan import (
+    EXPERTS,
+    FFN,
+    NARROWED,
+    PARTS,
+    WHOLE,
+    Group,
+    SharingPlan,
+    StackShape,
+)
 
 Slot = tuple[str, int, str]
 """Stack, layer, and ``attention`` or ``ffn``: at most one edit of a plan changes each."""
@@ -66,6 +75,14 @@ class Edit:
             return tuple(PARTS)
         members = {**PARTS, "ffn": (*FFN, EXPERTS)}
         return tuple(part for part in PARTS if roles & set(members[part]))
+
+    @property
+    def named(self) -> str:
+        """Names of its parts joined by ``+``, with ``experts`` where those are shared or kept."""
+        roles = set(self.group.parts)
+        if self.group.form.removes_layers or EXPERTS not in roles:
+            return "+".join(self.parts)
+        return "+".join(part for part, members in NARROWED.items() if roles & set(members))
 
     @property
     def removed(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.planning.solving import Scored
 
 Place = tuple[str, str, str, tuple[int, ...]]
-"""Form, stack, part (``both`` of them, ``attention`` or ``ffn``) and layers."""
+"""Form, stack, parts as the edit names them, and layers."""
 
 Point = tuple[float, float]
 """A form's strength (0..1) and its cost, the distance in nats or as a fraction of variance."""
@@ -34,8 +34,8 @@ class Predictor:
         for one in scored:
             edit, point = one.edit, (_changed(one.edit.group.form), one.cost)
             self._exact[edit.key()] = one.cost
-            self._places[edit.kind, edit.stack, _part(edit), edit.layers].append(point)
-            self._kinds[edit.kind, _part(edit)].append(point)
+            self._places[edit.kind, edit.stack, edit.named, edit.layers].append(point)
+            self._kinds[edit.kind, edit.named].append(point)
 
     def predict(self, plan: SharingPlan, stacks: Mapping[str, StackShape]) -> float | None:
         """Return the sum of the costs of the plan's edits; None if nothing tells one of them."""
@@ -54,12 +54,12 @@ class Predictor:
         return sum(found) if found and len(found) == len(costs) else None
 
     def _window(self, edit: Edit, layers: tuple[int, ...]) -> float | None:
-        """Return the cost on some of the edit's layers; of both parts, one after the other."""
-        part = _part(edit)
-        whole = self._at(edit, part, layers)
-        if whole is not None or part != "both":
+        """Return the cost on some of the edit's layers; of several parts, one after the other."""
+        whole = self._at(edit, edit.named, layers)
+        parts = edit.named.split("+")
+        if whole is not None or len(parts) == 1:
             return whole
-        apart = [self._at(edit, each, layers) for each in ("attention", "ffn")]
+        apart = [self._at(edit, each, layers) for each in parts]
         known = [cost for cost in apart if cost is not None]
         return sum(known) if len(known) == len(apart) else None
 
@@ -67,10 +67,6 @@ class Predictor:
         own = self._places.get((edit.kind, edit.stack, part, layers))
         points = own or self._kinds.get((edit.kind, part))
         return None if points is None else _interpolated(points, _changed(edit.group.form))
-
-
-def _part(edit: Edit) -> str:
-    return "both" if len(edit.parts) > 1 else edit.parts[0]
 
 
 def _changed(form: Form) -> float:

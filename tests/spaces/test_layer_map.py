@@ -76,3 +76,14 @@ def test_narrowed_experts_are_drawn_as_the_ffn():
     assert (layer.keeps("ffn"), layer.keeps("attention")) == (0.5, 1.0)
     text = layers_as_text(plan, {"layers": 1})
     assert text.endswith("ffn .....      keeps 50 % of experts")
+
+
+def test_neurons_and_experts_of_one_layer_are_told_apart():
+    rule = {"layers": [0], "stack": "layers"}
+    groups = (
+        Group(**rule, parts="ffn", form={"narrow": {"keep": 0.5}}),
+        Group(**rule, parts="experts", form={"narrow": {"keep": 0.25}}),
+    )
+    plan = SharingPlan(groups=groups)
+    text = layers_as_text(plan, {"layers": 1})
+    assert text.endswith("ffn .....      keeps 50 %, keeps 25 % of experts")

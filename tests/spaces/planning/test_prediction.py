@@ -46,3 +46,26 @@ def test_a_plan_costs_what_its_edits_do(groups, predicted):
     plan = SharingPlan.model_validate({"groups": groups}).bound(STACKS)
     found = Predictor(SCORES).predict(plan, STACKS)
     assert found == (None if predicted is None else pytest.approx(predicted))
+
+
+def test_experts_are_predicted_from_experts_alone():
+    stacks = {"layers": StackShape(4, 4, 64, experts=8)}
+    form = {"narrow": {"keep": 0.5}}
+    scores = [
+        scored(0.2, layers=[0], parts="ffn", form=form),
+        scored(0.6, layers=[0], parts="experts", form=form),
+        scored(0.3, layers=[0], parts="attention", form=form),
+        scored(0.5, layers="0..1"),
+        scored(0.7, layers="0..1", parts="experts"),
+    ]
+
+    def predicted(**group):
+        plan = SharingPlan.model_validate({"groups": [group]}).bound(stacks)
+        return Predictor(scores).predict(plan, stacks)
+
+    quarter = {"narrow": {"keep": 0.75}}
+    assert predicted(layers=[0], parts="experts", form=quarter) == pytest.approx(0.24)  # 0.8
+    both = predicted(layers=[0], parts=["attention", "experts"], form=quarter)
+    assert both == pytest.approx(0.36)
+    assert predicted(layers="2..3", parts="experts") == 0.7
+    assert predicted(layers="2..3") == 0.5
