@@ -4,7 +4,8 @@ Sizes are exact before anything is trained; only the trained objectives (accurac
 So a training is stopped only where both hold:
 
 1. It could not enter the front: with the best gain that the finished trials nearest to it made
-   from this rung to their end, a finished trial would still beat it or equal it in everything.
+   from this rung to their end, or one `LUCKY` standard deviations above their mean if that is
+   more, a finished trial would still beat it or equal it in everything.
 2. It is not among the first ``1 / eta`` of all that reached this rung, by non-dominated rank
    and, within a rank, by the epsilon-net order of MO-ASHA (arXiv 2106.12639).
 
@@ -21,6 +22,9 @@ from sharetune.spaces.objectives import Objective
 
 NEAREST = 8
 """Finished trials that predict the gain from a rung; no trial is stopped before there are 8."""
+LUCKY = 2.0
+"""Standard deviations above the mean of a gain that is still counted with: the best of eight gains
+alone is beaten by every ninth."""
 LATEST = 512
 """Trials a rung is ranked over, so that a decision costs the same in a large study."""
 
@@ -97,7 +101,8 @@ class EarlyStopper:
         gains = self._gains(rung, vector)
         if gains is None:
             return False
-        best = vector + gains.min(axis=0)
+        lucky = gains.mean(axis=0) - LUCKY * gains.std(axis=0, ddof=1)
+        best = vector + np.minimum(lucky, gains.min(axis=0))
         return bool((np.array(list(self._finished.values())) <= best).all(axis=1).any())
 
     def _is_ahead(self, rung: int, number: int) -> bool:

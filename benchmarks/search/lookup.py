@@ -182,11 +182,11 @@ Search = Callable[[Table, int, int], Account]
 
 
 def run_missing(
-    searches: Mapping[str, Search], seeds: int, workers: int, out: Path, table: Table
+    searches: Mapping[str, Search], seeds: Sequence[int], workers: int, out: Path, table: Table
 ) -> None:
     """Runs every search with every seed, and appends to `out` what is missing there."""
     done = {(line["method"], line["seed"], line["workers"]) for line in lines([out])}
-    for seed, (method, search) in itertools.product(range(seeds), searches.items()):
+    for seed, (method, search) in itertools.product(seeds, searches.items()):
         if (method, seed, workers) in done:
             continue
         account = search(table, seed, workers)

@@ -253,4 +253,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     chosen = Table(options.table) if options.table else Table()
     searches = {method: METHODS[method] for method in options.methods}
-    run_missing(searches, options.seeds, options.workers, options.out, chosen)
+    run_missing(searches, range(options.seeds), options.workers, options.out, chosen)

@@ -1,6 +1,7 @@
 """What each search method costs until it has found the front, on the table of real trainings.
 
-    python benchmarks/search/replay.py [--seeds 30] [--workers 4] [--out FILE.jsonl] [METHOD ...]
+    python benchmarks/search/replay.py [--seeds 30] [--first 0] [--workers 4] [--out FILE.jsonl]
+                                       [METHOD ...]
     python benchmarks/search/replay.py --summary FILE.jsonl [FILE.jsonl ...]
 
 A virtual clock replays every search with its workers: a training takes the seconds it took, and
@@ -271,6 +272,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--out", type=Path, default=HERE / "replay.jsonl")
     parser.add_argument("--table", type=Path, default=PACKED)
@@ -283,5 +285,6 @@ if __name__ == "__main__":
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         tpe_sampler._split_trials = SplitOnce()
         searches = {method: METHODS[method] for method in chosen}
-        run_missing(searches, options.seeds, options.workers, options.out, Table(options.table))
+        seeds = range(options.first, options.first + options.seeds)
+        run_missing(searches, seeds, options.workers, options.out, Table(options.table))
         summary([options.out], Table(options.table))

@@ -58,6 +58,9 @@ certain."""
 LEAST_MEASURED = 3
 """Trained trials before the forest is asked where plans are measured untrained."""
 
+FIRST_FRESH = 128
+"""Candidates drawn anew for each ask until then: sizes say which of their plans to measure."""
+
 FIRST_MEASURED = 32
 """Plans measured for each draw until then, at most."""
 
@@ -75,7 +78,10 @@ DISTANCE = "exact.distance"
 """The feature that holds the distance of a plan, untrained, from the unshared model."""
 
 QUANTILES = (1 / 6, 1 / 2, 5 / 6)
-"""Quantiles of the trees' estimates over which a candidate's expected gain is averaged."""
+"""Quantiles of an estimate over which a candidate's expected gain is averaged."""
+
+BETWEEN = QUANTILES[-1] - QUANTILES[0]
+"""Probability that a value lies between the outer quantiles."""
 
 
 @dataclass
@@ -108,6 +114,7 @@ class Guided:
         self._draws: dict[int, Draw] = {}
         self._pool: dict[str, Weighed] = {}
         self._forest: Any = None
+        self._missed = np.zeros(int(self._trained.sum()))
         self._columns: list[str] = []
         self._fitted_to = 0
 
@@ -155,7 +162,7 @@ class Guided:
         That is by the distances' ranks, among those measured, of which some are trained.
         """
         pool = list(self._pool.values())
-        for weighed in pool[:FIRST_MEASURED]:
+        for weighed in self._promising([w for w in pool if DISTANCE not in w.row]):
             self._measured(weighed, ask)
         known = [w for w in pool if DISTANCE in w.row] or pool
         seen = [*self._seen.values()]
@@ -167,6 +174,18 @@ class Guided:
         hypervolume = moocore.Hypervolume(ref=self._reference)
         volumes = [hypervolume(np.vstack([taken, point])) for point in rest]
         return known[int(np.argmax(volumes))]
+
+    def _promising(self, pool: Sequence[Weighed]) -> list[Weighed]:
+        """Return candidates to measure: by turns the one whose sizes are worth most, and any."""
+        if not pool:
+            return []
+        points = np.array([w.point for w in pool])
+        points[:, self._trained] = self._reference[self._trained] - 1
+        hypervolume = moocore.Hypervolume(ref=self._reference)
+        worth = np.argsort([-hypervolume(point[None]) for point in points], kind="stable")
+        both = zip(worth, range(len(pool)), strict=True)
+        turns = dict.fromkeys(place for pair in both for place in pair)
+        return [pool[place] for place in turns][:FIRST_MEASURED]
 
     def note(self, past: Past) -> None:
         """Note a trial that was started, or has ended."""
@@ -204,7 +223,8 @@ class Guided:
         """Draw fresh candidates into the pool; drop those started or refused meanwhile."""
         kept = {key: w for key, w in self._pool.items() if not ask.is_known(key)}
         parents = [draw for draw in self._draws.values() if draw.params]
-        fresh = max(LEAST_FRESH, FRESH * FEW // max(FEW, len(self._ends)))
+        later = max(LEAST_FRESH, FRESH * FEW // max(FEW, len(self._ends)))
+        fresh = FIRST_FRESH if middle else later
         for _ in range(fresh):
             parent = rng.choice(parents) if parents and rng.random() < MUTATED else None
             candidate, draw = self._drawn(ask, rng, parent, middle=middle)
@@ -223,7 +243,11 @@ class Guided:
         return ask.space.suggest(drawer, ask.shapes), drawer.draw
 
     def _fit(self, seed: int) -> None:
-        """Fit the forest anew once enough trials have ended since the last fit."""
+        """Fit the forest anew once enough trials have ended since the last fit.
+
+        Each tree sees a sample of the trials. By how much the trees miss those that they have not
+        seen says how far an estimate may be wrong even where all trees agree.
+        """
         if self._forest is not None and len(self._ends) < self._fitted_to * REFITTED:
             return
         from sklearn.ensemble import ExtraTreesRegressor
@@ -235,8 +259,11 @@ class Guided:
         rows = [self._ends[number][0] for number in numbers]
         self._columns = sorted({name for row in rows for name in row})
         ends = np.array([self._ends[number][1] for number in numbers])[:, self._trained]
-        self._forest = ExtraTreesRegressor(TREES, random_state=seed)
-        self._forest.fit(self._matrix(rows), ends[:, 0] if ends.shape[1] == 1 else ends)
+        self._forest = ExtraTreesRegressor(
+            TREES, bootstrap=True, oob_score=True, random_state=seed
+        ).fit(self._matrix(rows), ends[:, 0] if ends.shape[1] == 1 else ends)
+        misses = np.abs(self._forest.oob_prediction_.reshape(ends.shape) - ends)
+        self._missed = np.quantile(misses, BETWEEN, axis=0)
         self._fitted_to = len(self._ends)
         for weighed in (*self._pool.values(), *self._running.values()):
             weighed.guess = None
@@ -252,9 +279,10 @@ class Guided:
             rows = self._matrix([w.row for w in fresh])
             trees = np.array([tree.tree_.predict(rows) for tree in self._forest.estimators_])
             trees = trees.reshape(len(trees), len(rows), -1)
-            for w, guess in zip(
-                fresh, np.quantile(trees, QUANTILES, axis=0).swapaxes(0, 1), strict=True
-            ):
+            low, middle, high = np.quantile(trees, QUANTILES, axis=0)
+            low = middle - np.hypot(middle - low, self._missed)
+            high = middle + np.hypot(high - middle, self._missed)
+            for w, guess in zip(fresh, np.stack([low, middle, high], axis=1), strict=True):
                 w.guess = np.repeat(w.point[None], len(QUANTILES), axis=0)
                 w.guess[:, self._trained] = guess
         return np.stack([w.guess for w in weighed if w.guess is not None], axis=1)

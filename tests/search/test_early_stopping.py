@@ -53,6 +53,16 @@ def test_the_best_gain_of_the_nearest_counts_not_the_best_of_all():
     assert decide(scheduler, 0.11, 100.0)  # the late one is near: 0.91 > 0.9
 
 
+def test_a_training_that_must_be_lucky_to_enter_the_front_goes_on():
+    scheduler = EarlyStopper(TWO)
+    for number in range(NEAREST):  # half of them gain 0.1, half 0.3: 0.2 +- 0.107
+        gain = 0.3 if number % 2 else 0.1
+        scheduler.reached(number, 0, {"accuracy": 0.5, "parameters": 100.0})
+        scheduler.finished(number, {"accuracy": 0.5 + gain, "parameters": 100.0})
+    assert decide(scheduler, 0.39, 100.0)  # 0.39 + 0.414 > 0.8, though 0.39 + 0.3 < 0.8
+    assert not decide(scheduler, 0.38, 100.0)
+
+
 def test_the_first_third_of_a_rung_goes_on_even_if_it_seems_hopeless():
     scheduler = EarlyStopper(TWO)
     for number in range(NEAREST):  # all came to 0.9, from little

@@ -91,6 +91,23 @@ def test_the_nearest_plans_come_first_with_the_middle_recipe():
     assert again == candidate
 
 
+def test_plans_whose_sizes_are_worth_most_are_measured_first():
+    weighed, asked = [], []
+
+    def weigh(candidate):
+        weighed.append(FakeEvaluator().sizes(candidate)["parameters"])
+        return {"parameters": weighed[-1]}
+
+    def measure(candidate):
+        asked.append(FakeEvaluator().sizes(candidate)["parameters"])
+        return shared_layers(candidate)
+
+    make("guided", SETTING).draw(replace(asking(measure), weigh=weigh))
+    assert len(weighed) > 32 == len(asked)
+    assert asked[0] == min(weighed)
+    assert {*sorted({*weighed})[:3]} <= {*asked[:10]}  # by turns with any others
+
+
 def test_the_best_candidate_is_measured_before_it_is_proposed():
     sampler, asked = make("guided", SETTING), []
 
