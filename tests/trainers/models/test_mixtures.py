@@ -19,7 +19,7 @@ from sharetune.trainers.exports.code import load_with_code
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.measuring.sizes import facts
 from sharetune.trainers.models.calibration import record_activations
-from sharetune.trainers.models.mixtures import find_mixtures, layer_tensor
+from sharetune.trainers.models.mixtures import find_mixtures, layer_tensor, reason_to_keep
 from sharetune.trainers.models.sample_inputs import samples
 from sharetune.trainers.models.structure import find_stacks
 from sharetune.trainers.scoring.scorer import Scorer
@@ -366,6 +366,18 @@ def test_a_mixture_that_computes_something_else_with_fewer_experts_is_refused():
     with pytest.raises(PlanError, match="because mlp computes something else with fewer"):
         share_(model, plan("layers"))
     assert torch.equal(answer(model), before)
+
+
+def test_experts_of_equal_logits_in_sixteen_bits_are_no_reason_to_keep_all():
+    layer = of_eight("mixtral").to(torch.bfloat16).model.layers[0]
+    with torch.no_grad():
+        layer.mlp.gate.weight[4:] = layer.mlp.gate.weight[4]
+        layer.mlp.gate.weight[4:, 0] *= torch.tensor([1.0, 1.01, 1.02, 1.03])
+    (mixture,) = find_mixtures(layer)
+    before = copy.deepcopy(layer.state_dict())
+    assert reason_to_keep(layer, mixture) == ""
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+    assert layer.mlp.experts.down_proj.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
