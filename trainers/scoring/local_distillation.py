@@ -6,6 +6,7 @@ inputs there, the unshared model's outputs. Groups do not see each other, so all
 one pass of the unshared model, in any order and on any worker.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,25 +73,38 @@ def distil_locally(
 
 
 def start_from_(shared: PreTrainedModel, taught: Mapping[Group, Tensors]) -> None:
-    """Load, in place, what the groups of `shared`'s plan have learnt."""
+    """Load, in place, what the groups of `shared`'s plan have learnt.
+
+    Each has learnt alone. A bank or a layer that another group narrows or shares, too, has other
+    tensors, and stays as it was.
+    """
     bank = 0
-    state = dict(shared.named_parameters())
-    stacks = find_stacks(shared)
-    with torch.no_grad():
-        for group in shared.sharing.plan.groups:
-            banks = len(banks_of(group))
-            stack = stacks[group.stack or ""]
-            order = shared.sharing.orders[stack.name]
-            for name, values in taught.get(group, {}).items():
-                kind, number, rest = name.split(".", 2)
-                if kind == "bank":
-                    paths = [f"{BANKS}.{bank + int(number)}.{rest}"]
-                else:
-                    places = [i for i, layer in enumerate(order) if layer == int(number)]
-                    paths = [f"{stack.layer_path(place)}.{rest}" for place in places]
-                for path in paths:
-                    state[path].copy_(values)
-            bank += banks
+    state, stacks = dict(shared.named_parameters()), find_stacks(shared)
+    for group in shared.sharing.plan.groups:
+        stack = stacks[group.stack or ""]
+        order = shared.sharing.orders[stack.name]
+        apart: dict[tuple[str, str], Tensors] = defaultdict(dict)
+        for name, values in taught.get(group, {}).items():
+            kind, number, rest = name.split(".", 2)
+            if kind == "bank":
+                folders = [f"{BANKS}.{bank + int(number)}"]
+            else:
+                places = [i for i, layer in enumerate(order) if layer == int(number)]
+                folders = [stack.layer_path(place) for place in places]
+            paths = [f"{folder}.{rest}" for folder in folders]
+            own = [path for path in paths if path in state]  # not those of a repeated layer
+            apart[kind, number] |= dict.fromkeys(own or paths, values)
+        for together in apart.values():
+            _load_if_all_fit_(state, together)
+        bank += len(banks_of(group))
+
+
+def _load_if_all_fit_(state: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy `values` into the tensors of `state` unless one is missing or of another shape."""
+    if all(path in state and state[path].shape == own.shape for path, own in values.items()):
+        with torch.no_grad():
+            for path, own in values.items():
+                state[path].copy_(own)
 
 
 def _regions(stack: Stack, group: Group) -> Iterator[Region]:

@@ -116,3 +116,24 @@ def test_experts_that_stay_learn_with_their_router():
         "layer.1.mlp.gate.weight",
     ]
     assert 0 < distance(scorer, plan, taught) < scorer.score(plan).distance
+
+
+@pytest.mark.parametrize(
+    ("other", "changed"),
+    [
+        ({"layers": [1, 2], "parts": "attention", "assign": "each", "times": 2}, True),
+        ({"layers": [0, 1], "parts": "experts", "init": "first"}, False),
+    ],
+)
+def test_narrowed_experts_that_run_again_start_from_it_and_shared_ones_do_not(other, changed):
+    given = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in IDS[:1]]
+    scorer = Scorer(build("mixtral"), given)
+    narrow = {"layers": [0, 1, 2], "parts": "experts", "form": {"narrow": {"keep": 0.5}}}
+    plan = SharingPlan.model_validate({"groups": [narrow, other]})
+    plan = plan.bound({n: s.shape for n, s in scorer.stacks.items()})
+    recipe = LocalStart(local_steps=2, learning_rate=3e-3)
+    taught = distil_locally(scorer, plan.groups, scorer.batches, recipe)
+    model, _ = scorer.shared(plan)
+    before = model.model.layers[1].mlp.gate.weight.clone()
+    start_from_(model, taught)
+    assert torch.equal(model.model.layers[1].mlp.gate.weight, before) != changed
