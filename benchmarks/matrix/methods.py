@@ -81,9 +81,9 @@ def narrower_layers(stacks: Stacks) -> Iterator[SharingPlan]:
 def lower_ranks(stacks: Stacks) -> Iterator[SharingPlan]:
     """Yield one matrix for all layers with a low-rank one of each layer's own, larger ones first.
 
-    At rank 0 nothing of a layer's own is left but norms and biases.
+    Rank 0 is left out: it is a tie.
     """
-    for rank in (*range(64, 16, -4), *range(16, -1, -1)):
+    for rank in (*range(64, 16, -4), *range(16, 0, -1)):
         yield _alike(stacks, LowRank(rank=rank))
 
 

@@ -69,7 +69,7 @@ class Cells:
     def lead(self, part: float, rivals: Sequence[str] = EQUAL_STEPS) -> Lead | None:
         """Return ShareTune's least lead over rivals of at most a size; None without either.
 
-        A rival counts on the seeds that both have, at least half of ShareTune's.
+        A rival counts on the seeds that both have, at least three or half of ShareTune's.
         """
         found = self.of(FOUND, part)
         others = [self.of(method, p) for method in rivals for p in self.parts if p <= part]
@@ -161,9 +161,9 @@ def interval(rows: Sequence[Row]) -> str:
 
 
 def _shared(found: Sequence[Row], other: Sequence[Row]) -> bool:
-    """Return whether a rival has at least half of the seeds that ShareTune's plan has."""
+    """Return whether a rival has three of the seeds that ShareTune's plan has, or half of them."""
     both = {row.seed for row in found} & {row.seed for row in other}
-    return bool(both) and 2 * len(both) >= len(found)
+    return bool(both) and 2 * len(both) >= min(len(found), 6)
 
 
 def _by_seed(rows: Sequence[Row]) -> Qualities:
