@@ -344,6 +344,7 @@ def test_a_dense_model_of_equally_narrowed_layers_has_fewer_experts(tmp_path):
     assert dense.config.num_local_experts == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", ["attention", "experts"])
 def test_a_dense_model_of_fewer_equally_narrowed_layers_is_written(parts, tmp_path):
     narrowed = plan("layers", [0, 2, 3], parts=parts).groups
