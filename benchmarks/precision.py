@@ -6,8 +6,9 @@
 `curves` trains in float32 and in bfloat16, on three seeds. `copy` trains a bfloat16 checkpoint and
 its copy in float32. `memory` measures the activations held between forward and backward pass, and
 the peak of both, with and without recomputing, by PyTorch's own account of its allocations.
-`parts` compares gradients of a batch of texts of unlike lengths with those of its parts. Appends a
-JSON line each; what is there already is not run again.
+`parts` compares gradients of a batch of texts of unlike lengths with those of its parts, of halves
+in float64 as well, where only what is no rounding is left. Appends a JSON line each; what is there
+already is not run again.
 """
 
 import argparse
@@ -75,9 +76,9 @@ def padded(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def shared(folder: Path = EXAMPLE / "model") -> PreTrainedModel:
+def shared(folder: Path = EXAMPLE / "model", dtype: torch.dtype = TRAINED) -> PreTrainedModel:
     """Return SmolLM2 with the plan that was solved for 80 % of its stack."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=TRAINED)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return share_(model, solved_plan().bound(stack_shapes(model)))
 
 
@@ -195,12 +196,17 @@ def parts(_: int) -> Iterator[tuple[str, Callable[[], Row]]]:
         means = apart(found[8], gradients_of(model))
         return {"half": apart(found[8], found[4]), "one": apart(found[8], found[1]), "means": means}
 
+    def exact() -> Row:
+        whole, halves = (stepped(size, torch.float64) for size in (8, 4))
+        return {"half": apart(whole, halves)}
+
     yield "parts", compared
+    yield "parts, float64", exact
 
 
-def stepped(size: int) -> dict[str, Tensor]:
+def stepped(size: int, dtype: torch.dtype = TRAINED) -> dict[str, Tensor]:
     """Return the gradients of the batch, in parts of `size` examples."""
-    model, kept = shared(), Kept()
+    model, kept = shared(dtype=dtype), Kept()
     settings = BASE | {"batch_size": len(LENGTHS), "max_grad_norm": 0.0, "dropout": 0.0}
     recipe = Recipe(**settings, steps=1, micro_batch=size)
     rows = texts("train", [*LENGTHS])
