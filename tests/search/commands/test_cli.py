@@ -377,7 +377,7 @@ def heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_for_trials(out, count, limit_s=120):
+def wait_for_trials(out, count, limit_s=240):
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         time.sleep(0.3)
