@@ -22,17 +22,21 @@ def processor_cores() -> int:
     return os.cpu_count() or 1
 
 
+def most_workers(resources: Resources, cores: int) -> int:
+    """Return how many trials run at once at most: as the study says, else as `cores` allow."""
+    return resources.workers or max(1, cores // (resources.cpu * resources.workers_per_trial))
+
+
 def workers_of(config: StudyConfig, pace: Pace | None, cores: int) -> int:
     """Return how many trials run at once on `cores` and on the GPUs of a first training's pace."""
     resources = config.resources
     if config.executor == "local":
         return 1
-    by_cores = max(1, cores // (resources.cpu * resources.workers_per_trial))
-    asked = resources.workers or by_cores
+    most = most_workers(resources, cores)
     each = gpu_of_each(config, pace, cores) if pace is not None and pace.gpus else 0.0
     if pace is None or not each:
-        return asked
-    return max(1, min(asked, int(pace.gpus / each) // resources.workers_per_trial))
+        return most
+    return max(1, min(most, int(pace.gpus / each) // resources.workers_per_trial))
 
 
 def gpu_of_each(config: StudyConfig, pace: Pace, cores: int) -> float:
@@ -48,7 +52,7 @@ def gpu_of_each(config: StudyConfig, pace: Pace, cores: int) -> float:
         return resources.stated_gpu or whole
     if not pace.gpus or resources.workers_per_trial > 1:
         return float(pace.gpus > 0)
-    fitting = min(_fitting(config, pace), math.ceil(_most(resources, cores) / pace.gpus))
+    fitting = min(_fitting(config, pace), math.ceil(most_workers(resources, cores) / pace.gpus))
     return math.floor(10**DIGITS / max(1, fitting)) / 10**DIGITS
 
 
@@ -58,8 +62,3 @@ def _fitting(config: StudyConfig, pace: Pace) -> int:
     largest = max(alternatives(config.space.recipe.get("batch_size", usual)))
     each = pace.of_batch(largest / usual).memory + BESIDES
     return int((1 - LEFT_FREE) * pace.gpu_memory // each)
-
-
-def _most(resources: Resources, cores: int) -> int:
-    """Return how many workers there are at most."""
-    return resources.workers or max(1, cores // resources.cpu)

@@ -51,10 +51,9 @@ class Layer:
     def kept_units(self, part: str) -> list[tuple[float, str]]:
         """Return the fractions that a narrowed layer keeps, each with what it is a fraction of:
         ``units`` of the part, and ``experts`` with those of ``ffn``."""
-        kept, names = (
-            dict(self.kept),
-            {part: "units"} | ({EXPERTS: EXPERTS} if part == "ffn" else {}),
-        )
+        kept, names = dict(self.kept), {part: "units"}
+        if part == "ffn":
+            names[EXPERTS] = EXPERTS
         return [(kept[name], units) for name, units in names.items() if name in kept]
 
 

@@ -179,10 +179,9 @@ class Guided:
         """Return candidates to measure: by turns the one whose sizes are worth most, and any."""
         if not pool:
             return []
-        points = np.array([w.point for w in pool])
-        points[:, self._trained] = self._reference[self._trained] - 1
-        hypervolume = moocore.Hypervolume(ref=self._reference)
-        worth = np.argsort([-hypervolume(point[None]) for point in points], kind="stable")
+        exact = ~self._trained
+        sides = self._reference[exact] - np.array([w.point[exact] for w in pool])
+        worth = np.argsort(-sides.clip(min=0).prod(axis=1), kind="stable")
         both = zip(worth, range(len(pool)), strict=True)
         turns = dict.fromkeys(place for pair in both for place in pair)
         return [pool[place] for place in turns][:FIRST_MEASURED]

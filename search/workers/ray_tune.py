@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import (
 )
 
 from sharetune.search.config import Resources, StudyConfig
-from sharetune.search.gpus import gpu_of_each
+from sharetune.search.gpus import gpu_of_each, most_workers, processor_cores
 from sharetune.search.outcome import Outcome, Reached, stopped
 from sharetune.search.pinned.ray_internals import (
     addresses,
@@ -605,5 +605,4 @@ def _require_gpus(config: StudyConfig) -> None:
 
 def _local_cpus(config: StudyConfig) -> int:
     per_trial = config.resources.cpu * config.resources.workers_per_trial
-    workers = config.resources.workers or max(1, (os.cpu_count() or 1) // per_trial)
-    return workers * per_trial
+    return most_workers(config.resources, processor_cores()) * per_trial

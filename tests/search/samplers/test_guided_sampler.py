@@ -141,7 +141,7 @@ def edge_score(trial):
 
 @pytest.mark.slow
 def test_settings_that_only_the_smallest_model_wants_are_found_before_most_others():
-    """What trees miss unseen trials by keeps neighbours of the best in, even where all agree."""
+    """The out-of-bag error of the forest keeps the expected gain of such settings above zero."""
     places = []
     for seed in range(12):
         sampler = GuidedSampler({1: lambda p: p["width"]}, reference=[0.2, 33], seed=seed)
