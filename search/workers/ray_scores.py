@@ -1,5 +1,6 @@
 """Score untrained candidates on all Ray workers, each of which loads the model once."""
 
+import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from sharetune.search.config import StudyConfig
 from sharetune.search.live import say_error
 from sharetune.search.signals import stopped_when_safe
 from sharetune.search.untrained import Untrained, score_untrained
+from sharetune.search.workers import in_process
 from sharetune.search.workers.ray_tune import (
     WORKER_RETRIES,
     capacity,
@@ -20,6 +22,10 @@ from sharetune.search.workers.ray_tune import (
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import Evaluator, JobResources, Untried
 from sharetune.spaces.run_folder import RunFolder
+
+BRIEF_S = 30.0
+"""Seconds of scoring up to which workers of one machine are not worth their start: each of them
+loads libraries, model and data, and those that train do so once more (15 s on 2 cores)."""
 
 SIGNALS_EVERY_S = 0.2
 """Seconds after which a signal is noticed while all workers are busy."""
@@ -99,8 +105,15 @@ class ScorePool:
 def scores(
     evaluator: Evaluator, candidates: Sequence[Untried], config: StudyConfig, run: RunFolder
 ) -> Generator[tuple[int, Untrained], None, None]:
-    """Yield the number and the untrained score of each candidate, in the order they come."""
+    """Yield the number and the untrained score of each candidate, in the order they come.
+
+    Where one machine's cores score for a short time only, this process does it on all of them.
+    """
     require_run_folder(run.path)
+    if _is_brief(config):
+        cores = int(ray.cluster_resources()["CPU"])
+        yield from in_process.scores(evaluator, candidates, cores)
+        return
     cpus = config.resources.cpu
     pool = ScorePool(evaluator, candidates, cpus)
     with stopped_when_safe() as stop_if_asked, watched_services(say_error) as services:
@@ -112,3 +125,8 @@ def scores(
                 stop_if_asked()
         finally:
             pool.end()
+
+
+def _is_brief(config: StudyConfig) -> bool:
+    seconds = math.inf if config.scores is None else config.scores.seconds or math.inf
+    return seconds <= BRIEF_S and len(ray.nodes()) == 1
