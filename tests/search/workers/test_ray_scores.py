@@ -57,6 +57,13 @@ def test_workers_score_what_this_process_would(tmp_path):
     assert os.getpid() not in found.losses.values()
 
 
+def test_a_short_scoring_is_not_worth_the_start_of_workers(tmp_path):
+    brief = RAY.model_copy(update={"scoring": study(scoring={"seconds": 20}).scoring})
+    found = score_study(brief, out=tmp_path / "run", evaluator=Pid(folder=tmp_path))
+    assert set(found.losses.values()) == {os.getpid()}
+    assert len(found.scored) == 26
+
+
 def test_the_plan_of_a_worker_that_died_is_given_to_another(tmp_path):
     fake = Pid(folder=tmp_path, faults=(("layers 2 drop", "kill once"),))
     assert len(score_study(RAY, out=tmp_path / "run", evaluator=fake).scored) == 26
