@@ -1,6 +1,6 @@
 """Count a plan's parameters, bytes and FLOPs from a catalogue of the unshared model.
 
-Building a shared model and running it on fake tensors takes a third of a second. Here the unshared
+Building a shared model and running it without values takes a third of a second. Here the unshared
 model is run once. A plan is then a list of tensors removed and added, which the forms' own builders
 make for one matrix at a time, and of products that became cheaper. The numbers equal those of
 :func:`sharetune.trainers.measuring.sizes.facts`, as tests check.
@@ -188,7 +188,7 @@ class Counting:
         return bool(input_width(self.unshared.config)) and not all(runs)
 
     def built(self, plan: SharingPlan, compression: Compression = UNCOMPRESSED) -> dict[str, float]:
-        """Return the same by building the model and running it on fake tensors.
+        """Return the same by building the model and running it without values.
 
         Building also raises for what the model cannot do. Pruned models and products in 8 bits are
         counted in this way only.
@@ -434,7 +434,7 @@ class Bank:
 
 
 def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
-    """Run a model without banks once on fake tensors."""
+    """Run a model without banks once, without values."""
     stacks, entries = find_stacks(model), _entries(model)
     flops = {name: [0] * len(stack.layers) for name, stack in stacks.items()}
     uses: dict[tuple[str, int, str], MatrixUse] = {}
@@ -452,7 +452,7 @@ def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
                     use = uses.setdefault((name, index, slot.path), MatrixUse())
                     watching.enter_context(_recording(layer.get_submodule(slot.path), use))
         kept = watching.enter_context(cache_watched(model))
-        whole = sizes.run_on_fake_tensors(model, inputs, counter, partial(_forget, flops, uses))
+        whole = sizes.run_without_values(model, inputs, counter, partial(_forget, flops, uses))
     layers = {
         name: [_pop_prefix(entries, f"{stack.layer_path(i)}.") for i in range(len(stack.layers))]
         for name, stack in stacks.items()
