@@ -43,7 +43,7 @@ SEARCH = f"""
 import sys
 from pathlib import Path
 from sharetune.results.reading.location import Location
-from sharetune.search.workers import ray_tune as tune
+from sharetune.search.workers import ray_cluster
 from sharetune.search.run import run
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
@@ -52,7 +52,7 @@ out, executor, trials, address, storage = Path(sys.argv[1]), *sys.argv[2:]
 config = study(name=out.name, executor=executor, budget=dict(trials=int(trials)), keep="none",
                resources=dict(workers=2), early_stopping=dict(rungs=[0.5]),
                finalists=dict(seeds={SEEDS}, most=2), storage=storage or None)
-tune.MOST_PRELOADED = 0  # trials that train nothing need no torch
+ray_cluster.MOST_PRELOADED = 0  # trials that train nothing need no torch
 run(config, out=out, resume=Location.of(out).exists, address=address or None,
     evaluator=FakeEvaluator(seconds=0.2, harm=0.3))
 """

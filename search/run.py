@@ -78,11 +78,11 @@ def run(
 def _rehearsal(config: StudyConfig, connected: Future[None] | None) -> Rehearse:
     """Return how a first batch is tried: in this process, or by workers where they have GPUs."""
     if connected is not None:
-        from sharetune.search.workers import ray_tune
+        from sharetune.search.workers import ray_cluster
 
         connected.result()
-        if ray_tune.worker_resources(config)["GPU"]:
-            return partial(ray_tune.rehearse, config)
+        if ray_cluster.worker_resources(config)["GPU"]:
+            return partial(ray_cluster.rehearse, config)
     resources = JobResources(threads=config.resources.cpu)
     return lambda evaluator, candidate: evaluator.rehearse(candidate, resources)
 
@@ -111,15 +111,15 @@ def cluster(config: StudyConfig, address: str | None) -> Iterator[Future[None] |
     if config.executor == "local":
         yield None
         return
-    from sharetune.search.workers import ray_tune
+    from sharetune.search.workers import ray_cluster
 
     with ThreadPoolExecutor(max_workers=1) as pool:
-        connected = pool.submit(ray_tune.connect, address, config)
+        connected = pool.submit(ray_cluster.connect, address, config)
         try:
             yield connected
         finally:
             connected.exception()
-            ray_tune.disconnect()
+            ray_cluster.disconnect()
 
 
 def _measure_latency(searching: Search) -> None:

@@ -71,6 +71,7 @@ def test_trainers_know_neither_ray_nor_optuna():
 def test_which_files_import_ray():
     users = {name for name, path in HOUSE.files.items() if "ray" in imported(path)}
     assert users == {
+        "search.workers.ray_cluster",
         "search.workers.ray_tune",
         "search.workers.ray_scores",
         "search.pinned.ray_internals",

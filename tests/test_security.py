@@ -14,7 +14,7 @@ from sharetune.results.page.report import write_report
 from sharetune.search.commands.export import export_trial
 from sharetune.search.config import load_config
 from sharetune.search.run import run
-from sharetune.search.workers import ray_tune as tune
+from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import ConfigError, ModelError, SharetuneError
 from sharetune.trainers.models.pretrained import from_library
 from tests.checkpoint import write_checkpoint, write_study_data
@@ -101,8 +101,8 @@ def test_nothing_unpickles(path):
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_the_servers_of_a_local_cluster_listen_on_localhost_only(monkeypatch):
-    monkeypatch.setattr(tune, "MOST_PRELOADED", 0)
-    tune.connect(None, fake_study(executor="ray"))
+    monkeypatch.setattr(ray_cluster, "MOST_PRELOADED", 0)
+    ray_cluster.connect(None, fake_study(executor="ray"))
     try:
         ray.get(ray.remote(lambda: 1).remote())
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -114,4 +114,4 @@ def test_the_servers_of_a_local_cluster_listen_on_localhost_only(monkeypatch):
         }
         assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"} and listening
     finally:
-        tune.disconnect()
+        ray_cluster.disconnect()

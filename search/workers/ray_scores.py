@@ -13,12 +13,12 @@ from sharetune.search.live import say_error
 from sharetune.search.signals import stopped_when_safe
 from sharetune.search.untrained import Untrained, score_untrained
 from sharetune.search.workers import in_process
-from sharetune.search.workers.ray_tune import (
-    WORKER_RETRIES,
+from sharetune.search.workers.ray_cluster import (
     capacity,
     require_run_folder,
     watched_services,
 )
+from sharetune.search.workers.ray_tune import WORKER_RETRIES
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import Evaluator, JobResources, Untried
 from sharetune.spaces.run_folder import RunFolder

@@ -1,7 +1,7 @@
 """What real trainings do when something happens to them, and what the storage says afterwards.
 
-Faults of the fake evaluator are in `test_run`, `test_tune` and `test_disk_full`, kills at random
-moments in `test_kills`.
+Faults of the fake evaluator are in `test_run`, `test_ray_tune` and `test_disk_full`, kills at
+random moments in `test_kills`.
 """
 
 import os
@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sharetune.results.reading import attributes as record
 from sharetune.search.config import validate
 from sharetune.search.run import run
-from sharetune.search.workers import ray_tune as tune
+from sharetune.search.workers import ray_cluster
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
 from tests.checkpoint import write_study_data
@@ -206,7 +206,7 @@ class Stuck(FakeEvaluator):
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_a_training_without_a_heartbeat_is_ended_and_the_search_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune, "MOST_PRELOADED", 0)
+    monkeypatch.setattr(ray_cluster, "MOST_PRELOADED", 0)
     limits = {"heartbeat_s": 1, "time_limit_s": 600}
     config = fake_study(executor="ray", resources=limits, budget={"trials": 4})
     run(config, out=tmp_path / "run", evaluator=Stuck())
@@ -233,7 +233,7 @@ class Stopped(FakeEvaluator):
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_a_stopped_worker_is_noticed_and_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune, "MOST_PRELOADED", 0)
+    monkeypatch.setattr(ray_cluster, "MOST_PRELOADED", 0)
     config = fake_study(
         executor="ray", resources={"heartbeat_s": 3, "workers": 1}, budget={"trials": 4}
     )

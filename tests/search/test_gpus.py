@@ -10,7 +10,7 @@ import ray
 from sharetune.search.config import validate
 from sharetune.search.gpus import gpu_of_each, workers_of
 from sharetune.search.run import run
-from sharetune.search.workers import ray_tune
+from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.pace import Pace
 from tests.checkpoint import write_study_data
@@ -77,8 +77,8 @@ class Weighed(FakeEvaluator):
 @pytest.mark.xdist_group("a cluster with a GPU")
 def test_ray_gives_each_worker_its_part(tmp_path, monkeypatch):
     """The cluster counts one GPU, which it need not have."""
-    os.environ.update(ray_tune.QUIET)
-    monkeypatch.setattr(ray_tune, "disconnect", lambda: None)
+    os.environ.update(ray_cluster.QUIET)
+    monkeypatch.setattr(ray_cluster, "disconnect", lambda: None)
     ray.init(num_cpus=6, num_gpus=1, include_dashboard=False, log_to_driver=False)
     asked, out = {"executor": "ray", "resources": {"gpu": "auto"}}, tmp_path / "run"
     try:

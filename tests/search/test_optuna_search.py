@@ -12,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from sharetune.search.run import run
-from sharetune.search.workers import ray_tune as ours
+from sharetune.search.workers import ray_cluster
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
 from tests.search.test_run import trials
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ours.MOST_PRELOADED = 0
-    ours.connect(None, study(executor="ray", resources={"workers": 1}))
+    ray_cluster.MOST_PRELOADED = 0
+    ray_cluster.connect(None, study(executor="ray", resources={"workers": 1}))
     yield
-    ours.disconnect()
+    ray_cluster.disconnect()
 
 
 class StopsAll(FIFOScheduler):
@@ -98,7 +98,7 @@ def test_rays_searcher_leaves_a_wrong_state(trainable, scheduler, wrong, tmp_pat
     ],
 )
 def test_ours_leaves_the_right_one(tmp_path, monkeypatch, fault, state):
-    monkeypatch.setattr(ours, "disconnect", lambda: None)
+    monkeypatch.setattr(ray_cluster, "disconnect", lambda: None)
     fake = FakeEvaluator(faults=(("0..5 tie", fault),))
     config = study(executor="ray", budget={"trials": 2}, resources={"workers": 1})
     run(config, out=tmp_path / "run", evaluator=fake)
@@ -106,7 +106,7 @@ def test_ours_leaves_the_right_one(tmp_path, monkeypatch, fault, state):
 
 
 def test_ours_leaves_a_stopped_trial_pruned_with_its_rungs(tmp_path, monkeypatch):
-    monkeypatch.setattr(ours, "disconnect", lambda: None)
+    monkeypatch.setattr(ray_cluster, "disconnect", lambda: None)
     config = study(
         executor="ray",
         budget={"trials": 30},

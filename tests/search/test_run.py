@@ -277,10 +277,10 @@ def test_a_machine_too_busy_to_start_ray_is_one_error(monkeypatch):
     def give_up(**options):
         raise Exception("The current node timed out during startup. This could happen because")
 
-    from sharetune.search.workers import ray_tune as tune
+    from sharetune.search.workers import ray_cluster
 
-    monkeypatch.setattr(tune.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(tune.ray, "init", give_up)
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster.ray, "init", give_up)
     with pytest.raises(RunError, match="Ray did not start on this machine: The current") as caught:
-        tune.connect(None, study(executor="ray"))
+        ray_cluster.connect(None, study(executor="ray"))
     assert "--set executor=local" in caught.value.hint

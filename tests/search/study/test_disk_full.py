@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from sharetune.results.reading import attributes as record
 from sharetune.search.run import run
-from sharetune.search.workers import ray_tune as tune
+from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import RunError
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
@@ -56,7 +56,7 @@ def test_a_full_disk_ends_the_search_with_one_error(disk, what):
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("what", FILLED_BY)
 def test_a_full_disk_under_workers_ends_the_search_with_one_error(disk, what, monkeypatch):
-    monkeypatch.setattr(tune, "MOST_PRELOADED", 0)
+    monkeypatch.setattr(ray_cluster, "MOST_PRELOADED", 0)
     search_until_full(disk / "run", what, executor="ray")
 
 

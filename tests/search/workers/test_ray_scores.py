@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sharetune.search.scoring import score_study
-from sharetune.search.workers import ray_tune as tune
+from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.evaluator import PlanScore
 from tests.search.fakes import FakeEvaluator
@@ -20,16 +20,16 @@ RAY = study(space=SPACE, executor="ray", resources={"workers": 2})
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    tune.MOST_PRELOADED = 0  # the fake evaluator needs no torch
-    tune.connect(None, RAY)
+    ray_cluster.MOST_PRELOADED = 0  # the fake evaluator needs no torch
+    ray_cluster.connect(None, RAY)
     yield
-    tune.disconnect()
+    ray_cluster.disconnect()
 
 
 @pytest.fixture(autouse=True)
 def keep_cluster(monkeypatch):
     """The scoring's own disconnecting would end the session's cluster."""
-    monkeypatch.setattr(tune, "disconnect", lambda: None)
+    monkeypatch.setattr(ray_cluster, "disconnect", lambda: None)
 
 
 class Pid(FakeEvaluator):

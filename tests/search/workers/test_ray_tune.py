@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from sharetune.search.run import run
 from sharetune.search.starting import refuse_unfit
-from sharetune.search.workers import ray_tune as tune
+from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import ConfigError, RunError
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
@@ -21,16 +21,16 @@ pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all of them
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    tune.MOST_PRELOADED = 0  # the fake evaluator needs no torch
-    tune.connect(None, study(executor="ray"))
+    ray_cluster.MOST_PRELOADED = 0  # the fake evaluator needs no torch
+    ray_cluster.connect(None, study(executor="ray"))
     yield
-    tune.disconnect()
+    ray_cluster.disconnect()
 
 
 @pytest.fixture(autouse=True)
 def keep_cluster(monkeypatch):
     """The run's own disconnecting would end the session's cluster."""
-    monkeypatch.setattr(tune, "disconnect", lambda: None)
+    monkeypatch.setattr(ray_cluster, "disconnect", lambda: None)
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_what_workers_of_one_trial_cannot_do_is_refused_before_any_is_trained(tm
     )
     gpus = study(executor="ray", resources={"workers_per_trial": 2, "gpu": 1})
     with pytest.raises(RunError, match="a trial needs 2 GPUs, and this machine has 0") as caught:
-        tune._require_gpus(gpus)
+        ray_cluster.require_gpus(gpus)
     assert "or join a cluster with --address" in caught.value.hint
     assert not (tmp_path / "run").exists()
 

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from sharetune.search.config import validate
 from sharetune.search.run import run
-from sharetune.search.workers import ray_tune as tune
+from sharetune.search.workers import ray_cluster
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
 from sharetune.trainers.training.trainer import CandidateTrainer
@@ -36,15 +36,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(folder):
-    tune.connect(None, study(folder, resources={"workers": 1, "workers_per_trial": 2}))
+    ray_cluster.connect(None, study(folder, resources={"workers": 1, "workers_per_trial": 2}))
     yield
-    tune.disconnect()
+    ray_cluster.disconnect()
 
 
 @pytest.fixture(autouse=True)
 def keep_cluster(monkeypatch):
     """The run's own disconnecting would end the module's cluster."""
-    monkeypatch.setattr(tune, "disconnect", lambda: None)
+    monkeypatch.setattr(ray_cluster, "disconnect", lambda: None)
 
 
 def study(folder, **changes):

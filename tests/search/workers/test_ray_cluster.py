@@ -14,7 +14,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.cluster_utils import Cluster
 
 from sharetune.search.run import run
-from sharetune.search.workers import ray_tune as tune
+from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import RunError
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from tests.checkpoint import write_checkpoint, write_rows
@@ -79,18 +79,18 @@ def test_each_node_finds_its_own_copy_of_the_model(cluster, tmp_path, monkeypatc
 
 def test_a_fraction_of_a_gpu_and_a_node_without_the_run_folder(cluster, tmp_path, capsys):
     config = fake_study(executor="ray", resources={"gpu": 0.5}, budget={"trials": 6})
-    tune.connect(cluster.address, config)
-    need = tune.worker_resources(config)
+    ray_cluster.connect(cluster.address, config)
+    need = ray_cluster.worker_resources(config)
     assert need == {"CPU": 1.0, "GPU": 0.5}
-    assert tune.capacity(need, 1) == 2  # of two nodes with a CPU and a GPU each
-    assert tune.capacity({"CPU": 0.25, "GPU": 0.5}, 1) == 4
-    tune._tell_of_missing(need, 2)
+    assert ray_cluster.capacity(need, 1) == 2  # of two nodes with a CPU and a GPU each
+    assert ray_cluster.capacity({"CPU": 0.25, "GPU": 0.5}, 1) == 4
+    ray_cluster.tell_of_missing(need, 2)
     assert capsys.readouterr().err == ""
-    tune._tell_of_missing(need | {"GPU": 1.0}, 3)
+    ray_cluster.tell_of_missing(need | {"GPU": 1.0}, 3)
     assert "a trial needs 3 GPUs, and the cluster has 2: trials wait" in capsys.readouterr().err
-    tune.require_run_folder(tmp_path)
+    ray_cluster.require_run_folder(tmp_path)
     with pytest.raises(RunError, match="does not see the run folder .*/elsewhere"):
-        tune.require_run_folder(tmp_path / "elsewhere")
+        ray_cluster.require_run_folder(tmp_path / "elsewhere")
     run(config, out=tmp_path / "run", address=cluster.address, evaluator=FakeEvaluator())
     assert [t.state for t in trials(tmp_path / "run")] == [TrialState.COMPLETE] * 6
 
