@@ -42,7 +42,8 @@ from sharetune import results  # noqa: E402
 from sharetune.results.page.serving import LivePage  # noqa: E402
 from sharetune.search import run as running  # noqa: E402
 from sharetune.search.commands.cli import app  # noqa: E402
-from sharetune.search.config import StudyConfig, load_config  # noqa: E402
+from sharetune.search.config import StudyConfig  # noqa: E402
+from sharetune.search.study_file import load_config  # noqa: E402
 from sharetune.spaces import Candidate, Recipe, SharingPlan  # noqa: E402
 from sharetune.spaces.compression import Compression  # noqa: E402
 from sharetune.spaces.errors import SharetuneError  # noqa: E402

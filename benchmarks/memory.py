@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sharetune.results.reading.trial import Trial
-from sharetune.search.config import StudyConfig, validate
+from sharetune.search.config import StudyConfig
 from sharetune.search.live import Live
 from sharetune.search.run import run
+from sharetune.search.study_file import validate
 
 ROOT = Path(__file__).parent.parent
 ROWS = 48

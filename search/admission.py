@@ -7,10 +7,10 @@ from typing import Any
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.trial import Trial
-from sharetune.search.config import Budget
 from sharetune.search.distances import Distances
 from sharetune.search.latency_limit import LatencyLimit
 from sharetune.search.ledger import Ledger
+from sharetune.search.sections import Budget
 from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.evaluator import Evaluator, Sizes

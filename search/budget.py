@@ -10,7 +10,7 @@ import moocore
 import numpy as np
 
 from sharetune.results.reading.trial import Trial
-from sharetune.search.config import Budget, Resources
+from sharetune.search.sections import Budget, Resources
 from sharetune.spaces.objectives import Objective
 
 

@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from sharetune.results.judging.finals import middle_run
 from sharetune.results.reading.trial import Trial
-from sharetune.search.config import Finalists
 from sharetune.search.early_stopping import spread_over
+from sharetune.search.sections import Finalists
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.objectives import Objective, quality_of
 from sharetune.spaces.recipe import LENGTHS, SEEDS, Candidate, Recipe

@@ -3,7 +3,8 @@
 import math
 import os
 
-from sharetune.search.config import Resources, StudyConfig
+from sharetune.search.config import StudyConfig
+from sharetune.search.sections import Resources
 from sharetune.spaces.pace import Pace
 from sharetune.spaces.space import alternatives
 

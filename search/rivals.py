@@ -12,8 +12,8 @@ import numpy as np
 
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.trial import Trial
-from sharetune.search.config import Budget
 from sharetune.search.early_stopping import spread_over
+from sharetune.search.sections import Budget
 from sharetune.spaces.anchors import ANCHORS
 from sharetune.spaces.objectives import Objective
 from sharetune.spaces.planning.rivals import RivalFronts

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from sharetune.search.config import StudyConfig, validate
+from sharetune.search.config import StudyConfig
 from sharetune.search.edit_scoring import (
     ScoringRun,
     opened,
@@ -20,6 +20,7 @@ from sharetune.search.run import cluster
 from sharetune.search.signals import stopped_at_once
 from sharetune.search.starting import held_for_scoring, real_evaluator
 from sharetune.search.study.writer import one_error
+from sharetune.search.study_file import validate
 from sharetune.spaces.errors import ConfigError, PlanError, SharetuneError
 from sharetune.spaces.evaluator import Evaluator
 from sharetune.spaces.plan import SharingPlan

@@ -12,11 +12,11 @@ from sharetune.results.reading import attributes as record
 from sharetune.results.reading.location import Location
 from sharetune.results.reading.servers import name_server
 from sharetune.search.circumstances import code, study_circumstances
-from sharetune.search.config import FIXED, StudyConfig
+from sharetune.search.config import StudyConfig
 from sharetune.search.estimate import expectation
 from sharetune.search.live import Live
 from sharetune.search.progress_bars import stderr_console
-from sharetune.search.same_study import PLACED, differences, named, other_study, places
+from sharetune.search.same_study import FIXED, PLACED, differences, named, other_study, places
 from sharetune.search.score_first import Scored, score_first
 from sharetune.search.search import Search
 from sharetune.search.solved import plans_from_scores

@@ -6,8 +6,8 @@ from typing import Any
 
 from sharetune.results.judging.front import pareto_front
 from sharetune.results.reading.study import StudyRecord, read_study
-from sharetune.search.config import StartFrom
 from sharetune.search.early_stopping import spread_over
+from sharetune.search.sections import StartFrom
 from sharetune.spaces.errors import ConfigError, SharetuneError
 from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate

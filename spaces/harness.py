@@ -1,10 +1,12 @@
 """Settings of lm-evaluation-harness, whose tasks are objectives named ``lm_eval:TASK``."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
+from sharetune.spaces.paths import expanded
 from sharetune.spaces.settings import StrictModel
 
 PREFIX = "lm_eval:"
@@ -39,6 +41,13 @@ class HarnessSettings(StrictModel):
     @classmethod
     def _one_task(cls, tasks: object) -> Any:
         return (tasks,) if isinstance(tasks, str) else tasks
+
+    def seen_from(self, folder: Path) -> "HarnessSettings":
+        """Return the settings with the folder of task files looked up from the study's `folder`."""
+        if self.include is None:
+            return self
+        include = str((folder / expanded(self.include)).resolve())
+        return self.model_copy(update={"include": include})
 
 
 def harness_numbers(names: Iterable[object], tasks: Iterable[str] = ()) -> tuple[str, ...]:

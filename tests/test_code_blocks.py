@@ -27,7 +27,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from sharetune.search.commands.cli import app
-from sharetune.search.config import validate
+from sharetune.search.study_file import validate
 from sharetune.spaces import SharingPlan
 from tests.checkpoint import write_checkpoint, write_rows, write_study_data
 from tests.paths import ROOT

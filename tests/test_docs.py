@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from sharetune.search.commands.cli import app
-from sharetune.search.config import StudyConfig, validate
+from sharetune.search.config import StudyConfig
+from sharetune.search.study_file import validate
 from sharetune.spaces.adversaries import ADVERSARIES
 from sharetune.spaces.forms import FORMS
 from sharetune.spaces.recipe import Candidate

@@ -12,8 +12,8 @@ from transformers import AutoConfig
 
 from sharetune.results.page.report import write_report
 from sharetune.search.commands.export import export_trial
-from sharetune.search.config import load_config
 from sharetune.search.run import run
+from sharetune.search.study_file import load_config
 from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import ConfigError, ModelError, SharetuneError
 from sharetune.trainers.models.pretrained import from_library

@@ -10,10 +10,11 @@ import torch
 from transformers import AutoConfig
 
 from sharetune.results.judging.summary import SAME_SIZE
-from sharetune.search.config import StudyConfig, load_config
+from sharetune.search.config import StudyConfig
 from sharetune.search.finalists import lengthened
 from sharetune.search.scoring import score_study
 from sharetune.search.starting import real_evaluator
+from sharetune.search.study_file import load_config
 from sharetune.spaces.anchors import Stacks
 from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.evaluator import Job, JobResources, Metrics, Sizes, Unheard

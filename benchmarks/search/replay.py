@@ -42,9 +42,10 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from sharetune.results.reading import attributes as record
-from sharetune.search.config import EarlyStopping, StudyConfig
+from sharetune.search.config import StudyConfig
 from sharetune.search.outcome import Outcome, stopped
 from sharetune.search.search import Search
+from sharetune.search.sections import EarlyStopping
 from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.evaluator import JobResources, Measured, PlanScore, Scores

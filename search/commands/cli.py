@@ -81,7 +81,7 @@ def search(
     ] = None,
 ) -> None:
     """Search sharing plans: train candidates, measure them, write the report."""
-    from sharetune.search.config import load_config
+    from sharetune.search.study_file import load_config
 
     with user_errors():
         say(f"reading {study}", file=sys.stderr)
@@ -152,7 +152,7 @@ def score(
     ] = False,
 ) -> None:
     """Measure what each single edit costs and saves, without training; goes on where it was."""
-    from sharetune.search.config import load_config
+    from sharetune.search.study_file import load_config
 
     with user_errors():
         config = load_config(study, tuple(set_ or ()))

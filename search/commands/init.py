@@ -262,7 +262,7 @@ def proposal_of(
 
 def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:
     """Return the task's keys that `overrides` set. Raises :class:`ConfigError` for others."""
-    from sharetune.search.config import override
+    from sharetune.search.study_file import override
 
     data: dict[str, Any] = {"task": {}}
     for each in overrides:
@@ -299,9 +299,9 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
     Returns it, written anew with the size that fits into `hours` if they are given, and what to
     expect of it. Raises :class:`SharetuneError` if a search of it would.
     """
-    from sharetune.search.config import load_config
     from sharetune.search.estimate import expectation
     from sharetune.search.gpus import processor_cores, workers_of
+    from sharetune.search.study_file import load_config
 
     config = load_config(out)
     with rehearsed(config) as (evaluator, pace):
@@ -340,7 +340,7 @@ def rehearsed(
 
 def _check(text: str, out: Path) -> None:
     """Raise :class:`ConfigError` if the written text is not a valid study."""
-    from sharetune.search.config import validate
+    from sharetune.search.study_file import validate
     from sharetune.spaces.yaml_text import read_yaml
 
     validate(read_yaml(text), str(out))

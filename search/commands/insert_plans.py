@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sharetune.search.config import read_study_file
+from sharetune.search.study_file import read_study_file
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.yaml_text import read_yaml, write_yaml
 

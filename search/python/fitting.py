@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sharetune.search.commands.init import TRAINED, Proposal, Size, rehearsed
-from sharetune.search.config import Budget, StudyConfig, validate
+from sharetune.search.config import StudyConfig
 from sharetune.search.gpus import processor_cores, workers_of
 from sharetune.search.live import Live
+from sharetune.search.sections import Budget
+from sharetune.search.study_file import validate
 from sharetune.spaces.pace import steps_of
 
 LENGTHS = ("steps", "epochs", "tokens", "batch_size")

@@ -153,8 +153,8 @@ class Run(os.PathLike[str]):
 
         It takes minutes for a small model; a scoring that was stopped goes on where it was.
         """
-        from sharetune.search.config import validate
         from sharetune.search.scoring import score_study
+        from sharetune.search.study_file import validate
 
         score_study(validate(self.study.config, str(self.path)), out=self.path)
 

@@ -21,7 +21,7 @@ import transformers
 from sharetune.results.reading.study import read_study
 from sharetune.results.reading.trial import Trial
 from sharetune.search.commands.init import proposal_of
-from sharetune.search.config import Budget, StudyConfig, load_config, validate
+from sharetune.search.config import StudyConfig
 from sharetune.search.live import Live
 from sharetune.search.python.fitting import as_before, in_hours, is_fitted
 from sharetune.search.python.inputs import Data, Inputs, Model, write_inputs
@@ -29,7 +29,9 @@ from sharetune.search.python.run import Run
 from sharetune.search.python.words import in_python, names_of_files
 from sharetune.search.run import run as run_study
 from sharetune.search.same_study import other_keys, other_study
+from sharetune.search.sections import Budget
 from sharetune.search.starting import check_folder, left_without_study, missing_folders
+from sharetune.search.study_file import load_config, validate
 from sharetune.spaces.errors import ConfigError, SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES, Direction
 from sharetune.spaces.run_folder import RunFolder

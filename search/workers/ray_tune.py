@@ -20,10 +20,10 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-from sharetune.search.config import Resources
 from sharetune.search.outcome import Outcome, Reached, stopped
 from sharetune.search.pinned.ray_internals import forget
 from sharetune.search.search import Search
+from sharetune.search.sections import Resources
 from sharetune.search.signals import stopped_when_safe
 from sharetune.search.workers.attempt import Evaluate, Paused, Report, attempt
 from sharetune.search.workers.pulse import GRACE_S, Beat, Pulse, PulseWatch, end_process

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-from sharetune.search.config import Resources
 from sharetune.search.outcome import Outcome
+from sharetune.search.sections import Resources
 from sharetune.spaces.evaluator import Job
 
 

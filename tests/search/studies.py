@@ -1,6 +1,9 @@
 """A small study over the fake evaluator."""
 
-from sharetune.search.config import StudyConfig, validate
+import yaml
+
+from sharetune.search.config import StudyConfig
+from sharetune.search.study_file import validate
 
 
 def study(**changes) -> StudyConfig:
@@ -23,3 +26,18 @@ def study(**changes) -> StudyConfig:
         },
     }
     return validate(data | changes, "study.yaml")
+
+
+GOOD = {
+    "model": "model",
+    "task": {"name": "text-classification", "train": "data/train.csv"},
+    "space": {"recipe": {"steps": 5}},
+}
+"""A study file without mistakes."""
+
+
+def write_study(folder, data):
+    """Write a study file, of a text or of plain data; return its path."""
+    path = folder / "study.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+    return path

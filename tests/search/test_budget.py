@@ -7,8 +7,8 @@ from optuna.trial import TrialState, create_trial
 
 from sharetune.results.reading.trial import Trial
 from sharetune.search.budget import Growth, Spending, spent
-from sharetune.search.config import Budget, Resources
 from sharetune.search.run import run
+from sharetune.search.sections import Budget, Resources
 from sharetune.spaces.objectives import OBJECTIVES
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study

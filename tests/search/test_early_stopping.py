@@ -5,9 +5,9 @@ import pytest
 from optuna.trial import TrialState
 
 from sharetune import results
-from sharetune.search.config import EarlyStopping
 from sharetune.search.early_stopping import NEAREST, EarlyStopper, promotion_order, promotion_place
 from sharetune.search.run import run
+from sharetune.search.sections import EarlyStopping
 from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.objectives import OBJECTIVES
 from tests.search.fakes import FakeEvaluator

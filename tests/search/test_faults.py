@@ -14,8 +14,8 @@ import torch
 from optuna.trial import TrialState
 
 from sharetune.results.reading import attributes as record
-from sharetune.search.config import validate
 from sharetune.search.run import run
+from sharetune.search.study_file import validate
 from sharetune.search.workers import ray_cluster
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task

@@ -11,9 +11,9 @@ from sharetune import results
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.trial import Trial
 from sharetune.search.budget import Spending, spent
-from sharetune.search.config import Budget, Finalists, Resources
 from sharetune.search.finalists import choose, lengthened
 from sharetune.search.run import run
+from sharetune.search.sections import Budget, Finalists, Resources
 from sharetune.spaces.evaluator import Scores
 from sharetune.spaces.objectives import OBJECTIVES
 from sharetune.spaces.recipe import Candidate, Recipe

@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 import ray
 
-from sharetune.search.config import validate
 from sharetune.search.gpus import gpu_of_each, workers_of
 from sharetune.search.run import run
+from sharetune.search.study_file import validate
 from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.pace import Pace

@@ -5,10 +5,10 @@ from optuna.trial import TrialState
 
 from sharetune import results
 from sharetune.results.reading import attributes as record
-from sharetune.search.config import validate
 from sharetune.search.run import run
 from sharetune.search.search import Search
 from sharetune.search.study.writer import StudyWriter
+from sharetune.search.study_file import validate
 from sharetune.search.workers.attempt import attempt
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import JobResources, Unheard

@@ -5,8 +5,8 @@ import pytest
 
 from sharetune import results
 from sharetune.results.page.report import write_report
-from sharetune.search.config import validate
 from sharetune.search.run import run
+from sharetune.search.study_file import validate
 from sharetune.spaces.errors import ConfigError, ModelError
 from tests.checkpoint import write_checkpoint, write_rows
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from sharetune.search import run as running
 from sharetune.search.commands import plain_checks
 from sharetune.search.commands.cli import app
-from sharetune.search.config import load_config
+from sharetune.search.study_file import load_config
 from sharetune.spaces.errors import ConfigError
 from sharetune.trainers.tasks.base import read_task
 from tests.search.fakes import FakeEvaluator

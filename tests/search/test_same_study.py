@@ -8,10 +8,9 @@ import pytest
 from sharetune.results.page.report import write_report
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import read_study
-from sharetune.search.config import load_config
 from sharetune.search.run import run
-from sharetune.search.same_study import differences, named, other_keys, places
-from sharetune.search.starting import FIXED
+from sharetune.search.same_study import FIXED, differences, named, other_keys, places
+from sharetune.search.study_file import load_config
 from sharetune.spaces.errors import RunError
 from sharetune.spaces.paths import relocated
 from tests.search.fakes import FakeEvaluator

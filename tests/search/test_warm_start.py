@@ -5,8 +5,9 @@ from optuna.trial import TrialState
 
 from sharetune import results
 from sharetune.results.reading.study import read_study
-from sharetune.search.config import StartFrom, load_config
 from sharetune.search.run import run
+from sharetune.search.sections import StartFrom
+from sharetune.search.study_file import load_config
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, RunError
 from sharetune.spaces.plan import StackShape

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sharetune.search.config import load_config
+from sharetune.search.study_file import load_config
 from sharetune.spaces.assignments import ASSIGNMENTS
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.plugins import load_plugins

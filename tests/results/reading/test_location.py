@@ -7,7 +7,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from sharetune.results.reading.location import Location, checked_url, first_line
-from sharetune.search.config import validate
+from sharetune.search.study_file import validate
 from sharetune.spaces.errors import ConfigError, RunError
 
 

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from sharetune.search.commands.cli import app
 from sharetune.search.commands.init import Proposal, Size, write_study
-from sharetune.search.config import load_config
+from sharetune.search.study_file import load_config
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.pace import Pace
 from sharetune.trainers.tasks.base import TASKS

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from sharetune import results
 from sharetune.search.commands.cli import app
 from sharetune.search.commands.insert_plans import insert_plans
-from sharetune.search.config import load_config
 from sharetune.search.scoring import improved, score_study
+from sharetune.search.study_file import load_config
 from sharetune.spaces.errors import ConfigError, RunError
 from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.score_file import ScoreFile, ScoresHeader

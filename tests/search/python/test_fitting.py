@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 import sharetune
-from sharetune.search.config import Budget
 from sharetune.search.python import fitting
 from sharetune.search.python.fitting import as_before, in_hours, is_fitted
+from sharetune.search.sections import Budget
 from sharetune.search.starting import NOTHING_LIVE
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.pace import Pace

@@ -16,8 +16,8 @@ from transformers import (
 
 import sharetune
 from sharetune import Run
-from sharetune.search.config import validate
 from sharetune.search.python.searching import _completed
+from sharetune.search.study_file import validate
 from sharetune.spaces.errors import ConfigError, DataError, ModelError, RunError
 from tests.checkpoint import write_checkpoint, write_rows
 

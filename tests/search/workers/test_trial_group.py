@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 from optuna.trial import TrialState
 
-from sharetune.search.config import validate
 from sharetune.search.run import run
+from sharetune.search.study_file import validate
 from sharetune.search.workers import ray_cluster
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.tasks.base import read_task
