@@ -13,7 +13,7 @@ whole units can reach. Two plans that build the same model are equal.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import combinations
@@ -159,20 +159,20 @@ class StackShape:
         heads, neurons, experts = map(tuple, counts)
         return StackShape(len(order), heads, neurons, experts=experts)
 
-    def narrowed(self, groups: "Iterable[Group]") -> "StackShape":
-        """Return the shape that is left by `groups` of the stack, bound, whose form is narrow."""
+    def narrowed(
+        self, layers: Iterable[int], parts: Collection[str], form: Narrow
+    ) -> "StackShape":
+        """Return the shape that is left where `layers` keep `form`'s fraction of these parts."""
         heads = [self.heads_of(layer) for layer in range(self.depth)]
         neurons = [self.neurons_of(layer) for layer in range(self.depth)]
         experts = [self.experts_of(layer) for layer in range(self.depth)]
-        for group in groups:
-            for layer in cast(tuple[int, ...], group.layers):
-                form = cast(Narrow, group.form)
-                if set(ATTENTION) <= set(group.parts):
-                    heads[layer] = form.kept(heads[layer])
-                if set(FFN) <= set(group.parts):
-                    neurons[layer] = 8 * form.kept(neurons[layer] // 8)
-                if EXPERTS in group.parts:
-                    experts[layer] = form.kept(experts[layer])
+        for layer in layers:
+            if set(ATTENTION) <= set(parts):
+                heads[layer] = form.kept(heads[layer])
+            if set(FFN) <= set(parts):
+                neurons[layer] = 8 * form.kept(neurons[layer] // 8)
+            if EXPERTS in parts:
+                experts[layer] = form.kept(experts[layer])
         widths = {"heads": tuple(heads), "neurons": tuple(neurons), "experts": tuple(experts)}
         return replace(self, **widths)  # type: ignore[arg-type]
 
@@ -752,10 +752,12 @@ def _narrow(group: Group, stacks: Mapping[str, StackShape]) -> list[Group]:
 def _shapes_left(
     narrow: Iterable[Group], stacks: Mapping[str, StackShape]
 ) -> dict[str, StackShape]:
-    own: dict[str, list[Group]] = defaultdict(list)
+    left: dict[str, StackShape] = {}
     for group in narrow:
-        own[group.stack or ""].append(group)
-    return {name: stacks[name].narrowed(groups) for name, groups in own.items()}
+        name, form = group.stack or "", cast(Narrow, group.form)
+        shape = left.get(name, stacks[name])
+        left[name] = shape.narrowed(cast(tuple[int, ...], group.layers), group.parts, form)
+    return left
 
 
 def _width_text(group: Group, shape: StackShape, layer: int) -> str:
