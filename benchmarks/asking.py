@@ -23,9 +23,9 @@ from sharetune.search.outcome import Outcome
 from sharetune.search.search import Search
 from sharetune.search.study.writer import StudyWriter
 from sharetune.spaces.evaluator import Measured, Scores
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.stack_shape import StackShape
 
 SHAPES = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
 IN_FLIGHT = 8

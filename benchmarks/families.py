@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sharetune.spaces.errors import SharetuneError
-from sharetune.spaces.plan import PARTS, SharingPlan
+from sharetune.spaces.parts import PARTS
+from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.exports.base import export
 from sharetune.trainers.measuring.counting import Counting

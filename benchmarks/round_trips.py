@@ -24,8 +24,8 @@ from sharetune.search.config import StudyConfig
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import SharetuneError
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.space import Space
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.spaces.yaml_text import read_yaml, write_yaml
 
 STACKS = {"layers": StackShape(depth=6, heads=4, neurons=64)}

@@ -17,7 +17,8 @@ from PIL import Image
 
 from sharetune.results.page.plan_drawing import draw_layers
 from sharetune.spaces.layer_map import layer_map
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.stack_shape import StackShape
 
 FOLDER = Path(__file__).parent / "pictures"
 SIX = {"layers": StackShape(depth=6, heads=12, neurons=1536)}

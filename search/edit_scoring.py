@@ -25,7 +25,7 @@ from sharetune.spaces.evaluator import (
     Sizes,
     Untried,
 )
-from sharetune.spaces.plan import SharingPlan, lacking_parts
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit, plan_of
 from sharetune.spaces.planning.grid import grid, grid_of
 from sharetune.spaces.planning.rivals import RIVALS
@@ -33,6 +33,7 @@ from sharetune.spaces.planning.score_file import ScoreFile, ScoresHeader, Stored
 from sharetune.spaces.planning.solving import Scored
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.stack_shape import lacking_parts
 
 SAVINGS = ("parameters", "bytes", "flops")
 """Exact sizes that an edit can save."""

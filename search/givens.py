@@ -9,8 +9,9 @@ from sharetune.results.reading.trial import NO_DRAW, Draw, Trial
 from sharetune.search.config import StudyConfig
 from sharetune.search.rivals import rival_origin
 from sharetune.spaces.anchors import ANCHORS, UNSHARED
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.stack_shape import StackShape
 
 
 @dataclass(frozen=True)

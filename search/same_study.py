@@ -22,8 +22,18 @@ MOST_NAMED = 4
 MOST_CHARACTERS = 80
 """Characters of a section that an error shows."""
 
-FIXED = tuple(
-    "model task metric lm_eval objectives space anchors plans seed sampler storage".split()
+FIXED = (
+    "model",
+    "task",
+    "metric",
+    "lm_eval",
+    "objectives",
+    "space",
+    "anchors",
+    "plans",
+    "seed",
+    "sampler",
+    "storage",
 )
 """Keys that a resumed study must not change: its trials would no longer be comparable."""
 

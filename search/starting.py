@@ -28,10 +28,10 @@ from sharetune.spaces.evaluator import PREDICTIONS, Evaluator, Sizes
 from sharetune.spaces.harness import PREFIX
 from sharetune.spaces.objectives import OBJECTIVES, Objective
 from sharetune.spaces.pace import Pace
-from sharetune.spaces.plan import lacking_parts
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 from sharetune.spaces.settings import one_door
+from sharetune.spaces.stack_shape import lacking_parts
 from sharetune.spaces.whole_files import remove, write_whole
 from sharetune.spaces.yaml_text import write_yaml
 

@@ -9,9 +9,9 @@ from sharetune.results.reading.study import StudyRecord, read_study
 from sharetune.search.early_stopping import spread_over
 from sharetune.search.sections import StartFrom
 from sharetune.spaces.errors import ConfigError, SharetuneError
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.space import Space
+from sharetune.spaces.stack_shape import StackShape
 
 
 def earlier_fronts(

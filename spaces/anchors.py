@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 
 from sharetune.spaces.forms import Drop
-from sharetune.spaces.plan import Group, SharingPlan, StackShape
+from sharetune.spaces.group import Group
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.registry import Registry
+from sharetune.spaces.stack_shape import StackShape
 
 Stacks = Mapping[str, StackShape]
 """The model's stacks by name."""

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from sharetune.spaces.latency import Latencies, LatencyRequest
 from sharetune.spaces.pace import Pace
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.run_folder import TrialFolder
+from sharetune.spaces.stack_shape import StackShape
 
 PREDICTIONS = 1024
 """Predictions that plans are scored on by default: sums of effects on 1,024 tokens were within 15 %

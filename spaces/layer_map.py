@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from sharetune.spaces.forms import Narrow
-from sharetune.spaces.plan import ATTENTION, EXPERTS, FFN, NARROWED, PARTS, SharingPlan
+from sharetune.spaces.parts import ATTENTION, EXPERTS, FFN, NARROWED, PARTS
+from sharetune.spaces.plan import SharingPlan
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.learning_rates import LRRuleName
 from sharetune.spaces.local_start import LocalStart
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.settings import StrictModel
 from sharetune.spaces.softening import SOFTENINGS, SofteningName
+from sharetune.spaces.stack_shape import StackShape
 
 NOT_SOFTENED: dict[str, Any] = {"soften": None, "soften_until": 0.5, "pull": 0.0}
 OF_BANKS = ("bank_l2", "bank_l2_start", "bank_lr_rule", "bank_lr_scale", "soften")

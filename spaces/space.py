@@ -24,11 +24,13 @@ from pydantic import (
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ConfigError, SharetuneError
+from sharetune.spaces.group import Group
 from sharetune.spaces.layers import MOST_LAYERS, Layers, resolve_layers
-from sharetune.spaces.plan import Group, SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.recipe import Candidate, Recipe
 from sharetune.spaces.registry import did_you_mean
 from sharetune.spaces.settings import StrictModel, reader, validated
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.spaces.texts import shown
 from sharetune.spaces.yaml_text import LARGEST, as_number
 

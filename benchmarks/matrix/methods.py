@@ -12,7 +12,9 @@ from benchmarks.matrix.workload import Workload
 from sharetune.spaces.anchors import Stacks
 from sharetune.spaces.assignments import Assignment
 from sharetune.spaces.forms import Drop, Form, LowRank, Narrow
-from sharetune.spaces.plan import Group, SharingPlan, read_parts
+from sharetune.spaces.group import Group
+from sharetune.spaces.parts import read_parts
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.rivals import RivalFronts
 from sharetune.spaces.planning.solving import front
 

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.space import Space
+from sharetune.spaces.stack_shape import StackShape
 
 HERE = Path(__file__).parent
 PACKED = HERE / "table.csv.gz"

@@ -28,8 +28,8 @@ from materials import MATERIALS, Material, collate
 from torch import Tensor
 from transformers import PreTrainedModel, logging, set_seed
 
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.models.calibration import record_activations
 from sharetune.trainers.models.sharing import share_

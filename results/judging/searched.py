@@ -17,7 +17,8 @@ from sharetune.results.judging.front import comparable
 from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.reading.stored_plans import layers_of, sharing_groups, stored_plan
 from sharetune.spaces.objectives import Objective
-from sharetune.spaces.plan import SharingPlan, write_parts
+from sharetune.spaces.parts import write_parts
+from sharetune.spaces.plan import SharingPlan
 
 LEAST_TRIALS = 20
 """Drawn trials below which no importance is given: too few to attribute variance."""

@@ -13,7 +13,7 @@ from string import ascii_uppercase
 
 from sharetune.spaces.layer_map import Layer, Reading
 from sharetune.spaces.layers import runs
-from sharetune.spaces.plan import PARTS
+from sharetune.spaces.parts import PARTS
 
 COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#8DA0CB")
 """Banks' colours, in order; after the last they begin again."""

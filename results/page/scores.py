@@ -28,7 +28,7 @@ from sharetune.results.page.figures import (
 )
 from sharetune.results.reading.study import StudyRecord
 from sharetune.spaces.objectives import PARAMETERS
-from sharetune.spaces.plan import PARTS
+from sharetune.spaces.parts import PARTS
 from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.planning.score_file import StoredScores
 from sharetune.spaces.planning.solving import Scored

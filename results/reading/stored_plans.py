@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.plan import Group, SharingPlan, StackShape, presets
+from sharetune.spaces.group import Group
+from sharetune.spaces.plan import SharingPlan, presets
+from sharetune.spaces.stack_shape import StackShape
 
 
 def stored_plan(candidate: object) -> SharingPlan | None:

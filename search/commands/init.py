@@ -14,8 +14,8 @@ from sharetune.search.commands.plain_checks import refuse_wrong_task
 from sharetune.spaces.errors import ConfigError, ModelError, RunError
 from sharetune.spaces.pace import Pace
 from sharetune.spaces.paths import require_model
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.run_folder import RunFolder
+from sharetune.spaces.stack_shape import StackShape
 
 if TYPE_CHECKING:
     from sharetune.search.config import StudyConfig

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sharetune.spaces.errors import SharetuneError
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.spaces.yaml_text import write_yaml
 from sharetune.trainers import share_
 

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import Sizes
 from sharetune.spaces.layer_text import layers_as_text, stacks_text, unchanged_text
-from sharetune.spaces.plan import SharingPlan, lacking_parts
+from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.stack_shape import lacking_parts
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.models.positions import most_tokens, refuse_beyond_positions
 from sharetune.trainers.models.pretrained import ByArchitecture, skeleton

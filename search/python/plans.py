@@ -22,9 +22,10 @@ from sharetune.search.commands.show import plan_sizes
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.layer_map import layer_map
 from sharetune.spaces.layer_text import layers_as_text, unchanged_text
-from sharetune.spaces.plan import SharingPlan, lacking_parts
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.plan import presets as preset_names
 from sharetune.spaces.settings import read_settings
+from sharetune.spaces.stack_shape import lacking_parts
 from sharetune.trainers.models.pretrained import COUNTED, ByArchitecture, skeleton
 from sharetune.trainers.models.sharing import share_
 from sharetune.trainers.models.structure import places_in_lists, stack_shapes

@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sharetune.results.reading.trial import Draw
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.objectives import Objective
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.registry import Registry, did_you_mean
 from sharetune.spaces.space import Space
+from sharetune.spaces.stack_shape import StackShape
 
 AUTO = "auto"
 LEAST_TO_LEARN = 12

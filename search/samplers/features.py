@@ -15,7 +15,8 @@ from optuna.distributions import (
 )
 
 from sharetune.results.reading.trial import Draw
-from sharetune.spaces.plan import ATTENTION, FFN, Group
+from sharetune.spaces.group import Group
+from sharetune.spaces.parts import ATTENTION, FFN
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.yaml_text import as_number
 

@@ -7,16 +7,10 @@ from typing import Any, cast
 
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Drop, Merge, Narrow
-from sharetune.spaces.plan import (
-    EXPERTS,
-    FFN,
-    NARROWED,
-    PARTS,
-    WHOLE,
-    Group,
-    SharingPlan,
-    StackShape,
-)
+from sharetune.spaces.group import Group
+from sharetune.spaces.parts import EXPERTS, FFN, NARROWED, PARTS, WHOLE
+from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.stack_shape import StackShape
 
 Slot = tuple[str, int, str]
 """Stack, layer, and ``attention`` or ``ffn``: at most one edit of a plan changes each."""

@@ -13,9 +13,10 @@ from statistics import mean
 import numpy as np
 
 from sharetune.spaces.forms import Drop, Form, Narrow
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.planning.solving import Scored
+from sharetune.spaces.stack_shape import StackShape
 
 Place = tuple[str, str, str, tuple[int, ...]]
 """Form, stack, parts as the edit names them, and layers."""

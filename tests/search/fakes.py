@@ -9,7 +9,7 @@ from pathlib import Path
 from sharetune.spaces.errors import StoppedAtRung
 from sharetune.spaces.evaluator import Exchanged, Measured, PlanScore, Scores
 from sharetune.spaces.latency import Compared, Latencies, Latency
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from tests.search.faults import fault
 
 DEPTH = 6

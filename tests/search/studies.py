@@ -36,7 +36,7 @@ GOOD = {
 """A study file without mistakes."""
 
 
-def write_study(folder, data):
+def write_study_file(folder, data):
     """Write a study file, of a text or of plain data; return its path."""
     path = folder / "study.yaml"
     path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))

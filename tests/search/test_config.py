@@ -4,15 +4,17 @@ import pytest
 
 from sharetune.search.study_file import load_config
 from sharetune.spaces.errors import ConfigError
-from tests.search.studies import GOOD, write_study
+from tests.search.studies import GOOD, write_study_file
 
 
 def test_a_plan_may_be_the_name_of_a_preset(tmp_path):
     ffn = {"groups": [{"layers": "all", "parts": ["ffn", "biases"], "form": "tie"}]}
-    named, written = load_config(write_study(tmp_path, GOOD | {"plans": ["albert-ffn", ffn]})).plans
+    named, written = load_config(
+        write_study_file(tmp_path, GOOD | {"plans": ["albert-ffn", ffn]})
+    ).plans
     assert named == written
     with pytest.raises(ConfigError, match="unknown preset: 'albert-fnn'"):
-        load_config(write_study(tmp_path, GOOD | {"plans": ["albert-fnn"]}))
+        load_config(write_study_file(tmp_path, GOOD | {"plans": ["albert-fnn"]}))
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,7 @@ def test_a_plan_may_be_the_name_of_a_preset(tmp_path):
     ids=str,
 )
 def test_the_formats_that_are_timed(tmp_path, written, forms):
-    config = load_config(write_study(tmp_path, GOOD | {"latency": written}))
+    config = load_config(write_study_file(tmp_path, GOOD | {"latency": written}))
     assert config.latency.forms == forms
     assert "onnx" not in config.latency.model_dump()
 
@@ -99,13 +101,15 @@ def test_the_formats_that_are_timed(tmp_path, written, forms):
 )
 def test_mistakes(tmp_path, change, message, hint):
     with pytest.raises(ConfigError) as caught:
-        load_config(write_study(tmp_path, GOOD | change))
+        load_config(write_study_file(tmp_path, GOOD | change))
     assert message in caught.value.message
     assert hint in caught.value.hint
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        load_config(write_study(tmp_path, GOOD | {"modle": 1, "budget": {"trials": 0}, "seed": -1}))
+        load_config(
+            write_study_file(tmp_path, GOOD | {"modle": 1, "budget": {"trials": 0}, "seed": -1})
+        )
     for place in ("modle", "budget.trials", "seed"):
         assert place in caught.value.message

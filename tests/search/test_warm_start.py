@@ -10,11 +10,10 @@ from sharetune.search.sections import StartFrom
 from sharetune.search.study_file import load_config
 from sharetune.search.warm_start import earlier_fronts
 from sharetune.spaces.errors import ConfigError, RunError
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.space import Space
+from sharetune.spaces.stack_shape import StackShape
 from tests.search.fakes import FakeEvaluator
-from tests.search.studies import study
-from tests.search.test_config import GOOD, write
+from tests.search.studies import GOOD, study, write_study_file
 from tests.search.test_run import trials
 
 SHAPES = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
@@ -113,7 +112,7 @@ def test_a_folder_without_a_study_is_refused_before_a_run_folder_is_made(tmp_pat
 
 
 def test_runs_are_relative_to_the_study_file(tmp_path):
-    config = load_config(write(tmp_path, GOOD | {"start_from": {"runs": "../first"}}))
+    config = load_config(write_study_file(tmp_path, GOOD | {"start_from": {"runs": "../first"}}))
     assert config.start_from.runs == (str(tmp_path.parent / "first"),)
 
 

@@ -5,7 +5,7 @@ import pytest
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.assignments import ASSIGNMENTS, Assignment, most_alike
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 
 
 @pytest.mark.parametrize(

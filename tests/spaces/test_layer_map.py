@@ -1,9 +1,10 @@
 """The table that drawings are made from."""
 
 from sharetune.spaces import SharingPlan
+from sharetune.spaces.group import Group
 from sharetune.spaces.layer_map import Reading, bank_name, layer_map
 from sharetune.spaces.layer_text import layers_as_text, unchanged_text
-from sharetune.spaces.plan import Group, StackShape
+from sharetune.spaces.stack_shape import StackShape
 
 STACKS = {"layers": StackShape(depth=4, heads=12, neurons=1536)}
 

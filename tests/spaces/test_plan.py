@@ -5,7 +5,8 @@ import pytest
 from sharetune.spaces import Group, SharingPlan
 from sharetune.spaces.errors import PlanError, SharetuneError
 from sharetune.spaces.inits import step
-from sharetune.spaces.plan import StackShape, presets
+from sharetune.spaces.plan import presets
+from sharetune.spaces.stack_shape import StackShape
 
 BERT = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
 MINILM = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
@@ -154,7 +155,7 @@ def test_widths_that_a_layer_can_have():
     left = bound.shapes_left({"layers": StackShape(4, 3, 1536)})["layers"]
     assert (left.heads, left.neurons) == ((2, 2, 3, 3), (1016, 1016, 1536, 1536))
     least = plan("{layers: 0..1, form: {narrow: {keep: 0.001}}}").bound(MINILM)
-    assert MINILM["layers"].narrowed(least.groups).units(["q", "fc_in"], 0) == (1, 1)
+    assert least.shapes_left(MINILM)["layers"].units(["q", "fc_in"], 0) == (1, 1)
 
 
 @pytest.mark.parametrize("keep", [1, 0.9999])

@@ -8,7 +8,7 @@ from sharetune.search.study_file import load_config
 from sharetune.spaces.assignments import ASSIGNMENTS
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.plugins import load_plugins
-from tests.search.test_config import GOOD, write
+from tests.search.studies import GOOD, write_study_file
 
 ENDS = """
 from sharetune.spaces.assignments import ASSIGNMENTS
@@ -39,7 +39,7 @@ def test_what_a_plugin_beside_the_study_file_registers_is_known_in_it(tmp_path):
     plan = [{"layers": "0..-1", "assign": "plugged-ends"}]
     change = {"plugins": [plugged(tmp_path)], "plans": [{"groups": plan}]}
     path = list(sys.path)
-    config = load_config(write(tmp_path, GOOD | change))
+    config = load_config(write_study_file(tmp_path, GOOD | change))
     assert config.plans[0].groups[0].assign.name == "plugged-ends"
     assert config.plugins == (str(tmp_path / "plugged_ends.py"),)
     assert sys.path == path

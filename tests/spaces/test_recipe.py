@@ -5,7 +5,7 @@ import pytest
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.digest import digest
 from sharetune.spaces.errors import SharetuneError
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 
 STACKS = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
 

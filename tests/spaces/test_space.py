@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from sharetune.spaces.errors import ConfigError, SharetuneError
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.space import Corner, Space
+from sharetune.spaces.stack_shape import StackShape
 
 STACKS = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
 SPACE = Space.model_validate(

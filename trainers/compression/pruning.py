@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.compression import Compression, RemoveUnits
 from sharetune.spaces.errors import PlanError
-from sharetune.spaces.plan import FFN
+from sharetune.spaces.parts import FFN
 from sharetune.trainers.models.feasibility import refuse_removal
 from sharetune.trainers.models.forms.bank import BankLinear
 from sharetune.trainers.models.modules import resolved

@@ -42,8 +42,8 @@ from sharetune.spaces.evaluator import (
 from sharetune.spaces.forms import Narrow
 from sharetune.spaces.latency import Latencies, LatencyRequest
 from sharetune.spaces.pace import Pace
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate, Recipe
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers.compression.steps import quantised_copy, reshape_
 from sharetune.trainers.data.text_augmentation import check_augmentation
 from sharetune.trainers.evaluation.candidate_latency import device_name, measured_latency

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from sharetune.spaces.digest import digest
+from sharetune.spaces.group import Group
 from sharetune.spaces.local_start import LocalStart
-from sharetune.spaces.plan import Group
 from sharetune.spaces.whole_files import remove, written_whole
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.scoring.editable import Batch, EditableModel

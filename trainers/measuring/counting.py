@@ -25,8 +25,10 @@ from transformers.pytorch_utils import Conv1D
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Drop, Form, Narrow, Reuse
+from sharetune.spaces.group import Group
 from sharetune.spaces.inits import start_of
-from sharetune.spaces.plan import EXPERTS, NARROWED, Group, SharingPlan
+from sharetune.spaces.parts import EXPERTS, NARROWED
+from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.measuring.cache import Kept, cache_watched

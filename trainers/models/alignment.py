@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sharetune.spaces.plan import FFN
+from sharetune.spaces.parts import FFN
 from sharetune.spaces.registry import Registry
 from sharetune.spaces.units import UNITS
 from sharetune.trainers.models.calibration import Activations

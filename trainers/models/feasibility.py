@@ -13,8 +13,10 @@ from transformers import PreTrainedConfig
 
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import Merge, Narrow
+from sharetune.spaces.group import Group
 from sharetune.spaces.layers import runs
-from sharetune.spaces.plan import EXPERTS, FFN, Group, SharingPlan, write_parts
+from sharetune.spaces.parts import EXPERTS, FFN, write_parts
+from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.alignment import can_align
 from sharetune.trainers.models.arrangement import Arrangement, Orders, arrangements
 from sharetune.trainers.models.kinds import REUSE, STORE, kv_sharing_modes

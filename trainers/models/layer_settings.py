@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from sharetune.spaces.plan import ONLY_WHOLE
+from sharetune.spaces.stack_shape import ONLY_WHOLE
 from sharetune.trainers.models.arrangement import Arrangement
 from sharetune.trainers.models.listed_config import list_, worked_out
 from sharetune.trainers.models.structure import configs_above

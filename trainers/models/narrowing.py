@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.forms import Narrow
-from sharetune.spaces.plan import EXPERTS, FFN, Group, StackShape
+from sharetune.spaces.group import Group
+from sharetune.spaces.parts import EXPERTS, FFN
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers.models.alignment import contributions
 from sharetune.trainers.models.calibration import Activations
 from sharetune.trainers.models.compensation import as_recorded, compensate_, unit_sizes

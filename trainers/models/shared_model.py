@@ -20,7 +20,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ModelError
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers.models.activation_reuse import HandsOver
 
 MODEL_TYPE = "sharetune"

@@ -17,8 +17,10 @@ from transformers.pytorch_utils import Conv1D
 from sharetune.spaces.assignments import Assignment
 from sharetune.spaces.errors import ModelError
 from sharetune.spaces.forms import Merge, Narrow
+from sharetune.spaces.group import Group
 from sharetune.spaces.inits import INITS, start_of
-from sharetune.spaces.plan import EXPERTS, Group, SharingPlan
+from sharetune.spaces.parts import EXPERTS
+from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.alignment import ORDERS, align_
 from sharetune.trainers.models.arrangement import Arrangement, arrangements
 from sharetune.trainers.models.calibration import Activations

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.errors import ModelError
-from sharetune.spaces.plan import ONLY_WHOLE, StackShape
+from sharetune.spaces.stack_shape import ONLY_WHOLE, StackShape
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.kinds import kind_names
 from sharetune.trainers.models.mixtures import Mixture, are_experts, find_mixtures

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharetune.spaces.forms import Narrow
-from sharetune.spaces.plan import FFN
+from sharetune.spaces.parts import FFN
 from sharetune.trainers.models.structure import Slot
 
 

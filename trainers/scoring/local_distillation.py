@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sharetune.spaces.forms import Merge, Narrow
+from sharetune.spaces.group import Group
 from sharetune.spaces.local_start import LocalStart
-from sharetune.spaces.plan import EXPERTS, WHOLE, Group, SharingPlan
+from sharetune.spaces.parts import EXPERTS, WHOLE
+from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.sharing import banks_of
 from sharetune.trainers.models.structure import BANKS, Stack, find_stacks

@@ -7,7 +7,7 @@ from benchmarks.matrix.names import DROPS, FOUND, TIED, UNSHARED
 from benchmarks.matrix.rows import read_rows
 from benchmarks.matrix.running import Asked, Matrix
 from benchmarks.matrix.workload import Workload
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from tests.checkpoint import write_rows
 
 STACKS = {"encoder": StackShape(5, 4, 128), "decoder": StackShape(5, 4, 128)}

@@ -21,7 +21,7 @@ from sharetune.results.reading import attributes as record
 from sharetune.results.reading.study import read_study
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.objectives import OBJECTIVES
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from tests.results.conftest import complete
 
 HALF, MOST = SharingPlan.range(1, 4, 0.5), SharingPlan.range(0, 5, 0.9)

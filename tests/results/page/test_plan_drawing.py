@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 from sharetune.results.page.plan_drawing import COLOURS, draw_layers
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.layer_map import layer_map
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 
 SVG = "{http://www.w3.org/2000/svg}"
 

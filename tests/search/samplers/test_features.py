@@ -4,8 +4,9 @@ import pytest
 
 from sharetune.search.samplers.features import features
 from sharetune.spaces.compression import Compression
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.recipe import Candidate, Recipe
+from sharetune.spaces.stack_shape import StackShape
 
 SHAPES = {"layers": StackShape(depth=6, heads=12, neurons=1536)}
 

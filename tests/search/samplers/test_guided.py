@@ -13,8 +13,8 @@ from sharetune.search.samplers.features import Drawer
 from sharetune.search.samplers.in_memory import LATEST, MOST_OF_FRONT, REBUILT_AFTER, SAMPLED
 from sharetune.search.study.writer import Draw
 from sharetune.spaces.objectives import OBJECTIVES
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.recipe import Candidate
+from sharetune.spaces.stack_shape import StackShape
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
 from tests.search.test_run import trials

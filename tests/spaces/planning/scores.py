@@ -3,10 +3,10 @@
 import random
 from itertools import combinations
 
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.planning.edits import Edit
 from sharetune.spaces.planning.grid import grid
 from sharetune.spaces.planning.solving import Scored
+from sharetune.spaces.stack_shape import StackShape
 
 SMALL = {"encoder": StackShape(3, 4, 64), "decoder": StackShape(2, 4, 64)}
 DECODER = {"model.layers": StackShape(30, 3, 1536)}

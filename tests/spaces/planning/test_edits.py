@@ -6,9 +6,11 @@ import random
 import pytest
 
 from sharetune.spaces.errors import PlanError, SharetuneError
-from sharetune.spaces.plan import Group, SharingPlan, StackShape
+from sharetune.spaces.group import Group
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.edits import Edit, plan_of
 from sharetune.spaces.planning.grid import grid
+from sharetune.spaces.stack_shape import StackShape
 from tests.spaces.planning.scores import DECODER, edit
 
 STACKS = {"layers": StackShape(6, 12, 1536)}

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from sharetune.spaces.plan import StackShape
 from sharetune.spaces.planning.grid import grid, grid_of
 from sharetune.spaces.space import Space
+from sharetune.spaces.stack_shape import StackShape
 from tests.spaces.planning.scores import DECODER
 
 SIX = {"layers": StackShape(6, 12, 1536)}

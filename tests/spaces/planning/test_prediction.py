@@ -2,9 +2,10 @@
 
 import pytest
 
-from sharetune.spaces.plan import SharingPlan, StackShape
+from sharetune.spaces.plan import SharingPlan
 from sharetune.spaces.planning.prediction import Predictor
 from sharetune.spaces.planning.solving import Scored
+from sharetune.spaces.stack_shape import StackShape
 from tests.spaces.planning.scores import edit
 
 STACKS = {"layers": StackShape(4, 4, 64)}

@@ -17,7 +17,7 @@ from sharetune.spaces.errors import (
     OutOfMemory,
     StoppedAtRung,
 )
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers import load_shared
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.measuring.sizes import parameters

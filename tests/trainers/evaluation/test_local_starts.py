@@ -5,7 +5,7 @@ import pytest
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.local_start import LocalStart
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers.evaluation import local_starts
 from tests.trainers.conftest import candidate, evaluated
 

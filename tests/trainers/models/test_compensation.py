@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sharetune.spaces import SharingPlan
-from sharetune.spaces.plan import FFN
+from sharetune.spaces.parts import FFN
 from sharetune.trainers import share_
 from sharetune.trainers.models.calibration import record_activations
 from sharetune.trainers.models.compensation import Moments, Recorded, compensate_, unit_sizes

@@ -14,7 +14,7 @@ from sharetune.spaces import SharingPlan
 from sharetune.spaces.assignments import ASSIGNMENTS
 from sharetune.spaces.errors import PlanError
 from sharetune.spaces.forms import FORMS
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers import is_shared, load_shared, materialize_, share_
 from sharetune.trainers.measuring.sizes import parameters, saved_bytes
 from sharetune.trainers.models.parameters import bank_parameters

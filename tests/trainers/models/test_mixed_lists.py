@@ -9,7 +9,7 @@ import torch
 
 from sharetune.spaces import SharingPlan
 from sharetune.spaces.errors import ModelError, PlanError
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers import load_shared, materialize_, share_
 from sharetune.trainers.measuring.counting import Counting
 from sharetune.trainers.measuring.sizes import facts

@@ -5,7 +5,7 @@ import torch
 
 from sharetune.spaces import Candidate, Recipe, SharingPlan
 from sharetune.spaces.inits import INITS
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers import share_
 from sharetune.trainers.models.softening import SCHEDULES, OwnLinear, Untie, harden_, soft_layers
 from sharetune.trainers.training.losses import LOSSES

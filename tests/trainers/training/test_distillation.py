@@ -9,7 +9,7 @@ import torch
 from sharetune.spaces import Candidate, Recipe
 from sharetune.spaces.distillation import Distillation
 from sharetune.spaces.errors import ConfigError, ModelError, SharetuneError
-from sharetune.spaces.plan import StackShape
+from sharetune.spaces.stack_shape import StackShape
 from sharetune.trainers.training.distillation import (
     TEACHINGS,
     Answers,

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from sharetune.spaces import Recipe, SharingPlan
 from sharetune.spaces.forms import LowRank
-from sharetune.spaces.plan import Group
+from sharetune.spaces.group import Group
 from sharetune.trainers.training.data_parallel import follow, joined, lead
 from sharetune.trainers.training.trainer import TrainingInputs, train
 from tests.trainers.training.gradients import padded, shared, texts
