@@ -7,19 +7,16 @@ make for one matrix at a time, and of products that became cheaper. The numbers 
 """
 
 import copy
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
 from sharetune.spaces.compression import Compression
@@ -31,8 +28,23 @@ from sharetune.spaces.parts import EXPERTS, NARROWED
 from sharetune.spaces.plan import SharingPlan
 from sharetune.trainers.compression.steps import reshape_
 from sharetune.trainers.measuring import sizes
-from sharetune.trainers.measuring.cache import Kept, cache_watched
+from sharetune.trainers.measuring.entries import (
+    Entries,
+    Entry,
+    entries_of,
+    in_eight_bits,
+    own_entries,
+    parameters_by_kind,
+    pop_prefix,
+    replace_entries,
+)
 from sharetune.trainers.measuring.exact import Sized, further_facts
+from sharetune.trainers.measuring.views import (
+    MatrixUse,
+    Seen,
+    View,
+    look_at,
+)
 from sharetune.trainers.models.activation_reuse import Borrower
 from sharetune.trainers.models.arrangement import arrangements
 from sharetune.trainers.models.feasibility import check_feasible
@@ -41,7 +53,6 @@ from sharetune.trainers.models.layer_inputs import input_width
 from sharetune.trainers.models.mixtures import are_experts
 from sharetune.trainers.models.modules import SharedLinear
 from sharetune.trainers.models.narrowing import narrow_
-from sharetune.trainers.models.parameters import head_parameters
 from sharetune.trainers.models.shared_cache import keys_alike
 from sharetune.trainers.models.sharing import banks_of, entry_key, share_
 from sharetune.trainers.models.structure import (
@@ -55,27 +66,6 @@ from sharetune.trainers.models.structure import (
 UNCOMPRESSED = Compression()
 """No compression."""
 
-Shape = tuple[int, ...]
-
-
-class Entry(NamedTuple):
-    """A tensor of a model. `rows` counts those of a matrix that can be stored in 8 bits, else 0."""
-
-    shape: Shape
-    dtype: torch.dtype
-    is_parameter: bool
-    is_saved: bool
-    rows: int = 0
-
-    @property
-    def numel(self) -> int:
-        """Return the number of elements."""
-        return torch.Size(self.shape).numel()
-
-
-Entries = dict[str, Entry]
-"""Tensors by name."""
-
 
 @dataclass(frozen=True)
 class BuiltMatrix:
@@ -84,55 +74,6 @@ class BuiltMatrix:
     bank: Entries
     own: tuple[Entries, ...]
     readers: tuple[nn.Module, ...]
-
-
-@dataclass
-class MatrixUse:
-    """How a matrix is used in one forward pass: shapes of its inputs, and reads of its weight.
-
-    A read that is not for a product only looks at the weight, as T5 does for its dtype.
-    """
-
-    input_shapes: list[Shape] = field(default_factory=list)
-    reads: int = 0
-
-    @property
-    def looked_up(self) -> int:
-        """Return the number of reads that are not for a product."""
-        return self.reads - len(self.input_shapes)
-
-    def key(self) -> tuple[Any, ...]:
-        """Return the same as a hashable key."""
-        return tuple(self.input_shapes), self.looked_up
-
-
-@dataclass(frozen=True)
-class View:
-    """One forward pass of a model without banks.
-
-    `flops` are those of the whole, `layer_flops` those of each layer, by stack, `layer_kept` what
-    each keeps in the cache, and `kept_elsewhere` the bytes of layers of no stack; `layers` are each
-    layer's tensors, and `uses` tells how each matrix of a layer is used.
-    """
-
-    stacks: dict[str, Stack]
-    flops: int
-    layer_flops: dict[str, list[int]]
-    layer_kept: dict[str, list[Kept]]
-    kept_elsewhere: int
-    layers: dict[str, list[Entries]]
-    uses: dict[tuple[str, int, str], MatrixUse]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One layer as a plan narrows it: its tensors, its FLOPs, what it keeps in the cache, and by
-    path each matrix that can be shared, as a module, a slot and a use."""
-
-    entries: Entries
-    flops: int
-    kept: Kept
-    matrices: dict[str, tuple[nn.Module, Slot, MatrixUse]]
 
 
 @dataclass(frozen=True)
@@ -144,7 +85,7 @@ class Shallow:
 
     def seen_in(self, view: View, name: str, index: int) -> Seen:
         """Return what a layer of the whole model is in a view of this one."""
-        return _seen_in(view, name, self.places[name, index])
+        return view.seen(name, self.places[name, index])
 
 
 class Counting:
@@ -152,16 +93,16 @@ class Counting:
 
     def __init__(self, unshared: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         self.unshared, self.inputs = unshared, inputs
-        self._rest = _entries(unshared)
-        self._view = _look(copy.deepcopy(unshared), inputs)  # some models keep states of a pass
+        self._rest = entries_of(unshared)
+        self._view = look_at(copy.deepcopy(unshared), inputs)  # some models keep states of a pass
         self.stacks = self._view.stacks
         self._whole, self._single = sizes.shareable(self.stacks.values())
         lists = {stack.path for stack in self.stacks.values()}
-        within = {path: _pop_prefix(self._rest, f"{path}.") for path in lists}
+        within = {path: pop_prefix(self._rest, f"{path}.") for path in lists}
         self._lone = _without(within, self.stacks.values())
         self._before = self._layer_totals()
         self._whole_layers = {
-            (name, index): _seen_in(self._view, name, index)
+            (name, index): self._view.seen(name, index)
             for name, stack in self.stacks.items()
             for index in range(len(stack.layers))
         }
@@ -248,16 +189,16 @@ class Counting:
         return found
 
     def _totals(self, in_stacks: Entries, flops: int, compression: Compression) -> dict[str, float]:
-        matrices, vectors = _parameters_by_kind(in_stacks.values())
+        matrices, vectors = parameters_by_kind(in_stacks.values())
         lost = self._before[0] + self._before[1] - matrices - vectors
         other = self._before[1] - vectors
         rest = self._rest
         if compression.eight_bits:
-            in_stacks, rest = _in_eight_bits(in_stacks), _in_eight_bits(rest)
-        stored = sum(_parameters_by_kind(in_stacks.values()))
+            in_stacks, rest = in_eight_bits(in_stacks), in_eight_bits(rest)
+        stored = sum(parameters_by_kind(in_stacks.values()))
         saved = {n: e for n, e in (rest | in_stacks).items() if e.is_saved}
         return {
-            "parameters": stored + sum(_parameters_by_kind(rest.values())),
+            "parameters": stored + sum(parameters_by_kind(rest.values())),
             "stack_parameters": stored,
             "bytes": sizes.file_bytes((n, e.shape, e.dtype) for n, e in saved.items()),
             "flops": flops,
@@ -268,7 +209,7 @@ class Counting:
         """Return the numbers of elements in matrices and in vectors of all unshared layers."""
         layers = [own for layers in self._view.layers.values() for own in layers]
         every = [e for own in (*layers, *self._lone.values()) for e in own.values()]
-        return _parameters_by_kind(every)
+        return parameters_by_kind(every)
 
     def _seen(self, plan: SharingPlan) -> dict[tuple[str, int], Seen]:
         """Return every layer as the plan narrows it, before anything is shared."""
@@ -278,7 +219,7 @@ class Counting:
                 for index in map(int, group.layers):
                     place = group.stack or "", index
                     whole, own = self._whole_layers[place], self._shallow.seen_in(view, *place)
-                    seen[place] = _with_change(seen[place], whole, own)
+                    seen[place] = seen[place].changed(whole, own)
         return seen
 
     def _views(self, group: Group) -> Iterator[View]:
@@ -296,7 +237,7 @@ class Counting:
                     every = range(len(stacks[group.stack or ""].layers))
                     rule = {"layers": tuple(every), "parts": roles}
                     narrow_(model, stacks, [group.model_copy(update=rule)], {})
-                    self._narrowed[key] = _look(model, self.inputs)
+                    self._narrowed[key] = look_at(model, self.inputs)
                 yield self._narrowed[key]
 
     @cached_property
@@ -309,7 +250,7 @@ class Counting:
         dropped = []
         for name, stack in self.stacks.items():
             depth = len(stack.layers)
-            kinds = [_kind(self._whole_layers[name, index]) for index in range(depth)]
+            kinds = [self._whole_layers[name, index].kind for index in range(depth)]
             kept = sorted({kinds.index(kind) for kind in kinds} | {0, 1})
             places |= {(name, i): kept.index(kinds.index(kind)) for i, kind in enumerate(kinds)}
             if others := [index for index in range(depth) if index not in kept]:
@@ -344,7 +285,7 @@ class Counting:
         for slot in bank.slots:
             built = self._build(bank, slot, copied=copied)
             for place, own in zip(bank.readers, built.own, strict=False):
-                _replace(layers[place], slot.path, own)
+                replace_entries(layers[place], slot.path, own)
             yield from ((f"{entry_key(slot.path)}.{n}", e) for n, e in built.bank.items())
         if "norms" in bank.group.parts:
             yield from self._share_whole(bank, layers, bank.stack.norms, copied=copied)
@@ -365,7 +306,7 @@ class Counting:
             source = bank.seen[bank.readers.index(having[0])].entries
             own = {n: e for n, e in source.items() if n.startswith(f"{path}.")}
             for place in having:
-                _replace(layers[place], path, {})
+                replace_entries(layers[place], path, {})
             yield from (
                 (f"{entry_key(path)}.{n.removeprefix(f'{path}.')}", e) for n, e in own.items()
             )
@@ -435,95 +376,6 @@ class Bank:
         return twice
 
 
-def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> View:
-    """Run a model without banks once, without values."""
-    stacks, entries = find_stacks(model), _entries(model)
-    flops = {name: [0] * len(stack.layers) for name, stack in stacks.items()}
-    uses: dict[tuple[str, int, str], MatrixUse] = {}
-    caching: set[str] = set()
-    counter = sizes.flop_counter()
-    with ExitStack() as watching:
-        for name, stack in stacks.items():
-            noted = partial(_note_cache, caching, stack.path)
-            first = stack.layers[0].register_forward_pre_hook(noted, with_kwargs=True)
-            watching.callback(first.remove)
-            for index, layer in enumerate(stack.layers):
-                for hook in _flop_hooks(counter, layer, flops[name], index):
-                    watching.callback(hook.remove)
-                for slot in stack.layer_slots[index]:
-                    use = uses.setdefault((name, index, slot.path), MatrixUse())
-                    watching.enter_context(_recording(layer.get_submodule(slot.path), use))
-        kept = watching.enter_context(cache_watched(model))
-        whole = sizes.run_without_values(model, inputs, counter, partial(_forget, flops, uses))
-    layers = {
-        name: [_pop_prefix(entries, f"{stack.layer_path(i)}.") for i in range(len(stack.layers))]
-        for name, stack in stacks.items()
-    }
-    found = _by_stack(kept, stacks, caching)
-    elsewhere = sum(k.all for k in kept) - sum(k.all for own in found.values() for k in own)
-    return View(stacks, whole, flops, found, elsewhere, layers, uses)
-
-
-def _by_stack(
-    kept: Sequence[Kept], stacks: Mapping[str, Stack], caching: Collection[str]
-) -> dict[str, list[Kept]]:
-    """Return what each layer of each stack keeps: only one list of layers does, the decoder's.
-
-    `caching` are the paths of lists whose layers were given a cache of the library's kind.
-    """
-    lists = dict.fromkeys(s.path for s in stacks.values() if s.length == len(kept))
-    path = next(filter(caching.__contains__, lists), next(reversed(lists), None))
-    return {
-        name: [kept[place] if stack.path == path else Kept() for place in stack.places]
-        for name, stack in stacks.items()
-    }
-
-
-def _note_cache(paths: set[str], path: str, _: nn.Module, args: Any, given: Any) -> None:
-    if any(isinstance(value, Cache) for value in (*args, *given.values())):
-        paths.add(path)
-
-
-def _forget(flops: dict[str, list[int]], uses: dict[tuple[str, int, str], MatrixUse]) -> None:
-    """Empty, in place, what was recorded of a pass that is begun anew."""
-    for own in flops.values():
-        own[:] = [0] * len(own)
-    for use in uses.values():
-        use.input_shapes.clear()
-        use.reads = 0
-
-
-def _seen_in(view: View, name: str, index: int) -> Seen:
-    stack = view.stacks[name]
-    matrices = {
-        slot.path: (
-            stack.layers[index].get_submodule(slot.path),
-            slot,
-            view.uses[name, index, slot.path],
-        )
-        for slot in stack.layer_slots[index]
-    }
-    flops, kept = view.layer_flops[name][index], view.layer_kept[name][index]
-    return Seen(view.layers[name][index], flops, kept, matrices)
-
-
-def _kind(seen: Seen) -> tuple[Any, ...]:
-    """Return the properties of a layer that what it takes depends on, as a hashable key."""
-    uses = tuple((slot, use.key()) for _, slot, use in seen.matrices.values())
-    return tuple(seen.entries.items()), seen.flops, seen.kept, uses
-
-
-def _with_change(seen: Seen, whole: Seen, own: Seen) -> Seen:
-    """Return a layer with what differs between a `whole` one and one that is narrowed."""
-    changed = {name: e for name, e in own.entries.items() if e != whole.entries[name]}
-    matrices = {
-        path: found for path, found in own.matrices.items() if found[1] != whole.matrices[path][1]
-    }
-    flops = seen.flops + own.flops - whole.flops
-    kept = Kept(*(a + b - c for a, b, c in zip(seen.kept, own.kept, whole.kept, strict=True)))
-    return Seen(seen.entries | changed, flops, kept, seen.matrices | matrices)
-
-
 def _size_key(group: Group) -> tuple[Any, ...]:
     """Return a cache key: the properties of a group that change its sizes."""
     copies = tuple(
@@ -538,24 +390,6 @@ def _inits(group: Group) -> Sequence[str | int]:
     return group.inits() if banks_of(group) else ()
 
 
-def _entries(model: PreTrainedModel) -> Entries:
-    parameters = {name for name, _ in model.named_parameters()}
-    saved = dict(sizes.saved_tensors(model))
-    rows = _rows_in_eight_bits(model)
-    return {
-        name: Entry(
-            tuple(tensor.shape), tensor.dtype, name in parameters, name in saved, rows.get(name, 0)
-        )
-        for name, tensor in model.state_dict(keep_vars=True).items()
-    }
-
-
-def _pop_prefix(entries: Entries, start: str) -> Entries:
-    """Remove the entries that begin with `start`; return them by the rest of their names."""
-    names = [name for name in entries if name.startswith(start)]
-    return {name.removeprefix(start): entries.pop(name) for name in names}
-
-
 def _without(
     lists: Mapping[str, Entries], stacks: Iterable[Stack]
 ) -> dict[tuple[str, int], Entries]:
@@ -568,64 +402,6 @@ def _without(
             if (path, int(place)) not in own:
                 found[path, int(place)][rest] = entry
     return found
-
-
-def _own_entries(module: nn.Module) -> Entries:
-    """Return the tensors of a part of a shared model, all of which are saved."""
-    rows = {
-        f"{path}.weight".lstrip("."): len(weight_out_in(child))
-        for path, child in module.named_modules()
-        if type(child) in (nn.Linear, Conv1D)
-    }
-    parameters = {name for name, _ in module.named_parameters()}
-    return {
-        name: Entry(tuple(t.shape), t.dtype, name in parameters, True, rows.get(name, 0))
-        for name, t in module.state_dict(keep_vars=True).items()
-    }
-
-
-def _rows_in_eight_bits(model: PreTrainedModel) -> dict[str, int]:
-    """Return the rows of each matrix that `quantise_` stores in 8 bits."""
-    head = head_parameters(model)
-    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    matrices = {
-        f"{path}.weight": module
-        for path, module in model.named_modules()
-        if type(module) in (nn.Linear, Conv1D, nn.Embedding)
-    }
-    return {
-        name: len(weight_out_in(module))
-        for name, module in matrices.items()
-        if name not in head and uses[id(module.weight)] == 1
-    }
-
-
-def _in_eight_bits(entries: Entries) -> Entries:
-    found: Entries = {}
-    for name, entry in entries.items():
-        if not entry.rows:
-            found[name] = entry
-            continue
-        path = name.removesuffix("weight")
-        shape = (entry.rows, entry.numel // entry.rows)
-        found[f"{path}numbers"] = entry._replace(shape=shape, dtype=torch.int8)
-        found[f"{path}scale"] = entry._replace(shape=(entry.rows, 1))
-    return found
-
-
-def _parameters_by_kind(entries: Iterable[Entry]) -> tuple[int, int]:
-    """Return the numbers of parameters in matrices and in vectors."""
-    counts = [0, 0]
-    for entry in entries:
-        if entry.is_parameter:
-            counts[len(entry.shape) < 2] += entry.numel
-    return counts[0], counts[1]
-
-
-def _replace(layer: Entries, path: str, own: Entries) -> None:
-    for name in [name for name in layer if name.startswith(f"{path}.")]:
-        del layer[name]
-    layer |= {f"{path}.{name}": entry for name, entry in own.items()}
 
 
 def _has_whole(layer: nn.Module, path: str) -> bool:
@@ -648,40 +424,8 @@ def _build(module: nn.Module, slot: Slot, form: Form, count: int, biases: bool) 
     )
     with torch.device("meta"):
         readers = BUILDERS[form.name](form, matrices, bank, "entry")
-    entries = {n.removeprefix("entry."): e for n, e in _own_entries(bank).items()}
-    return BuiltMatrix(entries, tuple(map(_own_entries, readers)), tuple(readers))
-
-
-def _flop_hooks(counter: FlopCounterMode, layer: nn.Module, flops: list[int], index: int) -> Any:
-    """Return hooks that add the FLOPs of each run of the layer to ``flops[index]``."""
-
-    def enter(*_: object) -> None:
-        flops[index] -= counter.get_total_flops()
-
-    def leave(*_: object) -> None:
-        flops[index] += counter.get_total_flops()
-
-    return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
-
-
-@contextmanager
-def _recording(module: nn.Module, use: MatrixUse) -> Iterator[None]:
-    """Record in `use`, within the context, the input shapes of `module` and reads of its matrix."""
-
-    def weight(self: nn.Module) -> Tensor | None:
-        use.reads += 1
-        return self._parameters["weight"]
-
-    kind = type(module)
-    hook = module.register_forward_pre_hook(
-        lambda _, given: use.input_shapes.append(given[0].shape)
-    )
-    module.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
-    try:
-        yield
-    finally:
-        module.__class__ = kind
-        hook.remove()
+    entries = {n.removeprefix("entry."): e for n, e in own_entries(bank).items()}
+    return BuiltMatrix(entries, tuple(map(own_entries, readers)), tuple(readers))
 
 
 def _changes_flops(reader: nn.Module) -> bool:
