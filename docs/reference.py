@@ -29,7 +29,7 @@ from sharetune.spaces.forms import FORMS
 from sharetune.spaces.named import Named
 from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.registry import Registry
-from sharetune.spaces.space import Region
+from sharetune.spaces.template import Region
 from sharetune.trainers.tasks.base import TASKS
 
 PAGE = Path(__file__).parent / "reference.md"

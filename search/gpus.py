@@ -5,8 +5,8 @@ import os
 
 from sharetune.search.config import StudyConfig
 from sharetune.search.sections import Resources
+from sharetune.spaces.leaves import alternatives
 from sharetune.spaces.pace import Pace
-from sharetune.spaces.space import alternatives
 
 BESIDES = 600 * 1024**2
 """Bytes of a GPU that a process takes besides its tensors: CUDA's context and kernels."""

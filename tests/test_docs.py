@@ -17,7 +17,7 @@ from sharetune.search.study_file import validate
 from sharetune.spaces.adversaries import ADVERSARIES
 from sharetune.spaces.forms import FORMS
 from sharetune.spaces.recipe import Candidate
-from sharetune.spaces.space import Region
+from sharetune.spaces.template import Region
 from sharetune.trainers.tasks.base import TASKS
 from tests.paths import ROOT
 

@@ -30,9 +30,9 @@ from sharetune.results.reading.trial import Draw
 from sharetune.search.samplers.base import Ask, Past, Setting
 from sharetune.search.samplers.features import Drawer
 from sharetune.search.samplers.guided import Guided
+from sharetune.spaces.leaves import Trial
 from sharetune.spaces.objectives import Objective
 from sharetune.spaces.recipe import Candidate
-from sharetune.spaces.space import Trial
 
 Exact = Callable[[dict[str, Any]], float | None]
 """Computes an objective from parameters; None: they shall not be tried."""

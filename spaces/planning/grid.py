@@ -14,10 +14,12 @@ from sharetune.spaces.errors import SharetuneError
 from sharetune.spaces.forms import Bank, Basis, Drop, Form, LowRank, Merge, Narrow, Tie, read_form
 from sharetune.spaces.group import Group
 from sharetune.spaces.layers import resolve_layers
+from sharetune.spaces.leaves import is_choice, is_each, is_range
 from sharetune.spaces.parts import EXPERTS, PARTS, read_parts
 from sharetune.spaces.planning.edits import Edit
-from sharetune.spaces.space import GroupTemplate, Region, Space, is_choice, is_each, is_range
+from sharetune.spaces.space import Space
 from sharetune.spaces.stack_shape import StackShape
+from sharetune.spaces.template import GroupTemplate, Region
 
 Stacks = Mapping[str, StackShape]
 

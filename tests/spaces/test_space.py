@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from sharetune.spaces.errors import ConfigError, SharetuneError
+from sharetune.spaces.leaves import Corner
 from sharetune.spaces.recipe import Candidate
-from sharetune.spaces.space import Corner, Space
+from sharetune.spaces.space import Space
 from sharetune.spaces.stack_shape import StackShape
 
 STACKS = {"layers": StackShape(depth=12, heads=12, neurons=3072)}
