@@ -7,7 +7,7 @@ from statistics import mean
 
 from sharetune.results.formatting import duration, plural
 from sharetune.search.config import StudyConfig
-from sharetune.search.gpus import processor_cores, workers_of
+from sharetune.search.gpus import workers_here
 from sharetune.search.search import Search
 from sharetune.spaces.evaluator import Evaluator
 from sharetune.spaces.pace import Pace, steps_of
@@ -15,6 +15,9 @@ from sharetune.spaces.recipe import Candidate
 
 GB = 1e9
 """Bytes of a gigabyte."""
+
+LONG_S = 600.0
+"""Seconds of a study from which on the pace of all workers at once is worth their start."""
 
 
 def seconds_to_come(search: Search) -> float | None:
@@ -31,11 +34,28 @@ def seconds_to_come(search: Search) -> float | None:
     else:
         return None
     trials = max(0, config.budget.trials - search.ledger.started)
-    whole = each * math.ceil(trials / workers_of(config, search.pace, processor_cores()))
+    whole = each * math.ceil(trials / workers_here(config, search.pace))
     hours = config.budget.wall_hours
     if hours is None:
         return whole
     return min(whole, max(0.0, 3600 * (hours - search.ledger.spending.wall)))
+
+
+def has_long_to_go(config: StudyConfig, evaluator: Evaluator, pace: Pace) -> bool:
+    """Return whether a study is so long that its workers should be timed all at once.
+
+    They share the bandwidth of one memory, and often cores: two trainings of SmolLM2 take 1.5 times
+    as long at once as alone.
+    """
+    workers = workers_here(config, pace)
+    return not pace.gpus and workers > 1 and _whole_s(config, evaluator, pace) > LONG_S
+
+
+def _whole_s(config: StudyConfig, evaluator: Evaluator, pace: Pace) -> float:
+    """Return the seconds of all trials of a study."""
+    each = pace.trial_s(config.space.reference_recipe(), evaluator.rows)
+    workers = workers_here(config, pace)
+    return each * math.ceil(config.budget.trials / workers)
 
 
 def expectation(config: StudyConfig, evaluator: Evaluator, pace: Pace, folder: Path) -> str:
@@ -45,8 +65,8 @@ def expectation(config: StudyConfig, evaluator: Evaluator, pace: Pace, folder: P
     """
     recipe = config.space.reference_recipe()
     steps, each = steps_of(recipe, evaluator.rows), pace.trial_s(recipe, evaluator.rows)
-    trials, workers = config.budget.trials, workers_of(config, pace, processor_cores())
-    whole = duration(each * math.ceil(trials / workers))
+    trials, workers = config.budget.trials, workers_here(config, pace)
+    whole = duration(_whole_s(config, evaluator, pace))
     of_steps = f"{plural(steps, 'step')} of {duration(pace.step_s)}"
     kept = 0 if config.keep == "none" else trials
     disk = kept * evaluator.sizes(Candidate(recipe=recipe))["bytes"]

@@ -40,6 +40,11 @@ def workers_of(config: StudyConfig, pace: Pace | None, cores: int) -> int:
     return max(1, min(most, int(pace.gpus / each) // resources.workers_per_trial))
 
 
+def workers_here(config: StudyConfig, pace: Pace | None) -> int:
+    """Return how many trials run at once on this machine."""
+    return workers_of(config, pace, processor_cores())
+
+
 def gpu_of_each(config: StudyConfig, pace: Pace, cores: int) -> float:
     """Return the part of a GPU that each worker gets, where `cores` can be used; 0 for none.
 

@@ -1,8 +1,8 @@
 """How long trainings take and how much memory they need, measured before a study's first trial."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, replace
 
 from sharetune.spaces.recipe import Recipe
 
@@ -24,6 +24,11 @@ class Pace:
     held: int = 0
     gpus: int = 0
     gpu_memory: int = 0
+
+    @classmethod
+    def slowest(cls, paces: Iterable["Pace"]) -> "Pace":
+        """Return the most seconds and bytes of trainings that ran at once."""
+        return cls(*map(max, zip(*map(astuple, paces), strict=True)))
 
     def of_batch(self, share: float) -> "Pace":
         """Return the pace of batches of `share` (above 0) times the examples."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sharetune.search.config import StudyConfig
     from sharetune.search.live import Live
     from sharetune.spaces.evaluator import Evaluator
+    from sharetune.spaces.recipe import Candidate
     from sharetune.trainers.tasks.base import Task
 
 TRIALS = 24
@@ -300,7 +301,7 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
     expect of it. Raises :class:`SharetuneError` if a search of it would.
     """
     from sharetune.search.estimate import expectation
-    from sharetune.search.gpus import processor_cores, workers_of
+    from sharetune.search.gpus import workers_here
     from sharetune.search.study_file import load_config
 
     config = load_config(out)
@@ -310,7 +311,7 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
         if hours is None:
             return proposed, expectation(config, evaluator, pace, out.parent)
         besides = pace.besides_s(evaluator.rows)
-        workers = workers_of(config, pace, processor_cores())
+        workers = workers_here(config, pace)
         size = proposed.size.fitting(hours, pace, besides, workers)
         pace = pace.of_batch(size.batch / proposed.size.batch)
         proposed = replace(proposed, size=size, hours=hours)
@@ -328,14 +329,32 @@ def rehearsed(
     `live` are functions of the caller that the study names. Yields the evaluator and the pace; None
     where a batch needs more memory than there is. Raises :class:`SharetuneError` if a search would.
     """
+    from sharetune.search.estimate import has_long_to_go
+    from sharetune.search.gpus import workers_here
     from sharetune.search.starting import NOTHING_LIVE, real_evaluator, reference, refuse_unfit
     from sharetune.spaces.evaluator import JobResources
 
     with TemporaryDirectory() as scratch:
         evaluator = real_evaluator(config, RunFolder(Path(scratch)), live or NOTHING_LIVE)
         refuse_unfit(config, evaluator)
-        resources = JobResources(threads=config.resources.cpu)
-        yield evaluator, evaluator.rehearse(reference(config), resources)
+        candidate, resources = reference(config), JobResources(threads=config.resources.cpu)
+        pace = evaluator.rehearse(candidate, resources)
+        if pace is not None and has_long_to_go(config, evaluator, pace):
+            pace = _all_at_once(config, evaluator, candidate, workers_here(config, pace))
+        yield evaluator, pace
+
+
+def _all_at_once(
+    config: "StudyConfig", evaluator: "Evaluator", candidate: "Candidate", workers: int
+) -> Pace | None:
+    """Try the first batch on `workers` of a cluster that is ended then; return their pace."""
+    from sharetune.search.run import cluster
+    from sharetune.search.workers import ray_cluster
+
+    with cluster(config, None) as connected:
+        assert connected is not None, "several workers are Ray's"
+        connected.result()
+        return ray_cluster.rehearse(config, evaluator, candidate, workers)
 
 
 def _check(text: str, out: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sharetune.search.commands.init import TRAINED, Proposal, Size, rehearsed
 from sharetune.search.config import StudyConfig
-from sharetune.search.gpus import processor_cores, workers_of
+from sharetune.search.gpus import workers_here
 from sharetune.search.live import Live
 from sharetune.search.sections import Budget
 from sharetune.search.study_file import validate
@@ -34,7 +34,7 @@ def in_hours(config: StudyConfig, given: Mapping[str, Any], live: Live) -> Study
         if pace is None:
             return config
         steps = steps_of(recipe, evaluator.rows)
-        workers = workers_of(config, pace, processor_cores())
+        workers = workers_here(config, pace)
         size = Size(config.budget.trials, steps, recipe.batch_size, config.latency.rounds)
         besides, examples = pace.besides_s(evaluator.rows), evaluator.rows.get("train", 0)
     if _has_length(given.get("space")):
