@@ -10,7 +10,7 @@ from sharetune.search.config import StudyConfig
 from sharetune.search.gpus import workers_here
 from sharetune.search.search import Search
 from sharetune.spaces.evaluator import Evaluator
-from sharetune.spaces.pace import Pace, steps_of
+from sharetune.spaces.pace import Pace
 from sharetune.spaces.recipe import Candidate
 
 GB = 1e9
@@ -30,7 +30,7 @@ def seconds_to_come(search: Search) -> float | None:
     if ended:
         each = mean(ended)
     elif search.pace is not None:
-        each = search.pace.trial_s(config.space.reference_recipe(), search.evaluator.rows)
+        each = search.pace.trial_s(search.evaluator.steps(config.space.reference_recipe()))
     else:
         return None
     trials = max(0, config.budget.trials - search.ledger.started)
@@ -53,7 +53,7 @@ def has_long_to_go(config: StudyConfig, evaluator: Evaluator, pace: Pace) -> boo
 
 def _whole_s(config: StudyConfig, evaluator: Evaluator, pace: Pace) -> float:
     """Return the seconds of all trials of a study."""
-    each = pace.trial_s(config.space.reference_recipe(), evaluator.rows)
+    each = pace.trial_s(evaluator.steps(config.space.reference_recipe()))
     workers = workers_here(config, pace)
     return each * math.ceil(config.budget.trials / workers)
 
@@ -64,7 +64,8 @@ def expectation(config: StudyConfig, evaluator: Evaluator, pace: Pace, folder: P
     Smaller models take less; models are kept as far as the study says.
     """
     recipe = config.space.reference_recipe()
-    steps, each = steps_of(recipe, evaluator.rows), pace.trial_s(recipe, evaluator.rows)
+    steps = evaluator.steps(recipe)
+    each = pace.trial_s(steps)
     trials, workers = config.budget.trials, workers_here(config, pace)
     whole = duration(_whole_s(config, evaluator, pace))
     of_steps = f"{plural(steps, 'step')} of {duration(pace.step_s)}"

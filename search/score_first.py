@@ -17,9 +17,7 @@ from sharetune.search.edit_scoring import (
 from sharetune.search.progress_bars import stderr_console
 from sharetune.spaces.errors import ConfigError, RunError, SharetuneError
 from sharetune.spaces.evaluator import Evaluator, PlanScore
-from sharetune.spaces.pace import steps_of
 from sharetune.spaces.plan import SharingPlan
-from sharetune.spaces.recipe import Recipe
 from sharetune.spaces.run_folder import RunFolder
 
 SHARE = 0.2
@@ -98,10 +96,11 @@ def _scored(config: StudyConfig, scoring: ScoringRun) -> Scored:
             "widen space.plan; without it every kind of edit is tried",
         )
     stored = opened(scoring, unshared)
-    rows = scoring.evaluator.rows.get("train", 0)
+    recipe = config.space.reference_recipe()
+    steps = scoring.evaluator.steps(recipe)
 
     def a_training(score: PlanScore) -> float | None:
-        return scores_a_training(score, config.space.reference_recipe(), rows)
+        return scores_a_training(score, steps * recipe.batch_size)
 
     def allowed(score: PlanScore) -> Allowance:
         if config.scores is not None and config.scores.seconds is not None:
@@ -119,11 +118,10 @@ def _scored(config: StudyConfig, scoring: ScoringRun) -> Scored:
     return Scored(known, len(edits), seconds, a_training(found.plans[SharingPlan()]))
 
 
-def scores_a_training(score: PlanScore, recipe: Recipe, rows: int) -> float | None:
-    """Return how many scores cost as much as a training, in examples that pass through the model.
+def scores_a_training(score: PlanScore, trained: int) -> float | None:
+    """Return how many scores cost as much as a training that reads `trained` examples.
 
-    None where the score does not say how many examples it took.
+    An example counts each time that it is read. None where the score does not say how many
+    examples it took.
     """
-    if not score.examples:
-        return None
-    return FORWARDS * steps_of(recipe, {"train": rows}) * recipe.batch_size / score.examples
+    return FORWARDS * trained / score.examples if score.examples else None

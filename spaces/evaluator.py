@@ -266,6 +266,10 @@ class Evaluator(Protocol):
         """Raise :class:`SharetuneError` for a candidate that could not be trained or compressed."""
         ...
 
+    def steps(self, recipe: Recipe) -> int:
+        """Return the optimiser steps of a training."""
+        ...
+
     def rehearse(self, candidate: Candidate, resources: JobResources) -> Pace | None:
         """Train the unshared model on two batches by the candidate's recipe, and keep nothing.
 

@@ -1,10 +1,7 @@
 """How long trainings take and how much memory they need, measured before a study's first trial."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, replace
-
-from sharetune.spaces.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -14,7 +11,8 @@ class Pace:
     `load_s` seconds to load the model, `step_s` seconds of an optimiser step, `judge_s` seconds to
     measure one example, and `memory`, the bytes that the process, or its GPU, held at most, of
     which `held` are the same for batches of any size. `gpus` GPUs of `gpu_memory` bytes each are
-    what trials can run on; none where they run on processors.
+    what trials can run on; none where they run on processors. A training has `examples`, and is
+    measured on `judged`, as the model reads them: texts cut into blocks are as many as the blocks.
     """
 
     load_s: float
@@ -24,6 +22,8 @@ class Pace:
     held: int = 0
     gpus: int = 0
     gpu_memory: int = 0
+    examples: int = 0
+    judged: int = 0
 
     @classmethod
     def slowest(cls, paces: Iterable["Pace"]) -> "Pace":
@@ -36,21 +36,14 @@ class Pace:
         memory = self.memory - round((1 - share) * varying)
         return replace(self, step_s=self.step_s * share, memory=memory)
 
-    def trial_s(self, recipe: Recipe, rows: Mapping[str, int]) -> float:
-        """Return the seconds of an unshared trial; `rows` count each split's examples."""
-        return self.step_s * steps_of(recipe, rows) + self.besides_s(rows)
+    def trial_s(self, steps: int) -> float:
+        """Return the seconds of an unshared trial of this number of steps."""
+        return self.step_s * steps + self.besides_s
 
-    def besides_s(self, rows: Mapping[str, int]) -> float:
+    @property
+    def besides_s(self) -> float:
         """Return the seconds of a trial without its steps.
 
         A trained model is saved in about the time that one is loaded.
         """
-        return 2 * self.load_s + self.judge_s * rows.get("validation", rows.get("test", 0))
-
-
-def steps_of(recipe: Recipe, rows: Mapping[str, int]) -> int:
-    """Return the optimiser steps of a training."""
-    if recipe.steps is not None:
-        return recipe.steps
-    examples = rows.get("train", 0)
-    return math.ceil(recipe.passes(examples) * examples / recipe.batch_size)
+        return 2 * self.load_s + self.judge_s * self.judged

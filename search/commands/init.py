@@ -121,14 +121,14 @@ class Size:
     batch: int = BATCH
     rounds: int = ROUNDS
 
-    def fitting(self, hours: float, pace: Pace, besides: float, workers: int) -> "Size":
+    def fitting(self, hours: float, pace: Pace, workers: int) -> "Size":
         """Return a size that takes at most about `hours`, by the `pace` of batches as they are.
 
-        `besides` are a trial's seconds without its steps. Short time has few trials first, then few
+        Short time has few trials first, then few
         steps, then small batches, and few rounds of latency. Raises :class:`ConfigError` for hours
         in which ten trials train nothing.
         """
-        a_step = pace.step_s
+        a_step, besides = pace.step_s, pace.besides_s
         seconds = TRAINED * 3600 * hours * workers
         steps, batch = (seconds / LEAST_TRIALS - besides) / a_step, self.batch
         while steps < min(LEAST_STEPS, self.steps) and batch > LEAST_BATCH:
@@ -308,13 +308,11 @@ def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Prop
     with rehearsed(config) as (evaluator, pace):
         if pace is None:
             return proposed, "a batch needs more memory than this process can have"
-        if hours is None:
-            return proposed, expectation(config, evaluator, pace, out.parent)
-        besides = pace.besides_s(evaluator.rows)
-        workers = workers_here(config, pace)
-        size = proposed.size.fitting(hours, pace, besides, workers)
-        pace = pace.of_batch(size.batch / proposed.size.batch)
-        proposed = replace(proposed, size=size, hours=hours)
+        proposed = replace(proposed, examples=pace.examples, hours=hours)
+        if hours is not None:
+            size = proposed.size.fitting(hours, pace, workers_here(config, pace))
+            pace = pace.of_batch(size.batch / proposed.size.batch)
+            proposed = replace(proposed, size=size)
         out.write_text(proposed.text, "utf-8")
         told = expectation(load_config(out), evaluator, pace, out.parent)
         return proposed, "\n".join([told, *proposed.too_short()])

@@ -10,7 +10,6 @@ from sharetune.search.gpus import workers_here
 from sharetune.search.live import Live
 from sharetune.search.sections import Budget
 from sharetune.search.study_file import validate
-from sharetune.spaces.pace import steps_of
 
 LENGTHS = ("steps", "epochs", "tokens", "batch_size")
 """Keys of a recipe that say how much a trial trains."""
@@ -33,15 +32,14 @@ def in_hours(config: StudyConfig, given: Mapping[str, Any], live: Live) -> Study
     with rehearsed(config, live) as (evaluator, pace):
         if pace is None:
             return config
-        steps = steps_of(recipe, evaluator.rows)
+        steps = evaluator.steps(recipe)
         workers = workers_here(config, pace)
         size = Size(config.budget.trials, steps, recipe.batch_size, config.latency.rounds)
-        besides, examples = pace.besides_s(evaluator.rows), evaluator.rows.get("train", 0)
     if _has_length(given.get("space")):
-        seconds, each = TRAINED * 3600 * hours * workers, besides + steps * pace.step_s
+        seconds, each = TRAINED * 3600 * hours * workers, pace.trial_s(steps)
         return _changed(config, {"trials": size.trials_in(seconds, each)}, {}, {})
-    size = size.fitting(hours, pace, besides, workers)
-    for warning in Proposal({}, size, examples, hours).too_short():
+    size = size.fitting(hours, pace, workers)
+    for warning in Proposal({}, size, pace.examples, hours).too_short():
         print(warning, file=sys.stderr)
     latency = {} if "latency" in given else {"rounds": size.rounds}
     lengths = {"steps": size.steps, "batch_size": size.batch}

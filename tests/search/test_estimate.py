@@ -6,35 +6,24 @@ import pytest
 
 from sharetune.search.estimate import expectation, has_long_to_go
 from sharetune.search.run import run
-from sharetune.spaces import Recipe
-from sharetune.spaces.pace import Pace, steps_of
+from sharetune.spaces.pace import Pace
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
 
-PACE = Pace(load_s=1.0, step_s=0.5, judge_s=0.01, memory=2_300_000_000)
+PACE = Pace(load_s=1.0, step_s=0.5, judge_s=0.01, memory=2_300_000_000, judged=200)
 
 
 @dataclass(frozen=True)
 class Timed(FakeEvaluator):
     """A model that was rehearsed, with data."""
 
-    rows = {"train": 100, "test": 200}  # noqa: RUF012
-
     def rehearse(self, candidate, resources):
         return PACE
 
 
-@pytest.mark.parametrize(
-    ("recipe", "steps", "seconds"),
-    [
-        (Recipe(steps=40, batch_size=16), 40, 24.0),  # loaded and saved, 40 steps, 200 judged
-        (Recipe(epochs=2, batch_size=16), 13, 10.5),
-    ],
-)
-def test_a_trial_by_a_rehearsal(recipe, steps, seconds):
-    assert steps_of(recipe, Timed.rows) == steps
-    assert PACE.trial_s(recipe, Timed.rows) == seconds
-    assert PACE.trial_s(recipe, Timed.rows | {"validation": 100}) == seconds - 1
+def test_a_trial_by_a_rehearsal():
+    assert PACE.trial_s(steps=40) == 24.0  # loaded and saved, 40 steps, 200 judged
+    assert replace(PACE, judged=100).trial_s(steps=13) == 9.5
 
 
 def test_what_a_study_takes(tmp_path):
@@ -55,7 +44,7 @@ def test_it_is_told_before_the_first_trial(tmp_path, capsys):
 
 def test_the_slowest_of_trainings_at_once():
     other = Pace(load_s=2.0, step_s=0.4, judge_s=0.01, memory=2_100_000_000, held=7)
-    assert Pace.slowest([PACE, other]) == Pace(2.0, 0.5, 0.01, 2_300_000_000, 7)
+    assert Pace.slowest([PACE, other]) == Pace(2.0, 0.5, 0.01, 2_300_000_000, 7, judged=200)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ class CandidateEvaluator:
             _refuse_unadapted(candidate)
             refuse_untrainable(candidate.recipe, self.task.skeleton)
             if candidate.recipe.tokens is not None:
-                self._steps(candidate.recipe)
+                self.steps(candidate.recipe)
             length = candidate.recipe.max_length
             refuse_beyond_positions(self.task.skeleton, length, "recipe.max_length")
             self.task.task.refuse_too_short(self.task.start, length)
@@ -331,7 +331,7 @@ class CandidateEvaluator:
             trained.curve,
             {what: round(value, 3) for what, value in seconds.items()},
             training.circumstances(trained.micro_batch)
-            | {"steps": self._steps(recipe)}
+            | {"steps": self.steps(recipe)}
             | self._dtypes
             | details,
             test,
@@ -375,7 +375,7 @@ class CandidateEvaluator:
         inputs = TrainingInputs(
             split.rows,
             split.collate,
-            total_steps=self._steps(recipe),
+            total_steps=self.steps(recipe),
             lesson=self._lesson(recipe, split),
             callbacks=training.callbacks,
             checkpoints=training.checkpoints,
@@ -408,7 +408,8 @@ class CandidateEvaluator:
         seconds = training.seconds_before + time.perf_counter() - start
         return Trained(model, curve, seconds, inputs.micro_batch or recipe.batch_size)
 
-    def _steps(self, recipe: Recipe) -> int:
+    def steps(self, recipe: Recipe) -> int:
+        """Return the optimiser steps of a training."""
         split, _ = self._splits(recipe)
         return optimiser_steps(recipe, split.rows)
 

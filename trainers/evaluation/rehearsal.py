@@ -85,7 +85,17 @@ def _measured(task: PreparedTask, recipe: Recipe, split: Split, judged: Split) -
     judge_s = (time.perf_counter() - began) / len(some.rows)
     gpus = torch.cuda.device_count() if model.device.type == "cuda" else 0
     gpu_memory = torch.cuda.mem_get_info(model.device)[1] if gpus else 0
-    return Pace(load_s, watch.seconds, judge_s, _most_memory(), held, gpus, gpu_memory)
+    return Pace(
+        load_s,
+        watch.seconds,
+        judge_s,
+        _most_memory(),
+        held,
+        gpus,
+        gpu_memory,
+        examples=len(split.rows),
+        judged=len(judged.rows),
+    )
 
 
 def trained_bytes(model: PreTrainedModel) -> int:

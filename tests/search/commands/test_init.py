@@ -188,7 +188,7 @@ def test_data_of_another_task(tmp_path, task, message):
     assert "hint: " in result.output
 
 
-PACE = Pace(load_s=1.0, step_s=2.0, judge_s=0.2, memory=0)
+PACE = Pace(load_s=1.0, step_s=2.0, judge_s=0.2, memory=0, judged=90)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ PACE = Pace(load_s=1.0, step_s=2.0, judge_s=0.2, memory=0)
 )
 def test_trials_and_steps_that_fit_into_hours(hours, size):
     # 60 % of the time of two workers; 20 s besides the steps of a trial; 0.2 s for each model's use
-    assert Size(24, 50).fitting(hours, PACE, besides=20.0, workers=2) == size
+    assert Size(24, 50).fitting(hours, PACE, workers=2) == size
     seconds = size.trials * (20.0 + size.steps * 2.0 * size.batch / 16)
     assert seconds <= 0.6 * 2 * 3600 * hours
 
@@ -230,7 +230,7 @@ def test_a_trial_that_sees_few_examples_is_warned_of(size, hours, warned):
 
 def test_hours_in_which_nothing_is_trained():
     with pytest.raises(ConfigError, match=r"10 trials take more than 0\.04 hours") as error:
-        Size(24, 50).fitting(0.04, PACE, besides=20.0, workers=2)
+        Size(24, 50).fitting(0.04, PACE, workers=2)
     assert error.value.hint.startswith("give at least 0.1 hours")
 
 

@@ -53,6 +53,8 @@ def test_a_good_study_passes_and_nothing_is_kept(evaluator):
     pace = evaluator.rehearse(taught, ONE)
     assert min(pace.load_s, pace.step_s, pace.judge_s) > 0
     assert pace.memory > 100e6  # torch alone
+    rows = evaluator.rows
+    assert (pace.examples, pace.judged) == (rows["train"], rows["test"])
     assert sorted(evaluator.task.cache.rglob("*")) == before
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig
 
-from sharetune.spaces import Candidate
+from sharetune.spaces import Candidate, Recipe
 from sharetune.spaces.errors import ConfigError, ModelError
 from sharetune.spaces.evaluator import JobResources
 from sharetune.trainers.data import streams
@@ -181,3 +181,13 @@ def test_a_stream_holds_rows_out_and_reads_no_further_than_asked(tmp_path):
     assert made.rows == {"train": 60, "test": 20, "validation": 20}
     with pytest.raises(ConfigError, match=r"task.most_rows is 5, but task.stream is false"):
         read_task({"name": "text-generation", "train": "t", "most_rows": 5})
+
+
+def test_what_a_trial_takes_is_told_by_blocks_not_by_texts(tmp_path):
+    made = prepared(tmp_path, "text-generation", "llama")
+    recipe = Recipe(epochs=1, batch_size=2, max_length=4)
+    pace = made.rehearse(Candidate(recipe=recipe), JobResources(threads=1))
+    train, judged = made.task.splits(4, None)
+    assert (pace.examples, pace.judged) == (len(train.rows), len(judged.rows))
+    assert pace.judged > made.rows["test"]
+    assert made.steps(recipe) == math.ceil(len(train.rows) / 2)
