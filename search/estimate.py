@@ -16,9 +16,6 @@ from sharetune.spaces.recipe import Candidate
 GB = 1e9
 """Bytes of a gigabyte."""
 
-LONG_S = 600.0
-"""Seconds of a study from which on the pace of all workers at once is worth their start."""
-
 
 def seconds_to_come(search: Search) -> float | None:
     """Estimate the seconds of all trials to come: by those that have ended, else by the rehearsal.
@@ -41,23 +38,6 @@ def seconds_to_come(search: Search) -> float | None:
     return min(whole, max(0.0, 3600 * (hours - search.ledger.spending.wall)))
 
 
-def has_long_to_go(config: StudyConfig, evaluator: Evaluator, pace: Pace) -> bool:
-    """Return whether a study is so long that its workers should be timed all at once.
-
-    They share the bandwidth of one memory, and often cores: two trainings of SmolLM2 take 1.5 times
-    as long at once as alone.
-    """
-    workers = workers_here(config, pace)
-    return not pace.gpus and workers > 1 and _whole_s(config, evaluator, pace) > LONG_S
-
-
-def _whole_s(config: StudyConfig, evaluator: Evaluator, pace: Pace) -> float:
-    """Return the seconds of all trials of a study."""
-    each = pace.trial_s(evaluator.steps(config.space.reference_recipe()))
-    workers = workers_here(config, pace)
-    return each * math.ceil(config.budget.trials / workers)
-
-
 def expectation(config: StudyConfig, evaluator: Evaluator, pace: Pace, folder: Path) -> str:
     """Say what a study takes, by the unshared model: time, a worker's memory, disk in `folder`.
 
@@ -67,7 +47,7 @@ def expectation(config: StudyConfig, evaluator: Evaluator, pace: Pace, folder: P
     steps = evaluator.steps(recipe)
     each = pace.trial_s(steps)
     trials, workers = config.budget.trials, workers_here(config, pace)
-    whole = duration(_whole_s(config, evaluator, pace))
+    whole = duration(each * math.ceil(trials / workers))
     of_steps = f"{plural(steps, 'step')} of {duration(pace.step_s)}"
     kept = 0 if config.keep == "none" else trials
     disk = kept * evaluator.sizes(Candidate(recipe=recipe))["bytes"]

@@ -10,8 +10,6 @@ from sharetune.results.page.report import write_report
 from sharetune.results.reading import attributes as record
 from sharetune.results.reading.servers import name_plugins
 from sharetune.search.config import StudyConfig
-from sharetune.search.estimate import has_long_to_go
-from sharetune.search.gpus import workers_here
 from sharetune.search.latency_limit import measured
 from sharetune.search.live import Live
 from sharetune.search.progress import Progress
@@ -31,8 +29,6 @@ from sharetune.search.study.writer import one_error, reading
 from sharetune.search.workers import in_process
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import Evaluator, JobResources
-from sharetune.spaces.pace import Pace
-from sharetune.spaces.recipe import Candidate
 from sharetune.spaces.run_folder import RunFolder
 
 
@@ -80,26 +76,15 @@ def run(
 
 
 def _rehearsal(config: StudyConfig, connected: Future[None] | None) -> Rehearse:
-    """Return how a first batch is tried: in this process, or by workers where they have GPUs.
+    """Return how a first batch is tried: in this process, or by workers where they have GPUs."""
+    if connected is not None:
+        from sharetune.search.workers import ray_cluster
 
-    Where a study is long, all workers try it once more, at once.
-    """
+        connected.result()
+        if ray_cluster.worker_resources(config)["GPU"]:
+            return partial(ray_cluster.rehearse, config)
     resources = JobResources(threads=config.resources.cpu)
-    if connected is None:
-        return lambda evaluator, candidate: evaluator.rehearse(candidate, resources)
-    from sharetune.search.workers import ray_cluster
-
-    connected.result()
-    if ray_cluster.worker_resources(config)["GPU"]:
-        return partial(ray_cluster.rehearse, config)
-
-    def rehearse(evaluator: Evaluator, candidate: Candidate) -> Pace | None:
-        alone = evaluator.rehearse(candidate, resources)
-        if alone is None or not has_long_to_go(config, evaluator, alone):
-            return alone
-        return ray_cluster.rehearse(config, evaluator, candidate, workers_here(config, alone))
-
-    return rehearse
+    return lambda evaluator, candidate: evaluator.rehearse(candidate, resources)
 
 
 def _execute(searching: Search) -> None:

@@ -1,7 +1,6 @@
 """How long trainings take and how much memory they need, measured before a study's first trial."""
 
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,6 @@ class Pace:
     gpu_memory: int = 0
     examples: int = 0
     judged: int = 0
-
-    @classmethod
-    def slowest(cls, paces: Iterable["Pace"]) -> "Pace":
-        """Return the most seconds and bytes of trainings that ran at once."""
-        return cls(*map(max, zip(*map(astuple, paces), strict=True)))
 
     def of_batch(self, share: float) -> "Pace":
         """Return the pace of batches of `share` (above 0) times the examples."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sharetune.search.config import StudyConfig
     from sharetune.search.live import Live
     from sharetune.spaces.evaluator import Evaluator
-    from sharetune.spaces.recipe import Candidate
     from sharetune.trainers.tasks.base import Task
 
 TRIALS = 24
@@ -327,32 +326,14 @@ def rehearsed(
     `live` are functions of the caller that the study names. Yields the evaluator and the pace; None
     where a batch needs more memory than there is. Raises :class:`SharetuneError` if a search would.
     """
-    from sharetune.search.estimate import has_long_to_go
-    from sharetune.search.gpus import workers_here
     from sharetune.search.starting import NOTHING_LIVE, real_evaluator, reference, refuse_unfit
     from sharetune.spaces.evaluator import JobResources
 
     with TemporaryDirectory() as scratch:
         evaluator = real_evaluator(config, RunFolder(Path(scratch)), live or NOTHING_LIVE)
         refuse_unfit(config, evaluator)
-        candidate, resources = reference(config), JobResources(threads=config.resources.cpu)
-        pace = evaluator.rehearse(candidate, resources)
-        if pace is not None and has_long_to_go(config, evaluator, pace):
-            pace = _all_at_once(config, evaluator, candidate, workers_here(config, pace))
-        yield evaluator, pace
-
-
-def _all_at_once(
-    config: "StudyConfig", evaluator: "Evaluator", candidate: "Candidate", workers: int
-) -> Pace | None:
-    """Try the first batch on `workers` of a cluster that is ended then; return their pace."""
-    from sharetune.search.run import cluster
-    from sharetune.search.workers import ray_cluster
-
-    with cluster(config, None) as connected:
-        assert connected is not None, "several workers are Ray's"
-        connected.result()
-        return ray_cluster.rehearse(config, evaluator, candidate, workers)
+        resources = JobResources(threads=config.resources.cpu)
+        yield evaluator, evaluator.rehearse(reference(config), resources)
 
 
 def _check(text: str, out: Path) -> None:

@@ -160,24 +160,18 @@ def disconnect() -> None:
     ending.join(DISCONNECT_S)
 
 
-def rehearse(
-    config: StudyConfig, evaluator: Evaluator, candidate: Candidate, workers: int = 1
-) -> Pace | None:
-    """Try the candidate on `workers` at once; return the slowest one's pace.
+def rehearse(config: StudyConfig, evaluator: Evaluator, candidate: Candidate) -> Pace | None:
+    """Try the candidate on a worker, whose device this process leaves alone.
 
-    This process leaves their devices alone. Raises :class:`SharetuneError` if no trial could be
-    trained.
+    Raises :class:`SharetuneError` if no trial could be trained.
     """
     needed = worker_resources(config)
     on_worker: Any = ray.remote(num_cpus=needed["CPU"], num_gpus=needed["GPU"], max_calls=1)
-    task, resources = on_worker(_rehearsed), JobResources(threads=config.resources.cpu)
-    shared = ray.put(evaluator)
-    found = ray.get([task.remote(shared, candidate, resources) for _ in range(workers)])
-    for error in found:
-        if isinstance(error, SharetuneError):
-            raise error
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    return None if None in found else replace(Pace.slowest(found), gpus=gpus)
+    task = on_worker(_rehearsed)
+    found = ray.get(task.remote(evaluator, candidate, JobResources(threads=config.resources.cpu)))
+    if isinstance(found, SharetuneError):
+        raise found
+    return found and replace(found, gpus=int(ray.cluster_resources().get("GPU", 0)))
 
 
 def _rehearsed(

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-import pytest
-
-from sharetune.search.estimate import expectation, has_long_to_go
+from sharetune.search.estimate import expectation
 from sharetune.search.run import run
 from sharetune.spaces.pace import Pace
 from tests.search.fakes import FakeEvaluator
@@ -40,23 +38,3 @@ def test_it_is_told_before_the_first_trial(tmp_path, capsys):
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("a trial takes about ")
     assert "4 trials to come, in about " in told[1]
-
-
-def test_the_slowest_of_trainings_at_once():
-    other = Pace(load_s=2.0, step_s=0.4, judge_s=0.01, memory=2_100_000_000, held=7)
-    assert Pace.slowest([PACE, other]) == Pace(2.0, 0.5, 0.01, 2_300_000_000, 7, judged=200)
-
-
-@pytest.mark.parametrize(
-    ("changes", "gpus", "long"),
-    [
-        ({"executor": "ray", "resources": {"workers": 2}}, 0, True),  # 10 trials of 204 s: 1,020 s
-        ({"executor": "ray", "resources": {"workers": 10}}, 0, False),  # 204 s
-        ({"executor": "ray", "resources": {"workers": 1}}, 0, False),
-        ({"executor": "local"}, 0, False),
-        ({"executor": "ray", "resources": {"workers": 2}}, 2, False),
-    ],
-)
-def test_long_studies_of_several_workers_are_timed_at_once(changes, gpus, long):
-    config = study(space={"recipe": {"steps": 400}}, **changes)
-    assert has_long_to_go(config, Timed(), replace(PACE, gpus=gpus)) is long

@@ -2,8 +2,7 @@
 
 import json
 import os
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from sharetune.search.run import run
 from sharetune.search.starting import refuse_unfit
 from sharetune.search.workers import ray_cluster
 from sharetune.spaces.errors import ConfigError, RunError
-from sharetune.spaces.pace import Pace
 from tests.search.fakes import FakeEvaluator
 from tests.search.studies import study
 from tests.search.test_run import trials
@@ -140,40 +138,6 @@ def test_what_workers_of_one_trial_cannot_do_is_refused_before_any_is_trained(tm
         ray_cluster.require_gpus(gpus)
     assert "or join a cluster with --address" in caught.value.hint
     assert not (tmp_path / "run").exists()
-
-
-@dataclass(frozen=True)
-class Slowed(FakeEvaluator):
-    """A model whose step takes as many seconds as workers have tried one, and 100 in this process.
-
-    Each worker waits for another.
-    """
-
-    driver: int = 0
-
-    def rehearse(self, candidate, resources):
-        if os.getpid() == self.driver:
-            return Pace(1.0, 100.0, 0.0, 0)
-        (self.folder / str(os.getpid())).touch()
-        end = time.monotonic() + 60
-        while len(list(self.folder.iterdir())) < 2 and time.monotonic() < end:
-            time.sleep(0.05)
-        return Pace(1.0, float(len(list(self.folder.iterdir()))), 0.0, 0)
-
-
-@pytest.mark.slow
-def test_all_workers_of_a_long_study_are_timed_at_once(tmp_path, capsys):
-    config = study(
-        executor="ray",
-        resources={"workers": 2},
-        budget={"trials": 4},
-        space={"recipe": {"steps": 30}},
-    )
-    (tmp_path / "pids").mkdir()
-    slowed = Slowed(folder=tmp_path / "pids", driver=os.getpid())
-    run(config, out=tmp_path / "run", evaluator=slowed)
-    told = capsys.readouterr().err.replace("\N{NARROW NO-BREAK SPACE}", " ")
-    assert "(30 steps of 2.0 s), 4 trials on 2 workers about 2 min 4 s" in told
 
 
 @pytest.mark.slow
