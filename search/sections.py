@@ -5,11 +5,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.evaluator import PREDICTIONS

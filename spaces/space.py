@@ -6,12 +6,7 @@ A space has templates of groups, and leaves of a recipe and of compression.
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sharetune.spaces.compression import Compression
 from sharetune.spaces.errors import ConfigError, SharetuneError

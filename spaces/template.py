@@ -6,12 +6,7 @@ Groups are placed from left to right inside their region, so that no draw can ov
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.group import Group

@@ -123,9 +123,8 @@ class Size:
     def fitting(self, hours: float, pace: Pace, workers: int) -> "Size":
         """Return a size that takes at most about `hours`, by the `pace` of batches as they are.
 
-        Short time has few trials first, then few
-        steps, then small batches, and few rounds of latency. Raises :class:`ConfigError` for hours
-        in which ten trials train nothing.
+        Short time has few trials first, then few steps, then small batches, and few rounds of
+        latency. Raises :class:`ConfigError` for hours in which ten trials train nothing.
         """
         a_step, besides = pace.step_s, pace.besides_s
         seconds = TRAINED * 3600 * hours * workers

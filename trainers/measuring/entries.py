@@ -11,9 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.models.parameters import head_parameters
-from sharetune.trainers.models.structure import (
-    weight_out_in,
-)
+from sharetune.trainers.models.structure import weight_out_in
 
 Shape = tuple[int, ...]
 

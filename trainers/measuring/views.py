@@ -14,11 +14,7 @@ from transformers.cache_utils import Cache
 from sharetune.trainers.measuring import sizes
 from sharetune.trainers.measuring.cache import Kept, cache_watched
 from sharetune.trainers.measuring.entries import Entries, Shape, entries_of, pop_prefix
-from sharetune.trainers.models.structure import (
-    Slot,
-    Stack,
-    find_stacks,
-)
+from sharetune.trainers.models.structure import Slot, Stack, find_stacks
 
 
 @dataclass
