@@ -96,7 +96,7 @@ def reference(folder: Path) -> None:
     )
 
     torch.set_num_threads(1)
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     tokenizer, splits = tokenised({"train": None, "test": TEST_ROWS})
     trainer = Trainer(
         model_init=lambda: AutoModelForSequenceClassification.from_pretrained(

@@ -84,7 +84,7 @@ def reference(folder: Path, trials: int) -> None:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space={

@@ -79,7 +79,7 @@ def test_ray_gives_each_worker_its_part(tmp_path, monkeypatch):
     """The cluster counts one GPU, which it need not have."""
     os.environ.update(ray_cluster.QUIET)
     monkeypatch.setattr(ray_cluster, "disconnect", lambda: None)
-    ray.init(num_cpus=6, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=6, num_gpus=1, include_dashboard=False, log_to_driver=False)
     asked, out = {"executor": "ray", "resources": {"gpu": "auto"}}, tmp_path / "run"
     try:
         run(study(**asked, budget={"trials": 4}), out=out, evaluator=Weighed())
