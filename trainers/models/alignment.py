@@ -46,11 +46,11 @@ class UnitView:
     """The units of one family (one attention, or the FFN) in one layer.
 
     `importance` (units) is the norm of each unit's contribution to the layer's output. `features`
-    (units, any) are the vectors by which units are matched, normalised to length 1.
+    computes the vectors by which units are matched, (units, any), normalised to length 1.
     """
 
     importance: Tensor
-    features: Tensor
+    features: Callable[[], Tensor]
 
 
 Order = Callable[[Sequence[UnitView], Sequence[int]], list[Tensor]]
@@ -71,14 +71,14 @@ def first(views: Sequence[UnitView], shared: Sequence[int]) -> list[Tensor]:
 def best_match(views: Sequence[UnitView], shared: Sequence[int]) -> list[Tensor]:
     """the units that match best across layers"""
     reference = views[(len(views) - 1) // 2]
-    everyone = torch.arange(len(reference.importance))
-    partners = Partners(reference.features)
+    theirs = reference.features()
+    everyone = torch.arange(len(theirs))
+    partners = Partners(theirs)
     others = [view for view in views if view is not reference]
-    found = iter(matched([(partners, view.features, everyone) for view in others]))
+    found = iter(matched([(view.features, [(partners, everyone)]) for view in others]))
     orders = [everyone if view is reference else next(found) for view in views]
     scores = [
-        (view.features[own] * reference.features).sum(1)
-        for view, own in zip(views, orders, strict=True)
+        (view.features()[own] * theirs).sum(1) for view, own in zip(views, orders, strict=True)
     ]
     order = _in_tiers(torch.stack(scores).sum(0).argsort(descending=True), shared)
     return [own[order] for own in orders]
@@ -89,19 +89,19 @@ def importance(views: Sequence[UnitView], shared: Sequence[int]) -> list[Tensor]
     """the least important units, matched; the important ones stay private"""
     widest = [place for place, count in enumerate(shared) if count == max(shared)]
     leader = views[widest[(len(widest) - 1) // 2]]
-    order = _in_tiers(leader.importance.argsort(), shared)
+    order, features = _in_tiers(leader.importance.argsort(), shared), leader.features()
     partners = {
-        count: [Partners(leader.features[units]) for units in (order[:count], order[count:])]
+        count: [Partners(features[units]) for units in (order[:count], order[count:])]
         for count in set(shared)
     }
     meetings = []
     for view, count in zip(views, shared, strict=True):
         least = view.importance.argsort()[:count].sort().values
-        parts = zip(partners[count], (least, _others(least, len(view.importance))), strict=True)
+        rows = least, _others(least, len(view.importance))
         if view is not leader:
-            meetings += [(own, view.features, units) for own, units in parts]
+            meetings.append((view.features, list(zip(partners[count], rows, strict=True))))
     found = iter(matched(meetings))
-    return [order if view is leader else torch.cat([next(found), next(found)]) for view in views]
+    return [order if view is leader else next(found) for view in views]
 
 
 def _in_tiers(ranked: Tensor, shared: Sequence[int]) -> Tensor:
@@ -132,7 +132,7 @@ def align_(
     family. Without `activations` units are matched by their weights alone. Returns the activations
     whose columns are units, with the columns in the new order.
     """
-    out = next(slot for slot in slots if slot.axis == 1)
+    out = _output(slots)
     views = [
         _view(layer, slots, (activations or {}).get((stack, number, out.path)))
         for number, layer in layers.items()
@@ -205,27 +205,46 @@ def contributions(layer: nn.Module, slots: Sequence[Slot], activations: Tensor |
     `slots` are all its matrices, `activations` the inputs of its output matrix (tokens x columns);
     without them the weights alone decide.
     """
-    return _view(layer, slots, activations).importance
+    answers = _answers(slots, activations)
+    if answers is None or answers.shape[2] > 1:
+        return _vectors(layer, slots, activations).norm(dim=1)
+    return answers[:, :, 0].square().mean(1).sqrt() * _columns(layer, slots).norm(dim=1)
 
 
 def _view(layer: nn.Module, slots: Sequence[Slot], activations: Tensor | None) -> UnitView:
-    out = next(slot for slot in slots if slot.axis == 1)
-    columns = _by_unit(weight_out_in(layer.get_submodule(out.path)).detach().float(), out)
-    if activations is None:
-        weights = [
-            _by_unit(weight_out_in(layer.get_submodule(slot.path)).detach().float(), slot)
-            for slot in slots
-        ]
-        features = torch.cat(weights, dim=1)
-        return UnitView(features.norm(dim=1), functional.normalize(features))
-    answers = activations.unflatten(1, (out.units, -1)).transpose(0, 1)
+    return UnitView(
+        contributions(layer, slots, activations),
+        lambda: functional.normalize(_vectors(layer, slots, activations)),
+    )
+
+
+def _vectors(layer: nn.Module, slots: Sequence[Slot], activations: Tensor | None) -> Tensor:
+    """Return what units are compared by, (units, any): their answers, or all their weights."""
+    answers = _answers(slots, activations)
+    if answers is None:
+        matrices = [(weight_out_in(layer.get_submodule(slot.path)), slot) for slot in slots]
+        return torch.cat([_by_unit(w.detach().float(), slot) for w, slot in matrices], dim=1)
     if answers.shape[2] == 1:
-        centred = answers[:, :, 0] - answers[:, :, 0].mean(1, keepdim=True)
-        size = answers[:, :, 0].square().mean(1).sqrt() * columns.norm(dim=1)
-        return UnitView(size, functional.normalize(centred))
-    heads, answers = columns.unflatten(1, (-1, answers.shape[2])), answers[:, :HEAD_TOKENS]
-    contributions = torch.einsum("utd,uod->uto", answers, heads).flatten(1)
-    return UnitView(contributions.norm(dim=1), functional.normalize(contributions))
+        return answers[:, :, 0] - answers[:, :, 0].mean(1, keepdim=True)
+    heads = _columns(layer, slots).unflatten(1, (-1, answers.shape[2]))
+    return torch.einsum("utd,uod->uto", answers[:, :HEAD_TOKENS], heads).flatten(1)
+
+
+def _answers(slots: Sequence[Slot], activations: Tensor | None) -> Tensor | None:
+    """Return the inputs of the output matrix as (units, tokens, width of a unit)."""
+    if activations is None:
+        return None
+    return activations.unflatten(1, (_output(slots).units, -1)).transpose(0, 1)
+
+
+def _columns(layer: nn.Module, slots: Sequence[Slot]) -> Tensor:
+    """Return the output matrix as (units, weights of the unit)."""
+    out = _output(slots)
+    return _by_unit(weight_out_in(layer.get_submodule(out.path)).detach().float(), out)
+
+
+def _output(slots: Sequence[Slot]) -> Slot:
+    return next(slot for slot in slots if slot.axis == 1)
 
 
 def _by_unit(weight: Tensor, slot: Slot) -> Tensor:

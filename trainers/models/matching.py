@@ -7,7 +7,7 @@ costs) gives it one of them, or none. Those left without are matched among thems
 `benchmarks/matching.py` measures what is lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -30,17 +30,21 @@ CANDIDATES = 24
 ROWS = 2048
 """Units that are compared with all others at once, which bounds memory."""
 
-
-Meeting = tuple["Partners", Tensor, Tensor]
-"""Partners, the features of a layer's units, and the rows of those that meet the partners."""
+Meeting = tuple[Callable[[], Tensor], Sequence[tuple["Partners", Tensor]]]
+"""A function that computes the features of a layer's units; partners, and rows that meet them."""
 
 
 def matched(meetings: Sequence[Meeting]) -> list[Tensor]:
-    """Return the rows of each meeting in the order of its partners, several at once."""
+    """Return the rows of each meeting in the order of its partners, several at once.
+
+    A layer's features are held only while its units are matched: all layers' take more memory
+    than the model.
+    """
 
     def match(meeting: Meeting) -> Tensor:
-        partners, features, rows = meeting
-        return rows[partners.match(features[rows])]
+        compute, parts = meeting
+        features = compute()
+        return torch.cat([rows[partners.match(features[rows])] for partners, rows in parts])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return list(pool.map(match, meetings))

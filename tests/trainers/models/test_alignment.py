@@ -1,6 +1,7 @@
 """Permuted units: the function stays, what matches meets, what matters stays private."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from tests.families import CONFIGS, inputs, logits, tiny
 
 
 def view(importance, features):
-    return UnitView(torch.tensor(importance), torch.nn.functional.normalize(torch.tensor(features)))
+    vectors = torch.nn.functional.normalize(torch.tensor(features))
+    return UnitView(torch.tensor(importance), lambda: vectors)
 
 
 ONE = view([3.0, 1.0, 2.0], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -36,6 +38,22 @@ TWO = view([1.0, 2.0, 3.0], [[0.0, 0.1, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.2]])
 def test_orders(order, shared, expected):
     found = [permutation.tolist() for permutation in ORDERS[order]([ONE, TWO], [shared, shared])]
     assert found == expected
+
+
+@pytest.mark.parametrize("order", ["best-match", "importance"])
+def test_few_layers_features_are_held_at_once(order):
+    """The leader's, a layer's and what they are compared by; nine layers have them."""
+    alive, most = weakref.WeakSet(), []
+
+    def watched():
+        vectors = torch.eye(3)
+        alive.add(vectors)
+        most.append(len(alive))
+        return vectors
+
+    views = [UnitView(torch.tensor([3.0, 1.0, 2.0]), watched) for _ in range(9)]
+    assert len(ORDERS[order](views, [1] * 9)) == 9
+    assert len(most) >= 9 and max(most) <= 1 + torch.get_num_threads() + 1
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

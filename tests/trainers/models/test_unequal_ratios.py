@@ -77,8 +77,8 @@ def test_saved_equals_loaded_and_dense(family, tmp_path):
 
 
 def test_each_layers_least_important_units_read_the_first_of_the_bank():
-    one = UnitView(torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.eye(4))
-    two = UnitView(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.eye(4)[[1, 0, 3, 2]])
+    one = UnitView(torch.tensor([3.0, 1.0, 2.0, 4.0]), lambda: torch.eye(4))
+    two = UnitView(torch.tensor([1.0, 2.0, 3.0, 4.0]), lambda: torch.eye(4)[[1, 0, 3, 2]])
     # the leader's least is unit 1, then 2; the other layer shares one: its least, unit 0
     found = ORDERS["importance"]([one, two], [2, 1])
     assert [own.tolist()[:count] for own, count in zip(found, (2, 1), strict=True)] == [[1, 2], [0]]
