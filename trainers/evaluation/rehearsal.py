@@ -29,7 +29,7 @@ from sharetune.trainers.training.trainer import TrainingInputs, memory_watched, 
 PREDICTED = 2
 """Examples that are predicted: one that fills the batch, and one that is padded."""
 
-SLOW_S = 5.0
+SLOW_S = 20.0
 """Seconds of a first step from which on a second one, without a start's costs, says no more."""
 
 TIMED = 16
