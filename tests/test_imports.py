@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
-from tests.structure import House, circle
+from tests.structure import REASONS, House, circle
 
 MAY_IMPORT = {
     "spaces": {"spaces"},
@@ -49,6 +49,10 @@ def test_no_files_import_each_other_in_a_circle():
 
 def test_no_rooms_import_each_other_in_a_circle():
     assert circle(ROOMS) == []
+
+
+def test_a_function_is_short_or_a_reason_is_known():
+    assert HOUSE.large_functions() == set(REASONS)
 
 
 def test_a_circle_is_found():

@@ -345,6 +345,14 @@ def execute(search: Search) -> None:
     searcher = JobSearcher(search, services)
     bundles = tune.PlacementGroupFactory([resources for _ in range(each)])
     trainable = tune.with_resources(tune.with_parameters(Worker, shared=shared), bundles)
+    settings = tune.TuneConfig(
+        search_alg=searcher,
+        scheduler=RungScheduler(searcher),
+        max_concurrent_trials=workers,
+        num_samples=-1,
+        reuse_actors=True,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
     with (
         tempfile.TemporaryDirectory(prefix="sharetune-") as scratch,
         stopped_when_safe() as stop_if_asked,
@@ -352,26 +360,21 @@ def execute(search: Search) -> None:
         _error_of_the_search(searcher),
         _watch(search) as watch,
     ):
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=RungScheduler(searcher),
-                max_concurrent_trials=workers,
-                num_samples=-1,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name="jobs",
-                storage_path=scratch,
-                verbose=0,
-                progress_reporter=SilentReporter(),
-                callbacks=[BetweenSteps(stop_if_asked, searcher, watch, services)],
-                failure_config=tune.FailureConfig(max_failures=0),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
+        between = BetweenSteps(stop_if_asked, searcher, watch, services)
+        tune.Tuner(trainable, tune_config=settings, run_config=_quiet_run(scratch, between)).fit()
+
+
+def _quiet_run(scratch: str, callback: tune.Callback) -> tune.RunConfig:
+    """Return Ray Tune's settings of a run that keeps and prints nothing of its own."""
+    return tune.RunConfig(
+        name="jobs",
+        storage_path=scratch,
+        verbose=0,
+        progress_reporter=SilentReporter(),
+        callbacks=[callback],
+        failure_config=tune.FailureConfig(max_failures=0),
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+    )
 
 
 def _watch(search: Search) -> AbstractContextManager[PulseWatch | None]:

@@ -184,20 +184,8 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
     if isinstance(model, SharedModel):
         refuse_compressed(model.sharing.compression, format)
     written = exporter(model.eval(), folder)
-    answer, batches = written.reload(folder), samples(model)
-    own = written.compared(answering(model))
-    differences = list(_differences(own, answer, batches, written.distance))
-    difference = float(torch.tensor(differences).max())  # NaN if any is
-    if not difference <= written.tolerance:
-        raise ModelError(
-            f"the {format} export gives other logits than the model: they differ by "
-            f"{difference:.3g}, and {written.tolerance:g} is allowed",
-            "export as shared, and report the plan and the model's class",
-        )
-    if written.greedy is not None and model.can_generate():
-        check_greedy(model, written.greedy(folder), batches[0], written.tolerance)
     exported = Exported(
-        difference=difference,
+        difference=_difference(model, written, folder, format),
         size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         weights=sum(path.stat().st_size for path in folder.glob(written.weights)),
         planned=saved_bytes(model) if written.planned is None else written.planned,
@@ -211,6 +199,26 @@ def write(model: PreTrainedModel, folder: Path, format: str) -> Exported:
             "report the plan and the model's class",
         )
     return exported
+
+
+def _difference(model: PreTrainedModel, written: Written, folder: Path, format: str) -> float:
+    """Return the largest difference of the export's answers from the model's.
+
+    Raises :class:`ModelError` if it is larger than the format allows, or if greedy texts differ.
+    """
+    answer, batches = written.reload(folder), samples(model)
+    own = written.compared(answering(model))
+    differences = list(_differences(own, answer, batches, written.distance))
+    difference = float(torch.tensor(differences).max())  # NaN if any is
+    if not difference <= written.tolerance:
+        raise ModelError(
+            f"the {format} export gives other logits than the model: they differ by "
+            f"{difference:.3g}, and {written.tolerance:g} is allowed",
+            "export as shared, and report the plan and the model's class",
+        )
+    if written.greedy is not None and model.can_generate():
+        check_greedy(model, written.greedy(folder), batches[0], written.tolerance)
+    return difference
 
 
 def check_greedy(

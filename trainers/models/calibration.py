@@ -100,20 +100,24 @@ def _recorded_inputs(model: PreTrainedModel) -> Iterator[dict[Key, Tensor]]:
 
         handles.append(module.register_forward_pre_hook(remember))
     for key, experts, count in _mixtures(find_stacks(model).values()):
-
-        def weigh(
-            module: nn.Module, args: Any, kwargs: Any, output: Any, key: Any = key, n: int = count
-        ) -> None:
-            found = expert_norms(module, (*args, *kwargs.values()), output, n)
-            if found is not None:
-                seen[key] = found
-
+        weigh = _weighing(seen, key, count)
         handles.append(experts.register_forward_hook(weigh, with_kwargs=True))
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _weighing(seen: dict[Key, Tensor], key: Key, experts: int) -> Callable[..., None]:
+    """Return a hook that writes into `seen` the norm of what each expert gives to a token."""
+
+    def weigh(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        found = expert_norms(module, (*args, *kwargs.values()), output, experts)
+        if found is not None:
+            seen[key] = found
+
+    return weigh
 
 
 def _matrices(stacks: Iterable[Stack]) -> Iterator[tuple[Key, Slot, nn.Module]]:

@@ -60,6 +60,9 @@ from sharetune.trainers.models.structure import (
 )
 from sharetune.trainers.models.units import shared_units
 
+Place = tuple[str, tuple[int, ...]]
+"""The path of a list of layers, and the places there that a stack's layers are at."""
+
 
 def share_(
     model: PreTrainedModel,
@@ -88,28 +91,25 @@ def share_(
     lists = arrangements(stacks, orders)
     sharing = Sharing(bound, copy.deepcopy(model.config.to_dict()), orders, shapes)
     recorded = as_recorded(activations or {})
-    moving = _movable(model, stacks, bound, recorded)
-    seen = copy.copy(recorded)
-    stacks, origins = _change_layers(model, stacks, bound, seen, moving)
+    stacks, origins, seen = _change_layers(model, stacks, bound, recorded)
+    places = _arrange(model, lists)
     model.banks = nn.ModuleList()
-    for arrangement in lists:
-        _arrange_layers(model, arrangement)
-    places = {
-        stack.name: (one.path, one.places(stack.name)) for one in lists for stack in one.stacks
-    }
     for group in bound.groups:
         stack = stacks[group.stack or ""]
-        for own, origin in zip(banks_of(group), origins[group], strict=True):
-            layers, order = _layers_at(model, *places[stack.name]), orders[stack.name]
-            readers = [i for i, layer in enumerate(order) if layer in own]
-            positions = Positions(layers, order, readers, origin)
+        layers, order = _layers_at(model, *places[stack.name]), orders[stack.name]
+        for positions in _read_together(group, layers, order, origins[group]):
             model.banks.append(_share_bank(stack, group, positions, seen, schedule))
     share_caches_(model)
-    is_found = all(stack.is_whole and len(places[name][1]) > 1 for name, stack in stacks.items())
     settled = copy.deepcopy(model.config.to_dict())
-    model.sharing = replace(sharing, settled=settled, places={} if is_found else places)
+    model.sharing = replace(sharing, settled=settled, places=_needed(stacks, places))
     model.__class__ = shared_class(type(model))  # type: ignore[arg-type]
     return model
+
+
+def _needed(stacks: Mapping[str, Stack], places: dict[str, Place]) -> dict[str, Place]:
+    """Return the places, or none where the stacks are found in the model without them."""
+    found = all(stack.is_whole and len(places[name][1]) > 1 for name, stack in stacks.items())
+    return {} if found else places
 
 
 def _refuse_shared(model: PreTrainedModel) -> None:
@@ -124,14 +124,14 @@ def _change_layers(
     model: PreTrainedModel,
     stacks: dict[str, Stack],
     plan: SharingPlan,
-    seen: dict[tuple[str, int, str], Tensor],
-    moving: set[Family],
-) -> tuple[dict[str, Stack], dict[Group, list["Origin"]]]:
+    recorded: Recorded,
+) -> tuple[dict[str, Stack], dict[Group, list["Origin"]], Recorded]:
     """Merge, narrow and align layers in place, before any shares.
 
-    Returns the stacks as they then are and the origins of each group's banks; `seen` gets the
-    activations as the units are then ordered.
+    Returns the stacks as they then are, the origins of each group's banks, and what was recorded as
+    the units are then ordered.
     """
+    moving, seen = _movable(model, stacks, plan, recorded), copy.copy(recorded)
     with_weights = () if _is_shape_only(model) else plan.groups
     for group in with_weights:
         if isinstance(group.form, Merge) and group.init == "mean":
@@ -145,7 +145,7 @@ def _change_layers(
         if group.matches_units and group.form.shares:
             stack = stacks[group.stack or ""]
             seen |= _align(stack, group, plan, origins[group], seen, moving)
-    return stacks, origins
+    return stacks, origins, seen
 
 
 def share_params(
@@ -395,6 +395,15 @@ class Positions:
             self.layers.set_submodule(f"{i}.{path}", reader.train(self.layers.training))
 
 
+def _read_together(
+    group: Group, layers: nn.ModuleList, order: Sequence[int], origins: Sequence[Origin]
+) -> Iterator[Positions]:
+    """Yield the positions that read each of the group's banks."""
+    for own, origin in zip(banks_of(group), origins, strict=True):
+        readers = [place for place, layer in enumerate(order) if layer in own]
+        yield Positions(layers, order, readers, origin)
+
+
 def _share_bank(
     stack: Stack,
     group: Group,
@@ -481,6 +490,13 @@ def _layers_at(model: PreTrainedModel, path: str, places: Sequence[int]) -> nn.M
     layers = nn.ModuleList([whole[place] for place in places])
     layers.training = whole.training
     return layers
+
+
+def _arrange(model: PreTrainedModel, lists: Sequence[Arrangement]) -> dict[str, Place]:
+    """Arrange the layers of all lists; return where those of each stack then are."""
+    for arrangement in lists:
+        _arrange_layers(model, arrangement)
+    return {stack.name: (one.path, one.places(stack.name)) for one in lists for stack in one.stacks}
 
 
 def _arrange_layers(model: PreTrainedModel, arrangement: Arrangement) -> None:
