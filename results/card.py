@@ -199,7 +199,9 @@ def _metadata(study: StudyRecord, trial: Row, format: str) -> str:
 def _results(study: StudyRecord, trial: Row, task: str) -> dict[str, Any]:
     """Return a model's metrics as the hub's leaderboards read them."""
     data = study.config["task"]
-    name = str(_without_path(data.get("test") or data.get("train") or "data"))
+    test = data.get("test")
+    source = test if isinstance(test, str) else data.get("train")
+    name = str(_without_path(source or "data"))
     metrics = [
         {"type": each.name, "value": round(trial.value(each), 6), "name": _title(trial, each)}
         for each in study.trained

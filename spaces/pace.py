@@ -30,6 +30,14 @@ class Pace:
         memory = self.memory - round((1 - share) * varying)
         return replace(self, step_s=self.step_s * share, memory=memory)
 
+    def measured_on(self, share: float) -> "Pace":
+        """Return the pace where only a `share` (0..1) of what is held out is, and the rest trains.
+
+        One example at least is held out.
+        """
+        judged = max(1, round(share * self.judged))
+        return replace(self, judged=judged, examples=self.examples + self.judged - judged)
+
     def trial_s(self, steps: int) -> float:
         """Return the seconds of an unshared trial of this number of steps."""
         return self.step_s * steps + self.besides_s

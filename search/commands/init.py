@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from glob import glob
@@ -78,8 +78,15 @@ PRETRAINED = "{low: 1.0e-5, high: 3.0e-4, log: true}"
 FROM_SCRATCH = "{low: 5.0e-4, high: 5.0e-3, log: true}"
 """Range of learning rates for training from random weights, which need larger ones."""
 
-HELD_OUT = f"{'':34}# without test: a fifth of the training examples is held out\n"
+MEASURED, LEAST_JUDGED = 0.25, 50
+"""Part of a trial's time that measuring may take where hours are few; and examples below which no
+test split is brought for it, as their numbers have wide intervals."""
+
+A_FIFTH = f"{'':34}# without test: a fifth of the training examples is held out\n"
 """A task's line in place of a test file."""
+
+A_PART = "  test: {part:<26g}# the fraction of the training examples that is held out\n"
+"""The same where measuring on a fifth would take most of a trial."""
 
 TEMPLATE = """\
 # {stacks}
@@ -148,14 +155,28 @@ class Size:
         return max(1, min(MOST_TRIALS, int(seconds / each)))
 
 
+def judged_in(hours: float, pace: Pace, workers: int) -> int:
+    """Return the examples that each of ten trials can be measured on in `hours`, at most all.
+
+    That takes at most a quarter of a trial, unless fewer than fifty examples would be left.
+    """
+    a_trial = TRAINED * 3600 * hours * workers / LEAST_TRIALS
+    most = max(LEAST_JUDGED, int(MEASURED * a_trial / pace.judge_s))
+    return min(pace.judged, most)
+
+
 @dataclass(frozen=True)
 class Proposal:
-    """A first study: its `fields` but for its `size`; of `examples` for training."""
+    """A first study: its `fields` but for its `size`; of `examples` for training.
+
+    With `a_fifth` it tests on as much of its training data, since it has no other.
+    """
 
     fields: Mapping[str, str]
     size: Size
     examples: int
     hours: float | None = None
+    a_fifth: bool = False
 
     def too_short(self) -> Iterator[str]:
         """Yield a warning if hours are so few that a trial does not see every example once."""
@@ -208,11 +229,16 @@ def write_study(
     texts = {"name": out.resolve().parent.name if out.stem == "study" else out.stem}
     texts |= {"model": _beside(model, out), "data": _beside(task["train"], out)}
     texts |= {"test": _beside(task["test"], out)} if "test" in task else {}
+
+    def measured_on(part: float) -> Proposal:
+        """Return the proposal of a study that holds out a `part` (0..1) of its training data."""
+        return proposal_of(read_task(task | keys | {"test": part}), model, texts, keys)
+
     proposed = proposal_of(made, model, texts, keys)
     _check(proposed.text, out)
     out.write_text(proposed.text, "utf-8")
     try:
-        proposed, expected = _rehearsed(out, proposed, hours)
+        proposed, expected = _rehearsed(out, proposed, hours, measured_on)
     except BaseException:
         out.unlink()
         raise
@@ -245,7 +271,7 @@ def proposal_of(
         "model": texts["model"],
         "task": made.name,
         "data": texts["data"],
-        "test": f"  test: {texts['test']}\n" if "test" in texts else HELD_OUT,
+        "test": _test_line(made, texts, keys),
         "keys": "".join(f"  {key}: {json.dumps(value)}\n" for key, value in keys.items()),
         "metric": made.metrics[0],
         "others": ", ".join(made.metrics[1:]) or "nothing else",
@@ -256,7 +282,17 @@ def proposal_of(
         **proposal(shell, shapes, scratch=scratch),
     }
     steps = (SCRATCH if scratch else FINE_TUNING).steps(len(train))
-    return Proposal(fields, Size(TRIALS, steps), len(train))
+    a_fifth = _test_line(made, texts, keys) == A_FIFTH
+    return Proposal(fields, Size(TRIALS, steps), len(train), a_fifth=a_fifth)
+
+
+def _test_line(made: "Task", texts: Mapping[str, str], keys: Mapping[str, Any]) -> str:
+    """Return the line of a study file that says what its models are tested on."""
+    if "test" in texts:
+        return f"  test: {texts['test']}\n"
+    if "test" in keys or not made.holds_out_rows:
+        return ""
+    return A_FIFTH if made.test is None else A_PART.format(part=made.test)
 
 
 def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -292,23 +328,35 @@ def _beside(given: str, out: Path) -> str:
     return json.dumps(path) if set(path) & set(":#'\"{}[],&*!|>%@`") else path
 
 
-def _rehearsed(out: Path, proposed: Proposal, hours: float | None) -> tuple[Proposal, str]:
+def _rehearsed(
+    out: Path,
+    proposed: Proposal,
+    hours: float | None,
+    measured_on: Callable[[float], Proposal],
+) -> tuple[Proposal, str]:
     """Prepare the study that was written, and try its first batch.
 
     Returns it, written anew with the size that fits into `hours` if they are given, and what to
-    expect of it. Raises :class:`SharetuneError` if a search of it would.
+    expect of it; `measured_on` proposes it with less test data. Raises :class:`SharetuneError` if a
+    search of it would.
     """
     from sharetune.search.estimate import expectation
     from sharetune.search.gpus import workers_here
     from sharetune.search.study_file import load_config
+    from sharetune.trainers.tasks.base import HELD_OUT
 
     config = load_config(out)
     with rehearsed(config) as (evaluator, pace):
         if pace is None:
             return proposed, "a batch needs more memory than this process can have"
+        workers = workers_here(config, pace)
+        share = 1.0 if hours is None else judged_in(hours, pace, workers) / pace.judged
+        if share < 1 and proposed.a_fifth:
+            part = float(f"{HELD_OUT * share:.2g}")
+            proposed, pace = measured_on(part), pace.measured_on(part / HELD_OUT)
         proposed = replace(proposed, examples=pace.examples, hours=hours)
         if hours is not None:
-            size = proposed.size.fitting(hours, pace, workers_here(config, pace))
+            size = proposed.size.fitting(hours, pace, workers)
             pace = pace.of_batch(size.batch / proposed.size.batch)
             proposed = replace(proposed, size=size)
         out.write_text(proposed.text, "utf-8")

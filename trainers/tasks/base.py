@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -62,6 +62,9 @@ MOST_TOKENS = 128
 TOKENS_A_WORD = 1.6
 """Tokens that a word is assumed to have, on the generous side for subword tokenizers."""
 
+HELD_OUT = 0.2
+"""Fraction of the training data that is held out where a study names no test data."""
+
 NEED_A_FITTING_TASK = ("distill", "adversary", "r_drop", "augment", "label_smoothing")
 """Keys of a recipe that only tasks which name them in `fitting` can be trained with."""
 
@@ -103,9 +106,9 @@ class WrittenSplits:
 class Task(StrictModel, ABC):
     """Base class of all tasks. Fields are the keys of a study's `task` section.
 
-    Without `test` a fifth of the training data is held out. With `validation`, of the same kind as
-    `test` or a fraction of the training data, candidates are measured and selected on that split,
-    and only finalists on the test split.
+    `test` may be a fraction of the training data, which is held out; without it that is a fifth.
+    With `validation`, of the same kind as `test`, candidates are measured and selected on that
+    split, and only finalists on the test split.
 
     A study calls :meth:`prepare` once; workers use the :class:`PreparedTask` it returns. `model` is
     a hub name or a folder. A task must say what is abstract here; the rest fits tasks of text whose
@@ -139,10 +142,10 @@ class Task(StrictModel, ABC):
         description="data that candidates are selected on: of the same kind as `test`, or a "
         "fraction (0..1) of the training data; null: the test split",
     )
-    test: str | None = Field(
+    test: str | float | None = Field(
         None,
-        description="test data, of the same kind as `train`; null: a fifth of the training data "
-        "is held out",
+        description="test data, of the same kind as `train`, or a fraction (0..1) of the training "
+        "data, which is held out; null: a fifth of it",
     )
     _held_out: str = PrivateAttr("test")
 
@@ -156,14 +159,16 @@ class Task(StrictModel, ABC):
             )
         return value
 
-    @field_validator("validation")
+    @field_validator("validation", "test")
     @classmethod
-    def _part_of_the_training_data(cls, value: str | float | None) -> str | float | None:
+    def _part_of_the_training_data(
+        cls, value: str | float | None, info: ValidationInfo
+    ) -> str | float | None:
         if isinstance(value, float) and not 0 < value < 1:
             raise ConfigError(
-                f"task.validation must be a file or a fraction of the training data between 0 and "
-                f"1, but got {value:g}",
-                "write validation: 0.2",
+                f"task.{info.field_name} must be a file or a fraction of the training data between "
+                f"0 and 1, but got {value:g}",
+                f"write {info.field_name}: 0.2",
             )
         return value
 
@@ -378,6 +383,16 @@ class Task(StrictModel, ABC):
         return rest.reset_index(drop=True), frame.loc[drawn].reset_index(drop=True)
 
     @property
+    def holds_out_rows(self) -> bool:
+        """Whether a part of the training rows, of any size, can be the test data."""
+        return True
+
+    @property
+    def test_source(self) -> str:
+        """The file or data set that test examples are read from."""
+        return self.test if isinstance(self.test, str) else self.train
+
+    @property
     def evenly_over(self) -> str | None:
         """The column over whose values held-out rows are drawn evenly; None: over all rows."""
         return None
@@ -451,12 +466,12 @@ class Task(StrictModel, ABC):
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Read the training and the test table, each passed through `check(table, source)`.
 
-        Without a test file a fifth of the training rows is held out.
+        Without a test file a part of the training rows is held out.
         """
         train = check(self.table(self.train, "train"), self.train)
-        if self.test is not None:
+        if isinstance(self.test, str):
             return train, check(self.table(self.test, self._held_out), self.test)
-        return self.hold_out(train, 0.2)
+        return self.hold_out(train, self.test or HELD_OUT)
 
     def _make_reader(self, model: str, train: pd.DataFrame) -> Callable[[Any], Any]:
         def make(config: object) -> Any:

@@ -42,7 +42,7 @@ class LabelledFiles(Task):
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         train, test = self.frames(self.columns)
-        labels = label_set(self.labels, (self.train, train), (self.test or self.train, test))
+        labels = label_set(self.labels, (self.train, train), (self.test_source, test))
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)
         return train, test, DataFacts(labels=tuple(labels))

@@ -75,6 +75,10 @@ class NextItem(Task):
     def generates(self) -> bool:
         return True
 
+    @property
+    def holds_out_rows(self) -> bool:
+        return False
+
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         table = self._columns(read_table(self.train, "train"))
         users = table.sort_values(["user", "time"], kind="stable").groupby("user")["item"]

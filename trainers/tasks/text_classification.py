@@ -82,7 +82,7 @@ class TextClassification(Task):
                 raise ConfigError("a regression has no task.labels", "leave labels out")
             return *self.frames(self._columns), DataFacts()
         train, test = self.frames(self._columns)
-        labels = label_set(self.labels, (self.train, train), (self.test or self.train, test))
+        labels = label_set(self.labels, (self.train, train), (self.test_source, test))
         for frame in (train, test):
             frame["label"] = frame["label"].map(labels.index)
         return train, test, DataFacts(labels=tuple(labels))

@@ -28,7 +28,7 @@ from sharetune.trainers.data.streams import (
 )
 from sharetune.trainers.data.tables import column, filled
 from sharetune.trainers.models.dtypes import TRAINED
-from sharetune.trainers.tasks.base import TASKS, DataFacts, Split, Task, WrittenSplits
+from sharetune.trainers.tasks.base import HELD_OUT, TASKS, DataFacts, Split, Task, WrittenSplits
 from sharetune.trainers.tasks.generation import NEW_TOKENS, write_on
 from sharetune.trainers.tasks.prediction import losses
 
@@ -49,6 +49,11 @@ PREDICTED_AT_ONCE = 1000
 
 SEEN = 1e-4
 """Largest difference of logits, as a fraction of the largest, that rounding makes of it."""
+
+
+def _held_out(part: float) -> HeldOut:
+    """Return the rule that holds a `part` (0..1) of a stream's first rows out."""
+    return HeldOut(max(2, round(1 / part)), HELD_ROWS)
 
 
 @TASKS.register("text-generation")
@@ -108,6 +113,10 @@ class TextGeneration(Task):
     def generates(self) -> bool:
         return True
 
+    @property
+    def holds_out_rows(self) -> bool:
+        return not self.stream
+
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame, DataFacts]:
         """Read the training and the test split; of a stream, their first rows."""
         if not self.stream:
@@ -131,8 +140,8 @@ class TextGeneration(Task):
     def _streams(self) -> dict[str, Iterator[pd.DataFrame]]:
         """Return the parts of each split.
 
-        Without a test split every fifth of the first 5,000 training rows is held out for it; a
-        validation split that is a fraction is held out of the first 10,000 others in the same way.
+        Without a test split every fifth of the first 5,000 training rows is held out for it. Splits
+        that are a fraction are held out in the same way, up to 1,000 rows of each.
         """
 
         def parts(source: str, split: str, most: int | None = None) -> Iterator[pd.DataFrame]:
@@ -143,15 +152,15 @@ class TextGeneration(Task):
             return parts(self.train, "train", self.most_rows)
 
         held: dict[str, HeldOut] = {}
-        if self.test is None:
-            held["test"] = HeldOut(5, HELD_ROWS)
+        if not isinstance(self.test, str):
+            held["test"] = _held_out(self.test or HELD_OUT)
         if isinstance(self.validation, float):
-            held["validation"] = HeldOut(max(2, round(1 / self.validation)), HELD_ROWS)
+            held["validation"] = _held_out(self.validation)
         found = {"train": remaining(train(), [*held.values()])}
         for place, (name, rule) in enumerate(held.items()):
             before = [*held.values()][:place]
             found[name] = rule.taken(remaining(train(), before))
-        if self.test is not None:
+        if isinstance(self.test, str):
             found["test"] = parts(self.test, "test")
         if isinstance(self.validation, str):
             found["validation"] = parts(self.validation, "validation")

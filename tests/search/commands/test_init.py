@@ -1,14 +1,19 @@
 """A study file that was written for a model and data is one that runs."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from sharetune.search import gpus
+from sharetune.search.commands import init
 from sharetune.search.commands.cli import app
-from sharetune.search.commands.init import Proposal, Size, write_study
+from sharetune.search.commands.init import Proposal, Size, judged_in, write_study
 from sharetune.search.study_file import load_config
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.pace import Pace
+from sharetune.trainers.evaluation import evaluator
 from sharetune.trainers.tasks.base import TASKS
 from tests.checkpoint import write_checkpoint, write_rows
 from tests.trainers.tasks.test_tasks import configured, prepared, tones
@@ -206,6 +211,38 @@ def test_trials_and_steps_that_fit_into_hours(hours, size):
     assert Size(24, 50).fitting(hours, PACE, workers=2) == size
     seconds = size.trials * (20.0 + size.steps * 2.0 * size.batch / 16)
     assert seconds <= 0.6 * 2 * 3600 * hours
+
+
+@pytest.mark.parametrize(
+    ("hours", "judged"),
+    [
+        (0.5, 90),  # a trial has 216 s, of which measuring may take 54
+        (0.1, 54),  # 10.8 s
+        (0.05, 50),  # 27 by time, too few to tell models apart
+    ],
+)
+def test_measuring_takes_a_quarter_of_a_trial_at_most(hours, judged):
+    assert judged_in(hours, PACE, workers=2) == judged
+
+
+def test_what_is_not_held_out_is_trained_on():
+    pace = replace(PACE, examples=360)
+    assert pace.measured_on(0.3) == replace(PACE, examples=423, judged=27)
+    assert pace.measured_on(1e-6).judged == 1
+
+
+def test_few_hours_hold_fewer_examples_out(tmp_path, monkeypatch):
+    """As if a test example took 54 s: of a fifth of 200 rows, 40, 20 fit, which are 7 a label."""
+    measured, slow = evaluator.rehearse, {"judge_s": 54.0, "step_s": 1.0, "load_s": 0.0}
+    monkeypatch.setattr(evaluator, "rehearse", lambda *given: replace(measured(*given), **slow))
+    monkeypatch.setattr(gpus, "processor_cores", lambda: 2)
+    monkeypatch.setattr(init, "LEAST_JUDGED", 10)
+    model, data = write_checkpoint(tmp_path / "model"), write_rows(tmp_path / "rows.csv", 200)
+    asked = ("--task", "text-classification", "--model", model, "--data", data)
+    result = call("init", *asked, "--out", tmp_path / "study.yaml", "--hours", "10")
+    assert result.exit_code == 0, result.output
+    assert "# 179 training and 21 test examples" in result.stdout
+    assert load_config(tmp_path / "study.yaml").task["test"] == 0.1
 
 
 def test_a_smaller_batch_takes_less_time_and_less_of_what_batches_hold():

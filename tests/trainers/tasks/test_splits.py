@@ -31,6 +31,15 @@ def test_a_fraction_of_the_training_rows_is_held_out_evenly_over_labels(evaluato
     assert len(made.task.test_split(12).rows) == 30
 
 
+def test_a_fraction_of_the_training_rows_can_be_the_test(evaluator, tmp_path):
+    made = prepared(evaluator, tmp_path, test=0.1, validation=0.5)
+    assert made.rows == {"train": 39, "validation": 42, "test": 9}
+    frames = [pd.read_parquet(tmp_path / "cache" / f"{name}.parquet") for name in made.rows]
+    assert frames[2]["label"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
+    whole = sorted(pd.read_csv(evaluator.task.task.train)["text"])
+    assert sorted(pd.concat(frames)["text"]) == whole
+
+
 def test_a_file_is_read_by_the_training_data_s_labels(evaluator, tmp_path):
     path = write_rows(tmp_path / "validation.csv", 2, seed=2)  # without the third label
     made = prepared(evaluator, tmp_path, validation=str(path))
@@ -43,12 +52,13 @@ def test_a_file_is_read_by_the_training_data_s_labels(evaluator, tmp_path):
         prepared(evaluator, tmp_path, validation=str(path))
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize("part", [0.0, 1.0, 1.5])
-def test_a_fraction_that_is_none(evaluator, part):
+def test_a_fraction_that_is_none(evaluator, split, part):
     with pytest.raises(ConfigError) as caught:
-        task_of(evaluator, validation=part)
+        task_of(evaluator, **{split: part})
     assert caught.value.message.endswith(
-        "task.validation must be a file or a fraction of the training data between 0 and 1, "
+        f"task.{split} must be a file or a fraction of the training data between 0 and 1, "
         f"but got {part:g}"
     )
 

@@ -179,6 +179,8 @@ def test_a_stream_holds_rows_out_and_reads_no_further_than_asked(tmp_path):
     made = configured(tmp_path / "m", data, stream=True, most_rows=100, validation=0.25)
     # every fifth of 100 for the test, every fourth of the others for validation
     assert made.rows == {"train": 60, "test": 20, "validation": 20}
+    made = configured(tmp_path / "n", data, stream=True, most_rows=100, test=0.1)
+    assert made.rows == {"train": 90, "test": 10}
     with pytest.raises(ConfigError, match=r"task.most_rows is 5, but task.stream is false"):
         read_task({"name": "text-generation", "train": "t", "most_rows": 5})
 
