@@ -453,12 +453,19 @@ class CandidateEvaluator:
         return Scorer(model, batches, self._recorded(max_length, MOMENT_TOKENS))
 
     def _recorded(self, max_length: int, moment_tokens: int) -> Activations:
+        """Return what was recorded, with moments of as many tokens or, where there are, of more."""
+
         def record() -> Recorded:
             batches = self._calibration_batches(max_length)
             return record_activations(self.task.load(), batches, moment_tokens=moment_tokens)
 
+        most = self._recording(max_length, MOMENT_TOKENS)
+        enough = most if most.exists() else self._recording(max_length, moment_tokens)
+        return kept_recording(enough, record)
+
+    def _recording(self, max_length: int, moment_tokens: int) -> Path:
         name = digest([self.task.start, max_length, moment_tokens, "experts"])
-        return kept_recording(self.task.cache / "recorded" / f"{name}.pt", record)
+        return self.task.cache / "recorded" / f"{name}.pt"
 
     def _calibration_batches(
         self, max_length: int, *, labelled: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sharetune.spaces.whole_files import remove, written_whole
 from sharetune.trainers.models.compensation import Moments, Recorded
@@ -30,11 +31,17 @@ def kept_recording(path: Path, record: Callable[[], Recorded]) -> Recorded:
 
 
 def _written(made: Recorded) -> dict[str, object]:
-    own = {id(values): values.clone() for values in made.values()}  # without what a view leaves out
+    own = {id(values): _without_rest(values) for values in made.values()}
     return {
         "inputs": {key: own[id(values)] for key, values in made.items()},
         "moments": {key: vars(moments) for key, moments in made.moments.items()},
     }
+
+
+def _without_rest(values: Tensor) -> Tensor:
+    """Return the tensor without what its memory holds beyond it, which would be written too."""
+    is_whole = values.untyped_storage().nbytes() == values.nbytes
+    return values if is_whole else values.clone()
 
 
 def _read(path: Path) -> Recorded:

@@ -1,9 +1,16 @@
 """Recorded inputs of matrices are written once and read back unchanged."""
 
+from dataclasses import replace
+from shutil import copytree, ignore_patterns
+
+import pytest
 import torch
 
+from sharetune.spaces import Candidate, SharingPlan
+from sharetune.spaces.evaluator import JobResources
 from sharetune.trainers.evaluation.recordings import kept_recording
 from sharetune.trainers.models.compensation import Moments, Recorded
+from tests.trainers.conftest import candidate, evaluated
 
 Q, K, OUT = ("layers", 0, "q"), ("layers", 0, "k"), ("layers", 0, "o")
 
@@ -41,3 +48,16 @@ def test_a_recording_that_cannot_be_read_is_made_anew(tmp_path):
         path.write_bytes(damaged)
         assert torch.equal(kept_recording(path, recording)[OUT], recording()[OUT])
         assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_what_scores_needed_serves_trainings(evaluator, tmp_path, scored):
+    """Scores need moments of more tokens, which the same pass over the data gives."""
+    cache = tmp_path / "cache"
+    copytree(evaluator.task.cache, cache, ignore=ignore_patterns("recorded"))
+    apart = replace(evaluator, task=replace(evaluator.task, cache=cache))
+    tied = candidate(apart, SharingPlan.range(0, 1, 1.0), steps=1)
+    if scored:
+        apart.score(Candidate(plan=tied.plan, recipe=tied.recipe), JobResources())
+    evaluated(apart, tied, tmp_path / "run")
+    assert len(list((cache / "recorded").glob("*.pt"))) == 1
