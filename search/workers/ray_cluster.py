@@ -37,10 +37,6 @@ DISCONNECT_S = 30.0
 MOST_PRELOADED = 16
 """CPUs up to which Ray's processes, one a CPU, load the libraries at start: each takes memory."""
 
-NICENESS = "RAY_worker_niceness"
-"""Environment variable of how far workers stand back for other processes, which Ray sets to 15: on
-a machine that does something else too their start then took minutes."""
-
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -67,7 +63,6 @@ def connect(address: str | None, config: StudyConfig) -> None:
         cpus = _local_cpus(config)
         options |= {"include_dashboard": False, "num_cpus": cpus}
         set_reachable(by_other_machines=False)
-        os.environ.setdefault(NICENESS, "0")
         if cpus <= MOST_PRELOADED:
             os.environ["RAY_preload_python_modules"] = "sharetune.trainers.evaluation.evaluator"  # noqa: SIM112
             reuse_started_workers()
