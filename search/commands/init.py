@@ -290,9 +290,9 @@ def _test_line(made: "Task", texts: Mapping[str, str], keys: Mapping[str, Any]) 
     """Return the line of a study file that says what its models are tested on."""
     if "test" in texts:
         return f"  test: {texts['test']}\n"
-    if "test" in keys or not made.holds_out_rows:
-        return ""
-    return A_FIFTH if made.test is None else A_PART.format(part=made.test)
+    if isinstance(made.test, float) and "test" not in keys:
+        return A_PART.format(part=made.test)
+    return A_FIFTH if made.test is None and made.holds_out_rows else ""
 
 
 def _task_keys(overrides: tuple[str, ...]) -> dict[str, Any]:
