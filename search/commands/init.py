@@ -264,6 +264,7 @@ def proposal_of(
     scratch = is_configuration_only(model)
     if not scratch:
         made.refuse_unread(train, made.reader(model), shell.config)
+    tested_on = _test_line(made, texts, keys)
     fields = {
         "rows": f"{len(train)} training and {len(held_out)} test examples",
         "start": "trained from scratch" if scratch else "fine-tuned",
@@ -271,7 +272,7 @@ def proposal_of(
         "model": texts["model"],
         "task": made.name,
         "data": texts["data"],
-        "test": _test_line(made, texts, keys),
+        "test": tested_on,
         "keys": "".join(f"  {key}: {json.dumps(value)}\n" for key, value in keys.items()),
         "metric": made.metrics[0],
         "others": ", ".join(made.metrics[1:]) or "nothing else",
@@ -282,8 +283,7 @@ def proposal_of(
         **proposal(shell, shapes, scratch=scratch),
     }
     steps = (SCRATCH if scratch else FINE_TUNING).steps(len(train))
-    a_fifth = _test_line(made, texts, keys) == A_FIFTH
-    return Proposal(fields, Size(TRIALS, steps), len(train), a_fifth=a_fifth)
+    return Proposal(fields, Size(TRIALS, steps), len(train), a_fifth=tested_on == A_FIFTH)
 
 
 def _test_line(made: "Task", texts: Mapping[str, str], keys: Mapping[str, Any]) -> str:

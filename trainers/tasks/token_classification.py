@@ -71,7 +71,7 @@ class TokenClassification(Task):
         unknown = sorted({tag for tags in test["tags"] for tag in tags} - set(labels))
         if unknown:
             raise DataError(
-                f"{self.test_source} has tags that training lacks: "
+                f"{self.test_source} has tags that {self.train} does not have: "
                 f"{', '.join(map(repr, unknown[:5]))}",
                 f"known tags: {', '.join(map(repr, labels[:20]))}",
             )
