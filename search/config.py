@@ -18,7 +18,7 @@ from sharetune.search.sections import (
     Section,
     StartFrom,
 )
-from sharetune.spaces.anchors import ANCHORS
+from sharetune.spaces.anchors import ANCHORS, USUAL
 from sharetune.spaces.compression import known_quantisation
 from sharetune.spaces.errors import ConfigError
 from sharetune.spaces.harness import HarnessSettings, harness_numbers
@@ -75,7 +75,7 @@ class StudyConfig(Section):
         None, description="Retraining on further seeds after the search; `null` is none."
     )
     anchors: tuple[str, ...] = Field(
-        tuple(ANCHORS), description="Reference candidates that are trained before all others."
+        USUAL, description="Reference candidates that are trained before all others."
     )
     plans: tuple[SharingPlan, ...] = Field(
         (), description="Plans, or presets' names, that are trained right after the anchors."

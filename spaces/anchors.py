@@ -17,6 +17,9 @@ ANCHORS: Registry[Callable[[Stacks], SharingPlan]] = Registry("anchor")
 UNSHARED = "unshared"
 """Name of the anchor that every comparison is made against: the model without sharing."""
 
+USUAL = (UNSHARED, "tied", "drop-third", "drop-half")
+"""Anchors of a study that names none."""
+
 
 @ANCHORS.register(UNSHARED)
 def unshared(_: Stacks) -> SharingPlan:
@@ -40,6 +43,14 @@ def drop_third(stacks: Stacks) -> SharingPlan:
 def drop_half(stacks: Stacks) -> SharingPlan:
     """half of the layers is removed: the middle ones, or by measured effect"""
     return _drop_middle(stacks, 2)
+
+
+@ANCHORS.register("drop-to-one")
+def drop_to_one(stacks: Stacks) -> SharingPlan:
+    """all layers of each stack but one are removed, which is as small as all tied"""
+    deep = {name: tuple(range(1, shape.depth)) for name, shape in stacks.items()}
+    groups = (Group(layers=rest, stack=name, form=Drop()) for name, rest in deep.items() if rest)
+    return SharingPlan(groups=tuple(groups))
 
 
 def _drop_middle(stacks: Stacks, divisor: int) -> SharingPlan:

@@ -3,22 +3,28 @@
     python -m benchmarks.matrix run STUDY.yaml ... [--parts 0.8 0.6 0.4 0.2] [--seeds 1 2 3]
                                     [--times 1 4 16] [--methods M ...] [--shard 1/2]
     python -m benchmarks.matrix table [ROWS]
+    python -m benchmarks.matrix lengths [ROWS]
 
 Any study file is a workload: its model, data and steps, and the middle of its recipe's ranges; its
 space and its trials are what ShareTune's search has. Rows go to ROWS/NAME.csv, one after another,
-and those that are there are not trained again; what is prepared lies in RUNS/NAME. `table` prints
-all from the rows alone. The files in `workloads` read what `materials.py` writes.
+and those that are there are not trained again; what is prepared lies in RUNS/NAME. From the rows
+alone `table` prints all, and `lengths` how sharing fares with longer trainings. The files in
+`workloads` read what `materials.py` and the examples' `prepare.py` write.
 """
 
 import argparse
 from pathlib import Path
 
+from benchmarks.matrix.lengths import lengths
 from benchmarks.matrix.names import METHODS, PARTS
 from benchmarks.matrix.rows import read_rows
 from benchmarks.matrix.table import table
 
 HERE = Path(__file__).parent
 ROWS = HERE / "rows"
+
+PRINTED = {"table": table, "lengths": lengths}
+"""What is printed from rows, by its command."""
 
 
 def main() -> None:
@@ -38,10 +44,11 @@ def main() -> None:
     running.add_argument("--shard", type=_shard, default=(1, 1))
     running.add_argument("--runs", type=Path, default=Path("runs/matrix"))
     running.add_argument("--rows", type=Path, default=ROWS)
-    commands.add_parser("table").add_argument("rows", nargs="?", type=Path, default=ROWS)
+    for name in PRINTED:
+        commands.add_parser(name).add_argument("rows", nargs="?", type=Path, default=ROWS)
     given = parser.parse_args()
-    if given.command == "table":
-        print(table(read_rows(given.rows)))
+    if given.command in PRINTED:
+        print(PRINTED[given.command](read_rows(given.rows)))
     else:
         run(given)
 

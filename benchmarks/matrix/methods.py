@@ -7,7 +7,7 @@ the largest plan of a ladder that fits. A pretrained model's are solved from sco
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks.matrix.names import DROPS, FOUND, LOW_RANK, NARROWING, SHARING, TIED
+from benchmarks.matrix.names import DROPS, FOUND, LOW_RANK, NARROWING, PARTS, SHARING, TIED
 from benchmarks.matrix.workload import Workload
 from sharetune.spaces.anchors import Stacks
 from sharetune.spaces.assignments import Assignment
@@ -26,9 +26,6 @@ STEPS = 40
 
 WHOLE = read_parts(("attention", "ffn", "norms", "biases"))
 """All matrices of a layer without experts."""
-
-MOST_EXAMPLES = 64
-"""Examples that a score is measured on at most."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,8 @@ def solved(workload: Workload, method: str, part: float) -> Treatment | None:
     if method == FOUND:
         cheapest = front(stored.all_scored, "parameters")
         one = next(cheapest.best(unshared["parameters"] - most), None)
-        passes = len(stored.all_scored) * MOST_EXAMPLES * unshared["flops"] / 1e15
-        return one and Treatment(one.plan, search_pflop=passes)
+        passes = len(stored.all_scored) * workload.scored_on
+        cost = passes * unshared["flops"] / 1e15 / len(PARTS)
+        return one and Treatment(one.plan, search_pflop=cost)
     rival = RivalFronts(stored.all_scored, unshared).at(most).get(SCORED[method])
     return rival and Treatment(rival.plan)

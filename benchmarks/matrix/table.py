@@ -7,10 +7,11 @@ well is a rival of its own, since it costs several times the training of all oth
 pairs of one seed; `+-` is half of a 95 % interval by Student's t over the seeds.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isnan
+from statistics import fmean
 
 from benchmarks.matrix.names import EQUAL_STEPS, FOUND, METHODS, SMALLER, UNSHARED
 from benchmarks.matrix.rows import Row
@@ -73,10 +74,15 @@ class Cells:
         """
         found = self.of(FOUND, part)
         others = [self.of(method, p) for method in rivals for p in self.parts if p <= part]
-        leads = [self._lead(found, rows) for rows in others if _shared(found, rows)]
+        leads = [self.between(found, rows) for rows in others if _shared(found, rows)]
         return min(leads, key=lambda lead: lead.mean, default=None)
 
-    def _lead(self, own: Sequence[Row], other: Sequence[Row]) -> Lead:
+    def best(self, plans: Sequence[Sequence[Row]]) -> Sequence[Row]:
+        """Return the rows of the plan whose mean quality is best."""
+        return min(plans, key=lambda rows: self.quality.sign * fmean(r.quality for r in rows))
+
+    def between(self, own: Sequence[Row], other: Sequence[Row]) -> Lead:
+        """Return the lead of one plan's rows over another's."""
         ours, theirs = _by_seed(own), _by_seed(other)
         gains = [float(self.quality.gain(ours[s], theirs[s])) for s in ours if s in theirs]
         name = other[0].method if other[0].part == own[0].part else _place(other[0])
@@ -116,7 +122,7 @@ class Score:
 def table(rows: Sequence[Row]) -> str:
     """Return all workloads' tables in Markdown, and the count of cells won."""
     blocks, leads = [], list[Lead]()
-    for (workload, times), own in _grouped(rows):
+    for (workload, times), own in grouped(rows):
         cells = Cells(own)
         found = [lead for part in cells.parts if (lead := cells.lead(part))]
         leads += found if times == 1 else []
@@ -125,7 +131,9 @@ def table(rows: Sequence[Row]) -> str:
     return "\n\n".join([*blocks, f"All workloads, steps x1: {Score.of(leads)}."])
 
 
-def _grouped(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, float], list[Row]]]:
+def grouped(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, float], list[Row]]]:
+    """Yield the rows of each workload at each budget of steps, shorter ones first."""
+
     def key(row: Row) -> tuple[str, float]:
         return row.workload, row.times
 

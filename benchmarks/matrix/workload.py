@@ -26,6 +26,7 @@ from sharetune.spaces.run_folder import RunFolder
 from sharetune.trainers.data.new_models import READER_FILES
 from sharetune.trainers.evaluation.evaluator import CandidateEvaluator
 from sharetune.trainers.models.pretrained import built, from_library
+from sharetune.trainers.scoring.calibration_sample import scoring_batches
 from sharetune.trainers.training.trainer import optimiser_steps
 
 PASSES = 3
@@ -102,6 +103,14 @@ class Workload:
         if not folder.scores.exists():
             score_study(local, out=folder.path)
         return ScoreFile(folder.scores).read()
+
+    @cached_property
+    def scored_on(self) -> int:
+        """Training examples that each edit of a pretrained model is scored on."""
+        max_length = self.config.space.reference_recipe().max_length
+        split, _ = self.evaluator.task.splits(max_length, None)
+        batches = scoring_batches(split, predictions=self.config.scoring.tokens)
+        return sum(len(next(iter(batch.values()))) for batch in batches)
 
     def fits(self, plan: SharingPlan, part: float) -> bool:
         """Return whether a plan can be had, and stores at most `part` (0..1) of the stacks.

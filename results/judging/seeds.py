@@ -63,6 +63,27 @@ def spreads(frame: pd.DataFrame, quality: Objective) -> dict[int, Spread]:
     return found
 
 
+def paired_difference(
+    frame: pd.DataFrame, quality: Objective, one: Row, other: Row
+) -> Spread | None:
+    """Return how much higher the quality of `one` finalist is than that of an `other`.
+
+    It is over the seeds that both were trained again on, seed by seed, so that what a seed does to
+    both does not count; None where those are fewer than two. `numbers` are retrainings of `one`.
+    """
+    runs = rows_of(frame[frame["finalist"].notna() & (frame["state"] == "COMPLETE")])
+    own, others = (
+        {run.recipe.get("seed"): run for run in runs if run.finalist == finalist.number}
+        for finalist in (one, other)
+    )
+    both = [seed for seed in own if seed in others]
+    if len(both) < 2:
+        return None
+    name = quality.name
+    found = [reported(own[seed], name) - reported(others[seed], name) for seed in both]
+    return Spread(tuple(own[seed].number for seed in both), *student_interval(found))
+
+
 def reported(trial: Row, name: str) -> float:
     """Return a trial's metric on the test split, or the one it was selected by if it has no other.
 

@@ -1,7 +1,7 @@
 """Summarise a study in sentences and in a few large numbers, from its trials alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -21,6 +21,7 @@ from sharetune.results.judging.finals import final_study, has_finals
 from sharetune.results.judging.front import comparable, hypervolume, pareto_front, smallest_within
 from sharetune.results.judging.learning import has_standard
 from sharetune.results.judging.rows import BEATEN, ON_FRONT, OPEN, Row, rows_of
+from sharetune.results.judging.seeds import Spread, paired_difference
 from sharetune.results.judging.unshared import unshared_trial
 from sharetune.results.reading.stored_plans import drops_only, shares_only
 from sharetune.results.reading.study import StudyRecord
@@ -94,12 +95,19 @@ class Rivalry:
     """A layer-drop anchor against the best sharing model that is no larger.
 
     `gain` is how much better the sharing model is, in the quality's unit, and 0 where that is less
-    than the last digit shown; None without such a model.
+    than the last digit shown; None without such a model. `over_seeds` is how much higher its
+    quality is, seed by seed, where both are finalists.
     """
 
     drop: Row
     sharing: Row | None
     gain: float | None
+    over_seeds: Spread | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether the 95 % interval over seeds leaves no doubt which is better."""
+        return self.over_seeds is not None and self.over_seeds.low * self.over_seeds.high > 0
 
 
 def summarise(study: StudyRecord) -> list[str]:
@@ -139,7 +147,13 @@ def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
     rows = comparable(frame, [quality, PARAMETERS])
     drops = rows[rows["anchor"].astype("string").str.startswith("drop-").fillna(False)]
     sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
-    return [_rivalry(drop, sharing, quality) for drop in rows_of(drops)]
+    found = [_rivalry(drop, sharing, quality) for drop in rows_of(drops)]
+    return [
+        replace(rival, over_seeds=paired_difference(frame, quality, rival.sharing, rival.drop))
+        if rival.sharing
+        else rival
+        for rival in found
+    ]
 
 
 def _trials(study: StudyRecord) -> str:
@@ -220,11 +234,13 @@ def _against_drops(frame: pd.DataFrame, quality: Objective) -> str:
     met = [rival for rival in rivals if rival.gain is not None]
     if not met:
         return "No sharing plan is as small as a plain layer drop yet." if rivals else ""
-    won = sum(rival.gain > 0 for rival in met if rival.gain is not None)
+    won = [rival for rival in met if rival.gain is not None and rival.gain > 0]
+    settled = sum(rival.is_settled for rival in won)
+    surely = f", beyond the 95{THIN}% interval over seeds at {settled}" if settled else ""
     details = "; ".join(_duel(rival, quality) for rival in met)
     return (
-        f"At most 1{THIN}% larger, sharing beats plain layer drop at {won} of "
-        f"{plural(len(met), 'size')} ({details})."
+        f"At most 1{THIN}% larger, sharing beats plain layer drop at {len(won)} of "
+        f"{plural(len(met), 'size')}{surely} ({details})."
     )
 
 
@@ -263,9 +279,14 @@ def _visible_gain(quality: Objective, value: float, base: float) -> float:
 
 
 def _duel(rival: Rivalry, quality: Objective) -> str:
-    sharing = rival.sharing or rival.drop
-    by = difference(quality, sharing.value(quality), rival.drop.value(quality))
-    return f"{rival.drop.anchor}: {by} by trial {sharing.number}"
+    sharing, base = rival.sharing or rival.drop, rival.drop.value(quality)
+    by = difference(quality, sharing.value(quality), base)
+    text = f"{rival.drop.anchor}: {by} by trial {sharing.number}"
+    if rival.over_seeds is None:
+        return text
+    ends = rival.over_seeds.low, rival.over_seeds.high
+    low, high = (difference(quality, base + end, base) for end in ends)
+    return f"{text}, {low} to {high} over {plural(len(rival.over_seeds.numbers), 'seed')}"
 
 
 def _rivalry(drop: Row, sharing: pd.DataFrame, quality: Objective) -> Rivalry:

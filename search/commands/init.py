@@ -72,11 +72,22 @@ SCRATCH = Length(12, 400, 4000)
 """From random weights. At 3 epochs the unshared model was still learning, and shallow models were
 ahead only because they learn sooner."""
 
-PRETRAINED = "{low: 1.0e-5, high: 3.0e-4, log: true}"
-"""Range of learning rates for fine-tuning a pretrained model."""
+FINE_TUNED = {
+    "start": "fine-tuned",
+    "rate": "{low: 1.0e-5, high: 3.0e-4, log: true}",
+    "anchors": "",
+    "rule": "",
+}
+"""Texts of a study whose model is pretrained: the usual range of learning rates, and no more."""
 
-FROM_SCRATCH = "{low: 5.0e-4, high: 5.0e-3, log: true}"
-"""Range of learning rates for training from random weights, which need larger ones."""
+FROM_SCRATCH = {
+    "start": "trained from scratch",
+    "rate": "{low: 5.0e-4, high: 5.0e-3, log: true}",
+    "anchors": "anchors: [unshared, tied, drop-to-one, drop-third, drop-half]\n",
+    "rule": "    bank_lr_rule: sqrt\n",
+}
+"""The same from random weights. They need larger rates, at which tied layers may learn nothing, and
+one layer alone is the rival that is as small as all layers tied."""
 
 MEASURED, LEAST_JUDGED = 0.25, 50
 """Part of a trial's time that measuring may take where hours are few; and examples below which no
@@ -99,7 +110,7 @@ task:
 {test}{keys}
 objectives: [{metric}, parameters, flops]   # the task also measures {others}
 budget: {{{budget}}}               # anchors and plans included
-
+{anchors}
 plans:                            # tried right after the anchors
 {plans}
 space:
@@ -107,7 +118,7 @@ space:
 {groups}
   recipe:
     learning_rate: {rate}
-    steps: {steps}                    # {epochs:.1f} epochs
+{rule}    steps: {steps}                    # {epochs:.1f} epochs
     warmup_ratio: 0.1
     batch_size: {batch}
     max_length: {length}               # {unit}
@@ -267,7 +278,6 @@ def proposal_of(
     tested_on = _test_line(made, texts, keys)
     fields = {
         "rows": f"{len(train)} training and {len(held_out)} test examples",
-        "start": "trained from scratch" if scratch else "fine-tuned",
         "name": texts["name"],
         "model": texts["model"],
         "task": made.name,
@@ -276,7 +286,7 @@ def proposal_of(
         "keys": "".join(f"  {key}: {json.dumps(value)}\n" for key, value in keys.items()),
         "metric": made.metrics[0],
         "others": ", ".join(made.metrics[1:]) or "nothing else",
-        "rate": FROM_SCRATCH if scratch else PRETRAINED,
+        **(FROM_SCRATCH if scratch else FINE_TUNED),
         "length": str(made.length(train, shell)),
         "unit": made.unit,
         "stacks": stacks_text({name: shape.depth for name, shape in shapes.items()}),

@@ -98,6 +98,26 @@ def test_a_finalist_is_beaten_where_its_interval_is_dominated(finished):
     }
 
 
+def test_a_lead_over_a_drop_of_the_same_size_is_told_seed_by_seed(make_run):
+    drop = SharingPlan.drop([1, 2, 3, 4, 5], "layers")
+    searched = [
+        complete(0.95, 200.0, anchor="unshared"),
+        complete(0.93, 100.0, SharingPlan.range(0, 5, 1.0), anchor="tied"),
+        complete(0.70, 100.0, drop, anchor="drop-to-one"),
+    ]
+    scores = {0: (0.9, 0.9, 0.9), 1: (0.90, 0.92, 0.94), 2: (0.80, 0.81, 0.85)}
+    plans = [None, SharingPlan.range(0, 5, 1.0), drop]
+    runs = [
+        again(of, plans[of], seed + 1, score)
+        for of, row in scores.items()
+        for seed, score in enumerate(row)
+    ]
+    # differences 0.10, 0.11 and 0.09: deviation 0.01, 0.10 -+ 4.3027 x 0.01 / sqrt(3)
+    told = " ".join(summarise(read_study(make_run(*searched, *runs)))).replace("\u202f", " ")
+    assert "at 1 of 1 size, beyond the 95 % interval over seeds at 1 (drop-to-one: " in told
+    assert "+10.0 points by trial 1, +7.5 points to +12.5 points over 3 seeds)." in told
+
+
 @pytest.mark.parametrize(
     ("low", "high", "size", "word"),
     [

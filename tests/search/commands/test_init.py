@@ -80,6 +80,8 @@ def test_from_scratch_layers_are_tied_in_cycles_and_looped(tmp_path):
     }
     assert template.times == {"choices": [1, 2]}
     assert config.space.recipe["steps"] == 400  # the least from random weights
+    assert config.space.recipe["bank_lr_rule"] == "sqrt"
+    assert config.anchors == ("unshared", "tied", "drop-to-one", "drop-third", "drop-half")
 
 
 def test_a_pretrained_model_is_cut_before_it_is_shared(tmp_path):
@@ -87,7 +89,10 @@ def test_a_pretrained_model_is_cut_before_it_is_shared(tmp_path):
     data = write_rows(tmp_path / "rows.csv", 60)
     out = tmp_path / "study.yaml"
     write_study({"name": "text-classification", "train": str(data)}, str(model), out)
-    (template,) = load_config(out).space.plan
+    config = load_config(out)
+    (template,) = config.space.plan
+    assert "bank_lr_rule" not in config.space.recipe
+    assert "drop-to-one" not in config.anchors
     forms = [
         each if isinstance(each, str) else next(iter(each)) for each in template.form["choices"]
     ]
