@@ -265,8 +265,9 @@ class Finalists(Section):
     seeds: int = Field(3, ge=2, description="Further seeds on which each finalist is trained.")
     most: int = Field(
         8,
-        ge=1,
-        description="Most finalists from the front; of more, some spread over it are taken.",
+        ge=0,
+        description="Most finalists from the front; of more, some spread over it are taken. With 0 "
+        "only anchors are finalists.",
     )
     longer: float = Field(
         1.0, ge=1, description="Length of a retraining, as a multiple of that in the search."

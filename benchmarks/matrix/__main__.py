@@ -4,12 +4,13 @@
                                     [--times 1 4 16] [--methods M ...] [--shard 1/2]
     python -m benchmarks.matrix table [ROWS]
     python -m benchmarks.matrix lengths [ROWS]
+    python -m benchmarks.matrix picture [ROWS] > docs/pictures/matrix.svg
 
 Any study file is a workload: its model, data and steps, and the middle of its recipe's ranges; its
 space and its trials are what ShareTune's search has. Rows go to ROWS/NAME.csv, one after another,
 and those that are there are not trained again; what is prepared lies in RUNS/NAME. From the rows
-alone `table` prints all, and `lengths` how sharing fares with longer trainings. The files in
-`workloads` read what `materials.py` and the examples' `prepare.py` write.
+alone `table` prints all, `lengths` how sharing fares with longer trainings, and `picture` draws.
+The files in `workloads` read what `materials.py` and the examples' `prepare.py` write.
 """
 
 import argparse
@@ -17,13 +18,14 @@ from pathlib import Path
 
 from benchmarks.matrix.lengths import lengths
 from benchmarks.matrix.names import METHODS, PARTS
+from benchmarks.matrix.picture import picture
 from benchmarks.matrix.rows import read_rows
 from benchmarks.matrix.table import table
 
 HERE = Path(__file__).parent
 ROWS = HERE / "rows"
 
-PRINTED = {"table": table, "lengths": lengths}
+PRINTED = {"table": table, "lengths": lengths, "picture": picture}
 """What is printed from rows, by its command."""
 
 

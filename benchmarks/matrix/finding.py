@@ -1,8 +1,8 @@
 """Search plans for a model that is trained from scratch, with ShareTune's own search.
 
 One search serves all sizes. It trains on four fifths of the training data, selects on the rest,
-and never sees the test split. Its front and anchors are trained on two further seeds, by whose mean
-a size's plan is chosen; no seed of the search is one of those that are reported.
+and never sees the test split. Its front and anchors are trained on further seeds, by whose mean a
+size's plan is chosen; no seed of the search is one of those that are reported.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ HELD_OUT = 0.2
 """Fraction of the training data that the search selects on."""
 
 FURTHER = Finalists(seeds=2, most=12)
-"""Seeds on which the front is trained again: what one seed puts in front is partly luck."""
+"""Trainings of the front on further seeds, if the study names none: one alone is partly luck."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """A workload: a study file whose one recipe all plans are trained by."""
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig
@@ -50,6 +51,12 @@ class Workload:
         recipe = config.space.reference_recipe().model_dump(mode="json", exclude_defaults=True)
         space = config.space.model_copy(update={"recipe": recipe})
         return cls(config.model_copy(update={"space": space}), runs.resolve() / config.name)
+
+    def with_recipe(self, changes: Mapping[str, Any]) -> "Workload":
+        """Return the workload with some of its recipe's values changed."""
+        recipe = {**self.config.space.recipe, **changes}
+        space = self.config.space.model_copy(update={"recipe": recipe})
+        return replace(self, config=self.config.model_copy(update={"space": space}))
 
     @property
     def name(self) -> str:

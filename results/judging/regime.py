@@ -16,10 +16,10 @@ EXPECTED = {
     False: (
         "What to expect: this model is trained from scratch, so layers that share lose nothing "
         "that they knew. At the same size, tied layers keep the depth that a smaller model gives "
-        "up, and take as long as the unshared one. After equal steps both were as good within the "
-        "interval where it was measured; a smaller model is faster and can train longer for the "
-        "same compute. So expect sharing in front only at the smallest sizes, and where a task "
-        "needs depth."
+        "up, and take as long as the unshared one. So expect sharing in front at the smallest "
+        "sizes, where depth pays and the number of steps is fixed; early in a training models with "
+        "fewer layers are ahead, because they learn sooner. For the same compute a smaller model "
+        "can train longer, and was then as good or better where that was measured."
     ),
 }
 """Paragraphs by whether the model is pretrained; docs/when-to-share.md has the figures."""

@@ -436,8 +436,9 @@ def conditions_text(frame: pd.DataFrame) -> str:
 
 
 def sentence(text: str) -> str:
-    """Write `text` with a capital letter first and the rest unchanged."""
-    return text[:1].upper() + text[1:]
+    """Write `text` with a capital letter first, unless its first word has one, as chrF has."""
+    first, *_ = text.split(" ", 1)
+    return text[:1].upper() + text[1:] if first.islower() else text
 
 
 def _open(trial: Row) -> str:

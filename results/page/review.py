@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from math import isfinite, isnan
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -19,6 +20,7 @@ from sharetune.results.judging.searched import ABSENT, is_numeric, searched
 from sharetune.results.page.figures import x_axes
 from sharetune.results.page.hover import hover_text
 from sharetune.results.reading.study import StudyRecord
+from sharetune.spaces.anchors import UNSHARED
 from sharetune.spaces.objectives import Objective
 
 MOST_STOPS = 200
@@ -29,6 +31,9 @@ VIEW_POINTS = 10
 
 MOST_AXES = 9
 """Axes of the parallel coordinates, as many as fit a page's width."""
+
+ROOM = 1.2
+"""Factor by which plots reach beyond the farthest model that they are to show."""
 
 PACKED_TOGETHER = 50
 """Trials in one compressed chunk: few enough to open quickly, enough to compress well."""
@@ -57,7 +62,11 @@ def review(study: StudyRecord) -> dict[str, Any]:
     return {
         "trials": [_trial(study, trial, shown, set(numbers)) for trial in rows_of(study.frame)],
         "limits": [limit for o in limited if (limit := _limit(study.frame, o, quality))],
-        "quality": _quality(quality),
+        "quality": {
+            "name": quality.name,
+            "maximize": quality.direction == "maximize",
+            "view": _view(study),
+        },
         "front": numbers,
         "first": _first(study, numbers),
         "parallel": parallel(searched, [quality, *axes]),
@@ -137,12 +146,20 @@ def _limit(frame: pd.DataFrame, objective: Objective, quality: Objective) -> dic
     }
 
 
-def _quality(quality: Objective) -> dict[str, Any]:
-    return {
-        "name": quality.name,
-        "maximize": quality.direction == "maximize",
-        "view": VIEW_POINTS * quality.point if quality.point else None,
-    }
+def _view(study: StudyRecord) -> float | None:
+    """Return how far from the best quality plots reach at first; None where they show all.
+
+    That is `VIEW_POINTS`, or farther if the unshared model or an anchor that drops layers, which
+    all others are compared with, would lie beyond.
+    """
+    quality = study.quality
+    if not quality.point:
+        return None
+    values = study.frame[quality.name]
+    names = study.frame["anchor"].astype("string").fillna("")
+    compared = values[(names == UNSHARED) | names.str.startswith("drop-")] * quality.sign
+    reach = compared.max() - (values * quality.sign).min()
+    return float(np.fmax(VIEW_POINTS * quality.point, ROOM * reach))
 
 
 def opened_first(study: StudyRecord) -> int | None:

@@ -184,6 +184,7 @@ def test_of_a_large_front_few_are_taken_spread_over_it():
     # the most accurate, the one farthest from it, and the one in the middle
     assert [t.number for t in chosen] == [0, 1, 5, 9]
     assert [t.number for t in choose(Finalists(), front[:2], [], objectives)] == [1, 2]
+    assert [t.number for t in choose(Finalists(most=0), front, [anchor], objectives)] == [0]
 
 
 def test_trials_that_differ_in_their_seed_are_one_finalist():

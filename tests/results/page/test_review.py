@@ -252,3 +252,17 @@ def test_a_study_by_perplexity_is_read_as_one(make_run):
     measures = {m.title: (m.value, m.difference) for m in card.measures}
     assert measures["perplexity"] == ("40.7", "+0.7")
     assert [m.title for m in card.headline] == ["perplexity", "parameters"]
+
+
+@pytest.mark.parametrize(
+    ("unshared", "drop", "view"),
+    [(0.90, 0.85, 0.10), (0.90, 0.70, 0.264), (0.60, None, 0.384)],  # 1.2 times what lies between
+)
+def test_plots_reach_down_to_the_models_that_others_are_compared_with(
+    make_run, unshared, drop, view
+):
+    trials = [complete(unshared, 200.0, anchor="unshared"), complete(0.10, 50.0, anchor="tied")]
+    trials += [complete(drop, 120.0, anchor="drop-half")] if drop else []
+    best = complete(0.92, 100.0, SharingPlan.range(1, 4, 0.5))
+    found = review(read_study(make_run(*trials, best)))["quality"]
+    assert found == {"name": "accuracy", "maximize": True, "view": pytest.approx(view)}
