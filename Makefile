@@ -12,10 +12,10 @@ SMALL := --set executor=local --set budget.trials=6 --set space.recipe.steps=20 
 
 .PHONY: demo examples test check
 
-# Searches sharing plans for MiniLM on BBC News and writes runs/bbc-news/report.html.
+# Searches sharing plans for a small translator from scratch and writes runs/emoji-names/report.html.
 demo: $(INSTALLED)
-	$(BIN)/python examples/bbc-news/prepare.py
-	$(BIN)/sharetune search examples/bbc-news/study.yaml $(if $(wildcard runs/bbc-news/study.db),--resume)
+	$(BIN)/python examples/emoji-names/prepare.py
+	$(BIN)/sharetune search examples/emoji-names/study.yaml $(if $(wildcard runs/emoji-names/study.db),--resume)
 
 # Runs every example's study in a small setting; EXAMPLES="digits emoji-names" runs some of them.
 # One whose data need a Debian package that is not installed says so and is skipped.

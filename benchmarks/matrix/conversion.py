@@ -1,6 +1,6 @@
 """What helps a pretrained model that is converted to shared layers, by the matrix's rules.
 
-    python -m benchmarks.matrix.conversion run STUDY.yaml ... [--seeds 1 2 3] [--runs RUNS]
+    python -m benchmarks.matrix.conversion run STUDY.yaml ... [--seeds 1 2 3] [--only NAME ...]
     python -m benchmarks.matrix.conversion table
 
 Each variation changes one thing of the training of the plan that sharing alone has in the matrix at
@@ -59,6 +59,7 @@ VARIATIONS = {
     "low-rank residuals, rank 16": Variation(plan="residuals"),
     "the four middle layers tied": Variation(plan="middle"),
     "four times the steps": Variation(times=4.0),
+    "local distillation, four times the steps": Variation({"start": {"local_steps": 80}}, 4.0),
 }
 """What is tried, by name."""
 
@@ -78,16 +79,19 @@ def varied(solved: SharingPlan, name: str) -> SharingPlan:
     return solved
 
 
-def run(study: Path, runs: Path, seeds: Sequence[int]) -> Iterator[Row]:
+def run(
+    study: Path, runs: Path, seeds: Sequence[int], names: Sequence[str] = tuple(VARIATIONS)
+) -> Iterator[Row]:
     """Train what has no row yet, one seed after another, and yield each new row."""
     plain = Workload.of(study, runs)
     file = ROWS / f"{plain.name}.csv"
     matrix = read_rows(MATRIX / f"{plain.name}.csv")
     solved = next(row for row in matrix if (row.method, row.part) == (SHARING, PART))
     for seed in seeds:
-        for name, variation in VARIATIONS.items():
+        for name in names:
             if any((row.method, row.seed) == (name, seed) for row in read_rows(file)):
                 continue
+            variation = VARIATIONS[name]
             workload = plain.with_recipe(variation.recipe)
             plan = varied(SharingPlan.from_yaml(solved.plan), variation.plan)
             row = _trained(workload, replace(solved, method=name, seed=seed), plan, variation.times)
@@ -129,10 +133,16 @@ def table() -> str:
         ]
         found = [cells.of(name, PART) for name in VARIATIONS]
         for own in sorted(filter(None, found), key=lambda own: -fmean(r.quality for r in own)):
-            gain = "" if own == plain else str(cells.between(own, plain)).partition(" over ")[0]
+            gain = "" if own == plain else _gain(cells, own, plain)
             lines.append(f"| {own[0].method} | {own[0].stack:.2f} | {interval(own)} | {gain} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _gain(cells: Cells, own: Sequence[Row], plain: Sequence[Row]) -> str:
+    """Write what a variation gains over none, seed by seed."""
+    lead = cells.between(own, plain)
+    return f"{lead.mean:+.3g}" + ("" if lead.half is None else f" +- {lead.half:.2g}")
 
 
 def main() -> None:
@@ -144,6 +154,7 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("studies", nargs="+", type=Path)
     running.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    running.add_argument("--only", nargs="+", choices=VARIATIONS, default=list(VARIATIONS))
     running.add_argument("--runs", type=Path, default=Path("runs/matrix"))
     commands.add_parser("table")
     given = parser.parse_args()
@@ -151,7 +162,7 @@ def main() -> None:
         print(table())
         return
     for study in given.studies:
-        for row in run(study, given.runs, given.seeds):
+        for row in run(study, given.runs, given.seeds, given.only):
             print(f"{row.workload} seed {row.seed} {row.method}: {row.quality:.4g}", flush=True)
 
 

@@ -16,6 +16,7 @@ from sharetune.search.config import StudyConfig
 from sharetune.search.run import run
 from sharetune.search.sections import Finalists
 from sharetune.spaces.plan import SharingPlan
+from sharetune.spaces.recipe import LENGTHS
 
 SEED = 1000
 """The search's seed, of its trainings and of its sampler."""
@@ -35,9 +36,13 @@ class Search:
     pflop: float
 
     @classmethod
-    def of(cls, workload: Workload) -> "Search":
-        """Run the workload's search, or go on with it, to the trials that its file allows."""
-        config, folder = searched(workload), workload.folder / "search"
+    def of(cls, workload: Workload, times: float = 1.0) -> "Search":
+        """Run the workload's search, or go on with it, to the trials that its file allows.
+
+        Its trainings are `times` as long as the workload's.
+        """
+        config = searched(workload, times)
+        folder = workload.folder / ("search" if times == 1 else f"search-x{times:g}")
         study = folder / "study.db"
         run(config, out=folder, resume=study.exists())
         record = read_study(folder)
@@ -49,7 +54,7 @@ class Search:
             searched_first = rows.loc[rows["number"] == number]
             values = [*searched_first[record.quality.name], *runs[record.quality.name]]
             found[_plan(searched_first["candidate"].iloc[0])] = fmean(values)
-        return cls(found, sum(map(workload.pflop, plans)))
+        return cls(found, sum(workload.pflop(plan, times) for plan in plans))
 
     def best(self, workload: Workload, part: float) -> SharingPlan | None:
         """Return the best plan that stores at most `part` (0..1) of the stacks."""
@@ -67,10 +72,11 @@ def _plan(candidate: dict[str, Any]) -> SharingPlan:
     return plan
 
 
-def searched(workload: Workload) -> StudyConfig:
+def searched(workload: Workload, times: float) -> StudyConfig:
     """Return the workload's study as its search runs it: in this process, and no weights kept."""
     config = workload.config
-    recipe = {**config.space.recipe, "seed": SEED}
+    rest = {key: value for key, value in config.space.recipe.items() if key not in LENGTHS}
+    recipe = {**rest, "steps": workload.steps(times), "seed": SEED}
     latency = config.latency.model_copy(update={"rounds": 0})
     task = config.task if "validation" in config.task else {**config.task, "validation": HELD_OUT}
     settings = {
@@ -78,7 +84,7 @@ def searched(workload: Workload) -> StudyConfig:
         "seed": SEED,
         "executor": "local",
         "keep": "none",
-        "finalists": FURTHER,
+        "finalists": config.finalists or FURTHER,
     }
     space = config.space.model_copy(update={"recipe": recipe})
     changed = config.model_copy(update={**settings, "latency": latency, "space": space})

@@ -127,7 +127,7 @@ def picture(rows: Sequence[Row]) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}">{STYLE}{placed}{_legend(lines * HEIGHT + 14)}</svg>\n'
+        f'viewBox="0 0 {width} {height}">{STYLE}{placed}{_legend(lines * HEIGHT + 14)}</svg>'
     )
 
 

@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from benchmarks.matrix.finding import Search
@@ -52,7 +52,7 @@ class Matrix:
         for method, part in self._cells():
             if not self._is_mine(method, part, seed) or self._has(method, part, times, seed):
                 continue
-            treatment = self.treatment(method, part)
+            treatment = self.treatment(method, part, times)
             if treatment is None:
                 continue
             row = self._row(treatment, (method, part, times, seed), trainings[treatment.fresh])
@@ -75,38 +75,43 @@ class Matrix:
     def _has(self, *cell: str | float) -> bool:
         return any(row.cell == cell for row in self.rows)
 
-    def treatment(self, method: str, part: float) -> Treatment | None:
-        """Return what a method trains for a part; None where nothing of it is that small."""
-        known = next((r for r in self.rows if (r.method, r.part) == (method, part)), None)
+    def treatment(self, method: str, part: float, times: float) -> Treatment | None:
+        """Return what a method trains for a part; None where nothing of it is that small.
+
+        ShareTune's plan is found by trainings as long as those that it is compared in.
+        """
+        cell = method, part, times
+        known = next((r for r in self.rows if (r.method, r.part, r.times) == cell), None)
         if known is not None and method != SMALLER:
             return Treatment(SharingPlan.from_yaml(known.plan), search_pflop=known.search_pflop)
         if method == UNSHARED:
             return Treatment(SharingPlan())
         if method == SMALLER:
-            return self._smaller(part)
+            return self._smaller(part, times)
         if method in LADDERS and not (self.workload.pretrained and method in SCORED):
             plan = regular(self.workload, method, part)
             return None if plan is None else Treatment(plan)
-        return self._found(part) if method == FOUND else solved(self.workload, method, part)
+        if method == FOUND and not self.workload.pretrained:
+            return self._found(part, times)
+        return solved(self.workload, method, part)
 
-    def _found(self, part: float) -> Treatment | None:
-        if self.workload.pretrained:
-            return solved(self.workload, FOUND, part)
-        plan = self._search.best(self.workload, part)
-        cost = self._search.pflop / len(PARTS)
+    def _found(self, part: float, times: float) -> Treatment | None:
+        search = self._searches(times)
+        plan = search.best(self.workload, part)
+        cost = search.pflop / len(PARTS)
         return None if plan is None else Treatment(plan, search_pflop=cost)
 
     @cached_property
-    def _search(self) -> Search:
-        return Search.of(self.workload)
+    def _searches(self) -> Callable[[float], Search]:
+        return cache(lambda times: Search.of(self.workload, times))
 
-    def _smaller(self, part: float) -> Treatment | None:
+    def _smaller(self, part: float, times: float) -> Treatment | None:
         """Return fewer layers from scratch for what the found plan and its search cost."""
-        found, fewer = self.treatment(FOUND, part), self.treatment(DROPS, part)
+        found, fewer = (self.treatment(method, part, times) for method in (FOUND, DROPS))
         if found is None or fewer is None:
             return None
-        cost = self.workload.pflop(found.plan) + found.search_pflop
-        longer = min(MOST_LONGER, cost / self.workload.pflop(fewer.plan))
+        cost = self.workload.pflop(found.plan, times) + found.search_pflop
+        longer = min(MOST_LONGER, cost / self.workload.pflop(fewer.plan, times))
         return Treatment(fewer.plan, longer=longer, fresh=self.workload.pretrained)
 
     def _row(

@@ -49,5 +49,5 @@ def test_the_table_says_what_was_gained_seed_by_seed(tmp_path, monkeypatch):
     add_rows(tmp_path / "conversion/sums.csv", rows("four times the steps", 0.6, 0.52, 0.63, 0.71))
     lines = table().splitlines()
     assert lines[0] == "sums: accuracy; unshared 0.75 (one seed), narrowed 0.5 (one seed)"
-    assert lines[4].endswith("| +0.02 +- 0.0248 |")
+    assert lines[4].endswith("| +0.02 +- 0.025 |")
     assert lines[5].startswith("| nothing | 0.60 | 0.6 +- 0.25 |")
