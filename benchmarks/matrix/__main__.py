@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 ROWS = HERE / "rows"
 
 PRINTED = {"table": table, "lengths": lengths, "picture": picture}
-"""What is printed from rows, by its command."""
+"""Functions that turn the rows into printed text, by command name."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What helps a pretrained model that is converted to shared layers, by the matrix's rules.
+"""Compare changes to the training of a pretrained model whose layers are made to share weights.
 
     python -m benchmarks.matrix.conversion run STUDY.yaml ... [--seeds 1 2 3] [--only NAME ...]
     python -m benchmarks.matrix.conversion table
@@ -9,11 +9,9 @@ workload, in the matrix's own form; those that are there are not trained again.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from benchmarks.matrix.names import NARROWING, SHARING, UNSHARED
@@ -61,7 +59,7 @@ VARIATIONS = {
     "four times the steps": Variation(times=4.0),
     "local distillation, four times the steps": Variation({"start": {"local_steps": 80}}, 4.0),
 }
-"""What is tried, by name."""
+"""Training changes to compare, by the name that rows and tables give them."""
 
 
 def varied(solved: SharingPlan, name: str) -> SharingPlan:
@@ -87,33 +85,28 @@ def run(
     file = ROWS / f"{plain.name}.csv"
     matrix = read_rows(MATRIX / f"{plain.name}.csv")
     solved = next(row for row in matrix if (row.method, row.part) == (SHARING, PART))
+    done = {(row.method, row.seed) for row in read_rows(file)}
     for seed in seeds:
         for name in names:
-            if any((row.method, row.seed) == (name, seed) for row in read_rows(file)):
+            if (name, seed) in done:
                 continue
             variation = VARIATIONS[name]
             workload = plain.with_recipe(variation.recipe)
             plan = varied(SharingPlan.from_yaml(solved.plan), variation.plan)
             row = _trained(workload, replace(solved, method=name, seed=seed), plan, variation.times)
             add_rows(file, [row])
+            done.add((name, seed))
             yield row
 
 
 def _trained(workload: Workload, row: Row, plan: SharingPlan, times: float) -> Row:
-    sizes = workload.sizes(plan)
-    assert sizes is not None, "MiniLM can have all of these plans"
     metrics, seconds = Trainings(workload, row.seed, fresh=False).train(plan, times)
-    candidate = workload.candidate(plan, times, row.seed)
     return replace(
         row,
-        stack=workload.part(sizes),
-        parameters=int(sizes["parameters"]),
-        steps=workload.steps(times),
-        pflop=workload.pflop(plan, times),
+        **workload.described(plan, times, row.seed),
         quality=metrics[row.metric],
         eval_loss=metrics["eval_loss"],
         seconds=seconds,
-        plan=json.dumps(candidate.plan.written(), separators=(",", ":")),
     )
 
 
@@ -132,7 +125,7 @@ def table() -> str:
             "|---|---|---|---|",
         ]
         found = [cells.of(name, PART) for name in VARIATIONS]
-        for own in sorted(filter(None, found), key=lambda own: -fmean(r.quality for r in own)):
+        for own in sorted(filter(None, found), key=cells.cost):
             gain = "" if own == plain else _gain(cells, own, plain)
             lines.append(f"| {own[0].method} | {own[0].stack:.2f} | {interval(own)} | {gain} |")
         blocks.append("\n".join(lines))

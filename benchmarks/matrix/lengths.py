@@ -10,7 +10,6 @@ fewer layers, as the depth at which they are as good.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from statistics import fmean
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
@@ -26,10 +25,11 @@ TIES = (TIED, SHARING, FOUND)
 
 @dataclass(frozen=True)
 class Worth:
-    """What a tied stack is worth: it stores `stored` (0..1) of the depth and is as good as `depth`.
+    """The layers that a tied stack stores, and those of an untied model of equal quality.
 
-    Where it is better than all models with fewer layers `depth` is 1, or the least depth where it
-    is worse than all: then `is_bound`.
+    Both are fractions (0..1) of the unshared model's layers, `stored` and `depth`. Where the tied
+    stack is better than all untied models, `depth` is 1; where it is worse than all, the least of
+    theirs. Then `is_bound`.
     """
 
     stored: float
@@ -55,20 +55,17 @@ def ties(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def worths(rows: Sequence[Row]) -> list[Worth]:
     """Return what each tied plan is worth by the mean over its seeds; none where depth is worth
     nothing, as models with fewer layers are as good as the unshared one."""
-    sign = Cells(rows).quality.sign
-    fewer: dict[float, list[float]] = {}
+    cells = Cells(rows)
+    fewer: dict[float, list[Row]] = {}
     for row in rows:
         if row.method in (DROPS, UNSHARED):
-            fewer.setdefault(row.stack, []).append(sign * row.quality)
+            fewer.setdefault(row.stack, []).append(row)
     depths = np.array(sorted(fewer))
-    costs = np.array([np.mean(fewer[depth]) for depth in depths])
+    costs = np.array([cells.cost(fewer[depth]) for depth in depths])
     fitted = IsotonicRegression(increasing=False).fit_transform(np.log(depths), costs)
     if fitted[0] == fitted[-1]:
         return []
-    return [
-        _worth(plan[0].stack, sign * fmean(row.quality for row in plan), depths, fitted)
-        for plan in ties(rows).values()
-    ]
+    return [_worth(plan[0].stack, cells.cost(plan), depths, fitted) for plan in ties(rows).values()]
 
 
 def _worth(stored: float, cost: float, depths: np.ndarray, costs: np.ndarray) -> Worth:

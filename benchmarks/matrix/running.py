@@ -1,6 +1,5 @@
 """Fill cells of the matrix: find each method's plan, train it on each seed, write rows."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -120,25 +119,18 @@ class Matrix:
         """Return the row of a cell; a training that has a row under another method is not run."""
         method, part, times, seed = cell
         plan, length = treatment.plan, times * treatment.longer
-        sizes = self.workload.sizes(plan)
-        assert sizes is not None, "a treatment's plan was counted"
-        candidate = self.workload.candidate(plan, length, seed)
         row = Row(
             workload=self.workload.name,
             method=method,
             part=part,
             times=times,
             seed=seed,
-            stack=self.workload.part(sizes),
-            parameters=int(sizes["parameters"]),
-            steps=self.workload.steps(length),
-            pflop=self.workload.pflop(plan, length),
+            **self.workload.described(plan, length, seed),
             search_pflop=treatment.search_pflop,
             metric=self.workload.quality.name,
             quality=math.nan,
             eval_loss=math.nan,
             seconds=math.nan,
-            plan=json.dumps(candidate.plan.written(), separators=(",", ":")),
         )
         alike = (r for r in self.rows if r.training == row.training and not treatment.fresh)
         same = next(alike, None)

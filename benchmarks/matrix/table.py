@@ -79,7 +79,11 @@ class Cells:
 
     def best(self, plans: Sequence[Sequence[Row]]) -> Sequence[Row]:
         """Return the rows of the plan whose mean quality is best."""
-        return min(plans, key=lambda rows: self.quality.sign * fmean(r.quality for r in rows))
+        return min(plans, key=self.cost)
+
+    def cost(self, rows: Sequence[Row]) -> float:
+        """Return the mean quality of rows, with the sign by which less is better."""
+        return self.quality.sign * fmean(row.quality for row in rows)
 
     def between(self, own: Sequence[Row], other: Sequence[Row]) -> Lead:
         """Return the lead of one plan's rows over another's."""

@@ -1,5 +1,6 @@
 """A workload: a study file whose one recipe all plans are trained by."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -134,6 +135,19 @@ class Workload:
         whole = self.sizes(SharingPlan())
         assert whole is not None, "the unshared model can always be counted"
         return sizes["stack_parameters"] / whole["stack_parameters"]
+
+    def described(self, plan: SharingPlan, times: float, seed: int) -> dict[str, Any]:
+        """Return what a row says of a training beforehand: sizes, steps, cost and the plan."""
+        sizes = self.sizes(plan)
+        assert sizes is not None, "only plans that the model can have are trained"
+        written = self.candidate(plan, times, seed).plan.written()
+        return {
+            "stack": self.part(sizes),
+            "parameters": int(sizes["parameters"]),
+            "steps": self.steps(times),
+            "pflop": self.pflop(plan, times),
+            "plan": json.dumps(written, separators=(",", ":")),
+        }
 
     def pflop(self, plan: SharingPlan, times: float = 1.0) -> float:
         """Return the cost of a training in 1e15 FLOP: three forward passes of each example."""

@@ -145,7 +145,7 @@ def tiles(study: StudyRecord) -> list[Tile]:
 def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
     """Compare each layer-drop anchor with the best sharing model of at most 1 % more parameters."""
     rows = comparable(frame, [quality, PARAMETERS])
-    drops = rows[rows["anchor"].astype("string").str.startswith("drop-").fillna(False)]
+    drops = rows[drops_layers(rows)]
     sharing = rows[[shares_only(candidate) for candidate in rows["candidate"]]]
     found = [_rivalry(drop, sharing, quality) for drop in rows_of(drops)]
     return [
@@ -154,6 +154,11 @@ def rivalries(frame: pd.DataFrame, quality: Objective) -> list[Rivalry]:
         else rival
         for rival in found
     ]
+
+
+def drops_layers(frame: pd.DataFrame) -> pd.Series:
+    """Return which trials (rows of a boolean column) are anchors that drop layers."""
+    return frame["anchor"].astype("string").str.startswith("drop-").fillna(False)
 
 
 def _trials(study: StudyRecord) -> str:

@@ -17,6 +17,7 @@ from sharetune.results.judging.front import pareto_front, smallest_within
 from sharetune.results.judging.learning import has_standard
 from sharetune.results.judging.rows import Row, rows_of
 from sharetune.results.judging.searched import ABSENT, is_numeric, searched
+from sharetune.results.judging.summary import drops_layers
 from sharetune.results.page.figures import x_axes
 from sharetune.results.page.hover import hover_text
 from sharetune.results.reading.study import StudyRecord
@@ -156,8 +157,8 @@ def _view(study: StudyRecord) -> float | None:
     if not quality.point:
         return None
     values = study.frame[quality.name]
-    names = study.frame["anchor"].astype("string").fillna("")
-    compared = values[(names == UNSHARED) | names.str.startswith("drop-")] * quality.sign
+    is_compared = drops_layers(study.frame) | (study.frame["anchor"] == UNSHARED)
+    compared = values[is_compared] * quality.sign
     reach = compared.max() - (values * quality.sign).min()
     return float(np.fmax(VIEW_POINTS * quality.point, ROOM * reach))
 
